@@ -1,0 +1,22 @@
+//! The vocabulary of the mesh as plain typed values: identities, addresses, workloads, services, policies.
+//!
+//! No I/O, no locks, no clocks. Wire messages become these types once, at the edge ([`wire`]), and whatever does not fit
+//! is refused there by name.
+
+pub mod addr;
+pub mod identity;
+pub mod name;
+pub mod policy;
+pub mod service;
+pub mod wire;
+pub mod workload;
+
+pub use addr::{Authority, GatewayAddress, GatewayDestination, NetworkAddress};
+pub use identity::{SpiffeId, TrustDomain};
+pub use name::{
+    ClusterId, Hostname, Namespace, NamespacedHostname, NetworkId, NodeName, PodUid, PolicyKey,
+    ServiceAccount, Text, WorkloadUid,
+};
+pub use policy::{Action, Facts, Policy, Scope};
+pub use service::{IpFamilies, LoadBalancer, Service, Visibility};
+pub use workload::{Health, Locality, NetworkMode, Protocol, Workload};

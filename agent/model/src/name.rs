@@ -1,0 +1,105 @@
+//! Names of things, each a type of its own so that two of them cannot be swapped. All are cheap to clone.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Declares a newtype over shared text.
+macro_rules! names {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// Whether the text is empty; an absent name on the wire is the empty one.
+            #[must_use]
+            pub fn is_empty(&self) -> bool {
+                self.0.is_empty()
+            }
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self(Arc::from(""))
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+    )*};
+}
+
+names! {
+    /// A Kubernetes namespace.
+    Namespace;
+    /// A Kubernetes service account, without its namespace.
+    ServiceAccount;
+    /// A service's or workload's fully qualified name.
+    Hostname;
+    /// A network: workloads of one network reach each other directly. Empty is a network too.
+    NetworkId;
+    /// A cluster, as the control plane names it.
+    ClusterId;
+    /// A Kubernetes node.
+    NodeName;
+    /// Primary key of a workload: `<cluster>//Pod/<namespace>/<name>` and its kin.
+    WorkloadUid;
+    /// Key of a policy: the xDS name, `<namespace>/<name>`.
+    PolicyKey;
+    /// A pod's UID, as Kubernetes gave it.
+    PodUid;
+    /// Any other text of the mesh: pod names, canonical names, revisions.
+    Text;
+}
+
+/// A hostname within a namespace: the key of a service, `<namespace>/<hostname>`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct NamespacedHostname {
+    /// The namespace.
+    pub namespace: Namespace,
+    /// The hostname.
+    pub hostname: Hostname,
+}
+
+impl NamespacedHostname {
+    /// Reads `<namespace>/<hostname>`; `None` when there is no slash, or more than one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (namespace, hostname) = text.split_once('/')?;
+        let fits = !namespace.is_empty() && !hostname.is_empty() && !hostname.contains('/');
+        fits.then(|| Self { namespace: namespace.into(), hostname: hostname.into() })
+    }
+}
+
+impl fmt::Display for NamespacedHostname {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.hostname)
+    }
+}

@@ -1,0 +1,272 @@
+//! Logging in the field's formats: tab-separated text, or one JSON object per line; a filter that can be changed while
+//! running. Writes to standard output and knows nothing of what is logged.
+
+use std::fmt;
+use std::io::Write as _;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, reload};
+
+/// How a line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// `time\tlevel\tscope\tmessage\tkey=value …`
+    #[default]
+    Text,
+    /// One object per line: `level`, `time`, `scope`, `message`, then the fields.
+    Json,
+}
+
+/// Why a filter was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("log filter {filter:?} is not a list of level, scope=level or scope:level: {reason}")]
+pub struct BadFilter {
+    filter: String,
+    reason: String,
+}
+
+/// Changes the filter of a running process.
+#[derive(Clone)]
+pub struct Handle(Arc<dyn Fn(Targets) + Send + Sync>, Arc<std::sync::Mutex<String>>);
+
+/// Installs the process' subscriber.
+///
+/// # Errors
+/// When the filter does not parse.
+pub fn init(format: Format, filter: &str) -> Result<Handle, BadFilter> {
+    let (layer, reload) = reload::Layer::new(parse(filter)?);
+    // A second subscriber in one process (tests) leaves the first in place.
+    let _ = tracing_subscriber::registry().with(Lines(format).with_filter(layer)).try_init();
+    let apply = move |targets| {
+        let _ = reload.reload(targets);
+    };
+    Ok(Handle(Arc::new(apply), Arc::new(std::sync::Mutex::new(filter.to_owned()))))
+}
+
+/// Reads `info`, `access=debug,info` and `access:debug,info`.
+///
+/// # Errors
+/// When an entry is neither a level nor a scope with a level.
+pub fn parse(filter: &str) -> Result<Targets, BadFilter> {
+    let bad = |reason: String| BadFilter { filter: filter.to_owned(), reason };
+    let mut entries = Vec::new();
+    for entry in filter.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        // `a::b:level` must not be split inside the module path.
+        let cut = entry.rfind(':').filter(|at| !entry[..*at].ends_with(':') && !entry.contains('='));
+        entries.push(
+            cut.map_or_else(|| entry.to_owned(), |at| format!("{}={}", &entry[..at], &entry[at + 1..])),
+        );
+    }
+    if entries.is_empty() {
+        return Err(bad("it is empty".to_owned()));
+    }
+    for entry in &entries {
+        let level = entry.rsplit('=').next().unwrap_or_default();
+        if tracing_subscriber::filter::LevelFilter::from_str(level).is_err() {
+            return Err(bad(format!("{level:?} is not one of off, error, warn, info, debug, trace")));
+        }
+    }
+    Targets::from_str(&entries.join(",")).map_err(|error| bad(error.to_string()))
+}
+
+// === impl Handle ===
+
+impl Handle {
+    /// Replaces the filter.
+    ///
+    /// # Errors
+    /// When the filter does not parse; the old one stays.
+    pub fn set(&self, filter: &str) -> Result<(), BadFilter> {
+        (self.0)(parse(filter)?);
+        *self.1.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = filter.to_owned();
+        Ok(())
+    }
+
+    /// The filter in force, as it was given.
+    #[must_use]
+    pub fn current(&self) -> String {
+        self.1.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Handle").field(&self.current()).finish()
+    }
+}
+
+/// The layer that writes lines.
+struct Lines(Format);
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let meta = event.metadata();
+        let level = meta.level().as_str().to_ascii_lowercase();
+        let line = self.0.line(&timestamp(SystemTime::now()), &level, scope(meta.target()), fields);
+        // A log that cannot be written has nobody to be told to.
+        let _ = std::io::stdout().lock().write_all(line.as_bytes());
+    }
+}
+
+/// Our crates are named by what they do: `isthmus_proxy::inbound` logs as `proxy::inbound`.
+fn scope(target: &str) -> &str {
+    target.strip_prefix("isthmus_").or_else(|| target.strip_prefix("isthmus::")).unwrap_or(target)
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    rest: Vec<(&'static str, Value)>,
+}
+
+impl Fields {
+    fn push(&mut self, field: &Field, value: Value) {
+        if field.name() == "message" {
+            self.message = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        } else {
+            self.rest.push((field.name(), value));
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let text = format!("{value:?}");
+        // What is displayed rather than quoted (addresses) stays unquoted in the text format.
+        self.push(
+            field,
+            if field.name() == "message" {
+                Value::String(text)
+            } else {
+                Value::Array(vec![Value::String(text)])
+            },
+        );
+    }
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.push(field, Value::String(value.to_owned()));
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.push(field, value.into());
+    }
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.push(field, value.into());
+    }
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.push(field, value.into());
+    }
+}
+
+impl Format {
+    fn line(self, time: &str, level: &str, scope: &str, fields: Fields) -> String {
+        match self {
+            Self::Text => {
+                let mut line = format!("{time}\t{level}\t{scope}\t{}", fields.message);
+                for (at, (key, value)) in fields.rest.into_iter().enumerate() {
+                    let sep = if at == 0 { '\t' } else { ' ' };
+                    let shown = match &value {
+                        Value::Array(one) => {
+                            one.first().and_then(Value::as_str).unwrap_or_default().to_owned()
+                        }
+                        other => other.to_string(),
+                    };
+                    line.push_str(&format!("{sep}{key}={shown}"));
+                }
+                line.push('\n');
+                line
+            }
+            Self::Json => {
+                let mut object = Map::new();
+                object.insert("level".into(), level.into());
+                object.insert("time".into(), time.into());
+                object.insert("scope".into(), scope.into());
+                object.insert("message".into(), fields.message.into());
+                for (key, value) in fields.rest {
+                    let value = match value {
+                        Value::Array(mut one) => one.pop().unwrap_or_default(),
+                        other => other,
+                    };
+                    object.insert(key.into(), value);
+                }
+                format!("{}\n", Value::Object(object))
+            }
+        }
+    }
+}
+
+/// RFC 3339 in UTC with microseconds.
+#[must_use]
+pub fn timestamp(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil(days);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:06}Z",
+        second / 3600,
+        second / 60 % 60,
+        second % 60,
+        since.subsec_micros()
+    )
+}
+
+/// Days since 1970-01-01 as a date of the Gregorian calendar, counting in 400-year eras that start on 1 March.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn both_separators_of_a_scope_are_read() {
+        assert_eq!(parse("access:debug,info").unwrap(), parse("access=debug,info").unwrap());
+        assert!(parse("a::b:debug").unwrap().would_enable("a::b", &tracing::Level::DEBUG));
+        assert!(parse("loud").unwrap_err().to_string().contains("loud"));
+        assert!(parse("").is_err());
+    }
+
+    #[test]
+    fn the_time_is_the_calendars() {
+        let at = |seconds| timestamp(UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(0), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(at(951_782_400), "2000-02-29T00:00:00.000000Z");
+        assert_eq!(at(1_787_479_200), "2026-08-23T10:00:00.000000Z");
+    }
+
+    #[test]
+    fn lines_have_the_two_shapes() {
+        let fields = || Fields {
+            message: "connection complete".into(),
+            rest: vec![
+                ("src.addr", Value::Array(vec!["10.0.0.1:1".into()])),
+                ("src.workload", "a\"b".into()),
+                ("bytes_sent", 3.into()),
+            ],
+        };
+        assert_eq!(
+            Format::Text.line("T", "info", "access", fields()),
+            "T\tinfo\taccess\tconnection complete\tsrc.addr=10.0.0.1:1 src.workload=\"a\\\"b\" bytes_sent=3\n"
+        );
+        let json: Value = serde_json::from_str(&Format::Json.line("T", "info", "access", fields())).unwrap();
+        assert_eq!(json["src.addr"], "10.0.0.1:1");
+        assert_eq!(json["scope"], "access");
+    }
+}

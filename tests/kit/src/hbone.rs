@@ -1,0 +1,1 @@
+//! An HBONE peer that is scripted frame by frame.

@@ -1,0 +1,1 @@
+//! A scripted delta ADS and CA server.
