@@ -4,6 +4,8 @@
 
 #[cfg(feature = "cni")]
 pub mod cni;
+#[cfg(feature = "cni")]
+pub mod enroll;
 #[cfg(feature = "grpc")]
 pub mod type_url;
 
