@@ -1,0 +1,96 @@
+//! Settings of the three roles, read once from the environment (ztunnel's and istio-cni's names, so that the existing
+//! charts work), with every bad value reported at once. Nothing below the root reads the environment.
+
+pub mod agent;
+pub mod gateway;
+pub mod mesh;
+pub mod node;
+pub mod source;
+
+use std::path::PathBuf;
+
+use isthmus_rt::log::Format;
+
+use self::source::{ConfigErrors, Reader, Strings};
+
+/// How the process logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Text or JSON (`LOG_FORMAT`).
+    pub format: Format,
+    /// The filter (`RUST_LOG`).
+    pub filter: String,
+}
+
+/// Where a bearer token is read from. A path that is missing is never taken for the token itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Token {
+    /// A file, read again for each request.
+    File(PathBuf),
+    /// No token.
+    None,
+}
+
+/// Where trusted roots of the control plane come from. A path that is missing is never taken for PEM text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Roots {
+    /// A PEM file, read again at each connection.
+    File(PathBuf),
+    /// PEM text.
+    Pem(String),
+}
+
+/// Reads the log settings, which are needed before everything else.
+///
+/// # Errors
+/// All bad values.
+pub fn log(strings: &dyn Strings) -> Result<LogConfig, ConfigErrors> {
+    let mut reader = Reader::new(strings);
+    let config = read_log(&mut reader);
+    reader.finish(config)
+}
+
+fn read_log(reader: &mut Reader<'_>) -> LogConfig {
+    let filter = reader.text("RUST_LOG").unwrap_or_else(|| "info".to_owned());
+    if let Err(error) = isthmus_rt::log::parse(&filter) {
+        reader.fail(format!("RUST_LOG: {error}"));
+    }
+    let format = match reader.text("LOG_FORMAT").as_deref() {
+        None | Some("plain") => Format::Text,
+        Some("json") => Format::Json,
+        Some(other) => {
+            reader.fail(format!("LOG_FORMAT={other:?} is neither plain nor json"));
+            Format::Text
+        }
+    };
+    LogConfig { format, filter }
+}
+
+/// `XDS_ROOT_CA`, `CA_ROOT_CA`: PEM text if it looks like it, else a path.
+fn read_roots(reader: &mut Reader<'_>, key: &str) -> Roots {
+    const DEFAULT: &str = "./var/run/secrets/istio/root-cert.pem";
+    match reader.text(key) {
+        None => Roots::File(DEFAULT.into()),
+        Some(text) if text.contains("-----BEGIN ") => Roots::Pem(text),
+        Some(text) if text == "SYSTEM" => {
+            reader.fail(format!("{key}=SYSTEM: the operating system's roots are not supported, give a PEM file"));
+            Roots::File(DEFAULT.into())
+        }
+        Some(path) => Roots::File(path.into()),
+    }
+}
+
+/// `AUTH_TOKEN`: a path; unset means the projected token if there is one.
+fn read_token(reader: &Reader<'_>) -> Token {
+    const DEFAULT: &str = "./var/run/secrets/tokens/istio-token";
+    match reader.text("AUTH_TOKEN") {
+        Some(path) => Token::File(path.into()),
+        None if std::path::Path::new(DEFAULT).exists() => Token::File(DEFAULT.into()),
+        None => Token::None,
+    }
+}
+
+/// An address of the control plane, with `https://` when it has no scheme.
+fn with_scheme(address: &str) -> String {
+    if address.contains("://") { address.to_owned() } else { format!("https://{address}") }
+}

@@ -1,0 +1,140 @@
+//! Reading settings from the environment. The only place that touches it; parsing collects every bad value, so that an
+//! operator sees them all at once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Where settings come from: the process' environment, or a map in tests.
+pub trait Strings {
+    /// The value of a variable, `None` when unset.
+    fn get(&self, key: &str) -> Option<String>;
+    /// All variables.
+    fn all(&self) -> Vec<(String, String)>;
+}
+
+/// The process' environment. A value that is not UTF-8 counts as unset.
+#[derive(Debug, Clone, Copy)]
+pub struct Environment;
+
+impl Strings for Environment {
+    fn get(&self, key: &str) -> Option<String> {
+        std::env::var(key).ok()
+    }
+
+    fn all(&self) -> Vec<(String, String)> {
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
+    }
+}
+
+impl Strings for BTreeMap<String, String> {
+    fn get(&self, key: &str) -> Option<String> {
+        BTreeMap::get(self, key).cloned()
+    }
+
+    fn all(&self) -> Vec<(String, String)> {
+        self.iter().map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+}
+
+/// Every bad setting of a start.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ConfigErrors(pub Vec<String>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// Reads typed values and remembers what was wrong.
+pub struct Reader<'a> {
+    strings: &'a dyn Strings,
+    errors: Vec<String>,
+}
+
+impl fmt::Debug for Reader<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("errors", &self.errors).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Reader<'a> {
+    /// A reader over some strings.
+    #[must_use]
+    pub fn new(strings: &'a dyn Strings) -> Self {
+        Self { strings, errors: Vec::new() }
+    }
+
+    /// Ends reading.
+    ///
+    /// # Errors
+    /// Everything that was wrong, in the order it was read.
+    pub fn finish<T>(self, value: T) -> Result<T, ConfigErrors> {
+        if self.errors.is_empty() { Ok(value) } else { Err(ConfigErrors(self.errors)) }
+    }
+
+    /// Remembers something wrong.
+    pub fn fail(&mut self, what: impl Into<String>) {
+        self.errors.push(what.into());
+    }
+
+    /// A text, `None` when unset; an empty one counts as set.
+    #[must_use]
+    pub fn raw(&self, key: &str) -> Option<String> {
+        self.strings.get(key)
+    }
+
+    /// A text, `None` when unset or empty.
+    #[must_use]
+    pub fn text(&self, key: &str) -> Option<String> {
+        self.strings.get(key).filter(|text| !text.is_empty())
+    }
+
+    /// A text that must be there.
+    pub fn required(&mut self, key: &str, what: &str) -> String {
+        self.text(key).unwrap_or_else(|| {
+            self.fail(format!("{key} is not set: {what}"));
+            String::new()
+        })
+    }
+
+    /// Anything that parses, or the default when unset or empty.
+    pub fn parsed<T: FromStr>(&mut self, key: &str, default: T, wanted: &str) -> T {
+        self.parsed_opt(key, wanted).unwrap_or(default)
+    }
+
+    /// Anything that parses, `None` when unset or empty.
+    pub fn parsed_opt<T: FromStr>(&mut self, key: &str, wanted: &str) -> Option<T> {
+        let text = self.text(key)?;
+        let value = text.parse().ok();
+        if value.is_none() {
+            self.fail(format!("{key}={text:?} is not {wanted}"));
+        }
+        value
+    }
+
+    /// `true` or `false`.
+    pub fn flag(&mut self, key: &str, default: bool) -> bool {
+        self.parsed(key, default, "true or false")
+    }
+
+    /// A duration such as `5m`, `180s` or `24h`.
+    pub fn duration(&mut self, key: &str, default: Duration) -> Duration {
+        let Some(text) = self.text(key) else { return default };
+        humantime::parse_duration(&text).unwrap_or_else(|_| {
+            self.fail(format!("{key}={text:?} is not a duration such as 5m, 180s or 24h"));
+            default
+        })
+    }
+
+    /// Variables that start with a prefix, without it.
+    #[must_use]
+    pub fn prefixed(&self, prefix: &str) -> BTreeMap<String, String> {
+        let strip = |(key, value): (String, String)| Some((key.strip_prefix(prefix)?.to_owned(), value));
+        self.strings.all().into_iter().filter_map(strip).collect()
+    }
+}
