@@ -1,0 +1,95 @@
+//! Blocking netlink: the kernel answers a request before `send` returns, so there is nothing to wait for and no reason
+//! for a runtime. A socket stays in the namespace it was made in.
+
+use std::io;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
+};
+use netlink_sys::{Socket, SocketAddr};
+
+use crate::Error;
+use crate::netns::Netns;
+
+/// A netlink socket of one protocol inside one namespace.
+pub(crate) struct Netlink {
+    socket: Socket,
+}
+
+impl Netlink {
+    pub(crate) fn open(netns: &Netns, protocol: isize) -> Result<Self, Error> {
+        let failed = || Error::on("open netlink socket in", netns.id());
+        let mut socket = netns.run(|| Socket::new(protocol))?.map_err(failed())?;
+        socket.bind_auto().map_err(failed())?;
+        socket.connect(&SocketAddr::new(0, 0)).map_err(failed())?;
+        Ok(Self { socket })
+    }
+
+    /// Sends bytes as they are: one or more whole messages.
+    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        let sent = self.socket.send(bytes, 0)?;
+        if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+
+    /// The next datagram, split into messages.
+    pub(crate) fn receive<M: NetlinkDeserializable>(&self) -> io::Result<Vec<NetlinkMessage<M>>> {
+        let (bytes, _) = self.socket.recv_from_full()?;
+        let mut messages = Vec::new();
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<M>::deserialize(rest).map_err(io::Error::other)?;
+            let length = usize::try_from(message.header.length).map_err(io::Error::other)?;
+            // Messages are aligned to four bytes; the last one need not be padded.
+            rest = rest.get(length.max(1).next_multiple_of(4)..).unwrap_or_default();
+            messages.push(message);
+        }
+        Ok(messages)
+    }
+
+    /// One request that changes something; `Ok` when the kernel acknowledged it.
+    pub(crate) fn change<M>(&self, message: M, flags: u16) -> io::Result<()>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable,
+    {
+        self.send(&encode(message, NLM_F_ACK | flags, 1))?;
+        loop {
+            for reply in self.receive::<M>()? {
+                if let NetlinkPayload::Error(error) = reply.payload {
+                    return if error.code.is_none() { Ok(()) } else { Err(error.to_io()) };
+                }
+            }
+        }
+    }
+
+    /// One dump request, all answers.
+    pub(crate) fn dump<M>(&self, message: M) -> io::Result<Vec<M>>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable,
+    {
+        self.send(&encode(message, NLM_F_DUMP, 1))?;
+        let mut found = Vec::new();
+        loop {
+            for reply in self.receive::<M>()? {
+                match reply.payload {
+                    NetlinkPayload::InnerMessage(message) => found.push(message),
+                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                    NetlinkPayload::Done(_) | NetlinkPayload::Error(_) => return Ok(found),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// One message as bytes, padded to netlink's alignment.
+pub(crate) fn encode<M: NetlinkSerializable>(message: M, flags: u16, sequence: u32) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | flags;
+    header.sequence_number = sequence;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len().next_multiple_of(4)];
+    message.serialize(&mut bytes);
+    bytes
+}

@@ -1,0 +1,272 @@
+//! Sockets that are made inside a namespace and used from outside of it: where ([`Sockets`]), how (mark, keepalive,
+//! transparency), and what the kernel knows about them (original destination).
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+
+use crate::Error;
+use crate::netns::Netns;
+
+mod connect_error;
+
+pub use connect_error::ConnectError;
+
+/// How many connections may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// Probing of idle connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe.
+    pub time: Duration,
+    /// Silence between probes.
+    pub interval: Duration,
+    /// Unanswered probes before the connection is given up.
+    pub retries: u32,
+    /// Also give up on unacknowledged data after as long as the probes would take (`TCP_USER_TIMEOUT`).
+    pub user_timeout: bool,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        let step = Duration::from_secs(180);
+        Self { time: step, interval: step, retries: 9, user_timeout: false }
+    }
+}
+
+/// Whether a listener takes connections to addresses that are not the host's (`IP_TRANSPARENT`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transparent {
+    /// No.
+    Never,
+    /// If the process may; otherwise without.
+    BestEffort,
+    /// Or else it is an error.
+    Required,
+}
+
+/// Where and how sockets are made. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Sockets {
+    netns: Option<Arc<Netns>>,
+    mark: Option<u32>,
+    reuse_port: bool,
+    keepalive: Option<Keepalive>,
+    ipv6: bool,
+}
+
+impl Sockets {
+    /// Sockets in whatever namespace the calling thread is in, unmarked, with the default keepalive.
+    #[must_use]
+    pub fn host() -> Self {
+        Self { netns: None, mark: None, reuse_port: false, keepalive: Some(Keepalive::default()), ipv6: true }
+    }
+
+    /// Sockets inside a namespace.
+    #[must_use]
+    pub fn in_netns(netns: Arc<Netns>) -> Self {
+        Self { netns: Some(netns), ..Self::host() }
+    }
+
+    /// Marks every socket (`SO_MARK`; needs `CAP_NET_ADMIN`). Accepted connections inherit the listener's mark.
+    #[must_use]
+    pub fn with_mark(self, mark: Option<u32>) -> Self {
+        Self { mark, ..self }
+    }
+
+    /// Lets several listeners share a port (`SO_REUSEPORT`), so that a successor can bind while we still serve.
+    #[must_use]
+    pub fn with_reuse_port(self, reuse_port: bool) -> Self {
+        Self { reuse_port, ..self }
+    }
+
+    /// Keepalive of dialled and accepted connections; `None` leaves it off.
+    #[must_use]
+    pub fn with_keepalive(self, keepalive: Option<Keepalive>) -> Self {
+        Self { keepalive, ..self }
+    }
+
+    /// Whether wildcard listeners are dual stack.
+    #[must_use]
+    pub fn with_ipv6(self, ipv6: bool) -> Self {
+        Self { ipv6, ..self }
+    }
+
+    /// Whether wildcard listeners are dual stack.
+    #[must_use]
+    pub fn ipv6(&self) -> bool {
+        self.ipv6
+    }
+
+    /// Listens on an address. Must be called inside a runtime. The second value says whether the listener is
+    /// transparent.
+    ///
+    /// # Errors
+    /// When the socket cannot be made, marked or bound, or transparency was required and is not allowed.
+    pub fn listen(&self, addr: SocketAddr, transparent: Transparent) -> Result<(TcpListener, bool), Error> {
+        let failed = |step| Error::on(step, addr);
+        let socket = self.open(addr, Type::STREAM)?;
+        socket.set_reuse_address(true).map_err(failed("set SO_REUSEADDR on listener"))?;
+        if self.reuse_port {
+            socket.set_reuse_port(true).map_err(failed("set SO_REUSEPORT on listener"))?;
+        }
+        let got = match transparent {
+            Transparent::Never => false,
+            Transparent::BestEffort => set_transparent(&socket, addr.is_ipv6()).is_ok(),
+            Transparent::Required => {
+                set_transparent(&socket, addr.is_ipv6())
+                    .map_err(failed("make transparent the listener on"))?;
+                true
+            }
+        };
+        socket.bind(&addr.into()).map_err(failed("bind"))?;
+        socket.listen(BACKLOG).map_err(failed("listen on"))?;
+        let listener = TcpListener::from_std(socket.into()).map_err(failed("register listener"))?;
+        Ok((listener, got))
+    }
+
+    /// Listens on a port of every address: dual stack where IPv6 is wanted and there, else IPv4 only. Must be called
+    /// inside a runtime.
+    ///
+    /// # Errors
+    /// As [`Sockets::listen`].
+    pub fn listen_wildcard(&self, port: u16, transparent: Transparent) -> Result<(TcpListener, bool), Error> {
+        use nix::errno::Errno;
+        if self.ipv6 {
+            match self.listen((Ipv6Addr::UNSPECIFIED, port).into(), transparent) {
+                Err(e) if e.is(Errno::EAFNOSUPPORT) || e.is(Errno::EADDRNOTAVAIL) => {
+                    tracing::debug!(port, error = %e, "no IPv6 here, listening on IPv4 only");
+                }
+                done => return done,
+            }
+        }
+        self.listen((Ipv4Addr::UNSPECIFIED, port).into(), transparent)
+    }
+
+    /// A UDP socket bound to an address. Must be called inside a runtime.
+    ///
+    /// # Errors
+    /// When the socket cannot be made, marked or bound.
+    pub fn udp(&self, addr: SocketAddr) -> Result<UdpSocket, Error> {
+        let socket = self.open(addr, Type::DGRAM)?;
+        if self.reuse_port {
+            socket.set_reuse_port(true).map_err(Error::on("set SO_REUSEPORT on", addr))?;
+        }
+        socket.bind(&addr.into()).map_err(Error::on("bind UDP", addr))?;
+        UdpSocket::from_std(socket.into()).map_err(Error::on("register UDP socket", addr))
+    }
+
+    /// Connects to `to`, with `from` as the source address even when it is not ours (unless it is the destination's
+    /// own, which no host would answer).
+    ///
+    /// # Errors
+    /// When the source cannot be used, nobody answers within `deadline`, or the kernel or the peer refuses.
+    pub async fn connect(
+        &self,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        deadline: Duration,
+    ) -> Result<TcpStream, ConnectError> {
+        let to = canonical(to);
+        let socket = self.open(to, Type::STREAM)?;
+        if let Some(from) = from.map(|ip| ip.to_canonical()).filter(|from| *from != to.ip()) {
+            bind_foreign(&socket, from).map_err(Error::on("use source address", from))?;
+        }
+        self.tune(SockRef::from(&socket)).map_err(Error::on("set options of connection to", to))?;
+        let connecting = TcpSocket::from_std_stream(socket.into()).connect(to);
+        match tokio::time::timeout(deadline, connecting).await {
+            Err(_) => Err(ConnectError::Timeout { to, after: deadline }),
+            Ok(Err(cause)) => Err(ConnectError::from_io(to, cause)),
+            Ok(Ok(stream)) => Ok(stream),
+        }
+    }
+
+    /// Prepares an accepted connection: no delay, and the keepalive.
+    pub fn accepted(&self, stream: &TcpStream) {
+        if let Err(error) = self.tune(SockRef::from(stream)) {
+            tracing::debug!(%error, "cannot set the options of an accepted connection");
+        }
+    }
+
+    fn tune(&self, socket: SockRef<'_>) -> io::Result<()> {
+        socket.set_tcp_nodelay(true)?;
+        let Some(keepalive) = self.keepalive else { return Ok(()) };
+        let Keepalive { time, interval, retries, user_timeout } = keepalive;
+        let params = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
+        socket.set_tcp_keepalive(&params)?;
+        if user_timeout {
+            socket.set_tcp_user_timeout(Some(time + interval * retries))?;
+        }
+        Ok(())
+    }
+
+    /// A non-blocking, marked socket of the address's family in our namespace.
+    fn open(&self, addr: SocketAddr, kind: Type) -> Result<Socket, Error> {
+        let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
+        let make = || Socket::new(Domain::for_address(addr), kind, Some(protocol));
+        let made = match &self.netns {
+            Some(netns) => netns.run(make)?,
+            None => make(),
+        };
+        let failed = |step| Error::on(step, addr);
+        let socket = made.map_err(failed("make socket for"))?;
+        socket.set_nonblocking(true).map_err(failed("make non-blocking socket for"))?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(false).map_err(failed("make dual-stack socket for"))?;
+        }
+        if let Some(mark) = self.mark {
+            socket.set_mark(mark).map_err(Error::on("set SO_MARK of socket for", addr))?;
+        }
+        Ok(socket)
+    }
+}
+
+/// Where a redirected connection was going before it was redirected to us, in canonical form.
+#[must_use]
+pub fn original_dst(stream: &TcpStream) -> Option<SocketAddr> {
+    let socket = SockRef::from(stream);
+    let found = socket.original_dst_v4().or_else(|_| socket.original_dst_v6()).ok()?;
+    found.as_socket().map(canonical)
+}
+
+/// An IPv4 address that wears IPv6 (`::ffff:a.b.c.d`, as dual-stack sockets report it) as what it is.
+#[must_use]
+pub fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        IpAddr::V4(v4) => (v4, addr.port()).into(),
+        IpAddr::V6(_) => addr,
+    }
+}
+
+/// Makes closing the connection a reset: the application must see that it was cut, not that it was finished.
+pub fn reset_on_close(stream: &TcpStream) {
+    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%error, "cannot make the connection close with a reset");
+    }
+}
+
+fn set_transparent(socket: &Socket, v6: bool) -> io::Result<()> {
+    if v6 { socket.set_ip_transparent_v6(true) } else { socket.set_ip_transparent_v4(true) }
+}
+
+/// Binds to an address that need not be ours. The port is left to `connect`, which then only has to be unique per
+/// destination.
+fn bind_foreign(socket: &Socket, from: IpAddr) -> io::Result<()> {
+    set_transparent(socket, from.is_ipv6())?;
+    if from.is_ipv6() {
+        socket.set_freebind_v6(true)?;
+    } else {
+        socket.set_freebind_v4(true)?;
+    }
+    setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
+    socket.bind(&SocketAddr::new(from, 0).into())
+}
+
+#[cfg(test)]
+mod tests;
