@@ -19,4 +19,5 @@ pub use name::{
 };
 pub use policy::{Action, Facts, Policy, Scope};
 pub use service::{IpFamilies, LoadBalancer, Service, Visibility};
+pub use wire::{Resource, WireError};
 pub use workload::{Health, Locality, NetworkMode, Protocol, Workload};

@@ -1,0 +1,135 @@
+//! `istio.workload.Service`.
+
+use isthmus_proto::workload as proto;
+
+use super::{WireError, addr};
+use crate::addr::{GatewayAddress, NetworkAddress};
+use crate::service::{
+    HealthPolicy, IpFamilies, LbMode, LbScope, LoadBalancer, NetworkCidr, Service, Visibility,
+};
+
+impl TryFrom<proto::Service> for Service {
+    type Error = WireError;
+
+    fn try_from(wire: proto::Service) -> Result<Self, Self::Error> {
+        let proto::Service {
+            name,
+            namespace,
+            hostname,
+            addresses,
+            ports,
+            subject_alt_names,
+            waypoint,
+            load_balancing,
+            ip_families: families,
+            extensions: _,
+            canonical,
+            ingress_use_waypoint: _,
+            weighted_waypoints,
+            visibility: seen_by,
+        } = wire;
+        if hostname.is_empty() {
+            return Err(WireError::Missing { field: "hostname" });
+        }
+        let (vips, cidr_vips) = virtual_addresses(addresses)?;
+        Ok(Self {
+            name: name.into(),
+            namespace: namespace.into(),
+            hostname: hostname.into(),
+            vips,
+            cidr_vips,
+            ports: addr::ports("ports", ports)?,
+            // A name that is no identity of the mesh cannot be proved by anybody: leaving it out expects less.
+            subject_alt_names: subject_alt_names.iter().filter_map(|name| name.parse().ok()).collect(),
+            waypoint: waypoint.map(|wire| addr::gateway("waypoint", wire)).transpose()?,
+            weighted_waypoints: weighted_waypoints.into_iter().map(weighted).collect::<Result<_, _>>()?,
+            load_balancer: load_balancing.map(load_balancer).transpose()?,
+            ip_families: ip_families(families),
+            canonical,
+            visibility: visibility(seen_by),
+        })
+    }
+}
+
+/// A prefix as long as the address is an address like any other.
+fn virtual_addresses(
+    wire: Vec<proto::NetworkAddress>,
+) -> Result<(Vec<NetworkAddress>, Vec<NetworkCidr>), WireError> {
+    let (mut vips, mut cidr_vips) = (Vec::new(), Vec::new());
+    for proto::NetworkAddress { network, address, length } in wire {
+        let network = network.into();
+        let Some(length) = length else {
+            vips.push(NetworkAddress { network, address: addr::ip("addresses", &address)? });
+            continue;
+        };
+        let cidr = addr::range("addresses.length", &address, length)?;
+        if cidr.prefix_len() == cidr.max_prefix_len() {
+            vips.push(NetworkAddress { network, address: cidr.addr().to_canonical() });
+        } else {
+            cidr_vips.push(NetworkCidr { network, cidr: cidr.trunc() });
+        }
+    }
+    Ok((vips, cidr_vips))
+}
+
+fn weighted(wire: proto::WeightedWaypoint) -> Result<(GatewayAddress, u32), WireError> {
+    let proto::WeightedWaypoint { destination, weight } = wire;
+    let field = "weighted_waypoints.destination";
+    let destination = destination.ok_or(WireError::Missing { field })?;
+    Ok((addr::gateway(field, destination)?, weight))
+}
+
+/// A scope or mode that is not known is ignored, but for one case: a strict balancer without one of its scopes would
+/// send traffic where it was forbidden to go.
+fn load_balancer(wire: proto::LoadBalancing) -> Result<LoadBalancer, WireError> {
+    let proto::LoadBalancing { routing_preference, mode, health_policy } = wire;
+    let mode = match proto::load_balancing::Mode::try_from(mode) {
+        Ok(proto::load_balancing::Mode::Strict) => LbMode::Strict,
+        Ok(proto::load_balancing::Mode::Failover) => LbMode::Failover,
+        Ok(proto::load_balancing::Mode::Passthrough) => LbMode::Passthrough,
+        Ok(proto::load_balancing::Mode::UnspecifiedMode) | Err(_) => LbMode::Standard,
+    };
+    let mut routing_preferences = Vec::with_capacity(routing_preference.len());
+    for value in routing_preference {
+        match scope(value) {
+            Some(scope) => routing_preferences.push(scope),
+            None if mode == LbMode::Strict => {
+                return Err(WireError::Unsupported { field: "load_balancing.routing_preference", value });
+            }
+            None => {}
+        }
+    }
+    let health_policy = match proto::load_balancing::HealthPolicy::try_from(health_policy) {
+        Ok(proto::load_balancing::HealthPolicy::AllowAll) => HealthPolicy::AllowAll,
+        Ok(proto::load_balancing::HealthPolicy::OnlyHealthy) | Err(_) => HealthPolicy::OnlyHealthy,
+    };
+    Ok(LoadBalancer { routing_preferences, mode, health_policy })
+}
+
+fn scope(value: i32) -> Option<LbScope> {
+    match proto::load_balancing::Scope::try_from(value).ok()? {
+        proto::load_balancing::Scope::UnspecifiedScope => None,
+        proto::load_balancing::Scope::Region => Some(LbScope::Region),
+        proto::load_balancing::Scope::Zone => Some(LbScope::Zone),
+        proto::load_balancing::Scope::Subzone => Some(LbScope::Subzone),
+        proto::load_balancing::Scope::Node => Some(LbScope::Node),
+        proto::load_balancing::Scope::Cluster => Some(LbScope::Cluster),
+        proto::load_balancing::Scope::Network => Some(LbScope::Network),
+    }
+}
+
+fn ip_families(value: i32) -> Option<IpFamilies> {
+    match proto::IpFamilies::try_from(value).ok()? {
+        proto::IpFamilies::Automatic => None,
+        proto::IpFamilies::Ipv4Only => Some(IpFamilies::Ipv4),
+        proto::IpFamilies::Ipv6Only => Some(IpFamilies::Ipv6),
+        proto::IpFamilies::Dual => Some(IpFamilies::Dual),
+    }
+}
+
+fn visibility(value: i32) -> Visibility {
+    match proto::ServiceVisibility::try_from(value) {
+        Ok(proto::ServiceVisibility::Namespace) => Visibility::Namespace,
+        Ok(proto::ServiceVisibility::Public) | Err(_) => Visibility::Public,
+    }
+}
