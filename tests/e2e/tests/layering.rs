@@ -1,0 +1,79 @@
+//! Law 1 of ARCHITECTURE.md: a crate imports only from strictly lower floors, and siblings never see each other. Cargo
+//! alone enforces neither for crates that could be compiled either way round.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Every package of the workspace with its floor.
+const FLOORS: [(&str, u8); 19] = [
+    ("isthmus-proto", 0),
+    ("isthmus-sys", 0),
+    ("isthmus-rt", 0),
+    ("isthmus-model", 1),
+    ("isthmus-state", 2),
+    ("isthmus-identity", 2),
+    ("isthmus-hbone", 2),
+    ("isthmus-kit", 2),
+    ("isthmus-proxy", 3),
+    ("isthmus-dns", 3),
+    ("isthmus-control", 3),
+    ("isthmus-inpod", 3),
+    ("isthmus-node", 3),
+    ("isthmus-admin", 4),
+    ("isthmus-cni", 4),
+    ("isthmus", 5),
+    ("isthmus-e2e", 6),
+    ("isthmus-benches", 6),
+    ("playground", 6),
+];
+
+/// Package → packages of ours that it imports (tests' imports are not laws).
+fn imports() -> BTreeMap<String, Vec<String>> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo).args(["metadata", "--no-deps", "--format-version", "1", "--offline"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let name = |value: &Value| value["name"].as_str().unwrap().to_owned();
+    let ours = |dependency: &&Value| dependency["path"].is_string() && dependency["kind"].is_null();
+    let package = |package: &Value| {
+        (name(package), package["dependencies"].as_array().unwrap().iter().filter(ours).map(name).collect())
+    };
+    metadata["packages"].as_array().unwrap().iter().map(package).collect()
+}
+
+/// What breaks the law, in words.
+fn violations(imports: &BTreeMap<String, Vec<String>>) -> Vec<String> {
+    let floors: BTreeMap<_, _> = FLOORS.into_iter().collect();
+    let mut found = Vec::new();
+    for (importer, imported) in imports {
+        let Some(floor) = floors.get(importer.as_str()) else {
+            found.push(format!("{importer} has no floor"));
+            continue;
+        };
+        for lower in imported {
+            match floors.get(lower.as_str()) {
+                Some(below) if below < floor => {}
+                below => found.push(format!("{importer} (floor {floor}) imports {lower} (floor {below:?})")),
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn imports_go_down_only() {
+    let imports = imports();
+    assert_eq!(imports.len(), FLOORS.len(), "a package came or went: give it a floor");
+    assert_eq!(violations(&imports), Vec::<String>::new());
+}
+
+#[test]
+fn a_sideways_import_is_noticed() {
+    let mut imports = imports();
+    imports.get_mut("isthmus-proxy").unwrap().push("isthmus-inpod".to_owned());
+    assert_eq!(violations(&imports).len(), 1);
+    imports.get_mut("isthmus-model").unwrap().push("isthmus-state".to_owned());
+    assert_eq!(violations(&imports).len(), 2);
+}
