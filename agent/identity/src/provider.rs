@@ -1,0 +1,62 @@
+//! The one choice of cryptography: aws-lc-rs, TLS 1.3, the suites and groups of the mesh.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, OnceLock};
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls_pki_types::ServerName;
+
+/// TLS 1.3 and nothing else.
+pub static VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+/// ALPN of HBONE and of gRPC.
+pub const ALPN_H2: &[u8] = b"h2";
+
+/// The provider of every mesh configuration: AES-GCM suites only, the hybrid X25519MLKEM768 offered first.
+#[must_use]
+pub fn mesh_provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    Arc::clone(PROVIDER.get_or_init(|| {
+        Arc::new(CryptoProvider {
+            cipher_suites: vec![
+                aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
+                aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
+            ],
+            kx_groups: vec![
+                aws_lc_rs::kx_group::X25519MLKEM768,
+                aws_lc_rs::kx_group::X25519,
+                aws_lc_rs::kx_group::SECP256R1,
+                aws_lc_rs::kx_group::SECP384R1,
+            ],
+            ..aws_lc_rs::default_provider()
+        })
+    }))
+}
+
+/// Makes aws-lc-rs the default of libraries that build their own configurations. May be called more than once.
+pub fn install_crypto_provider() {
+    // Only the first installation of a process counts, and whichever that was is as good.
+    let _ = aws_lc_rs::default_provider().install_default();
+}
+
+/// The server name for peers that are proven by identity, not by name. An address is never sent as SNI.
+#[must_use]
+pub fn nameless_peer() -> ServerName<'static> {
+    ServerName::IpAddress(IpAddr::V4(Ipv4Addr::UNSPECIFIED).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hybrid_group_is_offered_first_and_only_aes_gcm_suites_are_left() {
+        let provider = mesh_provider();
+        assert_eq!(provider.kx_groups[0].name(), rustls::NamedGroup::X25519MLKEM768);
+        let suites: Vec<_> = provider.cipher_suites.iter().map(rustls::SupportedCipherSuite::suite).collect();
+        assert_eq!(
+            suites,
+            [rustls::CipherSuite::TLS13_AES_256_GCM_SHA384, rustls::CipherSuite::TLS13_AES_128_GCM_SHA256]
+        );
+    }
+}
