@@ -13,3 +13,4 @@ mod error;
 mod netlink;
 
 pub use error::Error;
+pub use ipnet::IpNet;

@@ -1,0 +1,176 @@
+//! What the kernel does when it is asked inside namespaces: entering, sockets, addresses, rules, settings. Passes as
+//! root and as an ordinary user.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::ensure;
+use isthmus_kit::lab;
+use isthmus_rt::task::Tasks;
+use isthmus_sys::netns::Netns;
+use isthmus_sys::socket::{ConnectError, Sockets, Transparent, original_dst};
+use isthmus_sys::{IpNet, limits, route, sysctl};
+
+const SOON: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    lab::main(&lab::tests![
+        a_namespace_is_entered_and_left,
+        a_panic_inside_comes_back_first,
+        sockets_are_made_inside_and_used_outside,
+        hosts_of_a_lan_reach_each_other,
+        a_foreign_source_is_seen_by_the_peer,
+        transparency_and_marks_are_granted_here,
+        rules_and_routes_can_be_repeated_and_taken_back,
+        settings_are_those_of_the_namespace,
+        links_go_and_are_not_missed,
+    ])
+}
+
+fn a_namespace_is_entered_and_left() -> anyhow::Result<()> {
+    let (home, other, third) = (Netns::current()?, Netns::create()?, Netns::create()?);
+    ensure!(home.id() != other.id() && other.id() != third.id());
+    let inside = other.run(|| {
+        let nested = third.run(|| std::fs::read_link("/proc/thread-self/ns/net"))??;
+        anyhow::Ok((nested, std::fs::read_link("/proc/thread-self/ns/net")?))
+    })??;
+    ensure!(inside.0.to_string_lossy() == third.id().to_string());
+    ensure!(inside.1.to_string_lossy() == other.id().to_string());
+    let thread = other.run_thread(|| Netns::current().map(|netns| netns.id()))??;
+    ensure!(thread == other.id());
+    let after = std::fs::read_link("/proc/thread-self/ns/net")?;
+    ensure!(after.to_string_lossy() == home.id().to_string());
+    let again = Netns::from_fd(other.fd().try_clone_to_owned()?)?;
+    ensure!(again.id() == other.id());
+    Ok(())
+}
+
+fn a_panic_inside_comes_back_first() -> anyhow::Result<()> {
+    let (home, other) = (Netns::current()?, Netns::create()?);
+    let caught = std::panic::catch_unwind(|| other.run(|| panic!("on purpose")));
+    ensure!(caught.is_err());
+    let after = std::fs::read_link("/proc/thread-self/ns/net")?;
+    ensure!(after.to_string_lossy() == home.id().to_string());
+    Ok(())
+}
+
+fn sockets_are_made_inside_and_used_outside() -> anyhow::Result<()> {
+    lab::block_on(async {
+        let tasks = Tasks::new("test");
+        let (one, two) = (Arc::new(Netns::create()?), Arc::new(Netns::create()?));
+        let (one, two) = (Sockets::in_netns(one), Sockets::in_netns(two));
+        let addr = lab::echo(&one, (Ipv4Addr::LOCALHOST, 7).into(), &tasks)?;
+        let answer = lab::exchange(one.connect(addr, None, SOON).await?, b"ping").await?;
+        ensure!(answer == b"ping");
+        let elsewhere = two.connect(addr, None, SOON).await;
+        ensure!(matches!(elsewhere, Err(ConnectError::Refused { .. })), "{elsewhere:?}");
+        Ok(())
+    })
+}
+
+fn hosts_of_a_lan_reach_each_other() -> anyhow::Result<()> {
+    lab::block_on(async {
+        let tasks = Tasks::new("test");
+        let lan = lab::Lan::new()?;
+        let (a, b) = (lan.host()?, lan.host()?);
+        for ip in [IpAddr::from(b.v4), b.v6.into()] {
+            let addr = lab::echo(&b.sockets(), (ip, 8080).into(), &tasks)?;
+            for from in [a.sockets(), lan.sockets(), b.sockets()] {
+                let answer = lab::exchange(from.connect(addr, None, SOON).await?, b"ping").await?;
+                ensure!(answer == b"ping");
+            }
+        }
+        let mine: Vec<_> =
+            route::addresses(&a.netns)?.into_iter().filter(|(name, _)| name == "eth0").collect();
+        for net in [IpNet::new(a.v4.into(), 24)?, IpNet::new(a.v6.into(), 64)?] {
+            ensure!(mine.iter().any(|(_, found)| *found == net), "{net} is not among {mine:?}");
+        }
+        Ok(())
+    })
+}
+
+fn a_foreign_source_is_seen_by_the_peer() -> anyhow::Result<()> {
+    lab::block_on(async {
+        let sockets = Sockets::in_netns(Arc::new(Netns::create()?));
+        let (listener, _) = sockets.listen((Ipv4Addr::LOCALHOST, 0).into(), Transparent::Never)?;
+        let foreign: IpAddr = "127.9.9.9".parse()?;
+        let to = listener.local_addr()?;
+        let (stream, accepted) = tokio::join!(sockets.connect(to, Some(foreign), SOON), listener.accept());
+        ensure!(stream?.local_addr()?.ip() == foreign);
+        ensure!(accepted?.1.ip() == foreign);
+        // The destination's own address as source is left to the kernel.
+        let (stream, _) = tokio::join!(sockets.connect(to, Some(to.ip()), SOON), listener.accept());
+        ensure!(stream?.local_addr()?.ip() == to.ip());
+        // Without any redirection there is no original destination.
+        let (stream, accepted) = tokio::join!(sockets.connect(to, None, SOON), listener.accept());
+        ensure!(original_dst(&stream?).is_none() && original_dst(&accepted?.0).is_none());
+        Ok(())
+    })
+}
+
+fn transparency_and_marks_are_granted_here() -> anyhow::Result<()> {
+    lab::block_on(async {
+        ensure!(limits::has_net_admin() && limits::has_sys_admin());
+        let sockets = Sockets::in_netns(Arc::new(Netns::create()?)).with_mark(Some(0x539));
+        for ipv6 in [true, false] {
+            for (wanted, got) in
+                [(Transparent::Required, true), (Transparent::BestEffort, true), (Transparent::Never, false)]
+            {
+                let (_, transparent) = sockets.clone().with_ipv6(ipv6).listen_wildcard(0, wanted)?;
+                ensure!(transparent == got, "{wanted:?}");
+            }
+        }
+        sockets.udp((Ipv4Addr::UNSPECIFIED, 0).into())?;
+        Ok(())
+    })
+}
+
+fn rules_and_routes_can_be_repeated_and_taken_back() -> anyhow::Result<()> {
+    let netns = Netns::create()?;
+    for v6 in [false, true] {
+        let before = (route::fwmark_rules(&netns, v6)?, route::local_routes(&netns, v6, 100)?);
+        ensure!(before == (vec![], vec![]), "{before:?}");
+        for _ in 0..2 {
+            route::add_fwmark_rule(&netns, v6, 0x111, 0xfff, 100, 32764)?;
+            route::add_local_default(&netns, v6, 100)?;
+        }
+        ensure!(route::fwmark_rules(&netns, v6)? == [(0x111, 0xfff, 100, 32764)]);
+        let any = if v6 { "::/0" } else { "0.0.0.0/0" }.parse::<IpNet>()?;
+        ensure!(route::local_routes(&netns, v6, 100)? == [any]);
+        for _ in 0..2 {
+            route::del_fwmark_rule(&netns, v6, 0x111, 0xfff, 100, 32764)?;
+            route::del_local_default(&netns, v6, 100)?;
+        }
+        let after = (route::fwmark_rules(&netns, v6)?, route::local_routes(&netns, v6, 100)?);
+        ensure!(after == (vec![], vec![]), "{after:?}");
+    }
+    Ok(())
+}
+
+fn settings_are_those_of_the_namespace() -> anyhow::Result<()> {
+    let (one, two) = (Netns::create()?, Netns::create()?);
+    let key = "net/ipv4/ip_forward";
+    sysctl::write(&one, key, "1")?;
+    sysctl::write(&two, key, "0")?;
+    ensure!(sysctl::read(&one, key)? == "1" && sysctl::read(&two, key)? == "0");
+    Ok(())
+}
+
+fn links_go_and_are_not_missed() -> anyhow::Result<()> {
+    let (one, two) = (Netns::create()?, Netns::create()?);
+    route::add_veth(&one, "left", &two, "right")?;
+    route::set_up(&two, "right")?;
+    let taken = text(route::add_veth(&one, "left", &two, "other"));
+    ensure!(taken.starts_with("add link left in net:["), "{taken}");
+    route::del_link(&one, "left")?;
+    route::del_link(&one, "left")?;
+    let gone = text(route::set_up(&two, "right"));
+    ensure!(gone.starts_with("find interface right: "), "{gone}");
+    Ok(())
+}
+
+fn text(outcome: Result<(), isthmus_sys::Error>) -> String {
+    outcome.map_or_else(|error| error.to_string(), |()| "no error".to_owned())
+}
