@@ -1,2 +1,54 @@
-//! Placeholder.
-fn main() {}
+//! `isthmus-cni`: the chained CNI plugin. It owns the path from the runtime's environment and stdin to an exit code; what
+//! belongs to the mesh is decided by the rule it shares with the node role, and it never touches a namespace itself.
+
+mod api;
+mod command;
+mod event;
+mod http;
+mod kubeconfig;
+mod log;
+mod netconf;
+mod stdin;
+
+use std::process::ExitCode;
+
+use rscni_plugin::cni::Plugin;
+use rscni_plugin::error::Error;
+use rscni_plugin::types::{CNI_COMMAND, ErrorResult};
+use rscni_plugin::version::SpecVersion;
+
+use crate::command::IsthmusCni;
+use crate::log::Log;
+use crate::netconf::Settings;
+
+const ABOUT: &str =
+    concat!("isthmus-cni ", env!("CARGO_PKG_VERSION"), ": enrols pods into the mesh, as a chained plugin");
+
+fn main() -> ExitCode {
+    let command = std::env::var(CNI_COMMAND).unwrap_or_default();
+    // Only these two act on our own keys. DEL, CHECK and GC must succeed under a configuration that ADD refuses, or a
+    // pod could not be deleted any more.
+    let settings = match command.as_str() {
+        "ADD" | "STATUS" => match stdin::peek().and_then(|bytes| Settings::parse(&bytes)) {
+            Ok(settings) => settings,
+            Err(error) => return refuse(&error),
+        },
+        _ => Settings::default(),
+    };
+    let log = Log::new(settings.log_level, &settings.run_dir);
+    let plugin = IsthmusCni::new(settings, log);
+    match Plugin::default().msg(ABOUT).run(&plugin) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// The error result, on standard output as the specification demands.
+fn refuse(error: &Error) -> ExitCode {
+    let result = ErrorResult::new(SpecVersion::CURRENT, error);
+    if let Ok(text) = serde_json::to_string(&result) {
+        println!("{text}");
+    }
+    eprintln!("isthmus-cni: {error}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,100 @@
+//! One JSON object per line on standard error and, when it can be written, in a file of the run directory. Logging never
+//! fails a command.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+const FILE: &str = "isthmus-cni.log";
+/// The file is put aside, once, when it has grown to this size.
+const ROLL_AT: u64 = 10 << 20;
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Level {
+    /// Nothing.
+    None,
+    /// Failed commands.
+    Error,
+    /// And what is odd.
+    Warn,
+    /// And what was decided.
+    Info,
+    /// And why.
+    Debug,
+}
+
+/// Where the lines go.
+#[derive(Debug)]
+pub(crate) struct Log {
+    level: Level,
+    file: PathBuf,
+}
+
+// === impl Log ===
+
+impl Log {
+    /// A log up to `level`, with its file in `run_dir`.
+    pub(crate) fn new(level: Level, run_dir: &Path) -> Self {
+        Self { level, file: run_dir.join(FILE) }
+    }
+
+    /// Writes one line.
+    pub(crate) fn line(&self, level: Level, message: &str, fields: &[(&str, &str)]) {
+        if level > self.level {
+            return;
+        }
+        let line =
+            render(level, &humantime::format_rfc3339_micros(SystemTime::now()).to_string(), message, fields);
+        let _ = std::io::stderr().write_all(line.as_bytes());
+        if std::fs::metadata(&self.file).is_ok_and(|file| file.len() > ROLL_AT) {
+            let _ = std::fs::rename(&self.file, self.file.with_extension("log.1"));
+        }
+        // A missing folder is not ours to make: the node role's installer does.
+        if let Ok(mut file) = OpenOptions::new().append(true).create(true).open(&self.file) {
+            let _ = file.write_all(line.as_bytes());
+        }
+    }
+}
+
+fn render(level: Level, time: &str, message: &str, fields: &[(&str, &str)]) -> String {
+    let level = match level {
+        Level::None | Level::Error => "error",
+        Level::Warn => "warn",
+        Level::Info => "info",
+        Level::Debug => "debug",
+    };
+    let mut object = Map::new();
+    for (key, value) in [("level", level), ("time", time), ("msg", message)].iter().chain(fields) {
+        object.insert((*key).to_owned(), Value::from(*value));
+    }
+    format!("{}\n", Value::Object(object))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_object() {
+        assert_eq!(
+            render(Level::Info, "T", "pod \"x\"", &[("pod", "sample/sleep")]),
+            "{\"level\":\"info\",\"time\":\"T\",\"msg\":\"pod \\\"x\\\"\",\"pod\":\"sample/sleep\"}\n"
+        );
+    }
+
+    #[test]
+    fn levels_are_ordered_and_none_is_silent() {
+        assert!(Level::Error < Level::Debug && Level::None < Level::Error);
+        let dir = tempfile::tempdir().unwrap();
+        Log::new(Level::None, dir.path()).line(Level::Error, "x", &[]);
+        assert!(!dir.path().join(FILE).exists());
+        Log::new(Level::Error, dir.path()).line(Level::Error, "x", &[]);
+        assert!(dir.path().join(FILE).exists());
+    }
+}

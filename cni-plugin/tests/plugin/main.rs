@@ -1,0 +1,207 @@
+//! The built plugin, run as a container runtime runs it, against a scripted API server and a scripted node role.
+
+mod tls;
+mod world;
+
+use serde_json::{Value, json};
+use world::{World, previous};
+
+const MODE: &str = "istio.io/dataplane-mode";
+
+fn ambient() -> Value {
+    json!({"metadata": {"name": "x", "labels": {MODE: "ambient"}}})
+}
+
+fn plain() -> Value {
+    json!({"metadata": {"name": "x", "labels": null, "annotations": null}, "spec": {"hostNetwork": false}})
+}
+
+#[test]
+fn a_pod_of_the_mesh_is_posted_and_the_previous_result_passed_on() {
+    for (pod, namespace) in [(ambient(), plain()), (plain(), ambient())] {
+        let world = World::with(pod, namespace);
+        let ran = world.add("sample", "sleep");
+        assert!(ran.ok, "{}", ran.stdout);
+        assert_eq!(ran.json(), previous());
+
+        let api = world.api.lock().unwrap().clone();
+        assert_eq!(api.len(), 2);
+        assert!(api.iter().all(|seen| seen.headers["authorization"] == "Bearer sesame"), "{api:?}");
+        let node = world.node.lock().unwrap().clone();
+        assert_eq!(node.len(), 1);
+        assert_eq!(node[0].line, "POST /cmdadd HTTP/1.1");
+        let event: Value = serde_json::from_str(&node[0].body).unwrap();
+        let netns = world.dir.path().join("netns").display().to_string();
+        let want = json!({
+            "Netns": netns, "PodName": "sleep", "PodNamespace": "sample",
+            "IPs": [{"Interface": 0, "Address": {"IP": "10.11.0.5", "Mask": "////AA=="}, "Gateway": "10.11.0.1"}],
+        });
+        assert_eq!(event, want);
+    }
+}
+
+#[test]
+fn the_result_has_the_layout_of_the_configured_version() {
+    let world = World::with(ambient(), plain());
+    let mut stdin = world.stdin();
+    stdin["cniVersion"] = json!("0.4.0");
+    stdin["prevResult"]["ips"][0]["version"] = json!("4");
+    let args = "K8S_POD_NAMESPACE=sample;K8S_POD_NAME=sleep";
+    let ran = world.run("ADD", &stdin.to_string(), &[("CNI_ARGS", args)]);
+    assert!(ran.ok, "{}", ran.stdout);
+    assert_eq!(ran.json()["cniVersion"], "0.4.0");
+    assert_eq!(ran.json()["ips"][0]["version"], "4");
+}
+
+#[test]
+fn what_is_out_of_the_mesh_passes_through_with_no_call_to_anybody() {
+    // Nothing listens anywhere and there is no kubeconfig: any call would fail the command.
+    let world = World::empty();
+    let cases = [
+        ("kube-system", "coredns-1"),
+        ("istio-system", "istio-cni-node-abcde"),
+        ("istio-system", "isthmus-node-abcde"),
+        ("", ""),
+    ];
+    for (namespace, name) in cases {
+        let ran = world.add(namespace, name);
+        assert!(ran.ok, "{namespace}/{name}: {}", ran.stdout);
+        assert_eq!(ran.json(), previous());
+    }
+    let mut off = world.stdin();
+    off["ambient_enabled"] = json!(false);
+    let args = "K8S_POD_NAMESPACE=sample;K8S_POD_NAME=sleep";
+    assert!(world.run("ADD", &off.to_string(), &[("CNI_ARGS", args)]).ok);
+    // The control: the same world does fail a pod that might belong to the mesh.
+    assert!(!world.add("sample", "sleep").ok);
+}
+
+#[test]
+fn an_unselected_pod_passes_through_without_a_call_to_the_node_role() {
+    let none = json!({"metadata": {"labels": {MODE: "none"}}});
+    let sidecar =
+        json!({"metadata": {"labels": {MODE: "ambient"}, "annotations": {"sidecar.istio.io/status": "{}"}}});
+    let host = json!({"metadata": {"labels": {MODE: "ambient"}}, "spec": {"hostNetwork": true}});
+    for pod in [plain(), none, sidecar, host] {
+        let namespace = if pod == plain() { plain() } else { ambient() };
+        let world = World::with(pod.clone(), namespace);
+        let ran = world.add("sample", "sleep");
+        assert!(ran.ok, "{pod}: {}", ran.stdout);
+        assert_eq!(ran.json(), previous());
+        assert_eq!(world.api.lock().unwrap().len(), 2, "{pod}");
+        assert!(world.node.lock().unwrap().is_empty(), "{pod}");
+    }
+}
+
+#[test]
+fn selectors_of_the_configuration_decide() {
+    let world = World::with(json!({"metadata": {"labels": {"team": "a"}}}), plain());
+    let mut stdin = world.stdin();
+    let selector = json!({"key": "team", "operator": "In", "values": ["a"]});
+    stdin["enablement_selectors"] = json!([{"podSelector": {"matchExpressions": [selector]}}]);
+    let args = "K8S_POD_NAMESPACE=sample;K8S_POD_NAME=sleep";
+    assert!(world.run("ADD", &stdin.to_string(), &[("CNI_ARGS", args)]).ok);
+    assert_eq!(world.node.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn every_failure_fails_add_and_says_why() {
+    let missing = World::empty();
+    let (code, details) = missing.add("sample", "sleep").error();
+    assert_eq!(code, 11);
+    assert!(details.contains("istio-cni-kubeconfig"), "{details}");
+
+    let api_down = World::empty();
+    api_down.kubeconfig("    server: http://127.0.0.1:1");
+    let (_, details) = api_down.add("sample", "sleep").error();
+    assert!(details.contains("http") || details.contains("127.0.0.1:1"), "{details}");
+
+    let unknown = World::with(ambient(), plain());
+    let (_, details) = unknown.add("sample", "other").error();
+    assert!(details.contains("404") && details.contains("not found"), "{details}");
+    assert!(unknown.node.lock().unwrap().is_empty());
+
+    let node_down = World::empty();
+    node_down.serve_api(ambient(), plain());
+    let ran = node_down.add("sample", "sleep");
+    let (_, details) = ran.error();
+    assert!(details.contains("pod sample/sleep") && details.contains("pluginevent.sock"), "{details}");
+    let line: Value = serde_json::from_str(ran.stderr.lines().last().unwrap()).unwrap();
+    assert_eq!((line["level"].as_str(), line["pod"].as_str()), (Some("error"), Some("sample/sleep")));
+    let file = std::fs::read_to_string(node_down.dir.path().join("isthmus-cni.log")).unwrap();
+    assert!(file.contains("pluginevent.sock"), "{file}");
+    // And the retry, when the node role is back.
+    node_down.serve_node("200 OK", "");
+    assert!(node_down.add("sample", "sleep").ok);
+
+    let refused = World::empty();
+    refused.serve_api(ambient(), plain());
+    refused.serve_node("500 Internal Server Error", "no agent is connected\n");
+    let (_, details) = refused.add("sample", "sleep").error();
+    assert!(details.contains("status 500: no agent is connected"), "{details}");
+}
+
+#[test]
+fn bad_stdin_is_one_error_that_names_the_field() {
+    let world = World::empty();
+    let cases = [
+        ("{", 6, "not a JSON object"),
+        (r#"{"cniVersion":"1.1.0","name":"n","type":"t","exclude_namespaces":"x"}"#, 7, "exclude_namespaces"),
+        (
+            r#"{"cniVersion":"1.1.0","name":"n","type":"t","prevResult":{"ips":[{"address":1}]}}"#,
+            7,
+            "prevResult.ips[0]",
+        ),
+        (r#"{"cniVersion":"1.1.0","type":"t"}"#, 7, "name"),
+        (r#"{"cniVersion":"9.0.0","name":"n","type":"t"}"#, 1, "9.0.0"),
+    ];
+    for (stdin, code, named) in cases {
+        let (got, details) = world.run("ADD", stdin, &[]).error();
+        assert_eq!(got, code, "{stdin}: {details}");
+        assert!(details.contains(named), "{stdin}: {details}");
+    }
+    let args = "K8S_POD_NAMESPACE=../x;K8S_POD_NAME=y";
+    let (code, details) = world.run("ADD", &world.stdin().to_string(), &[("CNI_ARGS", args)]).error();
+    assert_eq!(code, 4);
+    assert!(details.contains("K8S_POD_NAMESPACE"), "{details}");
+}
+
+#[test]
+fn the_other_commands() {
+    let world = World::empty();
+    let stdin = world.stdin().to_string();
+    for command in ["DEL", "CHECK", "GC"] {
+        let ran = world.run(command, &stdin, &[]);
+        assert!(ran.ok && ran.stdout.is_empty(), "{command}: {}", ran.stdout);
+    }
+    // A pod can still be deleted under a configuration that ADD would refuse.
+    let mut broken = world.stdin();
+    broken["enablement_selectors"] = json!(5);
+    assert!(world.run("DEL", &broken.to_string(), &[]).ok);
+
+    let version = world.run("VERSION", "{}", &[]);
+    assert!(version.ok);
+    assert_eq!(version.json()["cniVersion"], "1.1.0");
+    let supported = version.json()["supportedVersions"].to_string();
+    assert!(supported.contains("0.3.1") && supported.contains("1.1.0"), "{supported}");
+
+    let (code, details) = world.run("STATUS", &stdin, &[]).error();
+    assert_eq!(code, 50);
+    assert!(details.contains("pluginevent.sock"), "{details}");
+    world.serve_node("200 OK", "");
+    assert!(world.run("STATUS", &stdin, &[]).ok);
+
+    let (code, _) = world.run("DANCE", &stdin, &[]).error();
+    assert_eq!(code, 4);
+}
+
+#[test]
+fn the_plugins_own_namespace_is_refused() {
+    let world = World::with(ambient(), plain());
+    let env =
+        [("CNI_NETNS", "/proc/self/ns/net"), ("CNI_ARGS", "K8S_POD_NAMESPACE=sample;K8S_POD_NAME=sleep")];
+    let (code, details) = world.run("ADD", &world.stdin().to_string(), &env).error();
+    assert_eq!(code, 8);
+    assert!(details.contains("/proc/self/ns/net"), "{details}");
+    assert!(world.node.lock().unwrap().is_empty());
+}
