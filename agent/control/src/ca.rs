@@ -1,0 +1,107 @@
+//! Certificates from the control plane's CA: `istio.v1.auth.IstioCertificateService/CreateCertificate`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_identity::{CertError, SignError, Signer};
+use isthmus_model::SpiffeId;
+use isthmus_proto::ca::istio_certificate_service_client::IstioCertificateServiceClient;
+use isthmus_proto::ca::{IstioCertificateRequest, IstioCertificateResponse};
+use isthmus_rt::BoxFuture;
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+use crate::channel::{ConfigError, Server, status_text};
+
+/// Settings of the client.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The CA.
+    pub server: Server,
+    /// Ask on behalf of the workloads of this node (`ImpersonatedIdentity`). Off where the token is the workload's own.
+    pub impersonate: bool,
+    /// How long one request may take.
+    pub deadline: Duration,
+}
+
+/// Asks the CA for certificates. One connection is kept and made anew when it breaks.
+#[derive(Debug)]
+pub struct CaClient {
+    server: Arc<Server>,
+    client: IstioCertificateServiceClient<Channel>,
+    impersonate: bool,
+    deadline: Duration,
+}
+
+// === impl CaClient ===
+
+impl CaClient {
+    /// A client that connects when it is first used. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// When the settings can never work.
+    pub fn new(config: Config) -> Result<Self, ConfigError> {
+        let Config { server, impersonate, deadline } = config;
+        server.check()?;
+        let server = Arc::new(server);
+        let client = IstioCertificateServiceClient::new(server.channel()?);
+        Ok(Self { server, client, impersonate, deadline })
+    }
+
+    async fn request(&self, id: &SpiffeId, csr: String, ttl: Duration) -> Result<Vec<String>, SignError> {
+        let impersonated = || {
+            let identity = Value { kind: Some(Kind::StringValue(id.to_string())) };
+            Struct { fields: BTreeMap::from([("ImpersonatedIdentity".to_owned(), identity)]) }
+        };
+        let mut request = Request::new(IstioCertificateRequest {
+            csr,
+            validity_duration: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX),
+            metadata: self.impersonate.then(impersonated),
+        });
+        request.set_timeout(self.deadline);
+        let credentials = self.server.authorize(request.metadata_mut()).await;
+        credentials.map_err(|error| SignError::Request(error.to_string()))?;
+        let response = self.client.clone().create_certificate(request).await;
+        let IstioCertificateResponse { cert_chain } =
+            response.map_err(|status| self.refusal(&status))?.into_inner();
+        // A leaf without the roots beside it would leave nothing to verify peers with.
+        if cert_chain.len() < 2 {
+            return Err(SignError::BadAnswer(CertError::NoRoots(cert_chain.len())));
+        }
+        Ok(cert_chain)
+    }
+
+    fn refusal(&self, status: &Status) -> SignError {
+        let broken = std::error::Error::source(status).is_some();
+        match status.code() {
+            Code::DeadlineExceeded => SignError::Deadline(self.deadline),
+            Code::Unavailable | Code::Unknown | Code::Cancelled if broken => {
+                SignError::Unreachable { address: self.server.address.clone(), reason: status_text(status) }
+            }
+            code => SignError::Refused { code: format!("{code:?}"), message: status.message().to_owned() },
+        }
+    }
+}
+
+impl Signer for CaClient {
+    fn sign(
+        &self,
+        id: &SpiffeId,
+        csr_pem: String,
+        ttl: Duration,
+    ) -> BoxFuture<'_, Result<Vec<String>, SignError>> {
+        let id = id.clone();
+        Box::pin(async move {
+            let request = self.request(&id, csr_pem, ttl);
+            tokio::time::timeout(self.deadline, request)
+                .await
+                .unwrap_or(Err(SignError::Deadline(self.deadline)))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

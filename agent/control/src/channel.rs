@@ -1,0 +1,193 @@
+//! One way to reach the control plane, for both of its services: TLS 1.3 that verifies the server, a token that is read
+//! again for each request, and headers.
+//!
+//! It is the only place in this crate that names TLS types. Roots are read again for every connection, so that a
+//! rotated root needs no restart.
+
+mod connect;
+mod roots;
+mod token;
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use isthmus_model::ClusterId;
+use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+
+pub use connect::ConnectError;
+pub use roots::{RootError, RootSource};
+pub use token::{TokenError, TokenSource};
+
+/// How long a connection may take to come about: name resolution, TCP and TLS together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often an HTTP/2 ping is sent …
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// … and how long its answer may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A control plane: where it is, how it proves itself, and how we do.
+#[derive(Clone)]
+pub struct Server {
+    /// `https://host:port`, or `http://host:port` for no TLS.
+    pub address: String,
+    /// What its certificate must chain to.
+    pub roots: RootSource,
+    /// The bearer token.
+    pub token: TokenSource,
+    /// Sent as `clusterid`.
+    pub cluster_id: ClusterId,
+    /// Sent with every request.
+    pub headers: Vec<(String, String)>,
+    /// A name that its certificate may carry instead of the address' host.
+    pub alt_hostname: Option<String>,
+}
+
+/// A setting that can never work.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The address is no URL of a server.
+    #[error("address {address:?}: {reason}")]
+    Address {
+        /// As configured.
+        address: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The roots can never be read.
+    #[error("roots: {0}")]
+    Roots(#[from] RootError),
+    /// The other hostname is none.
+    #[error("alternative hostname {0:?} is no host name")]
+    AltHostname(String),
+    /// A header that cannot be sent. The value is not shown: it may be a secret.
+    #[error("header {0:?} is no gRPC metadata (its name, or its value)")]
+    Header(String),
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Finds everything that can never work, before anything is touched. A missing file is not among it: files may
+    /// appear later.
+    ///
+    /// # Errors
+    /// The first such setting.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.uri()?;
+        self.roots.check()?;
+        if let Some(name) = &self.alt_hostname {
+            connect::server_name(name).map_err(|_| ConfigError::AltHostname(name.clone()))?;
+        }
+        self.static_headers().map(|_| ())
+    }
+
+    pub(crate) fn uri(&self) -> Result<Uri, ConfigError> {
+        let bad =
+            |reason: &str| ConfigError::Address { address: self.address.clone(), reason: reason.to_owned() };
+        let uri: Uri =
+            self.address.parse().map_err(|error: http::uri::InvalidUri| bad(&error.to_string()))?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err(bad("must start with https:// or http://"));
+        }
+        if uri.host().is_none_or(str::is_empty) {
+            return Err(bad("has no host"));
+        }
+        Ok(uri)
+    }
+
+    /// A channel that connects when it is first used, and again after the connection was lost.
+    pub(crate) fn channel(self: &Arc<Self>) -> Result<Channel, ConfigError> {
+        let endpoint = self.endpoint()?;
+        Ok(endpoint.connect_with_connector_lazy(connect::Connector::new(Arc::clone(self), CONNECT_TIMEOUT)))
+    }
+
+    /// A channel over a fresh connection.
+    pub(crate) async fn connect(self: &Arc<Self>) -> Result<Channel, String> {
+        let endpoint = self.endpoint().map_err(|error| error.to_string())?;
+        let connector = connect::Connector::new(Arc::clone(self), CONNECT_TIMEOUT);
+        endpoint.connect_with_connector(connector).await.map_err(|error| cause(&error))
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, ConfigError> {
+        let endpoint = Endpoint::from(self.uri()?);
+        Ok(endpoint
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_while_idle(true))
+    }
+
+    /// Adds token, cluster and headers to a request. The token is read anew.
+    pub(crate) async fn authorize(&self, metadata: &mut MetadataMap) -> Result<(), AuthorizeError> {
+        for (name, value) in self.static_headers()? {
+            metadata.insert(name, value);
+        }
+        if let Some(token) = self.token.read().await? {
+            metadata.insert("authorization", token);
+        }
+        Ok(())
+    }
+
+    fn static_headers(&self) -> Result<Vec<(MetadataKey<Ascii>, MetadataValue<Ascii>)>, ConfigError> {
+        let cluster = ("clusterid".to_owned(), self.cluster_id.to_string());
+        let header = |(name, value): &(String, String)| {
+            let bad = || ConfigError::Header(name.clone());
+            let key = MetadataKey::from_str(&name.to_ascii_lowercase()).map_err(|_| bad())?;
+            Ok((key, MetadataValue::try_from(value.as_str()).map_err(|_| bad())?))
+        };
+        std::iter::once(&cluster).chain(&self.headers).map(header).collect()
+    }
+}
+
+impl fmt::Debug for Server {
+    /// Names of headers only: their values may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Server")
+            .field("address", &self.address)
+            .field("roots", &self.roots)
+            .field("token", &self.token)
+            .field("cluster_id", &self.cluster_id)
+            .field("headers", &headers)
+            .field("alt_hostname", &self.alt_hostname)
+            .finish()
+    }
+}
+
+/// Why a request could not be given its credentials.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AuthorizeError {
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// What is behind an error of the channel: our own reason if there is one, else the innermost.
+pub(crate) fn cause(error: &(dyn StdError + 'static)) -> String {
+    let mut at = error;
+    loop {
+        if let Some(ours) = at.downcast_ref::<ConnectError>() {
+            return ours.to_string();
+        }
+        match at.source() {
+            Some(source) => at = source,
+            None => return at.to_string(),
+        }
+    }
+}
+
+/// A gRPC status in one line: our own reason when the channel failed, else what the server said.
+pub(crate) fn status_text(status: &tonic::Status) -> String {
+    if StdError::source(status).is_some() {
+        return cause(status);
+    }
+    format!("{:?}: {}", status.code(), status.message())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,248 @@
+//! The delta ADS protocol without I/O: what to send when a stream opens, and what a response means and how it is
+//! answered. State survives from stream to stream: that is what makes a reconnect incremental.
+//!
+//! ```text
+//!   opened ──► one request per type: node, everything we hold with its version, no names (= all of them)
+//!   response ─► the good resources go to the sink, bad ones are named ──► ACK, or NACK with "name: reason; …"
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+
+use isthmus_model::{Policy, PolicyKey, Resource, wire};
+use isthmus_proto::discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use isthmus_proto::{security, type_url, workload};
+use prost::Message;
+
+use super::Rejection;
+
+/// The types that are subscribed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Workloads and services.
+    Address,
+    /// Policies.
+    Authorization,
+}
+
+/// What a response brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Push {
+    /// Workloads and services.
+    Addresses {
+        /// New and changed ones.
+        upserts: Vec<Resource>,
+        /// Names of those that are gone.
+        removed: Vec<String>,
+    },
+    /// Policies.
+    Policies {
+        /// New and changed ones.
+        upserts: Vec<(PolicyKey, Policy)>,
+        /// Those that are gone.
+        removed: Vec<PolicyKey>,
+        /// Names of those that were refused.
+        undecodable: Vec<String>,
+    },
+}
+
+/// What to do about a response: apply the push, then send the reply.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reaction {
+    /// What to apply; `None` for a type that is not known.
+    pub push: Option<Push>,
+    /// ACK or NACK.
+    pub reply: DeltaDiscoveryRequest,
+    /// What was refused in this response.
+    pub rejected: Vec<Rejection>,
+}
+
+/// State of the conversation.
+#[derive(Debug)]
+pub struct Session {
+    node: discovery::Node,
+    addresses: Held,
+    policies: Held,
+}
+
+/// What is held of one type.
+#[derive(Debug, Default)]
+struct Held {
+    /// Last accepted version by name.
+    versions: HashMap<String, String>,
+    /// Reasons of what is refused at present by name.
+    rejected: BTreeMap<String, String>,
+    /// Whether a first response was taken.
+    synced: bool,
+}
+
+/// A resource of a response that can be used.
+struct Accepted<T> {
+    name: String,
+    value: T,
+}
+
+/// `google.rpc.Code.INVALID_ARGUMENT`. Control planes look at the presence of the detail and at its text only.
+const INVALID_ARGUMENT: i32 = 3;
+
+// === impl Kind ===
+
+impl Kind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Address, Self::Authorization];
+
+    /// The type's name on the wire.
+    #[must_use]
+    pub fn type_url(self) -> &'static str {
+        match self {
+            Self::Address => type_url::ADDRESS,
+            Self::Authorization => type_url::AUTHORIZATION,
+        }
+    }
+
+    fn of(type_url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.type_url() == type_url)
+    }
+}
+
+// === impl Session ===
+
+impl Session {
+    /// A conversation that has not begun.
+    #[must_use]
+    pub fn new(node: discovery::Node) -> Self {
+        Self { node, addresses: Held::default(), policies: Held::default() }
+    }
+
+    /// A stream was opened: the requests to start it with. Only these carry the node.
+    #[must_use]
+    pub fn opened(&self) -> Vec<DeltaDiscoveryRequest> {
+        let request = |kind: Kind| DeltaDiscoveryRequest {
+            node: Some(self.node.clone()),
+            type_url: kind.type_url().to_owned(),
+            initial_resource_versions: self.held(kind).versions.clone(),
+            ..DeltaDiscoveryRequest::default()
+        };
+        Kind::ALL.map(request).to_vec()
+    }
+
+    /// A response arrived.
+    pub fn response(&mut self, response: DeltaDiscoveryResponse) -> Reaction {
+        let DeltaDiscoveryResponse { resources, type_url, nonce, removed_resources: removed, .. } = response;
+        let mut reply =
+            DeltaDiscoveryRequest { type_url, response_nonce: nonce, ..DeltaDiscoveryRequest::default() };
+        let Some(kind) = Kind::of(&reply.type_url) else {
+            return Reaction { push: None, reply, rejected: Vec::new() };
+        };
+        let (push, rejected) = match kind {
+            Kind::Address => {
+                let (accepted, rejected) = self.addresses.take(kind, resources, address);
+                self.addresses.remove(&removed);
+                let upserts = accepted.into_iter().map(|accepted| accepted.value).collect();
+                (Push::Addresses { upserts, removed }, rejected)
+            }
+            Kind::Authorization => {
+                let (accepted, rejected) = self.policies.take(kind, resources, policy);
+                self.policies.remove(&removed);
+                let keyed = |accepted: Accepted<Policy>| (PolicyKey::from(accepted.name), accepted.value);
+                let push = Push::Policies {
+                    upserts: accepted.into_iter().map(keyed).collect(),
+                    removed: removed.into_iter().map(PolicyKey::from).collect(),
+                    undecodable: rejected.iter().map(|rejection| rejection.name.clone()).collect(),
+                };
+                (push, rejected)
+            }
+        };
+        if !rejected.is_empty() {
+            let each = |rejection: &Rejection| format!("{}: {}", rejection.name, rejection.reason);
+            let message = rejected.iter().map(each).collect::<Vec<_>>().join("; ");
+            reply.error_detail = Some(discovery::Status { code: INVALID_ARGUMENT, message });
+        }
+        Reaction { push: Some(push), reply, rejected }
+    }
+
+    /// Whether a response of every type was taken, with or without refused resources in it.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        self.addresses.synced && self.policies.synced
+    }
+
+    /// What is refused at present, by type and name.
+    #[must_use]
+    pub fn rejections(&self) -> Vec<Rejection> {
+        let of = |kind: Kind| {
+            self.held(kind).rejected.iter().map(move |(name, reason)| Rejection {
+                kind,
+                name: name.clone(),
+                reason: reason.clone(),
+            })
+        };
+        Kind::ALL.into_iter().flat_map(of).collect()
+    }
+
+    fn held(&self, kind: Kind) -> &Held {
+        match kind {
+            Kind::Address => &self.addresses,
+            Kind::Authorization => &self.policies,
+        }
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// Takes what can be used, and remembers versions and reasons. A name whose new version is refused stays listed
+    /// with the old one: that is what is held, and its removal must still be told to us.
+    fn take<T>(
+        &mut self,
+        kind: Kind,
+        resources: Vec<discovery::Resource>,
+        decode: fn(&[u8]) -> Result<T, String>,
+    ) -> (Vec<Accepted<T>>, Vec<Rejection>) {
+        self.synced = true;
+        let (mut accepted, mut rejected) = (Vec::with_capacity(resources.len()), Vec::new());
+        for discovery::Resource { version, resource, name, aliases: _ } in resources {
+            match body(kind, resource).and_then(|bytes| decode(&bytes)) {
+                Ok(value) if !name.is_empty() => {
+                    self.rejected.remove(&name);
+                    self.versions.insert(name.clone(), version);
+                    accepted.push(Accepted { name, value });
+                }
+                outcome => {
+                    let reason = outcome.err().unwrap_or_else(|| "resource has no name".to_owned());
+                    self.rejected.insert(name.clone(), reason.clone());
+                    rejected.push(Rejection { kind, name, reason });
+                }
+            }
+        }
+        (accepted, rejected)
+    }
+
+    fn remove(&mut self, names: &[String]) {
+        for name in names {
+            self.versions.remove(name);
+            self.rejected.remove(name);
+        }
+    }
+}
+
+/// The bytes of a resource, if they claim to be of the type that was announced.
+fn body(kind: Kind, resource: Option<prost_types::Any>) -> Result<Vec<u8>, String> {
+    let any = resource.ok_or("resource is empty")?;
+    if any.type_url != kind.type_url() {
+        return Err(format!("resource is a {:?}", any.type_url));
+    }
+    Ok(any.value)
+}
+
+fn address(bytes: &[u8]) -> Result<Resource, String> {
+    let message = workload::Address::decode(bytes).map_err(|error| error.to_string())?;
+    wire::address(message).map_err(|error| error.to_string())
+}
+
+fn policy(bytes: &[u8]) -> Result<Policy, String> {
+    let message = security::Authorization::decode(bytes).map_err(|error| error.to_string())?;
+    wire::policy(message).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests;
