@@ -1,1 +1,320 @@
-//! A scripted delta ADS and CA server.
+//! A scripted control plane: delta ADS and the CA on one TLS port.
+//!
+//! Streams are handed to the test, which reads requests and pushes responses; either side can be raw bytes, so that a
+//! mistake in the shared message definitions cannot hide itself. It is no istiod: it knows nothing of the mesh.
+
+mod grpc;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use isthmus_proto::ca::{IstioCertificateRequest, IstioCertificateResponse};
+use isthmus_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
+use isthmus_rt::task::Tasks;
+use prost::Message;
+use prost_types::value::Kind;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+
+use crate::pki::{Ca, Spec};
+
+/// How long a test waits for something that should happen at once.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The names that the server's certificate carries besides its addresses.
+pub const HOST_NAMES: [&str; 2] = ["localhost", "istiod.istio-system.svc"];
+
+/// A running control plane. Everything ends with it, connections included.
+pub struct Istiod {
+    address: SocketAddr,
+    root: String,
+    streams: mpsc::UnboundedReceiver<AdsStream>,
+    shared: Arc<Shared>,
+    tasks: Tasks,
+}
+
+/// One ADS stream of a client.
+pub struct AdsStream {
+    metadata: MetadataMap,
+    requests: mpsc::UnboundedReceiver<Bytes>,
+    responses: mpsc::UnboundedSender<Result<Bytes, Status>>,
+}
+
+/// One request for a certificate.
+#[derive(Debug, Clone)]
+pub struct Signing {
+    /// Its headers.
+    pub metadata: MetadataMap,
+    /// The message as it came.
+    pub raw: Bytes,
+    /// The message.
+    pub request: IstioCertificateRequest,
+}
+
+/// What the CA does about a request.
+pub enum Answer {
+    /// Answers with this chain.
+    Chain(Vec<String>),
+    /// Answers with an error.
+    Refuse(Status),
+    /// Never answers.
+    Silence,
+}
+
+type Script = Box<dyn Fn(&Signing) -> Answer + Send + Sync>;
+
+/// What connections share.
+pub(crate) struct Shared {
+    streams: mpsc::UnboundedSender<AdsStream>,
+    signings: Mutex<Vec<Signing>>,
+    script: Mutex<Script>,
+}
+
+// === impl Istiod ===
+
+impl Istiod {
+    /// Starts on a free port of loopback. It shows a certificate of `ca`, and signs from it what is asked for.
+    ///
+    /// # Errors
+    /// When there is no port or no certificate.
+    pub async fn start(ca: &Arc<Ca>) -> anyhow::Result<Self> {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), ca).await
+    }
+
+    /// Starts on an address, such as one that an earlier one gave up.
+    ///
+    /// # Errors
+    /// As [`Istiod::start`].
+    pub async fn start_at(address: SocketAddr, ca: &Arc<Ca>) -> anyhow::Result<Self> {
+        let names = [HOST_NAMES[0], HOST_NAMES[1], "127.0.0.1"];
+        let tls = TlsAcceptor::from(ca.server(&names)?.server_config(false, &["h2"])?);
+        let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
+        let address = listener.local_addr()?;
+        let (streams_tx, streams) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            streams: streams_tx,
+            signings: Mutex::default(),
+            script: Mutex::new(Box::new(signer(Arc::clone(ca)))),
+        });
+        let (tasks, connections) = (Tasks::new("istiod"), Tasks::new("istiod connections"));
+        tasks.spawn("accept", accept(listener, tls, Arc::clone(&shared), connections));
+        Ok(Self { address, root: ca.root_pem(), streams, shared, tasks })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its URL by address; [`HOST_NAMES`] are the other names it can prove.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// PEM of the root it is verified by.
+    #[must_use]
+    pub fn root_pem(&self) -> &str {
+        &self.root
+    }
+
+    /// The next stream that a client opens.
+    ///
+    /// # Errors
+    /// When none is opened.
+    pub async fn next_stream(&mut self) -> anyhow::Result<AdsStream> {
+        tokio::time::timeout(PATIENCE, self.streams.recv()).await.context("no ADS stream was opened")?.context("stopped")
+    }
+
+    /// Replaces what the CA does.
+    pub fn on_sign(&self, script: impl Fn(&Signing) -> Answer + Send + Sync + 'static) {
+        *self.shared.script.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(script);
+    }
+
+    /// Every request for a certificate so far.
+    #[must_use]
+    pub fn signings(&self) -> Vec<Signing> {
+        self.shared.signings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Goes away: the port is closed and every connection is cut.
+    pub async fn stop(self) {
+        self.tasks.abort_all().await;
+    }
+}
+
+// === impl AdsStream ===
+
+impl AdsStream {
+    /// A header that the client sent.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.metadata.get(name)?.to_str().ok()
+    }
+
+    /// The client's next message, as bytes.
+    ///
+    /// # Errors
+    /// When none comes, or the stream ended.
+    pub async fn recv_raw(&mut self) -> anyhow::Result<Bytes> {
+        tokio::time::timeout(PATIENCE, self.requests.recv()).await.context("no request came")?.context("stream ended")
+    }
+
+    /// The client's next message.
+    ///
+    /// # Errors
+    /// When none comes, or the stream ended, or it does not parse.
+    pub async fn recv(&mut self) -> anyhow::Result<DeltaDiscoveryRequest> {
+        Ok(DeltaDiscoveryRequest::decode(self.recv_raw().await?)?)
+    }
+
+    /// The messages that a stream begins with, one per type, in the client's order.
+    ///
+    /// # Errors
+    /// As [`AdsStream::recv`].
+    pub async fn subscriptions(&mut self) -> anyhow::Result<[DeltaDiscoveryRequest; 2]> {
+        Ok([self.recv().await?, self.recv().await?])
+    }
+
+    /// Pushes a response.
+    pub fn push(&self, response: &DeltaDiscoveryResponse) {
+        self.push_raw(response.encode_to_vec());
+    }
+
+    /// Pushes bytes as a response.
+    pub fn push_raw(&self, bytes: impl Into<Bytes>) {
+        // A client that went away is noticed by what it does not answer.
+        let _ = self.responses.send(Ok(bytes.into()));
+    }
+
+    /// Ends the stream with an error.
+    pub fn fail(self, status: Status) {
+        let _ = self.responses.send(Err(status));
+    }
+
+    /// Ends the stream well.
+    pub fn end(self) {
+        drop(self);
+    }
+}
+
+// === impl Signing ===
+
+impl Signing {
+    /// Whom the request is for.
+    #[must_use]
+    pub fn impersonated(&self) -> Option<&str> {
+        match self.request.metadata.as_ref()?.fields.get("ImpersonatedIdentity")?.kind.as_ref()? {
+            Kind::StringValue(identity) => Some(identity),
+            _ => None,
+        }
+    }
+}
+
+/// A response with these resources.
+#[must_use]
+pub fn response(type_url: &str, nonce: &str, resources: Vec<Resource>, removed: &[&str]) -> DeltaDiscoveryResponse {
+    DeltaDiscoveryResponse {
+        resources,
+        type_url: type_url.to_owned(),
+        nonce: nonce.to_owned(),
+        removed_resources: removed.iter().map(|name| (*name).to_owned()).collect(),
+        ..DeltaDiscoveryResponse::default()
+    }
+}
+
+/// A named resource.
+#[must_use]
+pub fn resource(type_url: &str, name: &str, version: &str, message: &impl Message) -> Resource {
+    raw_resource(type_url, name, version, message.encode_to_vec())
+}
+
+/// A named resource with any bytes for a body.
+#[must_use]
+pub fn raw_resource(type_url: &str, name: &str, version: &str, body: Vec<u8>) -> Resource {
+    Resource {
+        version: version.to_owned(),
+        resource: Some(prost_types::Any { type_url: type_url.to_owned(), value: body }),
+        name: name.to_owned(),
+        aliases: Vec::new(),
+    }
+}
+
+/// Signs whatever is asked for, leaf first and root last.
+fn signer(ca: Arc<Ca>) -> impl Fn(&Signing) -> Answer {
+    move |signing| {
+        let ttl = Duration::from_secs(signing.request.validity_duration.unsigned_abs());
+        let mut spec = Spec { uris: signing.impersonated().map(str::to_owned).into_iter().collect(), ..Spec::default() };
+        spec.not_after = std::time::SystemTime::now() + ttl;
+        match ca.sign(&signing.request.csr, &spec) {
+            Ok(leaf) => Answer::Chain(vec![leaf, ca.root_pem()]),
+            Err(error) => Answer::Refuse(Status::invalid_argument(error.to_string())),
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>, connections: Tasks) {
+    while let Ok((tcp, _)) = listener.accept().await {
+        let (tls, shared) = (tls.clone(), Arc::clone(&shared));
+        connections.spawn("connection", async move {
+            // A client that does not trust us ends here; the test sees that it opens no stream.
+            let Ok(io) = tls.accept(tcp).await else { return };
+            let service = hyper::service::service_fn(move |request| grpc::route(Arc::clone(&shared), request));
+            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(io), service)
+                .await;
+        });
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// A client opened a stream: hands it to the test.
+    pub(crate) fn stream(
+        &self,
+        metadata: MetadataMap,
+    ) -> (mpsc::UnboundedSender<Bytes>, mpsc::UnboundedReceiver<Result<Bytes, Status>>) {
+        let (requests_tx, requests) = mpsc::unbounded_channel();
+        let (responses, responses_rx) = mpsc::unbounded_channel();
+        let _ = self.streams.send(AdsStream { metadata, requests, responses });
+        (requests_tx, responses_rx)
+    }
+
+    /// A client asks for a certificate.
+    pub(crate) async fn sign(&self, metadata: MetadataMap, raw: Bytes) -> Result<Bytes, Status> {
+        let request = IstioCertificateRequest::decode(raw.clone())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let signing = Signing { metadata, raw, request };
+        let answer = (self.script.lock().unwrap_or_else(PoisonError::into_inner))(&signing);
+        self.signings.lock().unwrap_or_else(PoisonError::into_inner).push(signing);
+        match answer {
+            Answer::Chain(cert_chain) => Ok(IstioCertificateResponse { cert_chain }.encode_to_vec().into()),
+            Answer::Refuse(status) => Err(status),
+            Answer::Silence => std::future::pending().await,
+        }
+    }
+}
+
+/// Waits until a condition holds, for what happens on the other side of a socket.
+///
+/// # Errors
+/// When it does not come to hold; `what` says what was waited for.
+pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) -> anyhow::Result<()> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !holds() {
+        if tokio::time::Instant::now() > deadline {
+            bail!("still not: {what}");
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}

@@ -1,1 +1,188 @@
-//! Certificates for tests.
+//! Certificates for tests: CAs, leaves that are right, and leaves that are wrong in one way.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use rcgen::{
+    CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::crypto::aws_lc_rs;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// A certificate authority with a root of its own.
+pub struct Ca {
+    root: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// What goes into a leaf. `Default` is a leaf that is valid now, for both directions, with no name at all.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// URIs, in this order.
+    pub uris: Vec<String>,
+    /// Host names and addresses.
+    pub names: Vec<String>,
+    /// From.
+    pub not_before: SystemTime,
+    /// Until.
+    pub not_after: SystemTime,
+    /// Extended key usages.
+    pub usages: Vec<ExtendedKeyUsagePurpose>,
+}
+
+/// A leaf with its key and the root that signed it, all PEM.
+#[derive(Debug, Clone)]
+pub struct Leaf {
+    /// The leaf.
+    pub cert: String,
+    /// Its key, PKCS#8.
+    pub key: String,
+    /// The root.
+    pub root: String,
+}
+
+impl Default for Spec {
+    fn default() -> Self {
+        let now = SystemTime::now();
+        Self {
+            uris: Vec::new(),
+            names: Vec::new(),
+            not_before: now - Duration::from_secs(60),
+            not_after: now + Duration::from_secs(60 * 60),
+            usages: vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+        }
+    }
+}
+
+// === impl Ca ===
+
+impl Ca {
+    /// A new CA. CAs of the same name are still different ones.
+    ///
+    /// # Errors
+    /// When no key can be made.
+    pub fn new(name: &str) -> anyhow::Result<Self> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        Ok(Self { root: CertifiedIssuer::self_signed(params, KeyPair::generate()?)? })
+    }
+
+    /// The root.
+    #[must_use]
+    pub fn root_pem(&self) -> String {
+        self.root.pem()
+    }
+
+    /// A leaf of a workload, by its SPIFFE id. The text is not checked: a wrong one makes a wrong leaf.
+    ///
+    /// # Errors
+    /// When the text cannot be in a certificate.
+    pub fn workload(&self, spiffe: &str) -> anyhow::Result<Leaf> {
+        self.leaf(&Spec { uris: vec![spiffe.to_owned()], ..Spec::default() })
+    }
+
+    /// A leaf of a server, by its host names and addresses.
+    ///
+    /// # Errors
+    /// When a name cannot be in a certificate.
+    pub fn server(&self, names: &[&str]) -> anyhow::Result<Leaf> {
+        self.leaf(&Spec { names: names.iter().map(|name| (*name).to_owned()).collect(), ..Spec::default() })
+    }
+
+    /// Any leaf.
+    ///
+    /// # Errors
+    /// When a name cannot be in a certificate.
+    pub fn leaf(&self, spec: &Spec) -> anyhow::Result<Leaf> {
+        let mut params = CertificateParams::new(spec.names.clone())?;
+        fill(&mut params, spec)?;
+        let key = KeyPair::generate()?;
+        let cert = params.signed_by(&key, &self.root)?;
+        Ok(Leaf { cert: cert.pem(), key: key.serialize_pem(), root: self.root_pem() })
+    }
+
+    /// Signs a request as `spec` says; only the key is taken from it.
+    ///
+    /// # Errors
+    /// When the request does not parse or its signature is wrong.
+    pub fn sign(&self, csr_pem: &str, spec: &Spec) -> anyhow::Result<String> {
+        let mut request = CertificateSigningRequestParams::from_pem(csr_pem)?;
+        request.params = CertificateParams::new(spec.names.clone())?;
+        fill(&mut request.params, spec)?;
+        Ok(request.signed_by(&self.root)?.pem())
+    }
+}
+
+fn fill(params: &mut CertificateParams, spec: &Spec) -> anyhow::Result<()> {
+    params.distinguished_name = DistinguishedName::new();
+    for uri in &spec.uris {
+        params.subject_alt_names.push(SanType::URI(uri.as_str().try_into()?));
+    }
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages.clone_from(&spec.usages);
+    params.not_before = spec.not_before.into();
+    params.not_after = spec.not_after.into();
+    Ok(())
+}
+
+// === impl Leaf ===
+
+impl Leaf {
+    /// A TLS 1.3 server that shows this leaf. It asks for a client certificate of the same root when `mutual`.
+    ///
+    /// # Errors
+    /// When the leaf is no certificate.
+    pub fn server_config(&self, mutual: bool, alpn: &[&str]) -> anyhow::Result<Arc<ServerConfig>> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])?;
+        let builder = if mutual {
+            let verifier = WebPkiClientVerifier::builder_with_provider(self.roots()?, provider).build()?;
+            builder.with_client_cert_verifier(verifier)
+        } else {
+            builder.with_no_client_auth()
+        };
+        let mut config = builder.with_single_cert(self.chain()?, self.private_key()?)?;
+        config.alpn_protocols = protocols(alpn);
+        Ok(Arc::new(config))
+    }
+
+    /// A TLS 1.3 client that shows this leaf and trusts its root, by host name.
+    ///
+    /// # Errors
+    /// When the leaf is no certificate.
+    pub fn client_config(&self, alpn: &[&str]) -> anyhow::Result<Arc<ClientConfig>> {
+        let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_root_certificates(self.roots()?)
+            .with_client_auth_cert(self.chain()?, self.private_key()?)?;
+        config.alpn_protocols = protocols(alpn);
+        Ok(Arc::new(config))
+    }
+
+    fn roots(&self) -> anyhow::Result<Arc<RootCertStore>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.root.as_bytes()).context("root")?)?;
+        Ok(Arc::new(roots))
+    }
+
+    fn chain(&self) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+        CertificateDer::pem_slice_iter(self.cert.as_bytes()).collect::<Result<_, _>>().context("leaf")
+    }
+
+    fn private_key(&self) -> anyhow::Result<PrivateKeyDer<'static>> {
+        PrivateKeyDer::from_pem_slice(self.key.as_bytes()).context("key")
+    }
+}
+
+fn protocols(alpn: &[&str]) -> Vec<Vec<u8>> {
+    alpn.iter().map(|name| name.as_bytes().to_vec()).collect()
+}
