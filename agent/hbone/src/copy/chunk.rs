@@ -1,0 +1,126 @@
+//! Reading an application's bytes in pieces of the right size: all that is there, in a buffer that grows with the
+//! traffic and is given back while there is none.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// The smallest read.
+const MIN: usize = 16 * 1024;
+/// The largest read; larger frames gain little and cost latency.
+const MAX: usize = 256 * 1024;
+/// Pieces up to this are copied out, so that a few bytes do not keep a whole buffer.
+const SMALL: usize = 4 * 1024;
+
+/// A reader's buffer.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    buf: BytesMut,
+    size: usize,
+}
+
+impl Chunk {
+    pub(super) fn new() -> Self {
+        Self { buf: BytesMut::new(), size: MIN }
+    }
+
+    /// Takes everything that can be read now, up to the buffer's size; an empty piece is the end. Nothing is held
+    /// while there is nothing to read.
+    pub(super) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut (impl AsyncRead + Unpin),
+    ) -> Poll<io::Result<Bytes>> {
+        if self.buf.capacity() < self.size {
+            self.buf.reserve(self.size);
+        }
+        while self.buf.len() < self.size {
+            // The allocation may be larger than what was asked for.
+            let left = self.size - self.buf.len();
+            let mut room = (&mut self.buf).limit(left);
+            match pin!(from.read_buf(&mut room)).poll(cx) {
+                // What was read before it is handed over first; the end and an error are found again.
+                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) | Poll::Pending if !self.buf.is_empty() => break,
+                Poll::Pending => {
+                    self.buf = BytesMut::new();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Bytes::new())),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(self.take()))
+    }
+
+    fn take(&mut self) -> Bytes {
+        let n = self.buf.len();
+        if n >= self.size {
+            self.size = (self.size * 2).min(MAX);
+        } else if n < self.size / 4 {
+            self.size = (self.size / 2).max(MIN);
+        }
+        if n > SMALL {
+            return self.buf.split().freeze();
+        }
+        let small = Bytes::copy_from_slice(&self.buf);
+        self.buf.clear();
+        small
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use tokio::io::AsyncWriteExt;
+
+    #[tokio::test]
+    async fn small_writes_are_merged() {
+        let (mut app, mut ours) = tokio::io::duplex(1 << 20);
+        for byte in 0..100u8 {
+            app.write_all(&[byte]).await.unwrap();
+        }
+        let mut chunk = Chunk::new();
+        let piece = poll_fn(|cx| chunk.poll_fill(cx, &mut ours)).await.unwrap();
+        assert_eq!(piece, (0..100u8).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn pieces_grow_with_the_traffic_and_shrink_again() {
+        let (mut app, mut ours) = tokio::io::duplex(4 << 20);
+        app.write_all(&vec![7; 2 << 20]).await.unwrap();
+        let mut chunk = Chunk::new();
+        let mut sizes = Vec::new();
+        for _ in 0..7 {
+            sizes.push(poll_fn(|cx| chunk.poll_fill(cx, &mut ours)).await.unwrap().len() / 1024);
+        }
+        assert_eq!(sizes, [16, 32, 64, 128, 256, 256, 256]);
+        let mut rest = 2048 - sizes.iter().sum::<usize>();
+        while rest > 0 {
+            rest -= poll_fn(|cx| chunk.poll_fill(cx, &mut ours)).await.unwrap().len() / 1024;
+        }
+        for _ in 0..5 {
+            app.write_all(b"x").await.unwrap();
+            assert_eq!(poll_fn(|cx| chunk.poll_fill(cx, &mut ours)).await.unwrap(), "x");
+        }
+        assert_eq!(chunk.size, MIN);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_held_while_idle_and_the_end_is_an_empty_piece() {
+        let (mut app, mut ours) = tokio::io::duplex(64);
+        let mut chunk = Chunk::new();
+        let idle = poll_fn(|cx| Poll::Ready(chunk.poll_fill(cx, &mut ours).is_pending())).await;
+        assert!(idle);
+        assert_eq!(chunk.buf.capacity(), 0);
+        app.write_all(b"last").await.unwrap();
+        drop(app);
+        assert_eq!(poll_fn(|cx| chunk.poll_fill(cx, &mut ours)).await.unwrap(), "last");
+        assert_eq!(poll_fn(|cx| chunk.poll_fill(cx, &mut ours)).await.unwrap(), "");
+    }
+}

@@ -1,0 +1,68 @@
+//! The `forwarded` header of a CONNECT: who the client was and which service it meant. A label, never proof.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+/// `for="10.0.0.1:41000";host=helloworld.sample.svc.cluster.local`
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Forwarded {
+    /// The application's address at the client.
+    pub client: Option<SocketAddr>,
+    /// The service the client addressed, when it addressed one.
+    pub host: Option<String>,
+}
+
+impl Forwarded {
+    /// Reads a header; what cannot be read is left out.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut read = Self::default();
+        // Only the first hop counts: later elements are other proxies'.
+        for pair in text.split(',').next().unwrap_or_default().split(';') {
+            let Some((key, value)) = pair.split_once('=') else { continue };
+            let value = value.trim().trim_matches('"');
+            match key.trim().to_ascii_lowercase().as_str() {
+                "for" => read.client = value.parse().ok(),
+                "host" if !value.is_empty() => read.host = Some(value.to_owned()),
+                _ => {}
+            }
+        }
+        read
+    }
+}
+
+impl fmt::Display for Forwarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(client) = self.client {
+            write!(f, "for=\"{client}\"")?;
+        }
+        if let Some(host) = &self.host {
+            let separator = if self.client.is_some() { ";" } else { "" };
+            write!(f, "{separator}host={host}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_and_read_in_the_fields_shape() {
+        let full =
+            Forwarded { client: "10.0.0.1:41000".parse().ok(), host: Some("a.b.svc.cluster.local".into()) };
+        assert_eq!(full.to_string(), r#"for="10.0.0.1:41000";host=a.b.svc.cluster.local"#);
+        let plain = Forwarded { client: "[2001:db8::1]:80".parse().ok(), host: None };
+        assert_eq!(plain.to_string(), r#"for="[2001:db8::1]:80""#);
+        for one in [full, plain, Forwarded::default()] {
+            assert_eq!(Forwarded::parse(&one.to_string()), one);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_left_out() {
+        let read = Forwarded::parse(r#"by=x; FOR="unknown";HOST="svc";=;host="#);
+        assert_eq!(read, Forwarded { client: None, host: Some("svc".into()) });
+    }
+}

@@ -1,0 +1,105 @@
+//! A stream as a byte stream: what the inner TLS of a double tunnel runs over.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{Stream, StreamError};
+
+/// [`Stream`] as [`AsyncRead`] and [`AsyncWrite`]. END_STREAM is end of file; a reset is an error.
+#[derive(Debug)]
+pub struct StreamIo {
+    stream: Stream,
+    unread: Bytes,
+}
+
+impl StreamIo {
+    /// Wraps a stream.
+    #[must_use]
+    pub fn new(stream: Stream) -> Self {
+        Self { stream, unread: Bytes::new() }
+    }
+
+    /// The stream, and what was received of it but not read.
+    #[must_use]
+    pub fn into_inner(self) -> (Stream, Bytes) {
+        (self.stream, self.unread)
+    }
+}
+
+impl From<Stream> for StreamIo {
+    fn from(stream: Stream) -> Self {
+        Self::new(stream)
+    }
+}
+
+impl AsyncRead for StreamIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let (recv, _) = this.stream.halves();
+        if this.unread.is_empty() {
+            match ready!(recv.poll_recv(cx)) {
+                Some(Ok(data)) => this.unread = data,
+                Some(Err(error)) => return Poll::Ready(Err(error.into())),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let n = buf.remaining().min(this.unread.len());
+        buf.put_slice(&this.unread[..n]);
+        this.unread.advance(n);
+        recv.release(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for StreamIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    /// Gathers the slices into one frame: TLS records written together stay together.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let total = bufs.iter().map(|buf| buf.len()).sum();
+        if total == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        let (_, send) = self.stream.halves();
+        let room = ready!(send.poll_room(cx, total))?.min(total);
+        let mut data = BytesMut::with_capacity(room);
+        for buf in bufs {
+            let n = buf.len().min(room - data.len());
+            data.extend_from_slice(&buf[..n]);
+        }
+        send.push(data.freeze())?;
+        Poll::Ready(Ok(room))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// What was written belongs to the tunnel's owner, which flushes it.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (_, send) = self.stream.halves();
+        match send.finish() {
+            // The peer has taken all it wanted.
+            Ok(()) | Err(StreamError::Reset(crate::Reason::NO_ERROR)) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(error.into())),
+        }
+    }
+}
