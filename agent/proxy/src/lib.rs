@@ -1,1 +1,32 @@
-//! Placeholder.
+//! The data plane of one pod, and the east-west gateway: listeners, the way of a connection from one end to the other,
+//! the table of what is open, the access log and its metrics.
+//!
+//! It composes what lower crates decide (state: where to, whether) and do (hbone: the tunnel; identity: the proof; sys:
+//! sockets), and knows nothing of xDS, ZDS or Kubernetes. Start with [`PodProxy`] and [`gateway::Gateway`].
+
+mod access_log;
+mod app;
+mod config;
+mod conns;
+mod dial;
+pub mod error;
+pub mod gateway;
+mod inbound;
+mod labels;
+mod listener;
+pub mod metrics;
+mod outbound;
+mod passthrough;
+mod pod;
+mod record;
+mod running;
+mod scope;
+mod world;
+
+pub use config::{Config, Ports};
+pub use conns::{Carrier, Conn, ConnectionsSnapshot};
+pub use error::Error;
+pub use listener::{Bound, Listeners};
+pub use metrics::Metrics;
+pub use pod::{PodInfo, PodName, PodProxy};
+pub use world::World;

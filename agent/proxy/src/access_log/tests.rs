@@ -1,0 +1,169 @@
+//! The keys of the reference, in their order, and which of them are quoted.
+
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+use super::*;
+
+/// What one event said: level, target, then `key=value` (strings in quotes).
+type Seen = Arc<Mutex<Vec<(Level, String, Vec<String>)>>>;
+
+struct Collect(Seen);
+struct Fields(Vec<String>);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.push(format!("{}={value:?}", field.name()));
+    }
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.push(format!("{}={value:?}", field.name()));
+    }
+}
+
+impl Subscriber for Collect {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "access"
+    }
+    fn event(&self, event: &Event<'_>) {
+        let mut fields = Fields(Vec::new());
+        event.record(&mut fields);
+        let meta = event.metadata();
+        self.0.lock().unwrap().push((*meta.level(), meta.target().to_owned(), fields.0));
+    }
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+fn one(log: impl FnOnce()) -> (Level, Vec<String>) {
+    let seen = Seen::default();
+    tracing::subscriber::with_default(Collect(Arc::clone(&seen)), log);
+    let mut seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 1);
+    let (level, target, mut fields) = seen.remove(0);
+    assert_eq!(target, "access");
+    // The message may be visited first or last; its place on the line is the formatter's.
+    fields.sort_by_key(|field| !field.starts_with("message="));
+    (level, fields)
+}
+
+fn line(authority: Option<&Authority>) -> Line<'_> {
+    Line {
+        src: "10.11.0.5:41000".parse().unwrap(),
+        src_workload: Some("sleep-1"),
+        src_namespace: Some("sample"),
+        src_identity: Some("spiffe://td/ns/sample/sa/sleep".into()),
+        src_cluster: Some("east"),
+        dst: "10.21.0.7:15008".parse().unwrap(),
+        dst_hbone: authority,
+        dst_service: Some("helloworld.sample.svc.cluster.local"),
+        dst_workload: Some("helloworld-v2"),
+        dst_namespace: Some("sample"),
+        dst_identity: Some("spiffe://td/ns/sample/sa/helloworld".into()),
+        dst_cluster: Some("west"),
+        direction: Direction::Outbound,
+    }
+}
+
+#[test]
+fn a_denied_connection_has_every_key_in_order() {
+    let authority: Authority = "10.21.0.7:5000".parse().unwrap();
+    let ending = Ending {
+        bytes_sent: 1,
+        bytes_recv: 2,
+        duration: Duration::from_millis(13),
+        error: Some("no".into()),
+        closed_by: Some("peer"),
+        policy: Some("sample/only".into()),
+    };
+    let (level, fields) = one(|| closed(&line(Some(&authority)), &ending));
+    assert_eq!(level, Level::ERROR);
+    assert_eq!(
+        fields,
+        [
+            "message=connection complete",
+            "src.addr=10.11.0.5:41000",
+            "src.workload=\"sleep-1\"",
+            "src.namespace=\"sample\"",
+            "src.identity=\"spiffe://td/ns/sample/sa/sleep\"",
+            "src.cluster=\"east\"",
+            "dst.addr=10.21.0.7:15008",
+            "dst.hbone_addr=10.21.0.7:5000",
+            "dst.service=\"helloworld.sample.svc.cluster.local\"",
+            "dst.workload=\"helloworld-v2\"",
+            "dst.namespace=\"sample\"",
+            "dst.identity=\"spiffe://td/ns/sample/sa/helloworld\"",
+            "dst.cluster=\"west\"",
+            "direction=\"outbound\"",
+            "bytes_sent=1",
+            "bytes_recv=2",
+            "duration=\"13ms\"",
+            "error=\"no\"",
+            "closed_by=\"peer\"",
+            "policy=\"sample/only\"",
+        ]
+    );
+}
+
+#[test]
+fn what_is_not_known_is_left_out() {
+    let nothing = Line {
+        src_workload: None,
+        src_namespace: None,
+        src_identity: None,
+        src_cluster: None,
+        dst_service: None,
+        dst_workload: None,
+        dst_namespace: None,
+        dst_identity: None,
+        dst_cluster: None,
+        ..line(None)
+    };
+    let ending = Ending {
+        bytes_sent: 0,
+        bytes_recv: 0,
+        duration: Duration::ZERO,
+        error: None,
+        closed_by: None,
+        policy: None,
+    };
+    let (level, fields) = one(|| closed(&nothing, &ending));
+    assert_eq!(level, Level::INFO);
+    let keys: Vec<&str> = fields.iter().map(|field| field.split('=').next().unwrap()).collect();
+    assert_eq!(
+        keys,
+        ["message", "src.addr", "dst.addr", "direction", "bytes_sent", "bytes_recv", "duration"]
+    );
+    assert_eq!(one(|| opened(&nothing)).0, Level::DEBUG);
+}
+
+#[test]
+fn an_early_denial_is_a_warning_of_four_keys() {
+    let (level, fields) = one(|| {
+        early(
+            "10.0.0.1:1".parse().unwrap(),
+            Some("10.0.0.2:2".parse().unwrap()),
+            Direction::Inbound,
+            &"too late",
+        );
+    });
+    assert_eq!(level, Level::WARN);
+    assert_eq!(
+        fields,
+        [
+            "message=connection failed",
+            "src.addr=10.0.0.1:1",
+            "dst.addr=10.0.0.2:2",
+            "direction=\"inbound\"",
+            "error=\"too late\"",
+        ]
+    );
+}

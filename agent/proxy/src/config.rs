@@ -1,0 +1,76 @@
+//! What can be set about the data plane. Read from nowhere: the root fills it in.
+
+use std::time::Duration;
+
+use isthmus_sys::socket::Transparent;
+
+/// The ports of a pod's listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    /// Captured outbound connections.
+    pub outbound: u16,
+    /// Captured plaintext that arrives.
+    pub inbound_plaintext: u16,
+    /// HBONE.
+    pub inbound: u16,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self { outbound: 15001, inbound_plaintext: 15006, inbound: 15008 }
+    }
+}
+
+/// Settings of the data plane, the same for every pod.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where listeners are bound.
+    pub ports: Ports,
+    /// Ports that are never a target: a connection to one of them at a pod's own address would come back to us.
+    pub illegal_ports: Vec<u16>,
+    /// Whether listeners must be able to keep the client's address towards the application.
+    pub original_source: Transparent,
+    /// How long one TCP connect may take.
+    pub dial_deadline: Duration,
+    /// How long one TLS handshake may take, on either side.
+    pub tls_deadline: Duration,
+    /// How long the far end of a tunnel may take to answer a CONNECT, dialling the tunnel included. Longer than a dial,
+    /// since the far end dials too.
+    pub answer_deadline: Duration,
+    /// How long a connection waits for the control plane to tell of the pod it belongs to.
+    pub workload_deadline: Duration,
+    /// TLS handshakes a pod's HBONE listener has under way at most; further ones wait in the backlog.
+    pub handshakes: usize,
+    /// Whether answers and records use baggage (`ENABLE_RESPONSE_BAGGAGE`).
+    pub baggage: bool,
+    /// How long a pooled tunnel without streams is kept.
+    pub pool_idle: Duration,
+    /// How long a gateway waits for a TLS ClientHello.
+    pub hello_deadline: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            ports: Ports::default(),
+            illegal_ports: vec![15001, 15006, 15008, 15053],
+            original_source: Transparent::BestEffort,
+            dial_deadline: Duration::from_secs(10),
+            tls_deadline: Duration::from_secs(10),
+            answer_deadline: Duration::from_secs(30),
+            workload_deadline: Duration::from_secs(5),
+            handshakes: 256,
+            baggage: true,
+            pool_idle: Duration::from_secs(300),
+            hello_deadline: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Config {
+    /// Whether `port` is one of ours.
+    #[must_use]
+    pub fn is_illegal(&self, port: u16) -> bool {
+        self.illegal_ports.contains(&port)
+    }
+}

@@ -1,0 +1,198 @@
+//! Why a connection of the data plane was refused or ended badly, and the one place that maps it to a response flag.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use isthmus_hbone::copy::CopyError;
+use isthmus_hbone::pool::{ConnectFailure, PoolError, Stage};
+use isthmus_hbone::{OpenError, TlsError, TunnelError};
+use isthmus_identity::FetchError;
+use isthmus_model::{Hostname, NetworkId, PolicyKey};
+use isthmus_state::route::DenyReason;
+use isthmus_state::{Denied, GatewayRefusal, InboundError};
+use isthmus_sys::socket::ConnectError;
+
+use crate::metrics::Flag;
+use crate::pod::PodName;
+
+/// A policy's verdict in words, with the policy when one is to blame.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refusal {
+    /// The policy that said no; `None` when no policy said yes.
+    pub policy: Option<PolicyKey>,
+    /// In words.
+    pub reason: String,
+}
+
+/// Why a connection did not come about, or ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The destination is ourselves: the connection would go round for ever.
+    #[error("attempted recursive call to ourselves: {0}")]
+    Recursive(SocketAddr),
+    /// The control plane has not told of the pod.
+    #[error("failed to fetch information about local workload: {0}")]
+    UnknownWorkload(PodName),
+    /// Plaintext arrived for an address that is not the pod's.
+    #[error("ip mismatch: {destination} is not an address of {pod}")]
+    NotOurAddress {
+        /// Where the connection was going.
+        destination: SocketAddr,
+        /// The pod.
+        pod: PodName,
+    },
+    /// There is no route to the destination.
+    #[error("{0}")]
+    Unroutable(DenyReason),
+    /// A CONNECT is not for this pod, or for no port of it.
+    #[error("{0}")]
+    Inbound(#[from] InboundError),
+    /// A request that makes no sense.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The TCP connection could not be made.
+    #[error("connection failed: {0}")]
+    Connect(#[source] ConnectError),
+    /// Nobody answers on the HBONE port.
+    #[error("connection timed out, maybe a NetworkPolicy is blocking HBONE port {}: {}", .0.port(), .0)]
+    HboneTimeout(SocketAddr),
+    /// We have no certificate to show.
+    #[error("{0}")]
+    Identity(#[from] FetchError),
+    /// The TLS handshake failed.
+    #[error("tls handshake error: {0}")]
+    Tls(#[from] TlsError),
+    /// The client showed no identity of the mesh. The verifier refuses such a client, so this is a second lock.
+    #[error("tls handshake error: the peer proved no SPIFFE identity")]
+    NoPeerIdentity,
+    /// The HTTP/2 handshake failed.
+    #[error("http2 handshake error: {0}")]
+    Http2(#[from] TunnelError),
+    /// A stream could not be opened in a tunnel.
+    #[error("{0}")]
+    Open(#[from] OpenError),
+    /// The far end did not answer the CONNECT.
+    #[error("connection failed: no answer to CONNECT within {0:?}")]
+    NoAnswer(Duration),
+    /// The client no longer waits for an answer.
+    #[error("the client gave up before it was answered")]
+    GivenUp,
+    /// A policy refused the connection.
+    #[error("connection closed due to policy rejection: {0}")]
+    Denied(#[source] Refusal),
+    /// A changed policy refused a connection that was open.
+    #[error("connection closed due to policy change: {0}")]
+    PolicyChanged(#[source] Refusal),
+    /// The process or the pod stops.
+    #[error("connection closed due to connection drain")]
+    Drained,
+    /// The copy ended with an error.
+    #[error("{0}")]
+    Copy(#[source] CopyError),
+    /// Bytes that had to come first could not be written.
+    #[error("cannot write the first bytes: {0}")]
+    Preface(#[source] std::io::Error),
+    /// The gateway does not reach this target.
+    #[error("{0}")]
+    Gateway(#[from] GatewayRefusal),
+    /// The service has no address that a client of the gateway's network would use.
+    #[error("service {hostname} has no virtual address on network {network}")]
+    NoVip {
+        /// The service.
+        hostname: Hostname,
+        /// The network.
+        network: NetworkId,
+    },
+    /// What should be a TLS ClientHello is none, or its name has no route.
+    #[error("{0}")]
+    Hello(#[from] crate::gateway::HelloError),
+    /// A tunnel could not be dialled; several connections may have waited for it.
+    #[error("{0}")]
+    Dial(#[source] ConnectFailure),
+    /// No tunnel was had in time.
+    #[error("connection failed: no tunnel within {0:?}")]
+    NoTunnel(Duration),
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        Self { reason: denied.to_string(), policy: denied.policy }
+    }
+}
+
+impl From<PoolError> for Error {
+    fn from(error: PoolError) -> Self {
+        match error {
+            PoolError::Connect(failure) => Self::Dial(failure),
+            PoolError::Deadline(after) => Self::NoTunnel(after),
+            PoolError::Open(error) => Self::Open(error),
+        }
+    }
+}
+
+impl Error {
+    /// The response flag of a connection that ended with this.
+    #[must_use]
+    pub fn flag(&self) -> Flag {
+        match self {
+            Self::Denied(_) | Self::PolicyChanged(_) => Flag::Deny,
+            Self::Tls(_) | Self::NoPeerIdentity => Flag::TlsFailure,
+            Self::Http2(_) => Flag::H2HandshakeFailure,
+            Self::HboneTimeout(_) => Flag::NetworkPolicy,
+            Self::Identity(_) => Flag::IdentityError,
+            Self::Dial(failure) => match failure.stage {
+                Stage::Identity => Flag::IdentityError,
+                Stage::Timeout => Flag::NetworkPolicy,
+                Stage::Connect => Flag::Connect,
+                Stage::Tls => Flag::TlsFailure,
+                Stage::Handshake => Flag::H2HandshakeFailure,
+            },
+            Self::Recursive(_)
+            | Self::UnknownWorkload(_)
+            | Self::NotOurAddress { .. }
+            | Self::Unroutable(_)
+            | Self::BadRequest(_)
+            | Self::Connect(_)
+            | Self::Open(_)
+            | Self::NoAnswer(_)
+            | Self::NoTunnel(_)
+            | Self::Inbound(_)
+            | Self::GivenUp
+            | Self::Drained
+            | Self::Copy(_)
+            | Self::Preface(_)
+            | Self::Gateway(_)
+            | Self::NoVip { .. }
+            | Self::Hello(_) => Flag::Connect,
+        }
+    }
+
+    /// The policy to blame, if one is.
+    #[must_use]
+    pub fn policy(&self) -> Option<&PolicyKey> {
+        match self {
+            Self::Denied(refusal) | Self::PolicyChanged(refusal) => refusal.policy.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// How far a dial of a tunnel came that failed with this.
+    pub(crate) fn stage(&self) -> Stage {
+        match self {
+            Self::Identity(_) => Stage::Identity,
+            Self::HboneTimeout(_) => Stage::Timeout,
+            Self::Tls(_) => Stage::Tls,
+            Self::Http2(_) => Stage::Handshake,
+            _ => Stage::Connect,
+        }
+    }
+
+    /// A failed dial of an HBONE port: silence there has its own flag.
+    pub(crate) fn hbone_dial(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Timeout { to, .. } => Self::HboneTimeout(to),
+            other => Self::Connect(other),
+        }
+    }
+}

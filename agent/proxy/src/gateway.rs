@@ -1,0 +1,143 @@
+//! The east-west gateway of a network: outer tunnels in, opaque bytes out to the endpoints of global services; and, for
+//! what is not HBONE, TLS by its server name and plain TCP. It reads nothing that passes through it.
+//!
+//! What it refuses: an authority that is an address (400, no client of the mesh sends one to a gateway); a service that
+//! is unknown, not global, or without a healthy HBONE endpoint in this network (503, all alike, so that a peer cannot
+//! find out what exists). The reference gateway closes the connection instead; its clients treat both as a failure.
+
+mod hbone;
+mod hello;
+mod relay;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_model::{Authority, NamespacedHostname, TrustDomain, Workload};
+use isthmus_rt::drain::Watch;
+use isthmus_sys::socket::Sockets;
+
+use crate::conns::ConnectionsSnapshot;
+use crate::listener::Bound;
+use crate::pod::PodInfo;
+use crate::running::Running;
+use crate::scope::Scope;
+use crate::world::World;
+
+pub use hello::HelloError;
+
+/// Which services may be reached from other networks. Asked for every stream.
+pub trait Globals: Send + Sync {
+    /// Whether the service is global; what is not known is not.
+    fn is_global(&self, service: &NamespacedHostname) -> bool;
+}
+
+/// Who the gateway is.
+#[derive(Debug, Clone)]
+pub struct GatewayInfo {
+    /// Its pod; the service account is that of its identity.
+    pub pod: PodInfo,
+    /// Its trust domain, and that of the peers it accepts.
+    pub trust_domain: TrustDomain,
+}
+
+/// Where a connection that is no HBONE goes: an address, or a port of a service (which need not be global: whoever
+/// configured the route wants it reached).
+pub type Target = Authority;
+
+/// Routes by the server name of a TLS ClientHello.
+#[derive(Debug, Clone, Default)]
+pub struct SniRoutes {
+    /// Server name, in lower case → target.
+    pub names: HashMap<String, Target>,
+    /// For any other name, and for none.
+    pub otherwise: Option<Target>,
+}
+
+/// The listeners of a gateway.
+#[derive(Debug, Default)]
+pub struct GatewayListeners {
+    /// HBONE, usually 15008.
+    pub hbone: Option<Bound>,
+    /// TLS that is passed through by its server name: 15443, 15012, 15017.
+    pub sni: Vec<(Bound, SniRoutes)>,
+    /// Plain TCP to one target each.
+    pub tcp: Vec<(Bound, Target)>,
+}
+
+/// A running gateway. Dropped, it ends at once.
+#[derive(Debug)]
+pub struct Gateway {
+    scope: Arc<Scope>,
+    running: Running,
+}
+
+impl SniRoutes {
+    /// The target of a connection with this server name.
+    #[must_use]
+    pub fn target(&self, name: Option<&str>) -> Option<&Target> {
+        name.and_then(|name| self.names.get(&name.to_ascii_lowercase())).or(self.otherwise.as_ref())
+    }
+}
+
+impl Gateway {
+    /// Serves until the process drains or [`Self::stop`] is called. Must be called inside the data plane's runtime.
+    #[must_use]
+    pub fn start(
+        world: Arc<World>,
+        info: GatewayInfo,
+        listeners: GatewayListeners,
+        globals: Arc<dyn Globals>,
+        sockets: Sockets,
+        drain: Watch,
+    ) -> Self {
+        let stand_in = stand_in(&world, &info);
+        let scope = Arc::new(Scope::new(world, info.pod, sockets, false).with_stand_in(stand_in));
+        let running = Running::new(scope.owner(), drain);
+        if let Some(bound) = listeners.hbone {
+            let mine = Arc::clone(&scope);
+            running.listen(bound, "gateway hbone", Some(scope.handshakes()), move |accepted, drain| {
+                hbone::accept(Arc::clone(&mine), Arc::clone(&globals), accepted, drain)
+            });
+        }
+        for (bound, routes) in listeners.sni {
+            let (mine, routes) = (Arc::clone(&scope), Arc::new(routes));
+            running.listen(bound, "gateway tls", Some(scope.handshakes()), move |accepted, drain| {
+                relay::serve_tls(Arc::clone(&mine), Arc::clone(&routes), accepted, drain)
+            });
+        }
+        for (bound, target) in listeners.tcp {
+            let (mine, target) = (Arc::clone(&scope), Arc::new(target));
+            running.listen(bound, "gateway tcp", None, move |accepted, drain| {
+                relay::serve_tcp(Arc::clone(&mine), Arc::clone(&target), accepted, drain)
+            });
+        }
+        Self { scope, running }
+    }
+
+    /// What is open now; everything counts as outbound, since nothing ends here.
+    #[must_use]
+    pub fn connections(&self) -> ConnectionsSnapshot {
+        self.scope.connections().snapshot()
+    }
+
+    /// Takes no new connections, waits at most `deadline` for the open ones, then cuts what is left.
+    pub async fn stop(&self, deadline: Duration) {
+        self.running.stop(deadline).await;
+    }
+}
+
+/// Who the gateway is as long as the control plane does not describe it.
+fn stand_in(world: &World, info: &GatewayInfo) -> Workload {
+    Workload {
+        name: info.pod.name.clone(),
+        namespace: info.pod.namespace.clone(),
+        service_account: info.pod.service_account.clone(),
+        trust_domain: info.trust_domain.clone(),
+        network: world.network.clone(),
+        cluster_id: world.cluster.clone(),
+        workload_name: info.pod.name.clone(),
+        canonical_name: info.pod.name.clone(),
+        ..Workload::default()
+    }
+}

@@ -1,0 +1,87 @@
+//! What is not HBONE: TLS routed by its server name, and plain TCP. Both go the way that a connection of the gateway's
+//! own workload would go, so an endpoint in the mesh is reached over HBONE, as the gateway.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use isthmus_model::Authority;
+use isthmus_rt::drain::Watch;
+use isthmus_state::GatewayRefusal;
+use isthmus_sys::socket::reset_on_close;
+
+use super::{HelloError, SniRoutes, Target, hello};
+use crate::access_log;
+use crate::error::Error;
+use crate::listener::Accepted;
+use crate::metrics::Reporter;
+use crate::outbound::{self, Flow};
+use crate::record::Direction;
+use crate::scope::Scope;
+
+/// Serves one TLS connection to its end.
+pub(super) async fn serve_tls(
+    scope: Arc<Scope>,
+    routes: Arc<SniRoutes>,
+    mut accepted: Accepted,
+    drain: Watch,
+) {
+    let place = accepted.place.take();
+    serve(&scope, accepted, drain, async |accepted| {
+        let read = hello::read(&mut accepted.stream, scope.world().config.hello_deadline).await?;
+        // The place was for the hello only.
+        drop(place);
+        let no_route = || Error::Hello(HelloError::NoRoute(read.name.clone()));
+        let target = routes.target(read.name.as_deref()).ok_or_else(no_route)?;
+        Ok((address(&scope, target)?, read.bytes))
+    })
+    .await;
+}
+
+/// Serves one plain connection to its end.
+pub(super) async fn serve_tcp(scope: Arc<Scope>, target: Arc<Target>, accepted: Accepted, drain: Watch) {
+    serve(&scope, accepted, drain, async |_| Ok((address(&scope, &target)?, Bytes::new()))).await;
+}
+
+async fn serve(
+    scope: &Scope,
+    mut accepted: Accepted,
+    drain: Watch,
+    find: impl AsyncFnOnce(&mut Accepted) -> Result<(SocketAddr, Bytes), Error>,
+) {
+    let _open = scope.world().metrics.socket(Reporter::Gateway);
+    scope.sockets().accepted(&accepted.stream);
+    let work = async {
+        match find(&mut accepted).await {
+            Ok((original, first)) => {
+                let Accepted { stream, source, .. } = accepted;
+                outbound::forward(scope, Flow { stream, source, original, first }).await;
+            }
+            Err(error) => {
+                reset_on_close(&accepted.stream);
+                access_log::early(accepted.source, Some(accepted.local), Direction::Inbound, &error);
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        // What was opened logs its end when it is dropped.
+        () = drain.forced() => {}
+        () = work => {}
+    }
+}
+
+/// What a client inside the network would connect to.
+fn address(scope: &Scope, target: &Target) -> Result<SocketAddr, Error> {
+    let (hostname, port) = match target {
+        Authority::Ip(address) => return Ok(*address),
+        Authority::Host { hostname, port } => (hostname, *port),
+    };
+    let (snapshot, network) = (scope.snapshot(), &scope.world().network);
+    let service = snapshot
+        .service_by_hostname(hostname, Some(&scope.pod().namespace))
+        .ok_or_else(|| Error::Gateway(GatewayRefusal::UnknownService(hostname.clone())))?;
+    let vip = service.vips.iter().find(|vip| vip.network == *network);
+    let vip = vip.ok_or_else(|| Error::NoVip { hostname: hostname.clone(), network: network.clone() })?;
+    Ok(SocketAddr::new(vip.address, port))
+}

@@ -1,0 +1,226 @@
+//! The labels of one connection, in the order and with the fallbacks that existing dashboards expect. Pure.
+
+use std::fmt;
+
+use isthmus_model::{ClusterId, Hostname, Namespace, Service, SpiffeId, Text, Workload};
+use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+
+/// Who reports a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Reporter {
+    /// The client's side.
+    #[default]
+    Source,
+    /// The server's side.
+    Destination,
+    /// A gateway in between. A value of its own, so that nobody's sums count the connection twice.
+    Gateway,
+}
+
+/// How a connection ended, as `response_flags`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Flag {
+    /// Well, or not yet.
+    #[default]
+    None,
+    /// A policy refused it.
+    Deny,
+    /// The far end was not reached, or answered with something else than 200.
+    Connect,
+    /// The TLS handshake failed.
+    TlsFailure,
+    /// The HTTP/2 handshake failed.
+    H2HandshakeFailure,
+    /// Nobody answered on the HBONE port: most often a NetworkPolicy.
+    NetworkPolicy,
+    /// There is no certificate of our own.
+    IdentityError,
+}
+
+/// One end of a connection, as labels name it. Empty texts are `unknown`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Party {
+    /// Name of the controller.
+    pub workload: Text,
+    /// Canonical name.
+    pub canonical_service: Text,
+    /// Canonical revision; also the version.
+    pub canonical_revision: Text,
+    /// Namespace.
+    pub namespace: Namespace,
+    /// Proven or expected identity.
+    pub principal: Option<SpiffeId>,
+    /// `app`.
+    pub app: Text,
+    /// Cluster.
+    pub cluster: ClusterId,
+    /// Region.
+    pub region: Text,
+    /// Zone.
+    pub zone: Text,
+    /// Whether it is known at all.
+    pub known: bool,
+}
+
+/// The service a client meant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct ServiceLabels {
+    /// Fully qualified name.
+    pub hostname: Hostname,
+    /// Namespace.
+    pub namespace: Namespace,
+    /// Short name.
+    pub name: Text,
+}
+
+/// The labels of one connection. Clones share the texts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Labels {
+    /// Who reports.
+    pub reporter: Reporter,
+    /// The client.
+    pub source: Party,
+    /// The service.
+    pub service: ServiceLabels,
+    /// The server.
+    pub destination: Party,
+    /// How it ended.
+    pub flag: Flag,
+    /// Whether it is carried over mutual TLS.
+    pub mutual_tls: bool,
+}
+
+// === impl Reporter ===
+
+impl Reporter {
+    /// The label's value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+// === impl Flag ===
+
+impl Flag {
+    /// The label's value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "-",
+            Self::Deny => "DENY",
+            Self::Connect => "CONNECT",
+            Self::TlsFailure => "TLS_FAILURE",
+            Self::H2HandshakeFailure => "H2_HANDSHAKE_FAILURE",
+            Self::NetworkPolicy => "NETWORK_POLICY",
+            Self::IdentityError => "IDENTITY_ERROR",
+        }
+    }
+}
+
+// === impl Party ===
+
+impl Party {
+    /// As the control plane described the workload; without a principal.
+    #[must_use]
+    pub fn of(workload: &Workload) -> Self {
+        Self {
+            workload: workload.workload_name.clone(),
+            canonical_service: workload.canonical_name.clone(),
+            canonical_revision: workload.canonical_revision.clone(),
+            namespace: workload.namespace.clone(),
+            principal: None,
+            app: workload.canonical_name.clone(),
+            cluster: workload.cluster_id.clone(),
+            region: workload.locality.region.clone(),
+            zone: workload.locality.zone.clone(),
+            known: true,
+        }
+    }
+
+    /// The same with an identity.
+    #[must_use]
+    pub fn with_principal(mut self, principal: Option<SpiffeId>) -> Self {
+        self.principal = principal;
+        self
+    }
+}
+
+// === impl ServiceLabels ===
+
+impl ServiceLabels {
+    /// As the control plane described the service.
+    #[must_use]
+    pub fn of(service: &Service) -> Self {
+        Self {
+            hostname: service.hostname.clone(),
+            namespace: service.namespace.clone(),
+            name: service.name.clone(),
+        }
+    }
+}
+
+// === impl Labels ===
+
+impl EncodeLabelSet for Labels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        let mut put = |key: &str, value: &str| (key, known(value)).encode_pair(encoder);
+        let (source, destination, service) = (&self.source, &self.destination, &self.service);
+        put("reporter", self.reporter.as_str())?;
+        put("source_workload", source.workload.as_str())?;
+        put("source_canonical_service", source.canonical_service.as_str())?;
+        put("source_canonical_revision", source.canonical_revision.as_str())?;
+        put("source_workload_namespace", source.namespace.as_str())?;
+        put("source_principal", &principal(source))?;
+        put("source_app", source.app.as_str())?;
+        put("source_version", source.canonical_revision.as_str())?;
+        put("source_cluster", source.cluster.as_str())?;
+        put("destination_service", service.hostname.as_str())?;
+        put("destination_service_namespace", service.namespace.as_str())?;
+        put("destination_service_name", service.name.as_str())?;
+        put("destination_workload", destination.workload.as_str())?;
+        put("destination_canonical_service", destination.canonical_service.as_str())?;
+        put("destination_canonical_revision", destination.canonical_revision.as_str())?;
+        put("destination_workload_namespace", destination.namespace.as_str())?;
+        put("destination_principal", &principal(destination))?;
+        put("destination_app", destination.app.as_str())?;
+        put("destination_version", destination.canonical_revision.as_str())?;
+        put("destination_cluster", destination.cluster.as_str())?;
+        put("request_protocol", "tcp")?;
+        put("response_flags", self.flag.as_str())?;
+        put("connection_security_policy", if self.mutual_tls { "mutual_tls" } else { "" })?;
+        if source.known || destination.known {
+            put("source_region", source.region.as_str())?;
+            put("source_zone", source.zone.as_str())?;
+            put("destination_region", destination.region.as_str())?;
+            put("destination_zone", destination.zone.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+fn known(value: &str) -> &str {
+    if value.is_empty() { "unknown" } else { value }
+}
+
+fn principal(party: &Party) -> String {
+    party.principal.as_ref().map(ToString::to_string).unwrap_or_default()
+}
+
+/// One label written to an encoder.
+trait EncodePair {
+    fn encode_pair(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result;
+}
+
+impl EncodePair for (&str, &str) {
+    fn encode_pair(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        prometheus_client::encoding::EncodeLabel::encode(self, encoder.encode_label())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! 15001: a captured connection of the pod, from its original destination to the other end. Never falls back from HBONE
+//! to plaintext, and sends no byte of the application before the far end said yes.
+
+mod double;
+mod flow;
+mod hbone;
+mod tcp;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use isthmus_model::Workload;
+use isthmus_rt::drain::Watch;
+use isthmus_state::resolve;
+use isthmus_state::route::{Resolved, Route};
+use isthmus_sys::socket::reset_on_close;
+
+use crate::access_log;
+use crate::error::Error;
+use crate::listener::Accepted;
+use crate::metrics::Reporter;
+use crate::record::Direction;
+use crate::scope::Scope;
+
+pub(crate) use flow::{Flow, Way};
+
+/// Serves one captured connection to its end.
+pub(crate) async fn serve(scope: Arc<Scope>, accepted: Accepted, drain: Watch) {
+    let _open = scope.world().metrics.socket(Reporter::Source);
+    scope.sockets().accepted(&accepted.stream);
+    let flow = Flow {
+        stream: accepted.stream,
+        source: accepted.source,
+        original: accepted.original,
+        first: Bytes::new(),
+    };
+    tokio::select! {
+        biased;
+        // What was opened logs its end when it is dropped.
+        () = drain.forced() => {}
+        () = forward(&scope, flow) => {}
+    }
+}
+
+/// Sends one connection where the mesh's state says, and logs how it ended.
+pub(crate) async fn forward(scope: &Scope, flow: Flow) {
+    let (source, original) = (flow.source, flow.original);
+    // Boxed so that a connection which only copies does not carry the room that its beginning needed.
+    match Box::pin(route(scope, original)).await {
+        Ok((workload, resolved)) => send(scope, flow, workload, resolved).await,
+        Err(error) => {
+            reset_on_close(&flow.stream);
+            access_log::early(source, Some(original), Direction::Outbound, &error);
+        }
+    }
+}
+
+/// Decides where a connection goes. Steps 1 to 8 of the reference's decision tree.
+async fn route(scope: &Scope, original: SocketAddr) -> Result<(Arc<Workload>, Resolved), Error> {
+    let config = &scope.world().config;
+    let illegal = config.is_illegal(original.port());
+    if illegal && original.ip().is_loopback() {
+        return Err(Error::Recursive(original));
+    }
+    let workload = scope.workload().await?;
+    if illegal && workload.addresses.contains(&original.ip()) {
+        return Err(Error::Recursive(original));
+    }
+    let snapshot = scope.snapshot();
+    let resolved = resolve(&snapshot, &workload, original, &scope.world().network, &mut fastrand::Rng::new());
+    tracing::debug!(pod = %scope.name(), dst = %original, route = ?resolved.route, reason = %resolved.reason, "resolved");
+    Ok((workload, resolved))
+}
+
+async fn send(scope: &Scope, flow: Flow, workload: Arc<Workload>, resolved: Resolved) {
+    let Resolved { route, destination, .. } = resolved;
+    let way = Way { scope, workload, destination };
+    match route {
+        Route::Deny(reason) => {
+            let error = Error::Unroutable(reason);
+            reset_on_close(&flow.stream);
+            access_log::early(flow.source, Some(flow.original), Direction::Outbound, &error);
+        }
+        Route::Passthrough { to } => tcp::send(&way, flow, to).await,
+        Route::Tcp(upstream) => tcp::send(&way, flow, upstream.tcp_to).await,
+        Route::Hbone(upstream) => hbone::send(&way, flow, &upstream).await,
+        Route::DoubleHbone(upstream) => double::send(&way, flow, &upstream).await,
+    }
+}

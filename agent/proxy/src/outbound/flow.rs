@@ -1,0 +1,108 @@
+//! One outbound connection and what is said of it, whichever way it goes.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use isthmus_hbone::forwarded::Forwarded;
+use isthmus_hbone::pool::Opened;
+use isthmus_hbone::trace::TraceParent;
+use isthmus_hbone::{Head, ResponseHead, Stream};
+use isthmus_model::{Authority, SpiffeId, Workload};
+use isthmus_state::route::{Destination, Upstream};
+use tokio::net::TcpStream;
+
+use crate::conns::{Carrier, Conn, Tracked};
+use crate::dial::{Dialer, PoolKey};
+use crate::error::Error;
+use crate::labels;
+use crate::metrics::labels::ServiceLabels;
+use crate::record::{Direction, End, Opening, Record};
+use crate::scope::Scope;
+
+/// A client's connection that is to be sent somewhere.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    pub(crate) stream: TcpStream,
+    pub(crate) source: SocketAddr,
+    /// Where the client wanted to go.
+    pub(crate) original: SocketAddr,
+    /// Bytes that were already read from the client, to be sent first.
+    pub(crate) first: Bytes,
+}
+
+/// On whose behalf, and what is known of the other end.
+pub(crate) struct Way<'a> {
+    pub(crate) scope: &'a Scope,
+    pub(crate) workload: Arc<Workload>,
+    pub(crate) destination: Destination,
+}
+
+impl Way<'_> {
+    /// Starts the record of a connection that goes to `dst`, over HBONE when there is an authority.
+    pub(super) fn record(&self, flow: &Flow, dst: SocketAddr, hbone: Option<Authority>) -> Record {
+        let mutual_tls = hbone.is_some();
+        let Destination { workload, service } = &self.destination;
+        let expected = workload.as_deref().map(Workload::identity);
+        let opening = Opening {
+            reporter: self.scope.reporter(),
+            direction: Direction::Outbound,
+            src: flow.source,
+            source: End::of(Some(&self.workload), mutual_tls.then(|| self.workload.identity())),
+            dst,
+            hbone,
+            service: service.as_deref().map(ServiceLabels::of),
+            destination: End::of(workload.as_deref(), expected),
+            mutual_tls,
+        };
+        Record::new(Arc::clone(&self.scope.world().metrics), opening)
+    }
+
+    /// Enters the connection into the pod's table.
+    pub(super) fn track(&self, flow: &Flow, dst: SocketAddr, protocol: Carrier) -> Tracked {
+        let original_dst = Some(flow.original.to_string());
+        self.scope.connections().outbound(Conn { src: flow.source, original_dst, actual_dst: dst, protocol })
+    }
+
+    /// What is asked of the far end of a tunnel.
+    pub(super) fn head(&self, flow: &Flow, authority: Authority) -> Head {
+        let host = self.destination.service.as_ref().map(|service| service.hostname.to_string());
+        Head {
+            baggage: Some(labels::baggage(&self.workload)),
+            forwarded: Some(Forwarded { client: Some(flow.source), host }.to_string()),
+            traceparent: Some(TraceParent::random().to_string()),
+            ..Head::new(authority)
+        }
+    }
+
+    /// Opens a stream in a pooled tunnel, which is dialled when there is none.
+    pub(super) async fn open(
+        &self,
+        flow: &Flow,
+        upstream: &Upstream,
+        head: &Head,
+    ) -> Result<(Stream, ResponseHead), Error> {
+        let key = PoolKey {
+            source: self.workload.identity(),
+            destinations: upstream.identities.clone(),
+            address: upstream.tcp_to,
+            source_ip: flow.source.ip(),
+        };
+        let dialer = Dialer(self.scope);
+        let opened = Box::pin(self.scope.pool().open(&key, head, &dialer));
+        let Opened { stream, response, .. } = self.in_time(opened).await??;
+        Ok((stream, response))
+    }
+
+    /// The far end may be dialling, and so may the one behind it, but not for ever.
+    pub(super) async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Error> {
+        let deadline: Duration = self.scope.world().config.answer_deadline;
+        tokio::time::timeout(deadline, answer).await.map_err(|_| Error::NoAnswer(deadline))
+    }
+
+    pub(super) fn identity(&self) -> SpiffeId {
+        self.workload.identity()
+    }
+}

@@ -1,0 +1,234 @@
+//! The record of one connection: what the metrics count of it and what the access log says of it, each exactly once.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use isthmus_hbone::copy::{Count, Ended, Side};
+use isthmus_model::{Authority, SpiffeId, Text, Workload};
+use prometheus_client::metrics::counter::Counter;
+use tokio::time::Instant;
+
+use crate::access_log::{self, Ending, Line};
+use crate::error::Error;
+use crate::metrics::labels::ServiceLabels;
+use crate::metrics::{Flag, Labels, Metrics, Party, Reporter};
+
+/// One end of a connection: its labels and the name of its pod, which only the log has.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct End {
+    pub(crate) party: Party,
+    pub(crate) pod: Text,
+}
+
+/// Which end of a connection is the local workload: the client, outbound, or the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Inbound,
+    Outbound,
+}
+
+/// What is known of a connection when it is opened.
+#[derive(Debug, Clone)]
+pub(crate) struct Opening {
+    pub(crate) reporter: Reporter,
+    pub(crate) direction: Direction,
+    pub(crate) src: SocketAddr,
+    pub(crate) source: End,
+    pub(crate) dst: SocketAddr,
+    /// The authority, when the connection is carried by HBONE.
+    pub(crate) hbone: Option<Authority>,
+    pub(crate) service: Option<ServiceLabels>,
+    pub(crate) destination: End,
+    pub(crate) mutual_tls: bool,
+}
+
+/// A connection that is being recorded. Dropped without an ending, it was cut by a shutdown.
+#[derive(Debug)]
+pub(crate) struct Record {
+    opening: Opening,
+    metrics: Arc<Metrics>,
+    started: Instant,
+    traffic: Option<Traffic>,
+    ended: bool,
+}
+
+/// Counts bytes while they flow.
+#[derive(Debug, Clone)]
+pub(crate) struct Traffic {
+    from_local: Counter,
+    to_local: Counter,
+    totals: Arc<[AtomicU64; 2]>,
+}
+
+// === impl Direction ===
+
+impl Direction {
+    /// As the log has it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+// === impl End ===
+
+impl End {
+    /// A workload; `identity` is what it proved or is expected to prove.
+    pub(crate) fn of(workload: Option<&Workload>, identity: Option<SpiffeId>) -> Self {
+        let party = workload.map(Party::of).unwrap_or_default().with_principal(identity);
+        let pod = workload.map(|workload| workload.name.clone()).unwrap_or_default();
+        Self { party, pod }
+    }
+
+    fn pod(&self) -> Option<&str> {
+        [&self.pod, &self.party.canonical_service].into_iter().find_map(|name| shown(name.as_str()))
+    }
+}
+
+// === impl Opening ===
+
+impl Opening {
+    fn labels(&self, flag: Flag) -> Labels {
+        Labels {
+            reporter: self.reporter,
+            source: self.source.party.clone(),
+            service: self.service.clone().unwrap_or_default(),
+            destination: self.destination.party.clone(),
+            flag,
+            mutual_tls: self.mutual_tls,
+        }
+    }
+}
+
+// === impl Record ===
+
+impl Record {
+    /// Starts the clock. Nothing is counted before [`Self::open`].
+    pub(crate) fn new(metrics: Arc<Metrics>, opening: Opening) -> Self {
+        Self { opening, metrics, started: Instant::now(), traffic: None, ended: false }
+    }
+
+    /// Replaces the server's identity by the one it proved, and its labels by those it said; has no effect once opened.
+    pub(crate) fn learn_destination(&mut self, proven: Option<SpiffeId>, said: Option<End>) {
+        if self.traffic.is_none() {
+            if let Some(said) = said {
+                self.opening.destination = said;
+            }
+            self.opening.destination.party.principal = proven;
+        }
+    }
+
+    /// Counts and logs the connection as opened; the answer counts its bytes. Only the first call counts.
+    pub(crate) fn open(&mut self) -> Traffic {
+        if let Some(traffic) = &self.traffic {
+            return traffic.clone();
+        }
+        let labels = self.opening.labels(Flag::None);
+        self.metrics.opened.get_or_create(&labels).inc();
+        let (sent, received) = (
+            self.metrics.sent.get_or_create_owned(&labels),
+            self.metrics.received.get_or_create_owned(&labels),
+        );
+        // `sent` flows towards the client. The local workload is the client outbound and the server inbound.
+        let (from_local, to_local) = match self.opening.direction {
+            Direction::Outbound => (received, sent),
+            Direction::Inbound => (sent, received),
+        };
+        let traffic = Traffic { from_local, to_local, totals: Arc::default() };
+        access_log::opened(&self.line());
+        self.traffic.insert(traffic).clone()
+    }
+
+    /// Ends it after both directions were copied, well or not.
+    pub(crate) fn finish(self, ended: Ended) {
+        let by = match (ended.closed_by, self.opening.direction) {
+            (Side::Local, Direction::Outbound) | (Side::Remote, Direction::Inbound) => "client",
+            (Side::Remote, Direction::Outbound) | (Side::Local, Direction::Inbound) => "server",
+        };
+        match ended.error {
+            None => self.end(None, Some(by)),
+            Some(error) => self.end(Some(&Error::Copy(error)), Some(by)),
+        }
+    }
+
+    /// Ends it before or while bytes were copied.
+    pub(crate) fn fail(self, error: &Error) {
+        self.end(Some(error), None);
+    }
+
+    fn end(mut self, error: Option<&Error>, closed_by: Option<&str>) {
+        self.close(error, closed_by);
+    }
+
+    fn close(&mut self, error: Option<&Error>, closed_by: Option<&str>) {
+        self.ended = true;
+        let traffic = self.open();
+        let labels = self.opening.labels(error.map(Error::flag).unwrap_or_default());
+        self.metrics.closed.get_or_create(&labels).inc();
+        if error.is_some() {
+            self.metrics.failed.get_or_create(&labels).inc();
+        }
+        let [from_local, to_local] = &*traffic.totals;
+        access_log::closed(
+            &self.line(),
+            &Ending {
+                bytes_sent: from_local.load(Ordering::Relaxed),
+                bytes_recv: to_local.load(Ordering::Relaxed),
+                duration: self.started.elapsed(),
+                error: error.map(ToString::to_string),
+                closed_by,
+                policy: error.and_then(Error::policy).map(ToString::to_string),
+            },
+        );
+    }
+
+    fn line(&self) -> Line<'_> {
+        let Opening { source, destination, mutual_tls, .. } = &self.opening;
+        let identity =
+            |end: &'_ End| end.party.principal.as_ref().filter(|_| *mutual_tls).map(ToString::to_string);
+        Line {
+            src: self.opening.src,
+            src_workload: source.pod(),
+            src_namespace: shown(source.party.namespace.as_str()),
+            src_identity: identity(source),
+            src_cluster: shown(source.party.cluster.as_str()),
+            dst: self.opening.dst,
+            dst_hbone: self.opening.hbone.as_ref(),
+            dst_service: self.opening.service.as_ref().map(|service| service.hostname.as_str()),
+            dst_workload: destination.pod(),
+            dst_namespace: shown(destination.party.namespace.as_str()),
+            dst_identity: identity(destination),
+            dst_cluster: shown(destination.party.cluster.as_str()),
+            direction: self.opening.direction,
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.ended && self.traffic.is_some() {
+            self.close(Some(&Error::Drained), None);
+        }
+    }
+}
+
+fn shown(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+// === impl Traffic ===
+
+impl Count for Traffic {
+    fn sent(&self, n: u64) {
+        self.from_local.inc_by(n);
+        self.totals[0].fetch_add(n, Ordering::Relaxed);
+    }
+
+    fn received(&self, n: u64) {
+        self.to_local.inc_by(n);
+        self.totals[1].fetch_add(n, Ordering::Relaxed);
+    }
+}

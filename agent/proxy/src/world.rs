@@ -1,0 +1,38 @@
+//! What all pods of a process share: the mesh's state, certificates, settings and metrics. Owns nothing of a pod.
+
+use std::sync::Arc;
+
+use isthmus_hbone::Settings;
+use isthmus_identity::CertSource;
+use isthmus_model::{ClusterId, NetworkId};
+use isthmus_state::State;
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+
+/// What all pods share.
+pub struct World {
+    /// What the mesh looks like.
+    pub state: State,
+    /// Certificates of the identities on this node.
+    pub certs: Arc<dyn CertSource>,
+    /// The network this process is in.
+    pub network: NetworkId,
+    /// The cluster this process is in.
+    pub cluster: ClusterId,
+    /// Settings of tunnels.
+    pub settings: Settings,
+    /// Settings of the data plane.
+    pub config: Config,
+    /// Metrics of the data plane.
+    pub metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World")
+            .field("network", &self.network)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
