@@ -3,6 +3,7 @@
 
 pub mod limits;
 pub mod netns;
+pub mod nft;
 pub mod process_metrics;
 pub mod route;
 pub mod socket;

@@ -4,13 +4,16 @@
 use std::io;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload, NetlinkSerializable,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_sys::{Socket, SocketAddr};
 
 use crate::Error;
 use crate::netns::Netns;
+
+/// How often a dump that others disturb is tried.
+const MAX_DUMPS: usize = 16;
 
 /// A netlink socket of one protocol inside one namespace.
 pub(crate) struct Netlink {
@@ -62,19 +65,47 @@ impl Netlink {
         }
     }
 
-    /// One dump request, all answers.
+    /// Everything that was answered so far.
+    pub(crate) fn pending<M: NetlinkDeserializable>(&self) -> io::Result<Vec<NetlinkMessage<M>>> {
+        self.socket.set_non_blocking(true)?;
+        let mut messages = Vec::new();
+        loop {
+            match self.receive() {
+                Ok(more) => messages.extend(more),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(messages),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// One dump request, all answers. Asked again when the listed things changed meanwhile.
     pub(crate) fn dump<M>(&self, message: M) -> io::Result<Vec<M>>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable + Clone,
+    {
+        for _ in 0..MAX_DUMPS {
+            if let Some(found) = self.dump_once(message.clone())? {
+                return Ok(found);
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::Interrupted, "changes faster than it can be listed"))
+    }
+
+    fn dump_once<M>(&self, message: M) -> io::Result<Option<Vec<M>>>
     where
         M: NetlinkSerializable + NetlinkDeserializable,
     {
         self.send(&encode(message, NLM_F_DUMP, 1))?;
-        let mut found = Vec::new();
+        let (mut found, mut interrupted) = (Vec::new(), false);
         loop {
             for reply in self.receive::<M>()? {
+                interrupted |= reply.header.flags & NLM_F_DUMP_INTR != 0;
                 match reply.payload {
                     NetlinkPayload::InnerMessage(message) => found.push(message),
                     NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                    NetlinkPayload::Done(_) | NetlinkPayload::Error(_) => return Ok(found),
+                    NetlinkPayload::Done(_) | NetlinkPayload::Error(_) => {
+                        return Ok((!interrupted).then_some(found));
+                    }
                     _ => {}
                 }
             }

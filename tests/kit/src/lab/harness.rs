@@ -164,7 +164,7 @@ fn outer(name: &str) -> ExitCode {
         Ok(status
             .code()
             .and_then(|code| u8::try_from(code).ok())
-            .map_or(ExitCode::from(FAILED), ExitCode::from))
+            .map_or_else(|| ExitCode::from(FAILED), ExitCode::from))
     };
     enter().unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

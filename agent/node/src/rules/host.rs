@@ -1,0 +1,64 @@
+//! The table on the host: probes that the kubelet sends to pods of the mesh come from one known address, so that the
+//! pods' rules can let them through.
+
+use std::net::IpAddr;
+
+use isthmus_sys::nft::{
+    Base, Chain, ChainKind, Family, Hook, Match, Op, Policy, Proto, Rule, Ruleset, Set, SetKind, Side,
+    Statement, Table,
+};
+
+use super::{HostRules, NAT, families};
+
+/// The sets of the pods' addresses.
+pub(super) const SETS: [&str; 2] = ["istio-inpod-probes-v4", "istio-inpod-probes-v6"];
+
+/// The table of a host.
+#[must_use]
+pub fn host_ruleset(rules: &HostRules) -> Ruleset {
+    let families = families(rules.ipv6, rules.probe_v4, rules.probe_v6);
+    let set = |(kind, _): &(SetKind, IpAddr)| Set {
+        name: set_name(*kind).to_owned(),
+        kind: *kind,
+        elements: rules
+            .members
+            .iter()
+            .filter(|member| SetKind::of(member.address) == *kind)
+            .cloned()
+            .collect(),
+    };
+    let snat = |(kind, probe): &(SetKind, IpAddr)| {
+        let pods = Match::Set { kind: *kind, name: set_name(*kind).to_owned() };
+        Rule::new([
+            Statement::L4Proto(Proto::Tcp),
+            Statement::SocketUid(Op::Eq, rules.kubelet_uid),
+            Statement::Address(Side::Destination, Op::Eq, pods),
+            Statement::Counter,
+            Statement::Snat(*probe),
+        ])
+    };
+    let chain = Chain {
+        name: "postrouting".to_owned(),
+        base: Some(Base {
+            kind: ChainKind::Nat,
+            hook: Hook::Postrouting,
+            priority: 100,
+            policy: Policy::Accept,
+        }),
+        rules: families.iter().map(snat).collect(),
+    };
+    let sets = families.iter().map(set).collect();
+    Ruleset { tables: vec![Table { family: Family::Inet, name: NAT.to_owned(), sets, chains: vec![chain] }] }
+}
+
+/// The set that an address belongs to.
+pub(super) fn set_of(address: IpAddr) -> &'static str {
+    set_name(SetKind::of(address))
+}
+
+fn set_name(kind: SetKind) -> &'static str {
+    match kind {
+        SetKind::Ipv4Addr => SETS[0],
+        SetKind::Ipv6Addr => SETS[1],
+    }
+}

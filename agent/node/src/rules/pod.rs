@@ -1,0 +1,180 @@
+//! The tables inside a pod's namespace.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use isthmus_sys::IpNet;
+use isthmus_sys::nft::{
+    Base, Chain, ChainKind, Direction, Family, Hook, Match, Op, Policy, Proto, Rule, Ruleset, SetKind, Side,
+    Statement, Table, Verdict,
+};
+
+use super::{AGENT_MARK, GUARD, MANGLE, MARK_MASK, NAT, PodRules, RAW, SPOOFED_MARK, families, mark};
+
+const OUTBOUND_PORT: u16 = 15001;
+const PLAINTEXT_PORT: u16 = 15006;
+const HBONE_PORT: u16 = 15008;
+const DNS_PROXY_PORT: u16 = 15053;
+const DNS_PORT: u16 = 53;
+/// Keeps the agent's DNS queries apart from the application's, whose ports they may share.
+const DNS_ZONE: u16 = 1;
+
+const ACCEPT: Statement = Statement::Verdict(Verdict::Accept);
+const TCP: Statement = Statement::L4Proto(Proto::Tcp);
+
+/// The tables of a pod: address translation, marks, conntrack zones for DNS when it is captured, the guard when asked.
+#[must_use]
+pub fn pod_ruleset(rules: &PodRules) -> Ruleset {
+    let mut tables = vec![nat(rules), mangle()];
+    if rules.dns_capture {
+        tables.push(raw());
+    }
+    if rules.closing {
+        tables.push(guard(rules));
+    }
+    Ruleset { tables }
+}
+
+fn nat(rules: &PodRules) -> Table {
+    let families = families(rules.ipv6, rules.probe_v4, rules.probe_v6);
+    hooked(
+        NAT,
+        (ChainKind::Nat, ChainKind::Nat, -100),
+        nat_prerouting(rules, &families),
+        nat_output(rules, &families),
+    )
+}
+
+/// What comes in: probes pass, what the agent sends to the application passes, HBONE has its own listener, everything
+/// else is plaintext for the agent.
+fn nat_prerouting(rules: &PodRules, families: &[(SetKind, IpAddr)]) -> Vec<Rule> {
+    let mut chain = Vec::new();
+    for name in &rules.virtual_interfaces {
+        let from = || Statement::Interface(Direction::In, Op::Eq, name.clone());
+        chain.push(rule([from(), TCP, Statement::Counter, Statement::Redirect(OUTBOUND_PORT)]));
+        chain.push(rule([from(), TCP, Statement::Counter, Statement::Verdict(Verdict::Return)]));
+    }
+    if rules.ingress_mode {
+        return chain;
+    }
+    chain.extend(families.iter().map(|(_, probe)| {
+        let from = Statement::Address(Side::Source, Op::Eq, Match::Net(IpNet::from(*probe)));
+        rule([TCP, from, Statement::Counter, ACCEPT])
+    }));
+    chain.extend(families.iter().map(|(family, _)| {
+        let port = Statement::Port(Proto::Tcp, Side::Destination, Op::Ne, HBONE_PORT);
+        let redirect = Statement::Redirect(PLAINTEXT_PORT);
+        rule([not_loopback(*family), port, mark(Op::Ne, AGENT_MARK), Statement::Counter, redirect])
+    }));
+    chain
+}
+
+/// What goes out: answers to probes and of spoofed connections pass, the application's calls to its own address pass,
+/// DNS goes to the DNS proxy, all other TCP to the agent; the agent's own packets are left alone.
+fn nat_output(rules: &PodRules, families: &[(SetKind, IpAddr)]) -> Vec<Rule> {
+    let not_agent = || mark(Op::Ne, AGENT_MARK);
+    let mut chain: Vec<Rule> = families
+        .iter()
+        .map(|(_, probe)| {
+            let to = Statement::Address(Side::Destination, Op::Eq, Match::Net(IpNet::from(*probe)));
+            rule([TCP, to, Statement::Counter, ACCEPT])
+        })
+        .collect();
+    if rules.dns_capture {
+        let redirect = || Statement::Redirect(DNS_PROXY_PORT);
+        let away = Statement::Interface(Direction::Out, Op::Ne, "lo".to_owned());
+        let udp = Statement::Port(Proto::Udp, Side::Destination, Op::Eq, DNS_PORT);
+        chain.push(rule([away, not_agent(), udp, Statement::Counter, redirect()]));
+        chain.extend(families.iter().map(|(family, _)| {
+            let tcp = Statement::Port(Proto::Tcp, Side::Destination, Op::Eq, DNS_PORT);
+            rule([not_loopback(*family), tcp, not_agent(), Statement::Counter, redirect()])
+        }));
+    }
+    chain.push(rule([TCP, mark(Op::Eq, SPOOFED_MARK), Statement::Counter, ACCEPT]));
+    chain.extend(families.iter().map(|(family, _)| {
+        let local = Statement::Interface(Direction::Out, Op::Eq, "lo".to_owned());
+        rule([local, not_loopback(*family), Statement::Counter, ACCEPT])
+    }));
+    chain.extend(families.iter().map(|(family, _)| {
+        let redirect = Statement::Redirect(OUTBOUND_PORT);
+        rule([TCP, not_loopback(*family), not_agent(), Statement::Counter, redirect])
+    }));
+    chain
+}
+
+/// Connections that the agent opens towards the application are remembered, so that the application's answers, which are
+/// addressed to the real client, come back to the agent.
+fn mangle() -> Table {
+    let remember = Statement::SetCtMark { keep: !MARK_MASK, set: SPOOFED_MARK };
+    let answer = Statement::CtMark { mask: MARK_MASK, op: Op::Eq, value: SPOOFED_MARK };
+    hooked(
+        MANGLE,
+        (ChainKind::Filter, ChainKind::Route, -150),
+        vec![rule([mark(Op::Eq, AGENT_MARK), Statement::Counter, remember])],
+        vec![rule([answer, Statement::Counter, Statement::SetMarkFromCt])],
+    )
+}
+
+fn raw() -> Table {
+    let zone = Statement::SetCtZone(DNS_ZONE);
+    let query = Statement::Port(Proto::Udp, Side::Destination, Op::Eq, DNS_PORT);
+    let answer = Statement::Port(Proto::Udp, Side::Source, Op::Eq, DNS_PORT);
+    hooked(
+        RAW,
+        (ChainKind::Filter, ChainKind::Filter, -300),
+        vec![rule([answer, mark(Op::Ne, AGENT_MARK), Statement::Counter, zone.clone()])],
+        vec![rule([query, mark(Op::Eq, AGENT_MARK), Statement::Counter, zone])],
+    )
+}
+
+/// The closing chain: it runs last, where a redirected packet is on its way to `lo`, and stops every TCP packet that
+/// nobody redirected and the agent did not send. An ingress answers the world directly, so it is only told apart by
+/// conntrack, which this table does without: it gets an empty chain.
+fn guard(rules: &PodRules) -> Table {
+    let mut chain = Vec::new();
+    if !rules.ingress_mode {
+        chain.push(rule([Statement::Interface(Direction::Out, Op::Eq, "lo".to_owned()), ACCEPT]));
+        chain.push(rule([mark(Op::Eq, AGENT_MARK), ACCEPT]));
+        chain.extend(families(rules.ipv6, rules.probe_v4, rules.probe_v6).into_iter().map(|(_, probe)| {
+            let to = Statement::Address(Side::Destination, Op::Eq, Match::Net(IpNet::from(probe)));
+            rule([to, ACCEPT])
+        }));
+        chain.push(rule([TCP, Statement::Counter, Statement::Verdict(Verdict::Drop)]));
+    }
+    let base = Base { kind: ChainKind::Filter, hook: Hook::Postrouting, priority: 0, policy: Policy::Accept };
+    let chain = Chain { name: "postrouting".to_owned(), base: Some(base), rules: chain };
+    Table { family: Family::Inet, name: GUARD.to_owned(), sets: vec![], chains: vec![chain] }
+}
+
+/// A table whose base chains only jump to chains of their own name with a prefix: what others may rely on.
+fn hooked(
+    name: &str,
+    (prerouting, output, priority): (ChainKind, ChainKind, i32),
+    inward: Vec<Rule>,
+    outward: Vec<Rule>,
+) -> Table {
+    let base = |name: &str, kind, hook| Chain {
+        name: name.to_owned(),
+        base: Some(Base { kind, hook, priority, policy: Policy::Accept }),
+        rules: vec![rule([Statement::Verdict(Verdict::Jump(format!("istio-{name}")))])],
+    };
+    let chain = |name: &str, rules| Chain { name: name.to_owned(), base: None, rules };
+    let chains = vec![
+        base("prerouting", prerouting, Hook::Prerouting),
+        base("output", output, Hook::Output),
+        chain("istio-prerouting", inward),
+        chain("istio-output", outward),
+    ];
+    Table { family: Family::Inet, name: name.to_owned(), sets: vec![], chains }
+}
+
+fn not_loopback(family: SetKind) -> Statement {
+    let loopback = match family {
+        SetKind::Ipv4Addr => IpAddr::from(Ipv4Addr::LOCALHOST),
+        SetKind::Ipv6Addr => Ipv6Addr::LOCALHOST.into(),
+    };
+    Statement::Address(Side::Destination, Op::Ne, Match::Net(IpNet::from(loopback)))
+}
+
+fn rule<const N: usize>(statements: [Statement; N]) -> Rule {
+    Rule::new(statements)
+}

@@ -1,0 +1,71 @@
+//! What the kernel runs: a machine that loads a value into a register, transforms it, compares it or gives it to an
+//! action. Everything this program writes gets by with one register; what needs another one is [`Expr::Other`].
+
+/// One instruction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Expr {
+    /// Register = a property of the packet.
+    Load(Source),
+    /// Register = these bytes.
+    Immediate(Vec<u8>),
+    /// Register = register & mask ^ xor.
+    Bitwise { mask: Vec<u8>, xor: Vec<u8> },
+    /// On when the register equals these bytes.
+    Equal(Vec<u8>),
+    /// On when the register differs from these bytes.
+    NotEqual(Vec<u8>),
+    /// On when the register is in the set (or, inverted, is not).
+    Lookup { set: String, inverted: bool },
+    /// A property of the packet = register.
+    Store(Source),
+    /// Count.
+    Counter,
+    /// Decide.
+    Verdict { code: u32, chain: Option<String> },
+    /// Send to this host, at the port in the register.
+    Redirect,
+    /// Send as if from the address in the register.
+    Snat { family: u32 },
+    /// Not written by this program.
+    Other(String),
+}
+
+/// A property of a packet or of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Mark,
+    InName,
+    OutName,
+    SocketUid,
+    NfProto,
+    L4Proto,
+    CtMark,
+    CtZone,
+    /// Bytes of the network header.
+    Network {
+        offset: u32,
+        len: u32,
+    },
+    /// Bytes of the transport header.
+    Transport {
+        offset: u32,
+        len: u32,
+    },
+}
+
+/// Verdict codes of the kernel's ABI.
+pub(super) mod verdict {
+    pub(in crate::nft) const DROP: u32 = 0;
+    pub(in crate::nft) const ACCEPT: u32 = 1;
+    pub(in crate::nft) const JUMP: u32 = -3_i32 as u32;
+    pub(in crate::nft) const RETURN: u32 = -5_i32 as u32;
+}
+
+/// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
+pub(super) mod nfproto {
+    pub(in crate::nft) const IPV4: u8 = 2;
+    pub(in crate::nft) const IPV6: u8 = 10;
+}
+
+/// An interface name fills a register, padded with zeros.
+pub(super) const NAME_LEN: usize = 16;

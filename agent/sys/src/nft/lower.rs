@@ -1,0 +1,171 @@
+//! Statements → instructions, with the checks that statements imply spelled out once per rule.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::ast::{Direction, Match, Op, Proto, Rule, SetKind, Side, Statement, Verdict};
+use super::expr::{Expr, NAME_LEN, Source, nfproto, verdict};
+
+/// The instructions of a rule.
+pub(super) fn rule(rule: &Rule) -> Vec<Expr> {
+    let mut lowering = Lowering::default();
+    rule.statements.iter().for_each(|statement| lowering.statement(statement));
+    lowering.out
+}
+
+#[derive(Default)]
+struct Lowering {
+    out: Vec<Expr>,
+    /// What the rule has checked already.
+    family: Option<SetKind>,
+    proto: Option<Proto>,
+}
+
+impl Lowering {
+    fn statement(&mut self, statement: &Statement) {
+        match statement {
+            Statement::Interface(direction, op, name) => self.interface(*direction, *op, name),
+            Statement::NfProto(kind) => self.family(*kind),
+            Statement::L4Proto(proto) => self.proto(*proto),
+            Statement::Address(side, op, to) => self.address(*side, *op, to),
+            Statement::Port(proto, side, op, port) => self.port(*proto, *side, *op, *port),
+            Statement::Mark { mask, op, value } => self.masked(Source::Mark, *mask, *op, *value),
+            Statement::CtMark { mask, op, value } => self.masked(Source::CtMark, *mask, *op, *value),
+            Statement::SocketUid(op, uid) => self.masked(Source::SocketUid, u32::MAX, *op, *uid),
+            Statement::Counter => self.out.push(Expr::Counter),
+            Statement::Verdict(verdict) => self.out.push(lower_verdict(verdict)),
+            Statement::Redirect(port) => {
+                self.out.extend([Expr::Immediate(port.to_be_bytes().into()), Expr::Redirect]);
+            }
+            Statement::Snat(to) => self.snat(*to),
+            Statement::SetCtMark { keep, set } => {
+                // keep & x | set: bits that are set need not be kept.
+                let (mask, xor) = (keep & !set, *set);
+                self.out.extend([
+                    Expr::Load(Source::CtMark),
+                    Expr::Bitwise { mask: mask.to_ne_bytes().into(), xor: xor.to_ne_bytes().into() },
+                    Expr::Store(Source::CtMark),
+                ]);
+            }
+            Statement::SetMarkFromCt => {
+                self.out.extend([Expr::Load(Source::CtMark), Expr::Store(Source::Mark)]);
+            }
+            Statement::SetCtZone(zone) => {
+                let zone = Expr::Immediate(zone.to_ne_bytes().into());
+                self.out.extend([zone, Expr::Store(Source::CtZone)]);
+            }
+            Statement::Unknown(what) => self.out.push(Expr::Other(what.clone())),
+        }
+    }
+
+    fn family(&mut self, kind: SetKind) {
+        if self.family.replace(kind) != Some(kind) {
+            let number = match kind {
+                SetKind::Ipv4Addr => nfproto::IPV4,
+                SetKind::Ipv6Addr => nfproto::IPV6,
+            };
+            self.out.extend([Expr::Load(Source::NfProto), Expr::Equal(vec![number])]);
+        }
+    }
+
+    fn proto(&mut self, proto: Proto) {
+        if self.proto.replace(proto) != Some(proto) {
+            self.out.extend([Expr::Load(Source::L4Proto), Expr::Equal(vec![proto.number()])]);
+        }
+    }
+
+    fn interface(&mut self, direction: Direction, op: Op, name: &str) {
+        let source = match direction {
+            Direction::In => Source::InName,
+            Direction::Out => Source::OutName,
+        };
+        let mut padded = name.as_bytes().to_vec();
+        padded.resize(NAME_LEN.max(padded.len()), 0);
+        self.out.extend([Expr::Load(source), compare(op, padded)]);
+    }
+
+    fn address(&mut self, side: Side, op: Op, to: &Match) {
+        self.family(to.kind());
+        self.out.push(Expr::Load(address_source(to.kind(), side)));
+        match to {
+            Match::Net(net) => {
+                if net.prefix_len() < net.max_prefix_len() {
+                    let zero = octets(unspecified(net));
+                    self.out.push(Expr::Bitwise { mask: octets(net.netmask()), xor: zero });
+                }
+                self.out.push(compare(op, octets(net.network())));
+            }
+            Match::Set { name, .. } => {
+                self.out.push(Expr::Lookup { set: name.clone(), inverted: op == Op::Ne });
+            }
+        }
+    }
+
+    fn port(&mut self, proto: Proto, side: Side, op: Op, port: u16) {
+        self.proto(proto);
+        self.out.extend([Expr::Load(port_source(side)), compare(op, port.to_be_bytes().into())]);
+    }
+
+    fn masked(&mut self, source: Source, mask: u32, op: Op, value: u32) {
+        self.out.push(Expr::Load(source));
+        if mask != u32::MAX {
+            self.out.push(Expr::Bitwise { mask: mask.to_ne_bytes().into(), xor: vec![0; 4] });
+        }
+        self.out.push(compare(op, value.to_ne_bytes().into()));
+    }
+
+    fn snat(&mut self, to: IpAddr) {
+        let family = if to.is_ipv4() { nfproto::IPV4 } else { nfproto::IPV6 };
+        self.out.extend([Expr::Immediate(octets(to)), Expr::Snat { family: family.into() }]);
+    }
+}
+
+/// Where an address stands in its header.
+pub(super) fn address_source(kind: SetKind, side: Side) -> Source {
+    let (offset, len) = match (kind, side) {
+        (SetKind::Ipv4Addr, Side::Source) => (12, 4),
+        (SetKind::Ipv4Addr, Side::Destination) => (16, 4),
+        (SetKind::Ipv6Addr, Side::Source) => (8, 16),
+        (SetKind::Ipv6Addr, Side::Destination) => (24, 16),
+    };
+    Source::Network { offset, len }
+}
+
+/// Where a port stands in a TCP or UDP header.
+pub(super) fn port_source(side: Side) -> Source {
+    let offset = if side == Side::Source { 0 } else { 2 };
+    Source::Transport { offset, len: 2 }
+}
+
+fn compare(op: Op, data: Vec<u8>) -> Expr {
+    match op {
+        Op::Eq => Expr::Equal(data),
+        Op::Ne => Expr::NotEqual(data),
+    }
+}
+
+fn lower_verdict(verdict: &Verdict) -> Expr {
+    let (code, chain) = match verdict {
+        Verdict::Accept => (verdict::ACCEPT, None),
+        Verdict::Drop => (verdict::DROP, None),
+        Verdict::Return => (verdict::RETURN, None),
+        Verdict::Jump(chain) => (verdict::JUMP, Some(chain.clone())),
+    };
+    Expr::Verdict { code, chain }
+}
+
+fn unspecified(net: &IpNet) -> IpAddr {
+    match net {
+        IpNet::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        IpNet::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// An address as it stands in headers.
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().into(),
+        IpAddr::V6(v6) => v6.octets().into(),
+    }
+}
