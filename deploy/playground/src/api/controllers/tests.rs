@@ -1,0 +1,117 @@
+//! What a cluster does by itself.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use crate::api::fixture::{deployment, key, kind, server};
+use crate::api::store::Key;
+use crate::api::target::Part;
+use crate::manifest::object;
+
+#[test]
+fn a_deployment_has_its_pods_spread_over_the_nodes() {
+    let server = server();
+    server.create("Deployment", Some("sample"), deployment("hello", 2, "a")).unwrap();
+    let pods = server.pods();
+    let nodes: BTreeSet<&str> = pods.iter().map(|pod| object::text(pod, "/spec/nodeName")).collect();
+    assert_eq!(nodes, BTreeSet::from(["n1", "n2"]));
+    for pod in &pods {
+        let owner = &pod["metadata"]["ownerReferences"][0];
+        let hash = object::label(pod, "pod-template-hash").unwrap();
+        assert_eq!(owner["kind"], "ReplicaSet");
+        assert_eq!(owner["name"], format!("hello-{hash}"));
+        assert!(object::name(pod).starts_with(&format!("hello-{hash}-")));
+        assert_eq!(object::label(pod, "app"), Some("hello"));
+    }
+    server.run_pods();
+    let status = server.get(&key("Deployment", "hello")).unwrap()["status"].clone();
+    assert_eq!((&status["readyReplicas"], &status["conditions"][0]["status"]), (&2.into(), &"True".into()));
+}
+
+#[test]
+fn scaling_and_deleting_take_pods_away() {
+    let server = server();
+    server.create("Deployment", Some("sample"), deployment("hello", 3, "a")).unwrap();
+    server.patch(&key("Deployment", "hello"), Part::Main, &json!({"spec": {"replicas": 1}})).unwrap();
+    server.stop_pods();
+    assert_eq!(server.pods().len(), 1);
+    let pod = server.pods().remove(0);
+    server.delete(&key("Pod", object::name(&pod)), Some(0)).unwrap();
+    assert_eq!(server.pods().len(), 1, "a pod that is deleted is made again");
+    server.delete(&key("Deployment", "hello"), None).unwrap();
+    assert!(server.pods().iter().all(|pod| object::is_deleting(pod)));
+    server.stop_pods();
+    assert!(server.pods().is_empty());
+}
+
+#[test]
+fn a_new_template_replaces_pods_once_the_new_ones_are_ready() {
+    let server = server();
+    server.create("Deployment", Some("sample"), deployment("hello", 1, "a")).unwrap();
+    server.run_pods();
+    let old = object::name(&server.pods()[0]).to_owned();
+    let image = json!({"spec": deployment("hello", 1, "b")["spec"]});
+    server.patch(&key("Deployment", "hello"), Part::Main, &image).unwrap();
+    assert_eq!(server.pods().len(), 2);
+    assert!(!object::is_deleting(&server.get(&key("Pod", &old)).unwrap()));
+    server.run_pods();
+    assert!(object::is_deleting(&server.get(&key("Pod", &old)).unwrap()));
+}
+
+#[test]
+fn a_daemon_set_has_one_pod_per_node() {
+    let server = server();
+    server.create("DaemonSet", Some("sample"), deployment("agent", 1, "a")).unwrap();
+    assert_eq!(server.pods().len(), 2);
+    server.create("Node", None, json!({"metadata": {"name": "n3"}})).unwrap();
+    let pods = server.pods();
+    let nodes: BTreeSet<&str> = pods.iter().map(|pod| object::text(pod, "/spec/nodeName")).collect();
+    assert_eq!((pods.len(), nodes.len()), (3, 3));
+    server.delete(&key("DaemonSet", "agent"), None).unwrap();
+    server.stop_pods();
+    assert!(server.pods().is_empty());
+}
+
+#[test]
+fn pods_that_cannot_be_made_are_reported_and_made_later() {
+    let server = server();
+    let mut wanted = deployment("hello", 1, "a");
+    wanted["spec"]["template"]["spec"]["serviceAccountName"] = "hello".into();
+    server.create("Deployment", Some("sample"), wanted).unwrap();
+    let status = server.get(&key("Deployment", "hello")).unwrap()["status"].clone();
+    assert!(object::text(&status, "/conditions/1/message").contains("sample/hello was not found"));
+    server.create("ServiceAccount", Some("sample"), json!({"metadata": {"name": "hello"}})).unwrap();
+    assert_eq!(server.pods().len(), 1);
+}
+
+#[test]
+fn gateways_and_load_balancers_get_the_given_addresses() {
+    let server = server();
+    let gateway =
+        server.create("Gateway", Some("sample"), json!({"metadata": {"name": "gw"}, "spec": {}})).unwrap();
+    let stored = server.get(&key("Gateway", "gw")).unwrap();
+    assert_eq!(stored["status"]["addresses"][0], json!({"type": "IPAddress", "value": "192.168.97.1"}));
+    let owner = json!([{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "name": "gw", "uid": gateway["metadata"]["uid"]}]);
+    let service =
+        json!({"metadata": {"name": "gw", "ownerReferences": owner}, "spec": {"type": "LoadBalancer"}});
+    server.create("Service", Some("sample"), service).unwrap();
+    let stored = server.get(&key("Service", "gw")).unwrap();
+    assert_eq!(stored["status"]["loadBalancer"]["ingress"][0]["ip"], "192.168.97.1");
+    server.delete(&key("Gateway", "gw"), None).unwrap();
+    assert!(server.get(&key("Service", "gw")).is_none(), "what a gateway owned goes with it");
+}
+
+#[test]
+fn a_namespace_has_its_own_objects_and_is_emptied_before_it_goes() {
+    let server = server();
+    assert!(server.get(&key("ServiceAccount", "default")).is_some());
+    assert_eq!(server.get(&key("ConfigMap", "kube-root-ca.crt")).unwrap()["data"]["ca.crt"], "PEM");
+    server.create("Deployment", Some("sample"), deployment("hello", 1, "a")).unwrap();
+    let sample = Key::new(kind("Namespace"), "", "sample");
+    server.delete(&sample, None).unwrap();
+    assert!(object::is_deleting(&server.get(&sample).unwrap()), "a pod is still running");
+    server.stop_pods();
+    assert!(server.get(&sample).is_none());
+    assert!(server.get(&key("ServiceAccount", "default")).is_none());
+}
