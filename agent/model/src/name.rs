@@ -24,6 +24,13 @@ macro_rules! names {
             }
         }
 
+        // Hash and Eq are those of the text, so maps can be searched without making a name first.
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
         impl Default for $name {
             fn default() -> Self {
                 Self(Arc::from(""))

@@ -1,0 +1,79 @@
+//! Whether a policy matches a connection. Rules are ORed, their clauses ANDed, a clause's matches ORed, a match's
+//! dimensions ANDed, a dimension's values ORed; no negative value may hit.
+
+use ipnet::IpNet;
+use isthmus_model::policy::{AccountMatch, Match, StringMatch};
+use isthmus_model::{Facts, Policy};
+
+/// A connection as policies look at it.
+pub(super) struct Subject<'a> {
+    facts: &'a Facts,
+    principal: Option<String>,
+}
+
+impl<'a> Subject<'a> {
+    pub(super) fn new(facts: &'a Facts) -> Self {
+        let principal = facts.peer.as_ref().map(isthmus_model::SpiffeId::principal);
+        Self { facts, principal }
+    }
+
+    /// A policy without rules never matches; an empty rule or clause always does.
+    pub(super) fn matches(&self, policy: &Policy) -> bool {
+        policy.rules.iter().any(|clauses| {
+            clauses.iter().all(|matches| matches.is_empty() || matches.iter().any(|one| self.hits(one)))
+        })
+    }
+
+    fn hits(&self, wanted: &Match) -> bool {
+        let Match {
+            namespaces,
+            not_namespaces,
+            service_accounts,
+            not_service_accounts,
+            principals,
+            not_principals,
+            source_ips,
+            not_source_ips,
+            destination_ips,
+            not_destination_ips,
+            destination_ports,
+            not_destination_ports,
+        } = wanted;
+        // What remains of a rule of which this layer understands nothing says nothing.
+        if *wanted == Match::default() {
+            return false;
+        }
+        let peer = self.facts.peer.as_ref();
+        let namespace = peer.map(|peer| peer.namespace.as_str());
+        let in_range = |address: std::net::IpAddr| move |range: &IpNet| range.contains(&address);
+        let destination = self.facts.destination;
+        dimension(namespaces, not_namespaces, |text| is(text, namespace))
+            && dimension(principals, not_principals, |text| is(text, self.principal.as_deref()))
+            && dimension(service_accounts, not_service_accounts, |account| self.is_account(account))
+            && dimension(source_ips, not_source_ips, in_range(self.facts.source.to_canonical()))
+            && dimension(destination_ips, not_destination_ips, in_range(destination.ip().to_canonical()))
+            && dimension(destination_ports, not_destination_ports, |port| *port == destination.port())
+    }
+
+    /// The trust domain has no part in this one.
+    fn is_account(&self, account: &AccountMatch) -> bool {
+        self.facts.peer.as_ref().is_some_and(|peer| {
+            peer.namespace == account.namespace && peer.service_account == account.service_account
+        })
+    }
+}
+
+fn dimension<T>(positive: &[T], negative: &[T], hit: impl Fn(&T) -> bool) -> bool {
+    (positive.is_empty() || positive.iter().any(&hit)) && !negative.iter().any(&hit)
+}
+
+/// What a peer without identity does not have is not matched, not even by presence.
+fn is(wanted: &StringMatch, text: Option<&str>) -> bool {
+    let Some(text) = text else { return false };
+    match wanted {
+        StringMatch::Exact(exact) => text == exact.as_str(),
+        StringMatch::Prefix(prefix) => text.starts_with(prefix.as_str()),
+        StringMatch::Suffix(suffix) => text.ends_with(suffix.as_str()),
+        StringMatch::Presence => !text.is_empty(),
+    }
+}

@@ -1,0 +1,141 @@
+//! One push: what it holds, and how the next snapshot is made of it. The cost follows the change: what is equal to
+//! what is held is not touched, and indices are changed in place in the copy that nobody reads yet.
+
+use std::sync::Arc;
+
+use isthmus_model::{NamespacedHostname, Policy, PolicyKey, Service, Workload};
+
+use crate::snapshot::Snapshot;
+
+/// A push. Removals come after everything else.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Workloads, new or changed.
+    pub upsert_workloads: Vec<Workload>,
+    /// Services, new or changed.
+    pub upsert_services: Vec<Service>,
+    /// Policies, new or changed, by the name of their resource.
+    pub upsert_policies: Vec<(PolicyKey, Policy)>,
+    /// Names of resources that are gone: a workload's uid or a service's `<namespace>/<hostname>`.
+    pub remove_addresses: Vec<String>,
+    /// Policies that are gone.
+    pub remove_policies: Vec<PolicyKey>,
+}
+
+/// What a push changed. What it repeated does not count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Applied {
+    /// Version of the snapshot that holds it.
+    pub version: u64,
+    /// Workloads added, changed or removed.
+    pub workloads: usize,
+    /// Services added, changed or removed.
+    pub services: usize,
+    /// Policies added, changed or removed.
+    pub policies: usize,
+    /// Whether a workload of this agent's node was among them.
+    pub own_node: bool,
+}
+
+impl Applied {
+    /// Whether anything changed.
+    #[must_use]
+    pub fn is_change(&self) -> bool {
+        self.workloads + self.services + self.policies > 0
+    }
+
+    /// Whether a connection that was allowed may now be refused: a policy or a workload's list of them changed.
+    #[must_use]
+    pub fn may_revoke(&self) -> bool {
+        self.policies > 0 || self.own_node
+    }
+}
+
+impl Snapshot {
+    /// Applies a push to this copy.
+    pub(crate) fn apply(&mut self, batch: Batch) -> Applied {
+        let Batch { upsert_workloads, upsert_services, upsert_policies, remove_addresses, remove_policies } =
+            batch;
+        let mut applied = Applied::default();
+        for workload in upsert_workloads {
+            self.put_workload(workload, &mut applied);
+        }
+        for service in upsert_services {
+            self.put_service(service, &mut applied);
+        }
+        for (key, policy) in upsert_policies {
+            if self.policies.get(&key).is_none_or(|held| **held != policy) {
+                self.policies.put(key, Arc::new(policy));
+                applied.policies += 1;
+            }
+        }
+        for name in remove_addresses {
+            self.remove_address(&name, &mut applied);
+        }
+        for key in remove_policies {
+            applied.policies += usize::from(self.policies.take(&key));
+        }
+        if applied.is_change() {
+            self.version += 1;
+        }
+        applied.version = self.version;
+        applied
+    }
+
+    fn put_workload(&mut self, workload: Workload, applied: &mut Applied) {
+        let old = self.workloads.get(workload.uid.as_str()).cloned();
+        if old.as_deref() == Some(&workload) {
+            return;
+        }
+        self.count(&workload, applied);
+        if let Some(old) = old {
+            applied.own_node |= self.is_here(&old);
+            self.workloads.take(&old);
+            self.services.leave(&old, Some(&workload));
+        }
+        let workload = Arc::new(workload);
+        self.workloads.put(&workload);
+        self.services.join(&workload);
+    }
+
+    fn count(&self, workload: &Workload, applied: &mut Applied) {
+        applied.workloads += 1;
+        applied.own_node |= self.is_here(workload);
+    }
+
+    /// An agent that does not know its node takes every workload for its own.
+    fn is_here(&self, workload: &Workload) -> bool {
+        self.options.own_node.is_empty() || workload.node == self.options.own_node
+    }
+
+    fn put_service(&mut self, service: Service, applied: &mut Applied) {
+        let old = self.services.get(&service.key()).cloned();
+        if old.as_deref() == Some(&service) {
+            return;
+        }
+        applied.services += 1;
+        let service = Arc::new(service);
+        match old {
+            Some(old) => self.services.replace(&old, &service),
+            None => self.services.put(&service),
+        }
+    }
+
+    /// A workload's uid goes first; anything else must be exactly `<namespace>/<hostname>`.
+    fn remove_address(&mut self, name: &str, applied: &mut Applied) {
+        if let Some(workload) = self.workloads.get(name).cloned() {
+            self.count(&workload, applied);
+            self.workloads.take(&workload);
+            self.services.leave(&workload, None);
+            return;
+        }
+        let key = NamespacedHostname::parse(name);
+        if let Some(service) = key.and_then(|key| self.services.get(&key).cloned()) {
+            applied.services += 1;
+            self.services.take(&service);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! The handle: many readers, one writer, and a way to wait for the next snapshot. It owns no decision.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use isthmus_model::Workload;
+use tokio::sync::watch;
+
+use crate::batch::{Applied, Batch};
+use crate::snapshot::{Options, Snapshot};
+use crate::workloads::PodKey;
+
+/// The state of the mesh. Clones share it.
+#[derive(Clone, Debug)]
+pub struct State(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    current: ArcSwap<Snapshot>,
+    /// Held while a push is applied. Older snapshots that somebody still reads wait in here, so that it is the writer
+    /// that frees them and never a connection.
+    retired: Mutex<Vec<Arc<Snapshot>>>,
+    version: watch::Sender<u64>,
+}
+
+/// Wakes at every change.
+#[derive(Clone, Debug)]
+pub struct Changes {
+    state: State,
+    version: watch::Receiver<u64>,
+}
+
+// === impl State ===
+
+impl State {
+    /// An empty mesh.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self(Arc::new(Shared {
+            current: ArcSwap::from_pointee(Snapshot::new(options)),
+            retired: Mutex::default(),
+            version: watch::Sender::new(0),
+        }))
+    }
+
+    /// The mesh as it is now. Cheap; take it anew for every decision and do not keep it across a wait.
+    #[must_use]
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.0.current.load_full()
+    }
+
+    /// Applies a push: the next snapshot is built beside the current one and then takes its place at once.
+    pub fn apply(&self, batch: Batch) -> Applied {
+        // A panic in here leaves the current snapshot as it was.
+        let mut retired = self.0.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.retain(|old| Arc::strong_count(old) > 1);
+        let mut next = Snapshot::clone(&self.0.current.load());
+        let applied = next.apply(batch);
+        if applied.is_change() {
+            let old = self.0.current.swap(Arc::new(next));
+            if Arc::strong_count(&old) > 1 {
+                retired.push(old);
+            }
+            self.0.version.send_replace(applied.version);
+        }
+        applied
+    }
+
+    /// Wakes at every change from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> Changes {
+        Changes { state: self.clone(), version: self.0.version.subscribe() }
+    }
+
+    /// The workload of a pod of this node, waiting for it to arrive for as long as `patience` lasts.
+    pub async fn wait_for_pod(&self, pod: &PodKey, patience: Duration) -> Option<Arc<Workload>> {
+        if let Some(workload) = self.load().local_workload(pod) {
+            return Some(Arc::clone(workload));
+        }
+        let mut changes = self.subscribe();
+        let arrival = async {
+            // Subscribed first, looked again after, so that nothing is missed in between.
+            let mut snapshot = self.load();
+            loop {
+                if let Some(workload) = snapshot.local_workload(pod) {
+                    return Arc::clone(workload);
+                }
+                snapshot = changes.next().await;
+            }
+        };
+        tokio::time::timeout(patience, arrival).await.ok()
+    }
+}
+
+// === impl Changes ===
+
+impl Changes {
+    /// The mesh after the next change. Several changes may be seen as one.
+    pub async fn next(&mut self) -> Arc<Snapshot> {
+        // The sender lives as long as the state that is held here.
+        let _ = self.version.changed().await;
+        self.state.load()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    fn pod() -> PodKey {
+        PodKey { name: "a".into(), namespace: "ns".into(), service_account: "sa".into() }
+    }
+
+    fn push() -> Batch {
+        Batch { upsert_workloads: vec![fixture::pod("a", "10.0.0.1")], ..Batch::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiter_wakes_when_its_workload_arrives() {
+        let state = State::new(Options::default());
+        let pod = pod();
+        let wait = state.wait_for_pod(&pod, Duration::from_secs(5));
+        let arrive = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            state.apply(push());
+        };
+        let start = tokio::time::Instant::now();
+        let (found, ()) = tokio::join!(wait, arrive);
+        assert_eq!(found.unwrap().name.as_str(), "a");
+        assert_eq!(start.elapsed(), Duration::from_secs(1));
+        assert!(state.wait_for_pod(&pod, Duration::ZERO).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiter_gives_up_at_its_deadline() {
+        let state = State::new(Options::default());
+        let start = tokio::time::Instant::now();
+        assert!(state.wait_for_pod(&pod(), Duration::from_secs(5)).await.is_none());
+        assert_eq!(start.elapsed(), Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn only_a_real_change_wakes_and_older_snapshots_stay() {
+        let state = State::new(Options::default());
+        let before = state.load();
+        let mut changes = state.subscribe();
+        assert_eq!(state.apply(push()).version, 1);
+        assert_eq!(changes.next().await.workload_count(), 1);
+        assert!(!state.apply(push()).is_change());
+        assert!(!changes.version.has_changed().unwrap());
+        assert_eq!(before.workload_count(), 0);
+        assert_eq!(state.0.retired.lock().unwrap().len(), 1);
+        drop(before);
+        state.apply(Batch::default());
+        assert!(state.0.retired.lock().unwrap().is_empty());
+    }
+}

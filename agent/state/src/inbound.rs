@@ -1,0 +1,205 @@
+//! Whether a CONNECT is really for this pod, and which port of it is meant. The address is always the one that the
+//! connection came to: a peer never chooses another.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use isthmus_model::workload::TunnelKind;
+use isthmus_model::{Authority, GatewayAddress, Hostname, NetworkAddress, NetworkId, Service, Workload};
+
+use crate::resolve::is_waypoint;
+use crate::services::Asker;
+use crate::snapshot::Snapshot;
+use crate::target::ILLEGAL_PORTS;
+
+/// Where an inbound stream goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InboundTarget {
+    /// The application: the address that the peer connected to, and the final port.
+    pub addr: SocketAddr,
+    /// The service that the authority named.
+    pub service: Option<Arc<Service>>,
+    /// What to tell an application that is behind a tunnel of its own.
+    pub tunnel: Option<TunnelTarget>,
+}
+
+/// What an application behind a tunnel of its own is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TunnelTarget {
+    /// How it is told.
+    pub protocol: TunnelKind,
+    /// The destination that the client asked for.
+    pub destination: SocketAddr,
+}
+
+/// Why a CONNECT is refused before anybody is asked whether it is allowed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InboundError {
+    /// The authority is another address than this pod's.
+    #[error("ip mismatch: {local} != {authority}")]
+    NotForUs {
+        /// Where the connection came to.
+        local: IpAddr,
+        /// What it asked for.
+        authority: IpAddr,
+    },
+    /// No service of that name is visible to this pod.
+    #[error("no service or workload for hostname: {0}")]
+    UnknownHostname(Hostname),
+    /// The service does not have that port, or nobody knows which of this pod's it is.
+    #[error("requested service {hostname}:{port} found, but cannot resolve port")]
+    UnknownPort {
+        /// The service.
+        hostname: Hostname,
+        /// The service port.
+        port: u16,
+    },
+    /// The port is one of the agent's own.
+    #[error("attempted recursive call to ourselves")]
+    Recursive,
+    /// The application's tunnel needs an address, and the service has none.
+    #[error("requested service {0} found, but has no IP addresses")]
+    NoAddress(Hostname),
+}
+
+// === impl InboundError ===
+
+impl InboundError {
+    /// The HTTP status that the peer is answered with.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::NotForUs { .. } => 400,
+            Self::UnknownHostname(_) | Self::UnknownPort { .. } | Self::Recursive | Self::NoAddress(_) => 503,
+        }
+    }
+}
+
+/// Finds the application's address for a CONNECT that came to `local_addr` of the pod `local`.
+///
+/// # Errors
+/// When it is not for this pod, or when the port cannot be known.
+pub fn inbound_target(
+    snapshot: &Snapshot,
+    local: &Workload,
+    local_addr: SocketAddr,
+    authority: &Authority,
+    own_network: &NetworkId,
+) -> Result<InboundTarget, InboundError> {
+    let here = local_addr.ip().to_canonical();
+    let (service, port) = match authority {
+        Authority::Ip(address) => {
+            let asked = address.ip().to_canonical();
+            if !is_for_us(snapshot, local, here, asked, own_network) {
+                return Err(InboundError::NotForUs { local: here, authority: asked });
+            }
+            (None, address.port())
+        }
+        Authority::Host { hostname, port } => {
+            let (service, target) = by_hostname(snapshot, local, hostname, *port)?;
+            (Some(service), target)
+        }
+    };
+    if ILLEGAL_PORTS.contains(&port) {
+        return Err(InboundError::Recursive);
+    }
+    let Some(tunnel) = local.application_tunnel else {
+        return Ok(InboundTarget {
+            addr: SocketAddr::new(here, port),
+            service: service.cloned(),
+            tunnel: None,
+        });
+    };
+    let destination = match (authority, service) {
+        (Authority::Host { port, .. }, Some(service)) => SocketAddr::new(vip(service, own_network)?, *port),
+        (Authority::Ip(address), _) => SocketAddr::new(address.ip().to_canonical(), address.port()),
+        (Authority::Host { hostname, .. }, None) => {
+            return Err(InboundError::UnknownHostname(hostname.clone()));
+        }
+    };
+    Ok(InboundTarget {
+        addr: SocketAddr::new(here, tunnel.port.unwrap_or(port)),
+        service: service.cloned(),
+        tunnel: Some(TunnelTarget { protocol: tunnel.protocol, destination }),
+    })
+}
+
+/// An address is for us when it is ours, when a tunnel of the application takes whatever comes, or when we are the
+/// waypoint of who has that address.
+fn is_for_us(
+    snapshot: &Snapshot,
+    local: &Workload,
+    here: IpAddr,
+    asked: IpAddr,
+    own_network: &NetworkId,
+) -> bool {
+    if asked == here || local.application_tunnel.is_some() {
+        return true;
+    }
+    let asked = NetworkAddress { network: own_network.clone(), address: asked };
+    let ours = |waypoint: &GatewayAddress| is_waypoint(snapshot, waypoint, &local.uid);
+    let service = snapshot.service_by_vip(&asked, None);
+    let workload = snapshot.workload_by_addr(&asked);
+    service.is_some_and(|service| {
+        service.waypoint.iter().any(ours)
+            || service.weighted_waypoints.iter().any(|(waypoint, _)| ours(waypoint))
+    }) || workload.is_some_and(|workload| workload.waypoint.iter().any(ours))
+}
+
+fn by_hostname<'s>(
+    snapshot: &'s Snapshot,
+    local: &Workload,
+    hostname: &Hostname,
+    port: u16,
+) -> Result<(&'s Arc<Service>, u16), InboundError> {
+    let asker = Asker { namespace: Some(&local.namespace), preferred: None };
+    let named = snapshot.services.named(hostname.as_str());
+    // The name may exist in several namespaces; a service that this pod serves is more likely meant than one that it
+    // does not.
+    let served = named.iter().filter(|service| local.services.contains_key(&service.key()));
+    let service = asker
+        .best(served)
+        .or_else(|| asker.best(named.iter()))
+        .ok_or_else(|| InboundError::UnknownHostname(hostname.clone()))?;
+    let target = target_port(service, local, port)
+        .ok_or_else(|| InboundError::UnknownPort { hostname: hostname.clone(), port })?;
+    Ok((service, target))
+}
+
+fn target_port(service: &Service, local: &Workload, port: u16) -> Option<u16> {
+    let own = local.services.get(&service.key()).and_then(|ports| ports.get(&port));
+    let known = |port: &&u16| **port != 0;
+    own.filter(known).or_else(|| service.ports.get(&port).filter(known)).copied()
+}
+
+/// A virtual address of the service: one of our own network rather than another, IPv4 rather than IPv6.
+fn vip(service: &Service, own_network: &NetworkId) -> Result<IpAddr, InboundError> {
+    let rank = |vip: &&NetworkAddress| (vip.network != *own_network, vip.address.is_ipv6());
+    let best = service.vips.iter().min_by_key(rank);
+    best.map(|vip| vip.address).ok_or_else(|| InboundError::NoAddress(service.hostname.clone()))
+}
+
+/// The service to name in logs and metrics of an inbound connection to `port`: the one that the client says it asked
+/// for if this pod serves it, otherwise the first of the pod's services with that port. Never for a decision.
+#[must_use]
+pub fn service_label<'s>(
+    snapshot: &'s Snapshot,
+    local: &Workload,
+    claimed: Option<&str>,
+    port: u16,
+) -> Option<&'s Arc<Service>> {
+    let mut served = local.services.iter().filter_map(|(key, ports)| Some((snapshot.service(key)?, ports)));
+    let named = claimed.and_then(|claimed| {
+        let (service, _) = served.clone().find(|(service, _)| service.hostname.as_str() == claimed)?;
+        Some(service)
+    });
+    named.or_else(|| {
+        let serves = |(service, ports): &(&Arc<Service>, &isthmus_model::workload::PortMap)| {
+            ports.values().chain(service.ports.values()).any(|target| *target == port)
+        };
+        served.find(serves).map(|(service, _)| service)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+//! Names of the mesh, as a pod's resolver asks for them: which service a name means to whom, and its addresses.
+//!
+//! Only services have names; pods do not. What is not ours to answer is left to the cluster's DNS server. It knows
+//! nothing of packets.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use isthmus_model::{Namespace, NamespacedHostname, Service, Workload};
+
+use crate::balance;
+use crate::services::Asker;
+use crate::snapshot::Snapshot;
+
+/// What names are completed with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Domains {
+    /// The cluster's domain, `cluster.local` unless configured.
+    pub cluster: String,
+    /// A namespace whose services win when neither the client's namespace nor a canonical service does.
+    pub preferred_namespace: Option<Namespace>,
+}
+
+/// The family of the addresses that are asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Family {
+    /// A records.
+    V4,
+    /// AAAA records.
+    V6,
+}
+
+/// What is known of a name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// These addresses.
+    Addresses(Found),
+    /// The name is ours and has no address of this family: there is nothing to say, and nobody else to ask.
+    Empty,
+    /// Somebody else may know it.
+    NotOurs,
+}
+
+/// Addresses of a name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// The addresses; never empty.
+    pub addresses: Vec<IpAddr>,
+    /// The name that they belong to, when a search domain had to be taken off the one that was asked for.
+    pub canonical: Option<String>,
+    /// The service.
+    pub service: Arc<Service>,
+}
+
+// === impl Domains ===
+
+impl Default for Domains {
+    fn default() -> Self {
+        Self { cluster: "cluster.local".to_owned(), preferred_namespace: None }
+    }
+}
+
+// === impl Family ===
+
+impl Family {
+    fn is(self, address: IpAddr) -> bool {
+        (self == Self::V4) == address.is_ipv4()
+    }
+}
+
+/// A name to try, and what it was before it was completed when a search domain was taken off first.
+#[derive(PartialEq, Eq, Debug)]
+struct Candidate {
+    name: String,
+    stripped: Option<String>,
+}
+
+/// Looks up a name (without a dot at its end, in any case) as the pod `client` means it.
+#[must_use]
+pub fn lookup(
+    snapshot: &Snapshot,
+    client: &Workload,
+    name: &str,
+    family: Family,
+    domains: &Domains,
+) -> Answer {
+    let asker = Asker { namespace: Some(&client.namespace), preferred: domains.preferred_namespace.as_ref() };
+    for candidate in candidates(&name.to_ascii_lowercase(), &client.namespace, &domains.cluster) {
+        let Some((service, wildcard)) = find(snapshot, &candidate.name, asker) else { continue };
+        let Some(addresses) = addresses(snapshot, client, service, family, &domains.cluster) else {
+            return Answer::NotOurs;
+        };
+        if addresses.is_empty() {
+            return Answer::Empty;
+        }
+        let canonical = candidate.stripped.filter(|_| !wildcard);
+        return Answer::Addresses(Found { addresses, canonical, service: Arc::clone(service) });
+    }
+    Answer::NotOurs
+}
+
+/// The service of a name, or of a wildcard that covers it, the closest first; and whether it was a wildcard.
+fn find<'s>(snapshot: &'s Snapshot, name: &str, asker: Asker<'_>) -> Option<(&'s Arc<Service>, bool)> {
+    if let Some(service) = asker.best(snapshot.services.named(name).iter()) {
+        return Some((service, false));
+    }
+    let mut rest = name;
+    while let Some((_, parent)) = rest.split_once('.') {
+        let wildcard = format!("*.{parent}");
+        if let Some(service) = asker.best(snapshot.services.named(&wildcard).iter()) {
+            return Some((service, true));
+        }
+        rest = parent;
+    }
+    None
+}
+
+/// Addresses of a service as this client may use them. `None`: the service has none, and no endpoints to answer for
+/// it.
+fn addresses(
+    snapshot: &Snapshot,
+    client: &Workload,
+    service: &Service,
+    family: Family,
+    cluster_domain: &str,
+) -> Option<Vec<IpAddr>> {
+    let fits = |address: &IpAddr| {
+        family.is(*address) && service.ip_families.is_none_or(|families| families.accepts(*address))
+    };
+    if !service.vips.is_empty() {
+        // A virtual address of another network leads nowhere in this one.
+        let here = service.vips.iter().filter(|vip| vip.network == client.network);
+        return Some(here.map(|vip| vip.address).filter(fits).collect());
+    }
+    let hostname = service.hostname.as_str();
+    let in_cluster = hostname.strip_suffix(cluster_domain).is_some_and(|rest| rest.ends_with(".svc."));
+    in_cluster.then(|| headless(snapshot, client, service, fits))
+}
+
+/// One address for each endpoint.
+fn headless(
+    snapshot: &Snapshot,
+    client: &Workload,
+    service: &Service,
+    fits: impl Fn(&IpAddr) -> bool,
+) -> Vec<IpAddr> {
+    let key: NamespacedHostname = service.key();
+    let among = balance::among(service);
+    snapshot
+        .endpoints(&key)
+        .filter(|endpoint| endpoint.workload.network == client.network && among.admits(endpoint.workload))
+        .filter_map(|endpoint| endpoint.workload.addresses.iter().copied().find(|address| fits(address)))
+        .collect()
+}
+
+/// Everything that a resolver may mean by a name: the name, its Kubernetes completions, and the same for what is left
+/// after a search domain is taken off. Nothing twice.
+fn candidates(name: &str, namespace: &Namespace, cluster: &str) -> Vec<Candidate> {
+    let mut all: Vec<Candidate> = Vec::new();
+    let mut add = |name: String, stripped: Option<&str>| {
+        if all.iter().all(|candidate| candidate.name != name) {
+            all.push(Candidate { name, stripped: stripped.map(str::to_owned) });
+        }
+    };
+    add(name.to_owned(), None);
+    completions(name, namespace, cluster).into_iter().for_each(|completed| add(completed, None));
+    let search = [format!("{namespace}.svc.{cluster}"), format!("svc.{cluster}"), cluster.to_owned()];
+    for domain in &search {
+        let Some(stripped) = name.strip_suffix(domain.as_str()).and_then(|rest| rest.strip_suffix('.'))
+        else {
+            continue;
+        };
+        if stripped.is_empty() {
+            continue;
+        }
+        add(stripped.to_owned(), Some(stripped));
+        let completed = completions(stripped, namespace, cluster);
+        completed.into_iter().for_each(|completed| add(completed, Some(stripped)));
+    }
+    all
+}
+
+/// The full names that Kubernetes' short forms stand for.
+fn completions(name: &str, namespace: &Namespace, cluster: &str) -> Vec<String> {
+    let ends_in_svc = name.ends_with(".svc");
+    match name.split('.').count() {
+        1 => vec![format!("{name}.{namespace}.svc.{cluster}")],
+        2 => vec![format!("{name}.svc.{cluster}"), format!("{name}.{namespace}.svc.{cluster}")],
+        3 if ends_in_svc => vec![format!("{name}.{cluster}"), format!("{name}.svc.{cluster}")],
+        3 => vec![format!("{name}.svc.{cluster}")],
+        4 if ends_in_svc => vec![format!("{name}.{cluster}")],
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

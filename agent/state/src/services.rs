@@ -1,0 +1,164 @@
+//! Services and the ways to find one (by key, virtual address, range, hostname), and the endpoints of each.
+//!
+//! Endpoints are kept by service key whether or not the service is known, so they may arrive in any order: those of an
+//! unknown service are *staged*.
+
+use std::sync::Arc;
+
+use isthmus_model::{Hostname, Namespace, NamespacedHostname, NetworkAddress, Service, Visibility, Workload};
+
+use crate::cidr::CidrIndex;
+use crate::endpoints::EndpointSet;
+use crate::index::{Map, Multi};
+
+/// The store and its indices, which always agree.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Services {
+    by_key: Map<NamespacedHostname, Arc<Service>>,
+    by_vip: Multi<NetworkAddress, Arc<Service>>,
+    by_range: CidrIndex,
+    by_hostname: Multi<Hostname, Arc<Service>>,
+    endpoints: Map<NamespacedHostname, EndpointSet>,
+}
+
+/// Who asks for a service, as far as the answer depends on it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Asker<'a> {
+    /// Namespace of the client; `None` sees everything.
+    pub(crate) namespace: Option<&'a Namespace>,
+    /// A namespace that wins when neither the client's nor a canonical service does.
+    pub(crate) preferred: Option<&'a Namespace>,
+}
+
+// === impl Asker ===
+
+impl Asker<'_> {
+    fn sees(&self, service: &Service) -> bool {
+        let hidden = service.visibility == Visibility::Namespace
+            && self.namespace.is_some_and(|namespace| *namespace != service.namespace);
+        !hidden
+    }
+
+    fn near(&self, service: &Service) -> bool {
+        self.namespace == Some(&service.namespace)
+    }
+
+    /// The best of what is visible; the first of equals.
+    pub(crate) fn best<'s>(
+        &self,
+        candidates: impl Iterator<Item = &'s Arc<Service>>,
+    ) -> Option<&'s Arc<Service>> {
+        let rank = |service: &Service| {
+            (self.near(service), service.canonical, self.preferred == Some(&service.namespace))
+        };
+        candidates
+            .filter(|service| self.sees(service))
+            .reduce(|best, next| if rank(next) > rank(best) { next } else { best })
+    }
+}
+
+// === impl Services ===
+
+impl Services {
+    pub(crate) fn get(&self, key: &NamespacedHostname) -> Option<&Arc<Service>> {
+        self.by_key.get(key)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.by_key.values()
+    }
+
+    /// By exact virtual address, otherwise by range.
+    pub(crate) fn at<'s>(&'s self, address: &NetworkAddress, asker: Asker<'_>) -> Option<&'s Arc<Service>> {
+        asker.best(self.by_vip.get(address).iter()).or_else(|| {
+            let rank =
+                |(length, service): &(u8, &Arc<Service>)| (asker.near(service), *length, service.canonical);
+            let around = self.by_range.around(address).filter(|(_, service)| asker.sees(service));
+            around.reduce(|best, next| if rank(&next) > rank(&best) { next } else { best }).map(|(_, s)| s)
+        })
+    }
+
+    pub(crate) fn named(&self, hostname: &str) -> &[Arc<Service>] {
+        self.by_hostname.get(hostname)
+    }
+
+    pub(crate) fn endpoints(&self, key: &NamespacedHostname) -> Option<&EndpointSet> {
+        self.endpoints.get(key)
+    }
+
+    pub(crate) fn staged(&self) -> impl Iterator<Item = (&NamespacedHostname, &EndpointSet)> {
+        self.endpoints.iter().filter(|(key, _)| !self.by_key.contains_key(*key))
+    }
+
+    /// Adds a service that is not in here.
+    pub(crate) fn put(&mut self, service: &Arc<Service>) {
+        let key = service.key();
+        let same = |held: &Arc<Service>| is(held, &key);
+        for vip in &service.vips {
+            self.by_vip.put(vip, Arc::clone(service), same);
+        }
+        for range in &service.cidr_vips {
+            self.by_range.put(range, service);
+        }
+        self.by_hostname.put(&service.hostname, Arc::clone(service), same);
+        self.by_key.insert_mut(key, Arc::clone(service));
+    }
+
+    /// Replaces a service. Indices that hold both keep the place of the older one, so that an update does not change
+    /// which of several services wins.
+    pub(crate) fn replace(&mut self, old: &Arc<Service>, new: &Arc<Service>) {
+        let key = new.key();
+        let same = |held: &Arc<Service>| is(held, &key);
+        for vip in old.vips.iter().filter(|vip| !new.vips.contains(vip)) {
+            self.by_vip.take(vip, same);
+        }
+        for range in &old.cidr_vips {
+            self.by_range.take(range, old);
+        }
+        self.put(new);
+    }
+
+    /// Removes a service that is in here; its endpoints stay, staged.
+    pub(crate) fn take(&mut self, service: &Arc<Service>) {
+        let key = service.key();
+        let same = |held: &Arc<Service>| is(held, &key);
+        for vip in &service.vips {
+            self.by_vip.take(vip, same);
+        }
+        for range in &service.cidr_vips {
+            self.by_range.take(range, service);
+        }
+        self.by_hostname.take(&service.hostname, same);
+        self.by_key.remove_mut(&key);
+    }
+
+    /// Adds a workload to the endpoints of its services, or replaces it there.
+    pub(crate) fn join(&mut self, workload: &Arc<Workload>) {
+        for key in workload.services.keys() {
+            match self.endpoints.get_mut(key) {
+                Some(set) => set.put(Arc::clone(workload)),
+                None => {
+                    let mut set = EndpointSet::default();
+                    set.put(Arc::clone(workload));
+                    self.endpoints.insert_mut(key.clone(), set);
+                }
+            }
+        }
+    }
+
+    /// Removes a workload from the endpoints of those of its services that `keeps` does not name.
+    pub(crate) fn leave(&mut self, workload: &Workload, keeps: Option<&Workload>) {
+        let stays = |key: &&NamespacedHostname| keeps.is_some_and(|next| next.services.contains_key(*key));
+        for key in workload.services.keys().filter(|key| !stays(key)) {
+            let Some(set) = self.endpoints.get_mut(key) else { continue };
+            set.take(&workload.uid);
+            if set.is_empty() {
+                self.endpoints.remove_mut(key);
+            }
+        }
+    }
+}
+
+fn is(service: &Service, key: &NamespacedHostname) -> bool {
+    service.namespace == key.namespace && service.hostname == key.hostname
+}

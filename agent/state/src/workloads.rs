@@ -1,0 +1,142 @@
+//! Workloads and the ways to find one: by uid, address, pod, node and hostname.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use isthmus_model::{
+    Namespace, NamespacedHostname, NetworkAddress, NetworkMode, NodeName, Protocol, ServiceAccount, Text,
+    Workload, WorkloadUid,
+};
+
+use crate::index::{Map, Multi};
+use crate::snapshot::Options;
+
+/// What the container runtime's side knows of a pod, enough to find its workload.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct PodKey {
+    /// Pod name.
+    pub name: Text,
+    /// Namespace.
+    pub namespace: Namespace,
+    /// Service account.
+    pub service_account: ServiceAccount,
+}
+
+/// The store and its indices, which always agree.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Workloads {
+    by_uid: Map<WorkloadUid, Arc<Workload>>,
+    by_address: Multi<NetworkAddress, Arc<Workload>>,
+    by_pod: Multi<PodKey, Arc<Workload>>,
+    by_node: Map<NodeName, Arc<BTreeMap<WorkloadUid, Arc<Workload>>>>,
+    by_hostname: Multi<NamespacedHostname, Arc<Workload>>,
+}
+
+// === impl PodKey ===
+
+impl PodKey {
+    fn of(workload: &Workload) -> Self {
+        Self {
+            name: workload.name.clone(),
+            namespace: workload.namespace.clone(),
+            service_account: workload.service_account.clone(),
+        }
+    }
+}
+
+// === impl Workloads ===
+
+impl Workloads {
+    pub(crate) fn get(&self, uid: &str) -> Option<&Arc<Workload>> {
+        self.by_uid.get(uid)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.by_uid.values()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_uid.size()
+    }
+
+    /// Of several workloads at one address a pod in the mesh is most likely the one meant: pod and HBONE, then pod,
+    /// then HBONE, then the rest; the latest of equals.
+    pub(crate) fn at(&self, address: &NetworkAddress) -> Option<&Arc<Workload>> {
+        self.by_address.get(address).iter().max_by_key(|workload| {
+            (workload.uid.as_str().contains("//Pod/"), workload.protocol == Protocol::Hbone)
+        })
+    }
+
+    /// The workload of a pod of this node. Clusters may hold pods of one name, so our own come first.
+    pub(crate) fn of_pod(&self, pod: &PodKey, own: &Options) -> Option<&Arc<Workload>> {
+        self.by_pod.get(pod).iter().max_by_key(|workload| {
+            (
+                workload.network == own.own_network,
+                workload.cluster_id == own.own_cluster,
+                workload.node == own.own_node,
+            )
+        })
+    }
+
+    pub(crate) fn on_node(&self, node: &NodeName) -> impl Iterator<Item = &Arc<Workload>> {
+        self.by_node.get(node).into_iter().flat_map(|workloads| workloads.values())
+    }
+
+    pub(crate) fn by_hostname(&self, name: &NamespacedHostname) -> Option<&Arc<Workload>> {
+        self.by_hostname.get(name).first()
+    }
+
+    /// Adds a workload that is not in here.
+    pub(crate) fn put(&mut self, workload: &Arc<Workload>) {
+        let same = |held: &Arc<Workload>| held.uid == workload.uid;
+        self.by_uid.insert_mut(workload.uid.clone(), Arc::clone(workload));
+        for address in addresses(workload) {
+            self.by_address.put(&address, Arc::clone(workload), same);
+        }
+        self.by_pod.put(&PodKey::of(workload), Arc::clone(workload), same);
+        if let Some(name) = hostname(workload) {
+            self.by_hostname.put(&name, Arc::clone(workload), same);
+        }
+        if !workload.node.is_empty() {
+            if !self.by_node.contains_key(&workload.node) {
+                self.by_node.insert_mut(workload.node.clone(), Arc::default());
+            }
+            if let Some(there) = self.by_node.get_mut(&workload.node) {
+                Arc::make_mut(there).insert(workload.uid.clone(), Arc::clone(workload));
+            }
+        }
+    }
+
+    /// Removes a workload that is in here.
+    pub(crate) fn take(&mut self, workload: &Arc<Workload>) {
+        let same = |held: &Arc<Workload>| held.uid == workload.uid;
+        self.by_uid.remove_mut(&workload.uid);
+        for address in addresses(workload) {
+            self.by_address.take(&address, same);
+        }
+        self.by_pod.take(&PodKey::of(workload), same);
+        if let Some(name) = hostname(workload) {
+            self.by_hostname.take(&name, same);
+        }
+        if let Some(there) = self.by_node.get_mut(&workload.node) {
+            Arc::make_mut(there).remove(&workload.uid);
+            if there.is_empty() {
+                self.by_node.remove_mut(&workload.node);
+            }
+        }
+    }
+}
+
+/// The addresses by which a workload is found: none of a node's, which belong to every such pod and to none.
+fn addresses(workload: &Workload) -> impl Iterator<Item = NetworkAddress> {
+    let own = workload.network_mode != NetworkMode::HostNetwork;
+    let addresses = own.then_some(workload.addresses.iter()).into_iter().flatten();
+    addresses.map(|address| NetworkAddress { network: workload.network.clone(), address: *address })
+}
+
+fn hostname(workload: &Workload) -> Option<NamespacedHostname> {
+    (!workload.hostname.is_empty()).then(|| NamespacedHostname {
+        namespace: workload.namespace.clone(),
+        hostname: workload.hostname.clone(),
+    })
+}
