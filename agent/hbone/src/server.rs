@@ -116,7 +116,6 @@ impl Request {
     }
 
     /// What it asks for, and the means to answer.
-    #[must_use]
     pub fn into_parts(self) -> (Result<Head, BadHead>, Responder) {
         (self.head, self.responder)
     }
