@@ -73,7 +73,9 @@ fn read_roots(reader: &mut Reader<'_>, key: &str) -> Roots {
         None => Roots::File(DEFAULT.into()),
         Some(text) if text.contains("-----BEGIN ") => Roots::Pem(text),
         Some(text) if text == "SYSTEM" => {
-            reader.fail(format!("{key}=SYSTEM: the operating system's roots are not supported, give a PEM file"));
+            reader.fail(format!(
+                "{key}=SYSTEM: the operating system's roots are not supported, give a PEM file"
+            ));
             Roots::File(DEFAULT.into())
         }
         Some(path) => Roots::File(path.into()),

@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! `isthmus`: arguments in, exit code out.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    isthmus::cli::main(std::env::args().skip(1), &isthmus::config::source::Environment)
+}

@@ -1,11 +1,13 @@
 //! Readiness as guard values: the process is ready when no guard is left. Owns the names of what is pending.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-/// What the process still waits for.
-#[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<Mutex<BTreeMap<String, usize>>>);
+use tokio::sync::watch;
+
+/// What the process still waits for. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Readiness(Arc<watch::Sender<BTreeMap<String, usize>>>);
 
 /// Blocks readiness under a name until dropped.
 #[derive(Debug)]
@@ -15,35 +17,41 @@ pub struct BlockReady {
     of: Readiness,
 }
 
+impl Default for Readiness {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(BTreeMap::new())))
+    }
+}
+
 impl Readiness {
     /// Blocks readiness until the guard is dropped; the name is shown by the readiness endpoint.
     pub fn block(&self, name: impl Into<String>) -> BlockReady {
         let name = name.into();
-        *self.lock().entry(name.clone()).or_default() += 1;
+        self.0.send_modify(|pending| *pending.entry(name.clone()).or_default() += 1);
         BlockReady { name, of: self.clone() }
     }
 
     /// Names still pending, sorted; empty when ready.
     #[must_use]
     pub fn pending(&self) -> Vec<String> {
-        self.lock().keys().cloned().collect()
+        self.0.borrow().keys().cloned().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
-        // A panic cannot leave the counts half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Resolves when no guard of this name is left.
+    pub async fn released(&self, name: &str) {
+        // The sender lives in `self`, so that waiting cannot fail.
+        let _ = self.0.subscribe().wait_for(|pending| !pending.contains_key(name)).await;
     }
 }
 
 impl Drop for BlockReady {
     fn drop(&mut self) {
-        let mut pending = self.of.lock();
-        match pending.get_mut(&self.name) {
+        self.of.0.send_modify(|pending| match pending.get_mut(&self.name) {
             Some(count) if *count > 1 => *count -= 1,
             _ => {
                 pending.remove(&self.name);
             }
-        }
+        });
     }
 }
 
@@ -51,13 +59,14 @@ impl Drop for BlockReady {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_name_is_pending_until_its_last_guard_is_dropped() {
+    #[tokio::test]
+    async fn a_name_is_pending_until_its_last_guard_is_dropped() {
         let ready = Readiness::default();
         let (a, b) = (ready.block("x"), ready.block("x"));
         drop(a);
         assert_eq!(ready.pending(), ["x"]);
-        drop(b);
+        let release = async { drop(b) };
+        tokio::join!(ready.released("x"), release);
         assert!(ready.pending().is_empty());
     }
 }

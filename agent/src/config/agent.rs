@@ -35,6 +35,8 @@ pub struct AgentConfig {
     pub dns: bool,
     /// Port of the DNS proxy in the pods.
     pub dns_port: u16,
+    /// Where names that are not the mesh's are asked for: the name servers of our own resolv.conf.
+    pub resolvers: Vec<SocketAddr>,
     /// Admin, metrics and readiness addresses.
     pub ports: Ports,
     /// How long connections may live after SIGTERM.
@@ -177,7 +179,8 @@ pub fn read(strings: &dyn Strings) -> Result<AgentConfig, ConfigErrors> {
         inpod_uds: r.text("INPOD_UDS").unwrap_or_else(|| "/var/run/ztunnel/ztunnel.sock".to_owned()).into(),
         dns: r.text("ISTIO_META_DNS_CAPTURE").is_none_or(|text| text.eq_ignore_ascii_case("true")),
         dns_port: read_dns_port(r),
-        ports: read_ports(r, &proxy, ipv6),
+        resolvers: read_resolvers(),
+        ports: read_ports(&proxy),
         drain: read_drain(r),
         threads: read_threads(r, &proxy),
         secret_ttl: r.duration("SECRET_TTL", Duration::from_secs(86_400)),
@@ -193,7 +196,10 @@ pub fn read(strings: &dyn Strings) -> Result<AgentConfig, ConfigErrors> {
 /// What ztunnel has and we have not built is an error when asked for, not silence.
 fn refuse_unbuilt(r: &mut Reader<'_>) {
     if r.text("PROXY_MODE").is_some_and(|mode| mode != "shared") {
-        r.fail(format!("PROXY_MODE={:?}: only shared is supported", r.text("PROXY_MODE").unwrap_or_default()));
+        r.fail(format!(
+            "PROXY_MODE={:?}: only shared is supported",
+            r.text("PROXY_MODE").unwrap_or_default()
+        ));
     }
     for key in ["XDS_ON_DEMAND", "TLS12_ENABLED", "UNSTABLE_ENABLE_SOCKS5"] {
         if r.flag(key, false) {
@@ -216,14 +222,16 @@ fn read_proxy_config(r: &mut Reader<'_>, warnings: &mut Vec<String>) -> ProxyCon
         Some(text) => super::mesh::proxy_config(&text),
         None => {
             whence = "./etc/istio/config/mesh";
-            std::fs::read_to_string(whence).map_or_else(|_| Ok(ProxyConfig::default()), |t| super::mesh::mesh_default_config(&t))
+            std::fs::read_to_string(whence)
+                .map_or_else(|_| Ok(ProxyConfig::default()), |t| super::mesh::mesh_default_config(&t))
         }
     };
     let config = parsed.unwrap_or_else(|error| {
         r.fail(format!("{whence}: {error}"));
         ProxyConfig::default()
     });
-    warnings.extend(config.unknown.iter().map(|key| format!("{whence}: key {key} is not known and was ignored")));
+    warnings
+        .extend(config.unknown.iter().map(|key| format!("{whence}: key {key} is not known and was ignored")));
     config
 }
 
@@ -263,7 +271,9 @@ fn choose_ca(r: &mut Reader<'_>, remote: Option<ControlPlane>, fake: bool, insid
     let addressed = ["XDS_ADDRESS", "CA_ADDRESS"].into_iter().find(|key| r.text(key).is_some());
     match (remote, fake, addressed, inside) {
         (_, true, Some(key), _) => {
-            r.fail(format!("FAKE_CA=true together with {key}: certificates of a test key would meet a real mesh"));
+            r.fail(format!(
+                "FAKE_CA=true together with {key}: certificates of a test key would meet a real mesh"
+            ));
             CaChoice::None
         }
         (_, true, None, true) => {
@@ -277,7 +287,8 @@ fn choose_ca(r: &mut Reader<'_>, remote: Option<ControlPlane>, fake: bool, insid
 }
 
 fn read_place(r: &Reader<'_>, proxy: &ProxyConfig) -> Place {
-    let mut metadata = proxy.metadata.iter().map(|(k, v)| (meta_key(k), v.clone())).collect::<BTreeMap<_, _>>();
+    let mut metadata =
+        proxy.metadata.iter().map(|(k, v)| (meta_key(k), v.clone())).collect::<BTreeMap<_, _>>();
     metadata.extend(r.prefixed("ISTIO_META_"));
     let cluster = metadata.get("CLUSTER_ID").cloned().or_else(|| r.text("CLUSTER_ID"));
     let text = |key: &str| r.text(key).unwrap_or_default();
@@ -347,7 +358,22 @@ fn read_dns_port(r: &mut Reader<'_>) -> u16 {
     })
 }
 
-fn read_ports(_r: &mut Reader<'_>, proxy: &ProxyConfig, _ipv6: bool) -> Ports {
+/// Name servers of `/etc/resolv.conf`, the resolver's own default when it names none.
+fn read_resolvers() -> Vec<SocketAddr> {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let found = name_servers(&text);
+    if found.is_empty() { vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53)] } else { found }
+}
+
+fn name_servers(text: &str) -> Vec<SocketAddr> {
+    let server = |line: &str| {
+        let address = line.trim().strip_prefix("nameserver")?.trim().parse().ok()?;
+        Some(SocketAddr::new(address, 53))
+    };
+    text.lines().filter_map(server).collect()
+}
+
+fn read_ports(proxy: &ProxyConfig) -> Ports {
     let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     Ports {
         admin: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), proxy.admin_port.unwrap_or(15000)),
@@ -372,8 +398,11 @@ fn read_drain(r: &mut Reader<'_>) -> Duration {
 /// Threads of the data plane; the rules of the reference's §10.3.
 fn read_threads(r: &mut Reader<'_>, proxy: &ProxyConfig) -> usize {
     let logical = std::thread::available_parallelism().map_or(1, usize::from);
-    let limit = r.text("ZTUNNEL_RESOURCE_CPU_LIMIT").and_then(|text| cpus(r, "ZTUNNEL_RESOURCE_CPU_LIMIT", &text));
-    let request = r.text("ZTUNNEL_RESOURCE_CPU_REQUEST").and_then(|text| cpus(r, "ZTUNNEL_RESOURCE_CPU_REQUEST", &text));
+    let limit =
+        r.text("ZTUNNEL_RESOURCE_CPU_LIMIT").and_then(|text| cpus(r, "ZTUNNEL_RESOURCE_CPU_LIMIT", &text));
+    let request = r
+        .text("ZTUNNEL_RESOURCE_CPU_REQUEST")
+        .and_then(|text| cpus(r, "ZTUNNEL_RESOURCE_CPU_REQUEST", &text));
     let alternative = r.text("ZTUNNEL_CPU_LIMIT").and_then(|text| cpus(r, "ZTUNNEL_CPU_LIMIT", &text));
     let cores = limit.or(alternative).unwrap_or(logical);
     if let Some(text) = r.text("ZTUNNEL_WORKER_THREADS") {
@@ -397,7 +426,9 @@ fn worker_threads(r: &mut Reader<'_>, text: &str, cores: usize) -> usize {
         _ => None,
     };
     count.unwrap_or_else(|| {
-        r.fail(format!("ZTUNNEL_WORKER_THREADS={text:?} is neither a number nor a percentage from 1% to 100%"));
+        r.fail(format!(
+            "ZTUNNEL_WORKER_THREADS={text:?} is neither a number nor a percentage from 1% to 100%"
+        ));
         cores
     })
 }
@@ -410,7 +441,11 @@ fn cpus(r: &mut Reader<'_>, key: &str, text: &str) -> Option<usize> {
             let (whole, part) = text.split_once('.').unwrap_or((text, ""));
             let part = format!("{part:0<3}");
             let digits = part.get(..3).filter(|_| part.bytes().all(|b| b.is_ascii_digit()));
-            whole.parse::<u64>().ok().zip(digits.and_then(|d| d.parse::<u64>().ok())).map(|(w, p)| w * 1000 + p)
+            whole
+                .parse::<u64>()
+                .ok()
+                .zip(digits.and_then(|d| d.parse::<u64>().ok()))
+                .map(|(w, p)| w * 1000 + p)
         }
     };
     let cores = milli.and_then(|milli| usize::try_from(milli.div_ceil(1000)).ok());

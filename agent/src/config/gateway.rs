@@ -83,7 +83,11 @@ fn entries<T>(r: &mut Reader<'_>, key: &str, parse: impl Fn(&str) -> Option<T>) 
 }
 
 fn form(key: &str) -> &'static str {
-    if key == "GATEWAY_SNI_ROUTES" { "<port>=<server name>@<host or address>:<port>" } else { "<port>=<host or address>:<port>" }
+    if key == "GATEWAY_SNI_ROUTES" {
+        "<port>=<server name>@<host or address>:<port>"
+    } else {
+        "<port>=<host or address>:<port>"
+    }
 }
 
 fn sni_route(entry: &str) -> Option<SniRoute> {
@@ -112,7 +116,10 @@ mod tests {
         let config = read(&env(&[
             ("POD_NAMESPACE", "istio-system"),
             ("SERVICE_ACCOUNT", "gw"),
-            ("GATEWAY_SNI_ROUTES", "15012=istiod.istio-system.svc@10.0.0.1:15012, 15443=a.b@c.d.svc.cluster.local:80"),
+            (
+                "GATEWAY_SNI_ROUTES",
+                "15012=istiod.istio-system.svc@10.0.0.1:15012, 15443=a.b@c.d.svc.cluster.local:80",
+            ),
             ("GATEWAY_TCP_ROUTES", "8080=hello.demo.svc.cluster.local:80"),
         ]))
         .unwrap();

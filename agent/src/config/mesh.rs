@@ -88,7 +88,10 @@ mod tests {
 
     #[test]
     fn known_keys_are_read_and_unknown_ones_remembered() {
-        let config = proxy_config("discoveryAddress: istiod:15012\nconcurrency: 2\ntracing: {}\nproxyMetadata: {A: b}").unwrap();
+        let config = proxy_config(
+            "discoveryAddress: istiod:15012\nconcurrency: 2\ntracing: {}\nproxyMetadata: {A: b}",
+        )
+        .unwrap();
         assert_eq!(config.discovery_address.as_deref(), Some("istiod:15012"));
         assert_eq!(config.concurrency, Some(2));
         assert_eq!(config.unknown, ["tracing"]);
@@ -99,7 +102,11 @@ mod tests {
 
     #[test]
     fn a_bad_value_is_named() {
-        for (text, named) in [("statsPort: 70000", "statsPort"), ("proxyMetadata: {A: 1}", "proxyMetadata.A"), ("[]", "mapping")] {
+        for (text, named) in [
+            ("statsPort: 70000", "statsPort"),
+            ("proxyMetadata: {A: 1}", "proxyMetadata.A"),
+            ("[]", "mapping"),
+        ] {
             assert!(proxy_config(text).unwrap_err().contains(named), "{text}");
         }
     }

@@ -24,13 +24,15 @@ impl Strings for Environment {
     }
 
     fn all(&self) -> Vec<(String, String)> {
-        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
+        std::env::vars_os()
+            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+            .collect()
     }
 }
 
 impl Strings for BTreeMap<String, String> {
     fn get(&self, key: &str) -> Option<String> {
-        BTreeMap::get(self, key).cloned()
+        Self::get(self, key).cloned()
     }
 
     fn all(&self) -> Vec<(String, String)> {

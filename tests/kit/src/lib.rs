@@ -1,6 +1,7 @@
 //! Scripted peers, worlds and probes for tests. Each peer speaks raw bytes from the reference rather than through the
 //! project's own other half.
 
+pub mod binaries;
 pub mod hbone;
 pub mod istiod;
 pub mod lab;

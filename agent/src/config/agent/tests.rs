@@ -30,7 +30,15 @@ fn every_bad_value_is_reported_at_once() {
         ("PROXY_CONFIG", "statsPort: big"),
         ("ISTIO_META_DNS_PROXY_ADDR", "0.0.0.0"),
     ]);
-    for key in ["FAKE_CA", "SECRET_TTL", "POOL_MAX_STREAMS_PER_CONNECTION", "RUST_LOG", "PROXY_MODE", "statsPort", "ISTIO_META_DNS_PROXY_ADDR"] {
+    for key in [
+        "FAKE_CA",
+        "SECRET_TTL",
+        "POOL_MAX_STREAMS_PER_CONNECTION",
+        "RUST_LOG",
+        "PROXY_MODE",
+        "statsPort",
+        "ISTIO_META_DNS_PROXY_ADDR",
+    ] {
         assert!(found.iter().any(|line| line.contains(key)), "{key} is not named in {found:?}");
     }
 }
@@ -40,7 +48,11 @@ fn the_fake_ca_never_meets_a_real_mesh() {
     let local = ("LOCAL_XDS", "workloads: []");
     let lab = read(&env(&[("FAKE_CA", "true"), local])).unwrap();
     assert_eq!((lab.ca, lab.xds), (CaChoice::Fake, None));
-    for other in [("XDS_ADDRESS", "istiod:15012"), ("CA_ADDRESS", "istiod:15012"), ("KUBERNETES_SERVICE_HOST", "10.0.0.1")] {
+    for other in [
+        ("XDS_ADDRESS", "istiod:15012"),
+        ("CA_ADDRESS", "istiod:15012"),
+        ("KUBERNETES_SERVICE_HOST", "10.0.0.1"),
+    ] {
         let found = errors(&[("FAKE_CA", "true"), local, other]);
         assert!(found.iter().any(|line| line.contains("FAKE_CA")), "{other:?}: {found:?}");
     }
@@ -50,7 +62,8 @@ fn the_fake_ca_never_meets_a_real_mesh() {
 
 #[test]
 fn a_missing_path_is_a_path() {
-    let config = read(&env(&[("XDS_ROOT_CA", "/nowhere/root.pem"), ("AUTH_TOKEN", "/nowhere/token")])).unwrap();
+    let config =
+        read(&env(&[("XDS_ROOT_CA", "/nowhere/root.pem"), ("AUTH_TOKEN", "/nowhere/token")])).unwrap();
     let xds = config.xds.unwrap();
     assert_eq!(xds.roots, Roots::File("/nowhere/root.pem".into()));
     assert_eq!(xds.token, Token::File("/nowhere/token".into()));
@@ -62,7 +75,9 @@ fn the_drain_time_leaves_room_for_the_end() {
         let config = read(&env(&[("TERMINATION_GRACE_PERIOD_SECONDS", grace)])).unwrap();
         assert_eq!(config.drain.as_secs(), seconds, "{grace}");
     }
-    let config = read(&env(&[("TERMINATION_GRACE_PERIOD_SECONDS", "30"), ("CONNECTION_TERMINATION_DEADLINE", "7s")])).unwrap();
+    let config =
+        read(&env(&[("TERMINATION_GRACE_PERIOD_SECONDS", "30"), ("CONNECTION_TERMINATION_DEADLINE", "7s")]))
+            .unwrap();
     assert_eq!(config.drain.as_secs(), 7);
 }
 
@@ -83,4 +98,12 @@ fn threads_follow_limits_and_requests() {
 fn without_any_source_of_workloads_there_is_nothing_to_do() {
     assert!(errors(&[("XDS_ADDRESS", "")])[0].contains("XDS_ADDRESS"));
     assert!(errors(&[("LOCAL_XDS", "a"), ("LOCAL_XDS_PATH", "b")])[0].contains("LOCAL_XDS_PATH"));
+}
+
+#[test]
+fn name_servers_are_those_of_resolv_conf() {
+    let text =
+        "search a.b\n# nameserver 1.1.1.1\nnameserver 172.21.0.10\nnameserver fd00::a\noptions ndots:5\n";
+    let found: Vec<_> = name_servers(text).iter().map(ToString::to_string).collect();
+    assert_eq!(found, ["172.21.0.10:53", "[fd00::a]:53"]);
 }

@@ -1,0 +1,123 @@
+//! Settings of `isthmus node`: istio-cni's variables, their defaults and meaning.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use isthmus_proto::enroll::{Rules, Selector, default_selectors};
+
+use super::LogConfig;
+use super::source::{ConfigErrors, Reader, Strings};
+
+/// Everything the node role is told.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Logging.
+    pub log: LogConfig,
+    /// This node's name.
+    pub node_name: String,
+    /// Where the plugin's socket and kubeconfig live.
+    pub run_dir: PathBuf,
+    /// ZDS socket that agents connect to.
+    pub zds_socket: PathBuf,
+    /// The only folder whose network namespaces a plugin event may name.
+    pub netns_dir: PathBuf,
+    /// `/proc` of the host, for finding the namespaces of running pods.
+    pub host_proc: PathBuf,
+    /// Kubeconfig; `None`: in-cluster.
+    pub kubeconfig: Option<PathBuf>,
+    /// Whether DNS of pods is captured.
+    pub dns_capture: bool,
+    /// Whether IPv6 rules are programmed.
+    pub ipv6: bool,
+    /// Which pods are enrolled.
+    pub rules: Rules,
+    /// Source address that kubelet probes get.
+    pub probe_v4: Ipv4Addr,
+    /// The same for IPv6.
+    pub probe_v6: Ipv6Addr,
+    /// Whether rules of enrolled pods are applied again at start.
+    pub reconcile_on_startup: bool,
+    /// Whether host rules go into the namespace of process 1 instead of our own.
+    pub host_netns_of_init: bool,
+    /// Metrics.
+    pub metrics: SocketAddr,
+    /// Readiness.
+    pub ready: SocketAddr,
+}
+
+/// Reads everything.
+///
+/// # Errors
+/// All bad values at once.
+pub fn read(strings: &dyn Strings) -> Result<NodeConfig, ConfigErrors> {
+    let mut reader = Reader::new(strings);
+    let r = &mut reader;
+    let any = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
+    let path = |r: &Reader<'_>, key: &str, default: &str| {
+        PathBuf::from(r.text(key).unwrap_or_else(|| default.to_owned()))
+    };
+    let config = NodeConfig {
+        log: super::read_log(r),
+        node_name: r.required("NODE_NAME", "which pods are this node's cannot be told"),
+        run_dir: path(r, "CNI_AGENT_RUN_DIR", "/var/run/istio-cni"),
+        zds_socket: path(r, "ZTUNNEL_UDS_ADDRESS", "/var/run/ztunnel/ztunnel.sock"),
+        netns_dir: path(r, "CNI_NETNS_DIR", "/var/run/netns"),
+        host_proc: path(r, "HOST_PROC", "/host/proc"),
+        kubeconfig: r.text("KUBECONFIG").map(PathBuf::from),
+        dns_capture: r.flag("AMBIENT_DNS_CAPTURE", false),
+        ipv6: r.flag("AMBIENT_IPV6", false),
+        rules: Rules {
+            selectors: read_selectors(r),
+            exclude_namespaces: list(r, "EXCLUDE_NAMESPACES"),
+            system_namespace: r.text("SYSTEM_NAMESPACE").unwrap_or_else(|| "istio-system".to_owned()),
+        },
+        probe_v4: r.parsed("HOST_PROBE_SNAT_IP", Ipv4Addr::new(169, 254, 7, 127), "an IPv4 address"),
+        probe_v6: r.parsed("HOST_PROBE_SNAT_IPV6", PROBE_V6, "an IPv6 address"),
+        reconcile_on_startup: r.flag("AMBIENT_RECONCILE_POD_RULES_ON_STARTUP", false),
+        host_netns_of_init: r.flag("ALLOW_SWITCH_TO_HOST_NS", false),
+        metrics: any(r.parsed("MONITORING_PORT", 15014, "a port")),
+        ready: any(r.parsed("HEALTH_PORT", 8000, "a port")),
+    };
+    reader.finish(config)
+}
+
+/// istio-cni's own default.
+const PROBE_V6: Ipv6Addr = Ipv6Addr::new(0xfd16, 0x9254, 0x7127, 0x1337, 0xffff, 0xffff, 0xffff, 0xffff);
+
+/// `AMBIENT_ENABLEMENT_SELECTOR`: a YAML list; unset means the field's defaults.
+fn read_selectors(r: &mut Reader<'_>) -> Vec<Selector> {
+    let Some(text) = r.text("AMBIENT_ENABLEMENT_SELECTOR") else { return default_selectors() };
+    yaml_serde::from_str(&text).unwrap_or_else(|error| {
+        r.fail(format!("AMBIENT_ENABLEMENT_SELECTOR: {error}"));
+        default_selectors()
+    })
+}
+
+fn list(r: &Reader<'_>, key: &str) -> Vec<String> {
+    let text = r.text(key).unwrap_or_default();
+    text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn the_node_must_have_a_name_and_everything_else_a_default() {
+        let mut env = BTreeMap::from([("HOST_PROBE_SNAT_IP".to_owned(), "x".to_owned())]);
+        env.insert("AMBIENT_ENABLEMENT_SELECTOR".to_owned(), "7".to_owned());
+        let found = read(&env).unwrap_err().0;
+        for key in ["NODE_NAME", "HOST_PROBE_SNAT_IP", "AMBIENT_ENABLEMENT_SELECTOR"] {
+            assert!(found.iter().any(|line| line.contains(key)), "{key}: {found:?}");
+        }
+        let env = BTreeMap::from([
+            ("NODE_NAME".to_owned(), "n1".to_owned()),
+            ("EXCLUDE_NAMESPACES".to_owned(), "a, b".to_owned()),
+        ]);
+        let config = read(&env).unwrap();
+        assert_eq!(config.probe_v4.to_string(), "169.254.7.127");
+        assert_eq!(config.probe_v6.to_string(), "fd16:9254:7127:1337:ffff:ffff:ffff:ffff");
+        assert_eq!(config.rules.exclude_namespaces, ["a", "b"]);
+    }
+}

@@ -1,0 +1,188 @@
+//! `isthmus agent`: the data plane of one node.
+
+use std::sync::Arc;
+
+use isthmus_admin::StaticConfig;
+use isthmus_admin::server::Admin;
+use isthmus_control::xds::{self, Rejections};
+use isthmus_identity::Manager;
+use isthmus_rt::drain::{self, Outcome, Watch};
+use isthmus_rt::log::Handle;
+use isthmus_rt::metrics::Metrics;
+use isthmus_rt::ready::Readiness;
+use isthmus_rt::task::Tasks;
+use isthmus_state::{Batch, State};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+
+use super::http::{Common, Endpoint};
+use super::{RunError, signal};
+use crate::config::agent::{AgentConfig, LocalSource};
+use crate::runtime;
+use crate::wiring::config_dump::{self, Live};
+use crate::wiring::discovery::Discovery;
+use crate::wiring::pods::Pods;
+use crate::wiring::{control, world};
+
+/// Runs the role.
+pub(crate) fn run(config: AgentConfig, log: Handle) -> Result<(), RunError> {
+    isthmus_identity::install_crypto_provider();
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    if let Err(error) = isthmus_sys::limits::raise_nofile() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    let fixed = local(config.local.as_ref())?;
+    let data = runtime::data(config.threads).map_err(RunError::os("data runtime"))?;
+    let own = runtime::control().map_err(RunError::os("control runtime"))?;
+    let outcome = own.block_on(serve(config, log, fixed, &data));
+    // Nothing of a connection may outlive the drain.
+    data.shutdown_background();
+    outcome
+}
+
+async fn serve(
+    config: AgentConfig,
+    log: Handle,
+    fixed: StaticConfig,
+    data: &Runtime,
+) -> Result<(), RunError> {
+    let common = Common::bind(config.ports.stats, config.ports.ready).await?;
+    let admin = Endpoint::bind("admin", config.ports.admin).await?;
+    let (registry, readiness) = (Metrics::default(), Readiness::default());
+    let tasks = Tasks::new("agent");
+    let (drain, watch) = drain::channel();
+    let (served, served_watch) = drain::channel();
+
+    let mesh = Mesh::start(&config, &fixed, &registry, &readiness, &tasks, &watch)?;
+    let shared = world::world(&config, mesh.state.clone(), mesh.certs.clone(), &registry);
+    let pods = Pods::new(shared, &config, &registry, watch.clone());
+    let (quit, asked) = mpsc::channel(1);
+    let live = Live {
+        state: mesh.state,
+        certs: mesh.certs,
+        pods: Some(Arc::clone(&pods)),
+        rejections: mesh.rejections,
+        config: config_dump::config(&config),
+        fixed,
+    };
+    common.serve(&registry, &readiness, &tasks, &served_watch);
+    let admin_routes =
+        Admin { source: Arc::new(live), logging: isthmus_admin::logging::Logging::new(log), quit };
+    admin.serve(admin_routes, &tasks, served_watch);
+
+    let data_tasks = Tasks::new("data");
+    {
+        let _inside = data.enter();
+        let zds = zds(&config, Arc::clone(&pods), &registry, readiness.clone(), watch);
+        data_tasks.spawn("zds", zds);
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.place.node, network = %config.place.network, "agent started");
+    let why = signal::stop(asked).await.map_err(RunError::os("signal handlers"))?;
+    tracing::info!(why, deadline = ?config.drain, "draining");
+    if drain.shutdown(config.drain).await == Outcome::Forced {
+        tracing::warn!(deadline = ?config.drain, "connections were still open at the deadline and were closed");
+    }
+    served.kill().await;
+    Ok(())
+}
+
+/// Takes pods from the node role, once the mesh is known: a pod served earlier would refuse what it should carry.
+fn zds(
+    config: &AgentConfig,
+    pods: Arc<Pods>,
+    registry: &Metrics,
+    readiness: Readiness,
+    drain: Watch,
+) -> impl Future<Output = ()> + use<> {
+    let settings = isthmus_inpod::Config { uds: config.inpod_uds.clone() };
+    let metrics = isthmus_inpod::Metrics::register(registry);
+    // Not ready before the first snapshot, even while the mesh is still unknown.
+    let unserved = readiness.block(isthmus_inpod::manager::READINESS);
+    async move {
+        tokio::select! {
+            () = readiness.released(STATE) => {}
+            () = drain.graceful() => return,
+        }
+        let table = pods.table();
+        let serving = isthmus_inpod::run(settings, pods, table, readiness, metrics, drain);
+        let mut serving = std::pin::pin!(serving);
+        // The first poll takes a guard of its own; only then may ours go.
+        let first =
+            std::future::poll_fn(|cx| std::task::Poll::Ready(serving.as_mut().poll(cx).is_ready())).await;
+        drop(unserved);
+        if !first {
+            serving.await;
+        }
+    }
+}
+
+/// The parts that follow the control plane; shared with the gateway role.
+pub(super) struct Mesh {
+    pub(super) state: State,
+    pub(super) certs: Manager,
+    pub(super) rejections: Rejections,
+}
+
+/// Under this name readiness waits for the first push of every type.
+pub(crate) const STATE: &str = "state manager";
+
+impl Mesh {
+    pub(super) fn start(
+        config: &AgentConfig,
+        fixed: &StaticConfig,
+        registry: &Metrics,
+        readiness: &Readiness,
+        tasks: &Tasks,
+        drain: &Watch,
+    ) -> Result<Self, RunError> {
+        let state = world::state(&config.place);
+        let certs = control::manager(config, registry, tasks)?;
+        let rejections = Rejections::default();
+        let discovery =
+            Arc::new(Discovery::new(state.clone(), config.place.node.clone(), Some(certs.clone())));
+        discovery.apply(batch(fixed));
+        if let Some(plane) = &config.xds {
+            let settings = xds::Config {
+                server: control::server(plane, &config.place),
+                node: control::node(&config.place),
+                rejections: rejections.clone(),
+            };
+            settings.server.check()?;
+            let metrics = isthmus_control::metrics::Metrics::register(registry);
+            tasks.spawn("xds", xds::run(settings, discovery, readiness.block(STATE), metrics, drain.clone()));
+        }
+        Ok(Self { state, certs, rejections })
+    }
+}
+
+/// The static configuration as one push.
+fn batch(fixed: &StaticConfig) -> Batch {
+    Batch {
+        upsert_workloads: fixed.workloads.iter().map(|workload| (**workload).clone()).collect(),
+        upsert_services: fixed.services.iter().map(|service| (**service).clone()).collect(),
+        upsert_policies: fixed.policies.iter().map(|policy| (policy.key(), (**policy).clone())).collect(),
+        ..Batch::default()
+    }
+}
+
+/// Reads the static configuration.
+pub(super) fn local(source: Option<&LocalSource>) -> Result<StaticConfig, RunError> {
+    let (whence, text) = match source {
+        None => return Ok(StaticConfig::default()),
+        Some(LocalSource::Text(text)) => ("LOCAL_XDS".to_owned(), text.clone()),
+        Some(LocalSource::File(path)) => {
+            let whence = format!("LOCAL_XDS_PATH {}", path.display());
+            let text = std::fs::read_to_string(path).map_err(RunError::os(whence.clone()))?;
+            (whence, text)
+        }
+    };
+    let held = isthmus_control::local::load(&text)
+        .map_err(|cause| RunError::Local { whence, cause: cause.to_string() })?;
+    Ok(StaticConfig {
+        workloads: held.workloads.into_iter().map(Arc::new).collect(),
+        services: held.services.into_iter().map(Arc::new).collect(),
+        policies: held.policies.into_iter().map(Arc::new).collect(),
+    })
+}

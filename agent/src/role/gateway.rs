@@ -1,0 +1,153 @@
+//! `isthmus gateway`: the east-west gateway of one network.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use isthmus_admin::server::Admin;
+use isthmus_model::NamespacedHostname;
+use isthmus_node::ApiServer;
+use isthmus_node::globals;
+use isthmus_proxy::gateway::{Gateway, GatewayInfo, GatewayListeners, Globals, SniRoutes};
+use isthmus_proxy::{Bound, PodInfo, World};
+use isthmus_rt::drain::{self, Outcome, Watch};
+use isthmus_rt::log::Handle;
+use isthmus_rt::metrics::Metrics;
+use isthmus_rt::ready::Readiness;
+use isthmus_rt::task::Tasks;
+use isthmus_sys::socket::{Sockets, Transparent};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+
+use super::agent::{Mesh, local};
+use super::http::{Common, Endpoint};
+use super::{RunError, signal};
+use crate::config::gateway::GatewayConfig;
+use crate::runtime;
+use crate::wiring::config_dump::{self, Live};
+use crate::wiring::world;
+
+/// Under this name readiness waits for the set of global services.
+const GLOBALS: &str = "global services";
+
+/// Runs the role.
+pub(crate) fn run(config: GatewayConfig, log: Handle) -> Result<(), RunError> {
+    isthmus_identity::install_crypto_provider();
+    for warning in &config.base.warnings {
+        tracing::warn!("{warning}");
+    }
+    if let Err(error) = isthmus_sys::limits::raise_nofile() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    let data = runtime::data(config.base.threads).map_err(RunError::os("data runtime"))?;
+    let own = runtime::control().map_err(RunError::os("control runtime"))?;
+    let outcome = own.block_on(serve(config, log, &data));
+    data.shutdown_background();
+    outcome
+}
+
+async fn serve(config: GatewayConfig, log: Handle, data: &Runtime) -> Result<(), RunError> {
+    let base = &config.base;
+    let fixed = local(base.local.as_ref())?;
+    let common = Common::bind(base.ports.stats, base.ports.ready).await?;
+    let admin = Endpoint::bind("admin", base.ports.admin).await?;
+    let (registry, readiness) = (Metrics::default(), Readiness::default());
+    let tasks = Tasks::new("gateway");
+    let (drain, watch) = drain::channel();
+    let (served, served_watch) = drain::channel();
+    let mesh = Mesh::start(base, &fixed, &registry, &readiness, &tasks, &watch)?;
+    let shared = world::world(base, mesh.state.clone(), mesh.certs.clone(), &registry);
+    let globals = follow_globals(&config, &readiness, &tasks, &watch).await?;
+    let (quit, asked) = mpsc::channel(1);
+    let live = Live {
+        state: mesh.state,
+        certs: mesh.certs,
+        pods: None,
+        rejections: mesh.rejections,
+        config: config_dump::config(base),
+        fixed,
+    };
+    common.serve(&registry, &readiness, &tasks, &served_watch);
+    let logging = isthmus_admin::logging::Logging::new(log);
+    admin.serve(Admin { source: Arc::new(live), logging, quit }, &tasks, served_watch);
+    let gateway = start(&config, shared, globals, data, watch)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = %config.identity, network = %base.place.network, "gateway started");
+    let why = signal::stop(asked).await.map_err(RunError::os("signal handlers"))?;
+    tracing::info!(why, deadline = ?base.drain, "draining");
+    if drain.shutdown(base.drain).await == Outcome::Forced {
+        tracing::warn!(deadline = ?base.drain, "connections were still open at the deadline and were closed");
+    }
+    drop(gateway);
+    served.kill().await;
+    Ok(())
+}
+
+/// Follows which services of the cluster are global.
+async fn follow_globals(
+    config: &GatewayConfig,
+    readiness: &Readiness,
+    tasks: &Tasks,
+    watch: &Watch,
+) -> Result<globals::Globals, RunError> {
+    let server = config.kubeconfig.clone().map_or(ApiServer::InCluster, ApiServer::Kubeconfig);
+    let client = isthmus_node::connect(&server).await.map_err(|error| RunError::Node(error.to_string()))?;
+    let held = globals::Globals::default();
+    let settings = globals::Config {
+        cluster_domain: config.base.place.domain.clone(),
+        system_namespace: config.base.place.pod_namespace.clone(),
+    };
+    tasks.spawn(
+        "globals",
+        globals::watch(client, settings, held.clone(), readiness.block(GLOBALS), watch.clone()),
+    );
+    Ok(held)
+}
+
+struct Known(globals::Globals);
+
+impl Globals for Known {
+    fn is_global(&self, service: &NamespacedHostname) -> bool {
+        self.0.contains(service)
+    }
+}
+
+/// Binds every listener, then serves.
+fn start(
+    config: &GatewayConfig,
+    world: Arc<World>,
+    globals: globals::Globals,
+    data: &Runtime,
+    drain: Watch,
+) -> Result<Gateway, RunError> {
+    let _inside = data.enter();
+    let place = &config.base.place;
+    let sockets = world::dress(Sockets::host(), &config.base.sockets);
+    let bind = |address: SocketAddr| -> Result<Bound, RunError> {
+        let (listener, transparent) = sockets.listen(address, Transparent::Never)?;
+        Ok(Bound::from_tokio(listener, transparent))
+    };
+    let any = |port| SocketAddr::new(config.hbone.ip(), port);
+    let mut by_port: BTreeMap<u16, SniRoutes> = BTreeMap::new();
+    for route in &config.sni {
+        by_port
+            .entry(route.port)
+            .or_default()
+            .names
+            .insert(route.name.to_ascii_lowercase(), route.to.clone());
+    }
+    let sni = by_port.into_iter().map(|(port, routes)| Ok((bind(any(port))?, routes)));
+    let tcp = config.tcp.iter().map(|route| Ok((bind(any(route.port))?, route.to.clone())));
+    let listeners = GatewayListeners {
+        hbone: Some(bind(config.hbone)?),
+        sni: sni.collect::<Result<_, RunError>>()?,
+        tcp: tcp.collect::<Result<_, RunError>>()?,
+    };
+    let pod = PodInfo {
+        uid: place.pod_name.as_str().into(),
+        name: place.pod_name.as_str().into(),
+        namespace: config.identity.namespace.clone(),
+        service_account: config.identity.service_account.clone(),
+    };
+    let info = GatewayInfo { pod, trust_domain: config.identity.trust_domain.clone() };
+    Ok(Gateway::start(world, info, listeners, Arc::new(Known(globals)), sockets, drain))
+}

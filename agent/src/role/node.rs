@@ -1,0 +1,86 @@
+//! `isthmus node`: enrols the pods of one node.
+
+use std::sync::Arc;
+
+use isthmus_node::config::{KubeletUid, ProbeAddresses};
+use isthmus_node::{ApiServer, Config, Deps, Host};
+use isthmus_rt::drain;
+use isthmus_rt::log::Handle;
+use isthmus_rt::metrics::Metrics;
+use isthmus_rt::ready::Readiness;
+use isthmus_rt::task::Tasks;
+use tokio::sync::mpsc;
+
+use super::http::Common;
+use super::{RunError, signal};
+use crate::config::node::NodeConfig;
+use crate::runtime;
+
+/// Under this name readiness waits for the first snapshot of the node's pods.
+const READY: &str = "node";
+
+/// Runs the role.
+pub(crate) fn run(config: NodeConfig, _log: Handle) -> Result<(), RunError> {
+    isthmus_identity::install_crypto_provider();
+    let runtime = runtime::data(2).map_err(RunError::os("runtime"))?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: NodeConfig) -> Result<(), RunError> {
+    let common = Common::bind(config.metrics, config.ready).await?;
+    let (registry, readiness) = (Metrics::default(), Readiness::default());
+    let tasks = Tasks::new("node endpoints");
+    let (drain, watch) = drain::channel();
+    common.serve(&registry, &readiness, &tasks, &watch);
+
+    let server = config.kubeconfig.clone().map_or(ApiServer::InCluster, ApiServer::Kubeconfig);
+    let client = isthmus_node::connect(&server).await.map_err(|error| RunError::Node(error.to_string()))?;
+    let settings = settings(config);
+    let deps = Deps {
+        kernel: Arc::new(Host::new(&settings).map_err(|error| RunError::Node(error.to_string()))?),
+        client,
+        metrics: isthmus_node::Metrics::register(&registry),
+    };
+    let ready = readiness.block(READY);
+    let (_quit, never) = mpsc::channel(1);
+    let (stop, mut stopped) = mpsc::channel(1);
+    tasks.spawn("node", async move {
+        let ended = isthmus_node::run(settings, deps, ready, watch).await;
+        // Whoever waited is gone only when the process ends anyway.
+        let _ = stop.send(ended).await;
+    });
+    tokio::select! {
+        why = signal::stop(never) => {
+            let why = why.map_err(RunError::os("signal handlers"))?;
+            tracing::info!(why, "stopping; the rules of enrolled pods stay");
+            drain.shutdown(std::time::Duration::from_secs(5)).await;
+            Ok(())
+        }
+        ended = stopped.recv() => match ended {
+            Some(Err(error)) => Err(RunError::Node(error.to_string())),
+            _ => Err(RunError::Node("it ended without being asked to".to_owned())),
+        },
+    }
+}
+
+fn settings(config: NodeConfig) -> Config {
+    let host_netns = if config.host_netns_of_init {
+        config.host_proc.join("1/ns/net")
+    } else {
+        "/proc/self/ns/net".into()
+    };
+    Config {
+        node_name: config.node_name.into(),
+        run_dir: config.run_dir,
+        zds_socket: config.zds_socket,
+        netns_dir: config.netns_dir,
+        proc_dir: config.host_proc,
+        host_netns,
+        dns_capture: config.dns_capture,
+        ipv6: config.ipv6,
+        rules: config.rules,
+        probes: ProbeAddresses { v4: config.probe_v4, v6: config.probe_v6 },
+        kubelet: KubeletUid::Detect,
+        reconcile_on_start: config.reconcile_on_startup,
+    }
+}

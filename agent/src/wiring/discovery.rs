@@ -1,0 +1,122 @@
+//! Pushes of the control plane → batches of the state, and certificates of this node's identities ahead of their need.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use isthmus_control::xds::Sink;
+use isthmus_identity::Manager;
+use isthmus_model::{Action, NodeName, Policy, PolicyKey, Protocol, Resource, Scope, SpiffeId, Workload};
+use isthmus_state::{Applied, Batch, State};
+
+/// Feeds the state.
+pub(crate) struct Discovery {
+    state: State,
+    node: NodeName,
+    prefetch: Option<Prefetch>,
+}
+
+/// Keeps the manager's identities equal to those of this node's workloads.
+struct Prefetch {
+    manager: Manager,
+    held: Mutex<BTreeSet<SpiffeId>>,
+}
+
+impl Discovery {
+    /// `manager` is `None` where no certificates of others are kept (the gateway).
+    pub(crate) fn new(state: State, node: NodeName, manager: Option<Manager>) -> Self {
+        let prefetch = manager.map(|manager| Prefetch { manager, held: Mutex::default() });
+        Self { state, node, prefetch }
+    }
+
+    /// Applies a batch that did not come from the control plane.
+    pub(crate) fn apply(&self, batch: Batch) -> Applied {
+        let applied = self.state.apply(batch);
+        if let Some(prefetch) = self.prefetch.as_ref().filter(|_| applied.workloads > 0) {
+            prefetch.follow(self.identities());
+        }
+        applied
+    }
+
+    /// Identities that this node's pods may need. Without a node name every workload counts as local, and prefetching
+    /// the whole mesh would help nobody.
+    fn identities(&self) -> BTreeSet<SpiffeId> {
+        let snapshot = self.state.load();
+        let meshed = |w: &&std::sync::Arc<Workload>| w.protocol == Protocol::Hbone || w.native_tunnel;
+        if self.node.is_empty() {
+            return BTreeSet::new();
+        }
+        snapshot.on_node(&self.node).filter(meshed).map(|workload| workload.identity()).collect()
+    }
+}
+
+impl Prefetch {
+    fn follow(&self, wanted: BTreeSet<SpiffeId>) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.difference(&held).for_each(|id| self.manager.prefetch(id));
+        held.difference(&wanted).for_each(|id| self.manager.forget(id));
+        *held = wanted;
+    }
+}
+
+impl Sink for Discovery {
+    fn addresses(&self, upserts: Vec<Resource>, removed: Vec<String>) {
+        let mut batch = Batch { remove_addresses: removed, ..Batch::default() };
+        for resource in upserts {
+            match resource {
+                Resource::Workload(workload) => batch.upsert_workloads.push(workload),
+                Resource::Service(service) => batch.upsert_services.push(service),
+            }
+        }
+        self.apply(batch);
+    }
+
+    fn policies(&self, upserts: Vec<(PolicyKey, Policy)>, removed: Vec<PolicyKey>, undecodable: Vec<String>) {
+        let snapshot = self.state.load();
+        let unknown = |name: &String| snapshot.policy(&PolicyKey::from(name.as_str())).is_none();
+        let closed = undecodable.iter().filter(|name| unknown(name)).filter_map(|name| closed(name));
+        let upsert_policies = closed.chain(upserts).collect();
+        self.apply(Batch { upsert_policies, remove_policies: removed, ..Batch::default() });
+    }
+}
+
+/// Stands in for a policy that was refused and of which no earlier version is held: what it meant cannot be known, so
+/// its namespace takes no traffic until it can be read. Access is never widened by a resource that we do not understand.
+fn closed(name: &str) -> Option<(PolicyKey, Policy)> {
+    let (namespace, short) = name.split_once('/')?;
+    tracing::warn!(
+        policy = name,
+        "a refused policy without an earlier version denies traffic to its namespace"
+    );
+    let policy = Policy {
+        name: short.into(),
+        namespace: namespace.into(),
+        scope: Scope::Namespace,
+        action: Action::Deny,
+        // A rule without clauses matches everything.
+        rules: vec![Vec::new()],
+        dry_run: false,
+    };
+    Some((PolicyKey::from(name), policy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use isthmus_model::Facts;
+    use isthmus_state::{Options, authorize};
+
+    #[test]
+    fn a_policy_that_cannot_be_read_closes_its_namespace_until_it_can() {
+        let state = State::new(Options::default());
+        let discovery = Discovery::new(state.clone(), NodeName::default(), None);
+        let pod = Workload { namespace: "shop".into(), ..Workload::default() };
+        let facts =
+            Facts { peer: None, source: [10, 0, 0, 1].into(), destination: ([10, 0, 0, 2], 80).into() };
+        let allowed = || authorize(&state.load(), &pod, &facts).is_ok();
+        assert!(allowed());
+        discovery.policies(Vec::new(), Vec::new(), vec!["shop/odd".to_owned()]);
+        assert!(!allowed());
+        discovery.policies(Vec::new(), vec!["shop/odd".into()], Vec::new());
+        assert!(allowed());
+    }
+}

@@ -1,0 +1,137 @@
+//! ZDS's pods → data planes: makes the sockets inside a pod's namespace and starts its proxy and its DNS proxy.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use isthmus_admin::dump::pods::{ConnectionView, Connections, PodView};
+use isthmus_inpod::{Pod, PodRuntime, PodState, Pods as Table, StartError, Stop};
+use isthmus_model::PodUid;
+use isthmus_proxy::{Conn, Listeners, PodInfo, PodProxy, World};
+use isthmus_rt::BoxFuture;
+use isthmus_rt::drain::Watch;
+use isthmus_rt::metrics::Metrics;
+use isthmus_sys::socket::Sockets;
+
+use super::world::dress;
+use crate::config::agent::{AgentConfig, SocketConfig};
+
+/// The data planes of this node's pods.
+pub(crate) struct Pods {
+    world: Arc<World>,
+    sockets: SocketConfig,
+    drain: Watch,
+    deadline: Duration,
+    /// What ZDS says of the pods.
+    table: Table,
+    running: Mutex<HashMap<PodUid, Running>>,
+}
+
+/// One pod's data plane.
+struct Running {
+    proxy: PodProxy,
+}
+
+impl Pods {
+    pub(crate) fn new(
+        world: Arc<World>,
+        config: &AgentConfig,
+        registry: &Metrics,
+        drain: Watch,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            world,
+            sockets: config.sockets.clone(),
+            drain,
+            deadline: config.drain,
+            table: Table::default(),
+            running: Mutex::default(),
+        })
+    }
+
+    /// The table that ZDS fills.
+    pub(crate) fn table(&self) -> Table {
+        self.table.clone()
+    }
+
+    /// The pods as the config dump shows them.
+    pub(crate) fn view(&self) -> Vec<PodView> {
+        let running = self.lock();
+        let view = |pod: &isthmus_inpod::PodEntry| PodView {
+            uid: pod.uid.clone(),
+            name: pod.info.name.clone(),
+            namespace: pod.info.namespace.clone(),
+            service_account: pod.info.service_account.clone(),
+            connections: running
+                .get(&pod.uid)
+                .filter(|_| pod.state == PodState::Up)
+                .map(|running| connections(&running.proxy)),
+        };
+        self.table.snapshot().iter().map(view).collect()
+    }
+
+    fn launch(&self, pod: &Pod) -> Result<Running, StartError> {
+        let refused = |what: &str, error: isthmus_sys::Error| StartError(format!("{what}: {error}"));
+        let sockets = Sockets::in_netns(Arc::new(pod.netns.clone()))
+            .with_mark(Some(self.sockets.mark))
+            .with_reuse_port(self.sockets.reuse_port);
+        let sockets = dress(sockets, &self.sockets);
+        let config = &self.world.config;
+        let listeners = Listeners::bind(&sockets, config.ports, config.original_source);
+        let listeners = listeners.map_err(|error| refused("listeners", error))?;
+        let info = PodInfo {
+            uid: pod.uid.clone(),
+            name: pod.info.name.clone(),
+            namespace: pod.info.namespace.clone(),
+            service_account: pod.info.service_account.clone(),
+        };
+        let proxy = PodProxy::start(Arc::clone(&self.world), info, listeners, sockets, self.drain.clone());
+        Ok(Running { proxy })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PodUid, Running>> {
+        // A panic cannot leave a pod half in.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PodRuntime for Pods {
+    fn start(&self, pod: Pod) -> BoxFuture<'_, Result<(), StartError>> {
+        Box::pin(async move {
+            let running = self.launch(&pod)?;
+            self.lock().insert(pod.uid, running);
+            Ok(())
+        })
+    }
+
+    fn stop<'a>(&'a self, uid: &'a PodUid, how: Stop) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let Some(Running { proxy }) = self.lock().remove(uid) else { return };
+            let deadline = match how {
+                Stop::Drain => self.deadline,
+                Stop::Now => Duration::ZERO,
+            };
+            proxy.stop(deadline).await;
+        })
+    }
+}
+
+fn connections(proxy: &PodProxy) -> Connections {
+    let open = proxy.connections();
+    let list = |all: Vec<Conn>| all.into_iter().map(connection).collect();
+    Connections { inbound: list(open.inbound), outbound: list(open.outbound) }
+}
+
+fn connection(conn: Conn) -> ConnectionView {
+    ConnectionView {
+        src: conn.src.to_string(),
+        original_dst: conn.original_dst,
+        actual_dst: address(conn.actual_dst),
+        protocol: conn.protocol.as_str(),
+    }
+}
+
+fn address(address: SocketAddr) -> String {
+    address.to_string()
+}

@@ -1,0 +1,71 @@
+//! Settings → what all pods of the process share.
+
+use std::sync::Arc;
+
+use isthmus_hbone::Settings;
+use isthmus_identity::Manager;
+use isthmus_proxy::{Config, World};
+use isthmus_rt::metrics::Metrics;
+use isthmus_state::{Options, State};
+use isthmus_sys::socket::{Sockets, Transparent};
+
+use crate::config::agent::{AgentConfig, Place, SocketConfig, TunnelConfig};
+
+/// An empty mesh, seen from where we are.
+pub(crate) fn state(place: &Place) -> State {
+    State::new(Options {
+        own_network: place.network.clone(),
+        own_cluster: place.cluster.clone(),
+        own_node: place.node.clone(),
+    })
+}
+
+/// The world of the data plane.
+pub(crate) fn world(config: &AgentConfig, state: State, certs: Manager, registry: &Metrics) -> Arc<World> {
+    Arc::new(World {
+        state,
+        certs: Arc::new(certs),
+        network: config.place.network.clone(),
+        cluster: config.place.cluster.clone(),
+        settings: settings(&config.tunnel),
+        config: proxy(config),
+        metrics: isthmus_proxy::Metrics::register(registry),
+    })
+}
+
+fn proxy(config: &AgentConfig) -> Config {
+    Config {
+        original_source: match config.sockets.original_source {
+            None => Transparent::BestEffort,
+            Some(true) => Transparent::Required,
+            Some(false) => Transparent::Never,
+        },
+        baggage: config.response_baggage,
+        pool_idle: config.tunnel.idle,
+        ..Config::default()
+    }
+}
+
+/// A stream window that was set alone takes the connection's along, so that stalled streams still cannot stop others.
+fn settings(tunnel: &TunnelConfig) -> Settings {
+    let default = Settings::default();
+    let streams = usize::from(tunnel.max_streams).max(1);
+    let stream_window = tunnel.stream_window.unwrap_or(default.stream_window);
+    let all = stream_window
+        .saturating_mul(u32::try_from(streams).unwrap_or(u32::MAX))
+        .min(i32::MAX.cast_unsigned());
+    let connection_window = tunnel.connection_window.unwrap_or(all);
+    Settings {
+        stream_window,
+        connection_window,
+        frame_size: tunnel.frame_size.unwrap_or(default.frame_size),
+        client_max_streams: streams,
+        data_frame_budget: connection_window as usize,
+        ..default
+    }
+}
+
+/// How sockets of this process are made; a pod's are moved into its namespace by the caller.
+pub(crate) fn dress(sockets: Sockets, config: &SocketConfig) -> Sockets {
+    sockets.with_keepalive(config.keepalive).with_ipv6(config.ipv6)
+}
