@@ -98,7 +98,11 @@ impl Book {
             namespace: namespace.as_str().into(),
             hostname: format!("{name}.{namespace}.svc.{}", self.domain).into(),
         };
-        self.services.iter().filter(|((ns, _), labels)| global(ns, labels)).map(|(key, _)| name(key)).collect()
+        self.services
+            .iter()
+            .filter(|((ns, _), labels)| global(ns, labels))
+            .map(|(key, _)| name(key))
+            .collect()
     }
 
     /// Takes a mesh config over; one that cannot be read leaves the last one in force.
@@ -108,7 +112,9 @@ impl Book {
             return;
         };
         match yaml_serde::from_str::<Option<MeshConfig>>(text) {
-            Ok(config) => self.rules = config.and_then(|c| c.service_scope_configs).unwrap_or_else(default_rules),
+            Ok(config) => {
+                self.rules = config.and_then(|c| c.service_scope_configs).unwrap_or_else(default_rules)
+            }
             Err(error) => tracing::warn!(%error, "mesh config, serviceScopeConfigs: kept as it was"),
         }
     }
@@ -228,7 +234,8 @@ mod tests {
     fn book() -> Book {
         let mut book = Book::new("cluster.local".to_owned());
         book.namespaces.insert("sample".to_owned(), labels(&[("team", "a")]));
-        book.services.insert(("sample".to_owned(), "hello".to_owned()), labels(&[("istio.io/global", "true")]));
+        book.services
+            .insert(("sample".to_owned(), "hello".to_owned()), labels(&[("istio.io/global", "true")]));
         book.services.insert(("sample".to_owned(), "local".to_owned()), Labels::new());
         book
     }
@@ -245,7 +252,9 @@ mod tests {
     #[test]
     fn the_mesh_config_decides_when_it_says_something() {
         let mut book = book();
-        book.configure(Some("serviceScopeConfigs:\n- namespaceSelector: {matchLabels: {team: a}}\n  scope: GLOBAL\n"));
+        book.configure(Some(
+            "serviceScopeConfigs:\n- namespaceSelector: {matchLabels: {team: a}}\n  scope: GLOBAL\n",
+        ));
         assert_eq!(names(&book).len(), 2);
         book.configure(Some("serviceScopeConfigs: []"));
         assert!(names(&book).is_empty());

@@ -1,4 +1,5 @@
 //! The built plugin, run as a container runtime runs it, against a scripted API server and a scripted node role.
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail as a test does")]
 
 mod tls;
 mod world;

@@ -1,0 +1,133 @@
+use std::path::PathBuf;
+
+use isthmus_rt::drain;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{Notify, mpsc};
+
+use super::*;
+
+const EVENT: &str = r#"{"Netns":"/var/run/netns/x","PodName":"sleep","PodNamespace":"sample",
+    "IPs":[{"Interface":null,"Address":{"IP":"10.0.0.5","Mask":"////AA=="},"Gateway":""}]}"#;
+
+/// Says what the pod's name tells it to.
+struct Script {
+    seen: mpsc::UnboundedSender<AddEvent>,
+    dropped: Arc<Notify>,
+}
+
+impl Capture for Script {
+    fn capture(&self, event: AddEvent) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            let name = event.pod_name.clone();
+            let _ = self.seen.send(event);
+            match name.as_str() {
+                "sleep" => Ok(()),
+                "forever" => {
+                    let _told = TellWhenDropped(Arc::clone(&self.dropped));
+                    std::future::pending().await
+                }
+                _ => Err("no agent is connected".to_owned()),
+            }
+        })
+    }
+}
+
+struct TellWhenDropped(Arc<Notify>);
+
+impl Drop for TellWhenDropped {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+struct Server {
+    _dir: tempfile::TempDir,
+    path: PathBuf,
+    seen: mpsc::UnboundedReceiver<AddEvent>,
+    dropped: Arc<Notify>,
+    drain: drain::Drain,
+    tasks: Tasks,
+    registry: isthmus_rt::metrics::Metrics,
+}
+
+fn server() -> Server {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = bind(dir.path()).unwrap();
+    let (sender, seen) = mpsc::unbounded_channel();
+    let dropped = Arc::new(Notify::new());
+    let script = Script { seen: sender, dropped: Arc::clone(&dropped) };
+    let registry = isthmus_rt::metrics::Metrics::default();
+    let (drain, watch) = drain::channel();
+    let tasks = Tasks::new("test");
+    tasks.spawn("server", serve(listener, Arc::new(script), Metrics::register(&registry), watch));
+    Server { path: dir.path().join(SOCKET), _dir: dir, seen, dropped, drain, tasks, registry }
+}
+
+impl Server {
+    async fn say(&self, text: &str) -> String {
+        let mut stream = UnixStream::connect(&self.path).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    async fn post(&self, body: &str) -> (String, String) {
+        let head = format!("POST /cmdadd HTTP/1.1\r\nHost: unix\r\nContent-Length: {}\r\n\r\n", body.len());
+        let answer = self.say(&format!("{head}{body}")).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.lines().next().unwrap().to_owned(), body.to_owned())
+    }
+}
+
+#[tokio::test]
+async fn a_captured_pod_is_an_empty_200() {
+    let mut server = server();
+    assert_eq!(server.post(EVENT).await, ("HTTP/1.1 200 OK".to_owned(), String::new()));
+    let event = server.seen.recv().await.unwrap();
+    assert_eq!((event.pod_namespace.as_str(), event.ips.len()), ("sample", 1));
+}
+
+#[tokio::test]
+async fn refusals_say_why_in_plain_text() {
+    let server = server();
+    let (status, body) = server.post(&EVENT.replace("\"sleep\"", "\"other\"")).await;
+    assert_eq!(status, "HTTP/1.1 500 Internal Server Error");
+    assert_eq!(body, "no agent is connected\n");
+    for bad in ["", "nonsense", r#"{"PodName":"x"}"#] {
+        let (status, body) = server.post(bad).await;
+        assert_eq!(status, "HTTP/1.1 400 Bad Request", "{bad}");
+        assert!(body.starts_with("body: "), "{body}");
+    }
+    let (status, _) = server.post(&" ".repeat(LARGEST + 1)).await;
+    assert_eq!(status, "HTTP/1.1 400 Bad Request");
+    let not_found = server.say("POST /other HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await;
+    assert!(not_found.starts_with("HTTP/1.1 404"), "{not_found}");
+    let wrong = server.say("GET /cmdadd HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(wrong.starts_with("HTTP/1.1 405"), "{wrong}");
+
+    let text = server.registry.encode().unwrap();
+    assert!(text.contains("istio_cni_plugin_requests_total{response_code=\"500\"} 1"), "{text}");
+    assert!(text.contains("istio_cni_plugin_requests_total{response_code=\"400\"} 4"), "{text}");
+}
+
+#[tokio::test]
+async fn a_plugin_that_goes_away_is_noticed() {
+    let mut server = server();
+    let body = EVENT.replace("\"sleep\"", "\"forever\"");
+    let mut stream = UnixStream::connect(&server.path).await.unwrap();
+    let head = format!("POST /cmdadd HTTP/1.1\r\nHost: unix\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    assert!(server.seen.recv().await.is_some());
+    drop(stream);
+    server.dropped.notified().await;
+}
+
+#[tokio::test]
+async fn it_stops_when_it_is_told_to() {
+    let server = server();
+    assert_eq!(server.post(EVENT).await.0, "HTTP/1.1 200 OK");
+    assert_eq!(server.drain.shutdown(Duration::from_secs(5)).await, drain::Outcome::Drained);
+    server.tasks.wait().await;
+    assert!(UnixStream::connect(&server.path).await.is_err());
+}
