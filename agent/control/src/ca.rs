@@ -12,9 +12,9 @@ use isthmus_rt::BoxFuture;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, TimeoutExpired};
 
-use crate::channel::{ConfigError, Server, status_text};
+use crate::channel::{ConfigError, Server, find, status_text};
 
 /// Settings of the client.
 #[derive(Debug, Clone)]
@@ -76,6 +76,9 @@ impl CaClient {
 
     fn refusal(&self, status: &Status) -> SignError {
         let broken = std::error::Error::source(status).is_some();
+        if find::<TimeoutExpired>(status).is_some() {
+            return SignError::Deadline(self.deadline);
+        }
         match status.code() {
             Code::DeadlineExceeded => SignError::Deadline(self.deadline),
             Code::Unavailable | Code::Unknown | Code::Cancelled if broken => {

@@ -10,13 +10,12 @@ mod token;
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
 use isthmus_model::ClusterId;
-use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
+use tonic::metadata::{Ascii, MetadataKey, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
 
 pub use connect::ConnectError;
@@ -83,7 +82,7 @@ impl Server {
         if let Some(name) = &self.alt_hostname {
             connect::server_name(name).map_err(|_| ConfigError::AltHostname(name.clone()))?;
         }
-        self.static_headers().map(|_| ())
+        self.add_headers(&mut MetadataMap::new())
     }
 
     pub(crate) fn uri(&self) -> Result<Uri, ConfigError> {
@@ -123,23 +122,21 @@ impl Server {
 
     /// Adds token, cluster and headers to a request. The token is read anew.
     pub(crate) async fn authorize(&self, metadata: &mut MetadataMap) -> Result<(), AuthorizeError> {
-        for (name, value) in self.static_headers()? {
-            metadata.insert(name, value);
-        }
+        self.add_headers(metadata)?;
         if let Some(token) = self.token.read().await? {
             metadata.insert("authorization", token);
         }
         Ok(())
     }
 
-    fn static_headers(&self) -> Result<Vec<(MetadataKey<Ascii>, MetadataValue<Ascii>)>, ConfigError> {
+    fn add_headers(&self, metadata: &mut MetadataMap) -> Result<(), ConfigError> {
         let cluster = ("clusterid".to_owned(), self.cluster_id.to_string());
-        let header = |(name, value): &(String, String)| {
+        for (name, value) in std::iter::once(&cluster).chain(&self.headers) {
             let bad = || ConfigError::Header(name.clone());
-            let key = MetadataKey::from_str(&name.to_ascii_lowercase()).map_err(|_| bad())?;
-            Ok((key, MetadataValue::try_from(value.as_str()).map_err(|_| bad())?))
-        };
-        std::iter::once(&cluster).chain(&self.headers).map(header).collect()
+            let key: MetadataKey<Ascii> = name.to_ascii_lowercase().parse().map_err(|_| bad())?;
+            metadata.insert(key, value.parse().map_err(|_| bad())?);
+        }
+        Ok(())
     }
 }
 
@@ -167,18 +164,22 @@ pub(crate) enum AuthorizeError {
     Config(#[from] ConfigError),
 }
 
+type Error = dyn StdError + 'static;
+
+/// An error and its causes, outermost first.
+fn causes(error: &Error) -> impl Iterator<Item = &Error> {
+    std::iter::successors(Some(error), |error: &&Error| StdError::source(*error))
+}
+
+/// The first error of this type among an error and its causes.
+pub(crate) fn find<T: StdError + 'static>(error: &Error) -> Option<&T> {
+    causes(error).find_map(|error| error.downcast_ref())
+}
+
 /// What is behind an error of the channel: our own reason if there is one, else the innermost.
-pub(crate) fn cause(error: &(dyn StdError + 'static)) -> String {
-    let mut at = error;
-    loop {
-        if let Some(ours) = at.downcast_ref::<ConnectError>() {
-            return ours.to_string();
-        }
-        match at.source() {
-            Some(source) => at = source,
-            None => return at.to_string(),
-        }
-    }
+pub(crate) fn cause(error: &Error) -> String {
+    let ours = find::<ConnectError>(error).map(ToString::to_string);
+    ours.unwrap_or_else(|| causes(error).last().unwrap_or(error).to_string())
 }
 
 /// A gRPC status in one line: our own reason when the channel failed, else what the server said.

@@ -298,7 +298,8 @@ fn time(asn1: &x509_parser::time::ASN1Time) -> SystemTime {
 /// RFC 3339 in UTC, whole seconds.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
     let precise = isthmus_rt::log::timestamp(time);
-    precise.split_once('.').map_or(precise.clone(), |(seconds, _)| format!("{seconds}Z"))
+    let seconds = precise.split('.').next().unwrap_or_default();
+    format!("{seconds}Z")
 }
 
 #[cfg(test)]

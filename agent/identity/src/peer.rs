@@ -5,7 +5,9 @@ use isthmus_model::SpiffeId;
 use crate::verify;
 
 /// Proof that the peer of a TLS connection holds a certificate with this identity. It exists only for a finished
-/// handshake, that is, after the verifiers of this crate accepted the certificate and its signature.
+/// handshake, that is, after the connection's verifier accepted the certificate and the signature made with its key; on
+/// the HBONE path that verifier is always one of this crate, since every configuration comes from a
+/// [`Certificate`](crate::Certificate).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PeerIdentity(SpiffeId);
 

@@ -131,7 +131,10 @@ impl Istiod {
     /// # Errors
     /// When none is opened.
     pub async fn next_stream(&mut self) -> anyhow::Result<AdsStream> {
-        tokio::time::timeout(PATIENCE, self.streams.recv()).await.context("no ADS stream was opened")?.context("stopped")
+        tokio::time::timeout(PATIENCE, self.streams.recv())
+            .await
+            .context("no ADS stream was opened")?
+            .context("stopped")
     }
 
     /// Replaces what the CA does.
@@ -165,7 +168,10 @@ impl AdsStream {
     /// # Errors
     /// When none comes, or the stream ended.
     pub async fn recv_raw(&mut self) -> anyhow::Result<Bytes> {
-        tokio::time::timeout(PATIENCE, self.requests.recv()).await.context("no request came")?.context("stream ended")
+        tokio::time::timeout(PATIENCE, self.requests.recv())
+            .await
+            .context("no request came")?
+            .context("stream ended")
     }
 
     /// The client's next message.
@@ -221,7 +227,12 @@ impl Signing {
 
 /// A response with these resources.
 #[must_use]
-pub fn response(type_url: &str, nonce: &str, resources: Vec<Resource>, removed: &[&str]) -> DeltaDiscoveryResponse {
+pub fn response(
+    type_url: &str,
+    nonce: &str,
+    resources: Vec<Resource>,
+    removed: &[&str],
+) -> DeltaDiscoveryResponse {
     DeltaDiscoveryResponse {
         resources,
         type_url: type_url.to_owned(),
@@ -252,7 +263,8 @@ pub fn raw_resource(type_url: &str, name: &str, version: &str, body: Vec<u8>) ->
 fn signer(ca: Arc<Ca>) -> impl Fn(&Signing) -> Answer {
     move |signing| {
         let ttl = Duration::from_secs(signing.request.validity_duration.unsigned_abs());
-        let mut spec = Spec { uris: signing.impersonated().map(str::to_owned).into_iter().collect(), ..Spec::default() };
+        let mut spec =
+            Spec { uris: signing.impersonated().map(str::to_owned).into_iter().collect(), ..Spec::default() };
         spec.not_after = std::time::SystemTime::now() + ttl;
         match ca.sign(&signing.request.csr, &spec) {
             Ok(leaf) => Answer::Chain(vec![leaf, ca.root_pem()]),
@@ -267,7 +279,8 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>, co
         connections.spawn("connection", async move {
             // A client that does not trust us ends here; the test sees that it opens no stream.
             let Ok(io) = tls.accept(tcp).await else { return };
-            let service = hyper::service::service_fn(move |request| grpc::route(Arc::clone(&shared), request));
+            let service =
+                hyper::service::service_fn(move |request| grpc::route(Arc::clone(&shared), request));
             let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .serve_connection(TokioIo::new(io), service)
                 .await;

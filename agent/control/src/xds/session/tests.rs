@@ -1,1 +1,221 @@
+use std::net::IpAddr;
 
+use isthmus_kit::istiod::{raw_resource, resource, response};
+use isthmus_model::Health;
+
+use super::*;
+
+const ADDRESS: &str = type_url::ADDRESS;
+const AUTHORIZATION: &str = type_url::AUTHORIZATION;
+
+fn session() -> Session {
+    Session::new(discovery::Node { id: "node".to_owned(), ..discovery::Node::default() })
+}
+
+fn workload(uid: &str, address: &[u8]) -> workload::Address {
+    let workload = workload::Workload {
+        uid: uid.to_owned(),
+        name: uid.to_owned(),
+        addresses: vec![address.to_vec()],
+        ..workload::Workload::default()
+    };
+    workload::Address { r#type: Some(workload::address::Type::Workload(workload)) }
+}
+
+fn service(hostname: &str) -> workload::Address {
+    let service = workload::Service {
+        namespace: "ns".to_owned(),
+        hostname: hostname.to_owned(),
+        ..workload::Service::default()
+    };
+    workload::Address { r#type: Some(workload::address::Type::Service(service)) }
+}
+
+fn policy(name: &str, action: i32) -> security::Authorization {
+    security::Authorization {
+        name: name.to_owned(),
+        namespace: "ns".to_owned(),
+        action,
+        ..security::Authorization::default()
+    }
+}
+
+fn good(uid: &str, version: &str) -> discovery::Resource {
+    resource(ADDRESS, uid, version, &workload(uid, &[10, 0, 0, 1]))
+}
+
+/// An address of three bytes.
+fn bad(uid: &str, version: &str) -> discovery::Resource {
+    resource(ADDRESS, uid, version, &workload(uid, &[10, 0, 0]))
+}
+
+fn versions(session: &Session, kind: Kind) -> Vec<(String, String)> {
+    let requests = session.opened();
+    let request = requests.iter().find(|request| request.type_url == kind.type_url()).unwrap();
+    let mut versions: Vec<_> = request.initial_resource_versions.clone().into_iter().collect();
+    versions.sort();
+    versions
+}
+
+fn uids(push: Option<Push>) -> Vec<String> {
+    match push {
+        Some(Push::Addresses { upserts, .. }) => upserts
+            .iter()
+            .map(|resource| match resource {
+                Resource::Workload(workload) => workload.uid.to_string(),
+                Resource::Service(service) => service.key().to_string(),
+            })
+            .collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_stream_opens_with_the_node_and_a_wildcard_per_type() {
+    let requests = session().opened();
+    let urls: Vec<&str> = requests.iter().map(|request| request.type_url.as_str()).collect();
+    assert_eq!(urls, [ADDRESS, AUTHORIZATION]);
+    for request in requests {
+        assert_eq!(request.node.unwrap().id, "node");
+        assert!(request.resource_names_subscribe.is_empty());
+        assert!(request.resource_names_unsubscribe.is_empty());
+        assert!(request.initial_resource_versions.is_empty());
+        assert!(request.response_nonce.is_empty());
+    }
+}
+
+#[test]
+fn a_good_push_is_acknowledged_with_its_nonce_and_nothing_else() {
+    let mut session = session();
+    let resources = vec![good("w1", "7"), resource(ADDRESS, "ns/host", "8", &service("host"))];
+    let Reaction { push, reply, rejected } = session.response(response(ADDRESS, "n1", resources, &[]));
+    assert!(rejected.is_empty());
+    let ack = DeltaDiscoveryRequest {
+        type_url: ADDRESS.to_owned(),
+        response_nonce: "n1".to_owned(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    assert_eq!(reply, ack);
+    let Some(Push::Addresses { upserts, removed }) = push else { panic!("addresses") };
+    assert!(removed.is_empty());
+    let Resource::Workload(workload) = &upserts[0] else { panic!("a workload") };
+    assert_eq!((workload.uid.as_str(), workload.status), ("w1", Health::Healthy));
+    assert_eq!(workload.addresses, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+    assert!(matches!(&upserts[1], Resource::Service(service) if service.key().to_string() == "ns/host"));
+}
+
+#[test]
+fn a_bad_resource_is_refused_alone_and_by_name() {
+    let mut session = session();
+    let resources = vec![
+        good("w1", "1"),
+        bad("w2", "1"),
+        raw_resource(ADDRESS, "w3", "1", vec![0xff, 0xff, 0xff]),
+        resource(ADDRESS, "w4", "1", &workload::Address { r#type: None }),
+        discovery::Resource { name: "w5".to_owned(), ..discovery::Resource::default() },
+        raw_resource(AUTHORIZATION, "w6", "1", Vec::new()),
+        resource(ADDRESS, "", "1", &workload("w7", &[10, 0, 0, 7])),
+        good("w8", "1"),
+    ];
+    let Reaction { push, reply, rejected } = session.response(response(ADDRESS, "n1", resources, &[]));
+    assert_eq!(uids(push), ["w1", "w8"]);
+    let names: Vec<&str> = rejected.iter().map(|rejection| rejection.name.as_str()).collect();
+    assert_eq!(names, ["w2", "w3", "w4", "w5", "w6", ""]);
+    assert_eq!(reply.response_nonce, "n1");
+    assert!(reply.node.is_none());
+    let detail = reply.error_detail.unwrap().message;
+    let parts: Vec<&str> = detail.split("; ").collect();
+    assert_eq!(parts.len(), 6, "{detail}");
+    for (part, (name, reason)) in parts.iter().zip([
+        ("w2", "3 bytes"),
+        ("w3", "decode"),
+        ("w4", "missing"),
+        ("w5", "empty"),
+        ("w6", AUTHORIZATION),
+        ("", "no name"),
+    ]) {
+        assert!(part.starts_with(&format!("{name}: ")) && part.contains(reason), "{part}");
+    }
+    assert_eq!(versions(&session, Kind::Address), [("w1".into(), "1".into()), ("w8".into(), "1".into())]);
+}
+
+#[test]
+fn a_refused_resource_is_remembered_until_it_is_good_or_gone() {
+    let mut session = session();
+    session.response(response(ADDRESS, "1", vec![bad("a", "1"), bad("b", "1")], &[]));
+    assert_eq!(session.rejections().len(), 2);
+    session.response(response(ADDRESS, "2", vec![good("a", "2")], &[]));
+    let left = session.rejections();
+    assert_eq!((left.len(), left[0].name.as_str(), left[0].kind), (1, "b", Kind::Address));
+    session.response(response(ADDRESS, "3", vec![], &["b"]));
+    assert!(session.rejections().is_empty());
+}
+
+#[test]
+fn a_name_whose_new_version_is_refused_keeps_the_version_that_is_held() {
+    let mut session = session();
+    session.response(response(ADDRESS, "1", vec![good("a", "1")], &[]));
+    session.response(response(ADDRESS, "2", vec![bad("a", "2")], &[]));
+    assert_eq!(versions(&session, Kind::Address), [("a".into(), "1".into())]);
+    session.response(response(ADDRESS, "3", vec![good("a", "3")], &[]));
+    assert_eq!(versions(&session, Kind::Address), [("a".into(), "3".into())]);
+}
+
+#[test]
+fn removals_come_after_the_resources_of_the_same_push() {
+    let mut session = session();
+    session.response(response(ADDRESS, "1", vec![good("a", "1"), good("b", "1")], &[]));
+    let reaction = session.response(response(ADDRESS, "2", vec![good("c", "1")], &["a", "c"]));
+    let Some(Push::Addresses { upserts, removed }) = reaction.push else { panic!("addresses") };
+    assert_eq!((upserts.len(), removed), (1, vec!["a".to_owned(), "c".to_owned()]));
+    assert_eq!(versions(&session, Kind::Address), [("b".into(), "1".into())]);
+}
+
+#[test]
+fn a_reconnect_tells_what_is_held_of_each_type() {
+    let mut session = session();
+    session.response(response(ADDRESS, "1", vec![good("a", "5"), good("b", "6")], &[]));
+    // Control planes may leave the versions of policies empty; their names still count.
+    let allow = resource(AUTHORIZATION, "ns/p", "", &policy("p", 0));
+    session.response(response(AUTHORIZATION, "2", vec![allow], &[]));
+    assert_eq!(versions(&session, Kind::Address), [("a".into(), "5".into()), ("b".into(), "6".into())]);
+    assert_eq!(versions(&session, Kind::Authorization), [("ns/p".into(), String::new())]);
+    assert!(session.opened().iter().all(|request| request.node.is_some()));
+}
+
+#[test]
+fn policies_are_keyed_by_their_xds_name_and_unknown_ones_are_named() {
+    let mut session = session();
+    let resources = vec![
+        resource(AUTHORIZATION, "ns/converted-name", "1", &policy("p", 1)),
+        resource(AUTHORIZATION, "ns/new-action", "1", &policy("q", 9)),
+    ];
+    let reaction = session.response(response(AUTHORIZATION, "1", resources, &["ns/old"]));
+    let Some(Push::Policies { upserts, removed, undecodable }) = reaction.push else { panic!("policies") };
+    assert_eq!(upserts.len(), 1);
+    assert_eq!(upserts[0].0, PolicyKey::from("ns/converted-name"));
+    assert_eq!(removed, [PolicyKey::from("ns/old")]);
+    assert_eq!(undecodable, ["ns/new-action"]);
+    assert!(reaction.reply.error_detail.unwrap().message.starts_with("ns/new-action: "));
+}
+
+#[test]
+fn an_unknown_type_is_acknowledged_and_ignored() {
+    let mut session = session();
+    let url = "type.googleapis.com/istio.workload.Workload";
+    let Reaction { push, reply, rejected } =
+        session.response(response(url, "n9", vec![raw_resource(url, "x", "1", vec![0xff])], &[]));
+    assert_eq!((push, rejected.len()), (None, 0));
+    assert_eq!((reply.type_url.as_str(), reply.response_nonce.as_str()), (url, "n9"));
+    assert!(reply.error_detail.is_none());
+    assert!(!session.is_synced());
+}
+
+#[test]
+fn the_gate_opens_with_the_first_push_of_each_type_whatever_is_refused_in_it() {
+    let mut session = session();
+    session.response(response(ADDRESS, "1", vec![bad("a", "1")], &[]));
+    assert!(!session.is_synced());
+    session.response(response(AUTHORIZATION, "2", vec![], &[]));
+    assert!(session.is_synced());
+}
