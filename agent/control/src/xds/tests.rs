@@ -104,7 +104,7 @@ fn good(uid: &str, version: &str) -> isthmus_proto::discovery::Resource {
     resource(ADDRESS, uid, version, &workload(uid, &[10, 0, 0, 1]))
 }
 
-/// A folder of this test's own, removed by the kernel's user: its files are tiny.
+/// A folder of one test, removed with it.
 struct Folder(PathBuf);
 
 impl Folder {
