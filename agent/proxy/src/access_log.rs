@@ -98,17 +98,12 @@ pub(crate) fn closed(line: &Line<'_>, ending: &Ending<'_>) {
 }
 
 /// The connection was refused before there was anything to count.
-pub(crate) fn early(
-    src: SocketAddr,
-    dst: Option<SocketAddr>,
-    direction: Direction,
-    error: &dyn std::fmt::Display,
-) {
+pub(crate) fn early(src: SocketAddr, dst: SocketAddr, direction: Direction, error: &dyn std::fmt::Display) {
     tracing::event!(
         target: "access",
         tracing::Level::WARN,
         src.addr = %src,
-        dst.addr = dst.map(tracing::field::display),
+        dst.addr = %dst,
         direction = direction.as_str(),
         error = error.to_string().as_str(),
         "connection failed"

@@ -33,7 +33,7 @@ impl Dialer<'_> {
         let world = self.0.world();
         let config = &world.config;
         // Before the network is touched: without a certificate there is nothing to say to anybody.
-        let certificate = world.certs.certificate(&key.source).await?;
+        let certificate = self.0.certificate(&key.source).await?;
         let tcp = self.0.sockets().connect(key.address, None, config.dial_deadline).await;
         let tcp = tcp.map_err(Error::hbone_dial)?;
         let session =

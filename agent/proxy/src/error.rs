@@ -7,7 +7,7 @@ use isthmus_hbone::copy::CopyError;
 use isthmus_hbone::pool::{ConnectFailure, PoolError, Stage};
 use isthmus_hbone::{OpenError, TlsError, TunnelError};
 use isthmus_identity::FetchError;
-use isthmus_model::{Hostname, NetworkId, PolicyKey};
+use isthmus_model::{Hostname, NetworkId, PolicyKey, SpiffeId};
 use isthmus_state::route::DenyReason;
 use isthmus_state::{Denied, GatewayRefusal, InboundError};
 use isthmus_sys::socket::ConnectError;
@@ -60,6 +60,14 @@ pub enum Error {
     /// We have no certificate to show.
     #[error("{0}")]
     Identity(#[from] FetchError),
+    /// We have no certificate to show, yet.
+    #[error("no certificate for {identity} within {after:?}")]
+    NoCertificate {
+        /// Whose.
+        identity: SpiffeId,
+        /// How long was waited.
+        after: Duration,
+    },
     /// The TLS handshake failed.
     #[error("tls handshake error: {0}")]
     Tls(#[from] TlsError),
@@ -140,7 +148,7 @@ impl Error {
             Self::Tls(_) | Self::NoPeerIdentity => Flag::TlsFailure,
             Self::Http2(_) => Flag::H2HandshakeFailure,
             Self::HboneTimeout(_) => Flag::NetworkPolicy,
-            Self::Identity(_) => Flag::IdentityError,
+            Self::Identity(_) | Self::NoCertificate { .. } => Flag::IdentityError,
             Self::Dial(failure) => match failure.stage {
                 Stage::Identity => Flag::IdentityError,
                 Stage::Timeout => Flag::NetworkPolicy,
@@ -180,7 +188,7 @@ impl Error {
     /// How far a dial of a tunnel came that failed with this.
     pub(crate) fn stage(&self) -> Stage {
         match self {
-            Self::Identity(_) => Stage::Identity,
+            Self::Identity(_) | Self::NoCertificate { .. } => Stage::Identity,
             Self::HboneTimeout(_) => Stage::Timeout,
             Self::Tls(_) => Stage::Tls,
             Self::Http2(_) => Stage::Handshake,

@@ -135,7 +135,7 @@ fn stand_in(world: &World, info: &GatewayInfo) -> Workload {
         service_account: info.pod.service_account.clone(),
         trust_domain: info.trust_domain.clone(),
         network: world.network.clone(),
-        cluster_id: world.cluster.clone(),
+        cluster_id: world.cluster_id.clone(),
         workload_name: info.pod.name.clone(),
         canonical_name: info.pod.name.clone(),
         ..Workload::default()

@@ -47,7 +47,7 @@ pub(crate) async fn accept(scope: Arc<Scope>, accepted: Accepted, drain: Watch) 
     drop(place);
     match proven {
         Ok((peer, session)) => serve(scope, peer, source, local, session, drain).await,
-        Err(error) => access_log::early(source, Some(local), Direction::Inbound, &error),
+        Err(error) => access_log::early(source, local, Direction::Inbound, &error),
     }
 }
 
@@ -58,7 +58,7 @@ pub(crate) async fn prove(
 ) -> Result<(PeerIdentity, TlsSession<TcpStream>), Error> {
     let world = scope.world();
     let workload = scope.workload().await?;
-    let certificate = world.certs.certificate(&workload.identity()).await?;
+    let certificate = scope.certificate(&workload.identity()).await?;
     let session = TlsSession::accept(certificate.server_config(), stream, world.config.tls_deadline).await?;
     let peer = PeerIdentity::of(session.state()).ok_or(Error::NoPeerIdentity)?;
     Ok((peer, session))

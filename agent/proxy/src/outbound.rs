@@ -51,7 +51,7 @@ pub(crate) async fn forward(scope: &Scope, flow: Flow) {
         Ok((workload, resolved)) => send(scope, flow, workload, resolved).await,
         Err(error) => {
             reset_on_close(&flow.stream);
-            access_log::early(source, Some(original), Direction::Outbound, &error);
+            access_log::early(source, original, Direction::Outbound, &error);
         }
     }
 }
@@ -80,7 +80,7 @@ async fn send(scope: &Scope, flow: Flow, workload: Arc<Workload>, resolved: Reso
         Route::Deny(reason) => {
             let error = Error::Unroutable(reason);
             reset_on_close(&flow.stream);
-            access_log::early(flow.source, Some(flow.original), Direction::Outbound, &error);
+            access_log::early(flow.source, flow.original, Direction::Outbound, &error);
         }
         Route::Passthrough { to } => tcp::send(&way, flow, to).await,
         Route::Tcp(upstream) => tcp::send(&way, flow, upstream.tcp_to).await,

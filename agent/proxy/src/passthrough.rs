@@ -39,7 +39,7 @@ async fn judge(scope: &Scope, accepted: Accepted) {
         Ok(workload) => visit.serve(stream, &workload).await,
         Err(error) => {
             reset_on_close(&stream);
-            access_log::early(source, Some(original), Direction::Inbound, &error);
+            access_log::early(source, original, Direction::Inbound, &error);
         }
     }
 }
@@ -83,7 +83,8 @@ impl Visit<'_> {
         }
     }
 
-    async fn forward(self, _permit: Permit, stream: TcpStream, mut tracked: Tracked, mut record: Record) {
+    async fn forward(self, permit: Permit, stream: TcpStream, mut tracked: Tracked, mut record: Record) {
+        tracing::debug!(pod = %self.scope.name(), src = %self.source, allowed_by = ?permit.allowed_by(), "permitted");
         let dialled = tokio::select! {
             dialled = app::dial(self.scope, self.source, self.original) => dialled,
             refusal = tracked.refused() => Err(Error::PolicyChanged(refusal)),

@@ -73,6 +73,7 @@ impl PodProxy {
         let scope = Arc::new(Scope::new(world, pod, sockets, spoof));
         let running = Running::new(scope.owner(), drain);
         let Listeners { outbound, inbound, inbound_plaintext } = listeners;
+        running.spawn("policy changes", Arc::clone(&scope).recheck_on_changes());
         let mine = Arc::clone(&scope);
         running.listen(outbound, "outbound", None, move |accepted, drain| {
             outbound::serve(Arc::clone(&mine), accepted, drain)
@@ -85,7 +86,6 @@ impl PodProxy {
         running.listen(inbound, "inbound", Some(scope.handshakes()), move |accepted, drain| {
             inbound::accept(Arc::clone(&mine), accepted, drain)
         });
-        running.spawn("policy changes", Arc::clone(&scope).recheck_on_changes());
         Self { scope, running }
     }
 

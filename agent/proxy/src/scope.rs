@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_hbone::pool::{self, Pool};
-use isthmus_model::{Facts, Workload};
-use isthmus_rt::task::Tasks;
+use isthmus_identity::Certificate;
+use isthmus_model::{Facts, Policy, PolicyKey, SpiffeId, Workload};
+use isthmus_rt::task::{Spawnable, Tasks};
 use isthmus_state::{PodKey, Snapshot, authorize};
 use isthmus_sys::socket::Sockets;
 use tokio::sync::Semaphore;
@@ -128,6 +129,13 @@ impl Scope {
         found.ok_or_else(|| Error::UnknownWorkload(self.name.clone()))
     }
 
+    /// Our certificate for an identity. The first one may still be signed; that is waited for no longer than a handshake.
+    pub(crate) async fn certificate(&self, id: &SpiffeId) -> Result<Arc<Certificate>, Error> {
+        let deadline = self.world.config.tls_deadline;
+        let signed = tokio::time::timeout(deadline, self.world.certs.certificate(id)).await;
+        Ok(signed.map_err(|_| Error::NoCertificate { identity: id.clone(), after: deadline })??)
+    }
+
     /// Holds the open inbound connections against the policies of now, by the workload of now: what was attached to it
     /// since they were opened counts.
     pub(crate) fn recheck(&self) -> usize {
@@ -142,13 +150,44 @@ impl Scope {
         refused
     }
 
-    /// Rechecks at every change of the mesh, for ever.
-    pub(crate) async fn recheck_on_changes(self: Arc<Self>) {
+    /// Rechecks, for ever, whenever the policies that apply to the pod are others than before. Most changes of the mesh
+    /// are about other workloads and cost a look. Watches from the call on, not from the first poll: nothing that is
+    /// accepted after the call is judged by policies whose change goes unseen.
+    pub(crate) fn recheck_on_changes(self: Arc<Self>) -> impl Spawnable<Output = ()> {
         let mut changes = self.world.state.subscribe();
-        loop {
-            changes.next().await;
-            self.recheck();
+        let mut judged_by = Applied::of(&self.snapshot(), &self.key);
+        async move {
+            loop {
+                let now = Applied::of(&*changes.next().await, &self.key);
+                if now != judged_by {
+                    judged_by = now;
+                    self.recheck();
+                }
+            }
         }
+    }
+}
+
+/// The policies that applied to a pod at one moment, in the state's order.
+struct Applied(Vec<(PolicyKey, Option<Arc<Policy>>)>);
+
+impl Applied {
+    fn of(snapshot: &Snapshot, pod: &PodKey) -> Self {
+        let all =
+            snapshot.local_workload(pod).into_iter().flat_map(|workload| snapshot.policies_for(workload));
+        Self(all.map(|one| (one.key.clone(), one.policy.cloned())).collect())
+    }
+}
+
+impl PartialEq for Applied {
+    /// Policies are the same when they are the same value in memory: an update makes a new one.
+    fn eq(&self, other: &Self) -> bool {
+        let same = |a: &Option<Arc<Policy>>, b: &Option<Arc<Policy>>| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        self.0.len() == other.0.len()
+            && self.0.iter().zip(&other.0).all(|((a, old), (b, new))| a == b && same(old, new))
     }
 }
 

@@ -19,7 +19,7 @@ pub struct World {
     /// The network this process is in.
     pub network: NetworkId,
     /// The cluster this process is in.
-    pub cluster: ClusterId,
+    pub cluster_id: ClusterId,
     /// Settings of tunnels.
     pub settings: Settings,
     /// Settings of the data plane.

@@ -148,12 +148,7 @@ fn what_is_not_known_is_left_out() {
 #[test]
 fn an_early_denial_is_a_warning_of_four_keys() {
     let (level, fields) = one(|| {
-        early(
-            "10.0.0.1:1".parse().unwrap(),
-            Some("10.0.0.2:2".parse().unwrap()),
-            Direction::Inbound,
-            &"too late",
-        );
+        early("10.0.0.1:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap(), Direction::Inbound, &"too late");
     });
     assert_eq!(level, Level::WARN);
     assert_eq!(

@@ -47,7 +47,7 @@ pub(super) async fn accept(scope: Arc<Scope>, globals: Arc<dyn Globals>, accepte
             })
             .await;
         }
-        Err(error) => access_log::early(source, Some(local), Direction::Inbound, &error),
+        Err(error) => access_log::early(source, local, Direction::Inbound, &error),
     }
 }
 
@@ -67,7 +67,7 @@ impl Outer {
         match head.and_then(|head| self.choose(head)) {
             Ok((authority, target)) => self.forward(authority, target, responder).await,
             Err((status, error)) => {
-                access_log::early(self.source, Some(self.local), Direction::Inbound, &error);
+                access_log::early(self.source, self.local, Direction::Inbound, &error);
                 responder.reject(status);
             }
         }

@@ -59,7 +59,7 @@ async fn serve(
             }
             Err(error) => {
                 reset_on_close(&accepted.stream);
-                access_log::early(accepted.source, Some(accepted.local), Direction::Inbound, &error);
+                access_log::early(accepted.source, accepted.local, Direction::Inbound, &error);
             }
         }
     };

@@ -35,7 +35,7 @@ pub(super) async fn serve(scope: Arc<Scope>, arrival: Arc<Arrival>, request: Req
             Judged::enter(&scope, &arrival, admitted, record).serve(responder).await;
         }
         Err(refused) => {
-            access_log::early(arrival.source, Some(arrival.local), Direction::Inbound, &refused.error);
+            access_log::early(arrival.source, arrival.local, Direction::Inbound, &refused.error);
             responder.reject(refused.status);
         }
     }
@@ -84,7 +84,8 @@ impl<'a> Judged<'a> {
     }
 
     /// Connects to the application and copies. Both proofs are needed to get here.
-    async fn forward(mut self, peer: &PeerIdentity, _permit: Permit, mut responder: Responder) {
+    async fn forward(mut self, peer: &PeerIdentity, permit: Permit, mut responder: Responder) {
+        tracing::debug!(pod = %self.scope.name(), peer = %peer.id(), allowed_by = ?permit.allowed_by(), "permitted");
         let dialled = tokio::select! {
             dialled = app::dial(self.scope, self.arrival.source, self.admitted.dial()) => dialled,
             () = responder.cancelled() => Err(Error::GivenUp),

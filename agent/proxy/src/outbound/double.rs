@@ -46,7 +46,7 @@ async fn open(way: &Way<'_>, flow: &Flow, upstream: &Upstream) -> Result<Nested,
     let world = way.scope.world();
     let outer = way.head(flow, upstream.authority.clone());
     let (carrier, _) = way.open(flow, upstream, &outer).await?;
-    let certificate = world.certs.certificate(&way.identity()).await?;
+    let certificate = way.scope.certificate(&way.identity()).await?;
     let config = certificate.client_config(identities);
     let session = TlsSession::connect(config, StreamIo::new(carrier), world.config.tls_deadline).await?;
     let peer = PeerIdentity::of(session.state()).map(|peer| peer.id().clone());

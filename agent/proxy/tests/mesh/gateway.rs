@@ -1,0 +1,257 @@
+//! Two networks that are joined by gateways only.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_hbone::{Head, OpenError};
+use isthmus_model::{
+    Action, Authority, GatewayAddress, GatewayDestination, NamespacedHostname, NetworkAddress, PolicyKey,
+    Protocol, SpiffeId, TrustDomain, Workload,
+};
+use isthmus_proxy::gateway::{Gateway, GatewayInfo, GatewayListeners, Globals, SniRoutes};
+use isthmus_proxy::{Bound, Carrier};
+use isthmus_sys::socket::Sockets;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::world::*;
+
+/// These services are global, and no others.
+struct Only(Vec<NamespacedHostname>);
+
+impl Globals for Only {
+    fn is_global(&self, service: &NamespacedHostname) -> bool {
+        self.0.contains(service)
+    }
+}
+
+const GATEWAY: u8 = 200;
+
+fn gateway_workload(network: &Network) -> Workload {
+    Workload { protocol: Protocol::Tcp, ..network.workload("eastwest", GATEWAY) }
+}
+
+fn bound(address: SocketAddr) -> Bound {
+    Bound::from_std(std::net::TcpListener::bind(address).unwrap(), false).unwrap()
+}
+
+fn start(network: &Network, listeners: GatewayListeners, global: &[NamespacedHostname]) -> Gateway {
+    let pod = info(&gateway_workload(network));
+    let info = GatewayInfo { pod, trust_domain: TrustDomain::default() };
+    let globals = Arc::new(Only(global.to_vec()));
+    Gateway::start(
+        Arc::clone(&network.world),
+        info,
+        listeners,
+        globals,
+        Sockets::host(),
+        network.watch.clone(),
+    )
+}
+
+fn hbone_only(network: &Network) -> GatewayListeners {
+    let hbone = bound(SocketAddr::new(network.block.ip(GATEWAY), HBONE));
+    GatewayListeners { hbone: Some(hbone), ..GatewayListeners::default() }
+}
+
+/// East calls a service that only west serves.
+struct Joined {
+    east: Network,
+    west: Network,
+    sleep: Workload,
+    helloworld: Workload,
+}
+
+fn joined() -> Joined {
+    let block = Arc::new(Block::claim());
+    let (east, west) = (Network::new("east", &block), Network::new("west", &block));
+    let (sleep, helloworld) = (east.workload("sleep", 1), serving(west.workload("helloworld", 2)));
+    let identities = [helloworld.identity()];
+    west.push(&[helloworld.clone(), gateway_workload(&west)], &[west.service(20, &identities)], &[]);
+    let gateway = gateway_workload(&west);
+    let at = NetworkAddress { network: west.name.clone(), address: gateway.addresses[0] };
+    let reference = GatewayAddress { destination: GatewayDestination::Address(at), hbone_mtls_port: HBONE };
+    let split = serving(Workload {
+        uid: "west/SplitHorizonWorkload/eastwest/helloworld".into(),
+        name: "split".into(),
+        addresses: Vec::new(),
+        network_gateway: Some(reference),
+        service_account: "default".into(),
+        ..west.workload("helloworld", 2)
+    });
+    let pseudo = Workload { uid: "NetworkGateway/west/gw/15008".into(), ..gateway };
+    east.push(&[sleep.clone(), split, pseudo], &[east.service(10, &identities)], &[]);
+    Joined { east, west, sleep, helloworld }
+}
+
+fn vip(network: &Network) -> SocketAddr {
+    SocketAddr::new(network.block.ip(10), SERVICE_PORT)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_far_pod_sees_the_near_pods_identity_through_the_gateway() {
+    let Joined { east, west, sleep, helloworld } = joined();
+    west.push(&[], &[], &[policy("only-sleep", Action::Allow, &sleep.identity())]);
+    let thief = east.workload("thief", 3);
+    east.push(std::slice::from_ref(&thief), &[], &[]);
+    let app = west.echo(&helloworld).await;
+    let server = west.server(&helloworld);
+    let gateway = start(&west, hbone_only(&west), &[service_key()]);
+    let client = east.client(&sleep, vip(&east));
+    let mut stream = client.dial().await;
+    ping(&mut stream).await;
+    assert_eq!(client.proxy.connections().outbound[0].protocol, Carrier::DoubleHbone);
+    assert_eq!(server.proxy.connections().inbound.len(), 1);
+    let through = gateway.connections().outbound;
+    assert_eq!(through[0].original_dst, Some(format!("{HOSTNAME}:{SERVICE_PORT}")));
+    assert_eq!(through[0].actual_dst, SocketAddr::new(helloworld.addresses[0], HBONE));
+    assert_eq!(exchange(&mut stream, b"across").await.unwrap(), b"across");
+
+    let near = [
+        "reporter=\"source\"",
+        "source_workload=\"sleep\"",
+        "destination_workload=\"helloworld\"",
+        "destination_cluster=\"west\"",
+        "destination_principal=\"spiffe://cluster.local/ns/sample/sa/helloworld\"",
+        "response_flags=\"-\"",
+    ];
+    east.metric_becomes(1, "istio_tcp_connections_closed_total", &near).await;
+    let far = [
+        "reporter=\"destination\"",
+        "source_workload=\"sleep\"",
+        "source_cluster=\"east\"",
+        "source_principal=\"spiffe://cluster.local/ns/sample/sa/sleep\"",
+    ];
+    west.metric_becomes(1, "istio_tcp_connections_closed_total", &far).await;
+    assert_eq!(west.metric("istio_tcp_received_bytes_total", &far), 7);
+
+    // The gateway lets the other one in, and the pod refuses it.
+    let refused = east.client(&thief, vip(&east));
+    assert!(end(&mut refused.dial().await).await.is_err());
+    assert_eq!(app.seen(), 1);
+    let denied = ["reporter=\"destination\"", "sa/thief\"", "response_flags=\"DENY\""];
+    west.metric_becomes(1, "istio_tcp_connections_failed_total", &denied).await;
+    west.remove_policy(&PolicyKey::from("sample/only-sleep"));
+    ping(&mut refused.dial().await).await;
+}
+
+#[tokio::test]
+async fn the_gateway_passes_only_names_of_global_services() {
+    let Joined { west, sleep, helloworld, .. } = joined();
+    let app = west.echo(&helloworld).await;
+    let _server = west.server(&helloworld);
+    let ask = async |authority: &str| {
+        let to = SocketAddr::new(west.block.ip(GATEWAY), HBONE);
+        let expected = gateway_workload(&west).identity();
+        let tunnel = west.tunnel(&sleep.identity(), to, &expected).await;
+        tunnel.open(&Head::new(authority.parse().unwrap())).await.map(|_| ())
+    };
+    let (pod, named) = (app.address.to_string(), format!("{HOSTNAME}:{SERVICE_PORT}"));
+    {
+        let closed = start(&west, hbone_only(&west), &[]);
+        assert_eq!(ask(&named).await, Err(OpenError::Status(503)), "not global");
+        closed.stop(Duration::ZERO).await;
+    }
+    let _gateway = start(&west, hbone_only(&west), &[service_key()]);
+    assert_eq!(ask(&named).await, Ok(()));
+    assert_eq!(ask(&pod).await, Err(OpenError::Status(400)), "an address");
+    assert_eq!(ask(&format!("{}:{HBONE}", helloworld.addresses[0])).await, Err(OpenError::Status(400)));
+    assert_eq!(ask("nobody.sample.svc.cluster.local:80").await, Err(OpenError::Status(503)), "unknown");
+    assert_eq!(ask(&format!("{HOSTNAME}:1")).await, Err(OpenError::Status(503)), "no such port");
+    assert_eq!(ask(&format!("x{named}")).await, Err(OpenError::Status(503)), "not the exact name");
+    assert_eq!(app.seen(), 0, "no plaintext reaches the application");
+}
+
+#[tokio::test]
+async fn the_gateway_answers_no_sooner_than_it_is_connected() {
+    let Joined { west, sleep, .. } = joined();
+    // Nobody serves at the endpoint's HBONE port.
+    let _gateway = start(&west, hbone_only(&west), &[service_key()]);
+    let to = SocketAddr::new(west.block.ip(GATEWAY), HBONE);
+    let tunnel = west.tunnel(&sleep.identity(), to, &gateway_workload(&west).identity()).await;
+    let head = Head::new(Authority::Host { hostname: HOSTNAME.into(), port: SERVICE_PORT });
+    assert_eq!(tunnel.open(&head).await.unwrap_err(), OpenError::Status(503));
+    let labels =
+        ["reporter=\"gateway\"", "response_flags=\"CONNECT\"", "destination_service_name=\"helloworld\""];
+    west.metric_becomes(1, "istio_tcp_connections_failed_total", &labels).await;
+}
+
+#[tokio::test]
+async fn a_far_end_that_is_not_the_service_gets_nothing() {
+    let Joined { east, west, sleep, helloworld } = joined();
+    let app = west.echo(&helloworld).await;
+    let _server = west.server(&helloworld);
+    let _gateway = start(&west, hbone_only(&west), &[service_key()]);
+    let other: SpiffeId = "spiffe://cluster.local/ns/sample/sa/somebody-else".parse().unwrap();
+    east.push(&[], &[east.service(10, &[other])], &[]);
+    let client = east.client(&sleep, vip(&east));
+    assert!(end(&mut client.dial().await).await.is_err());
+    assert_eq!(app.seen(), 0);
+    let labels = ["reporter=\"source\"", "response_flags=\"TLS_FAILURE\""];
+    east.metric_becomes(1, "istio_tcp_connections_failed_total", &labels).await;
+}
+
+/// The first flight of a TLS client.
+fn client_hello(name: &str) -> Vec<u8> {
+    let config = rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty());
+    let name = name.to_owned().try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config.with_no_client_auth()), name).unwrap();
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+#[tokio::test]
+async fn tls_is_passed_on_by_its_name_byte_for_byte() {
+    let Joined { west, helloworld, .. } = joined();
+    let istiod = Echo::listen(SocketAddr::new(west.block.ip(60), 0), &west.tasks).await;
+    let app = west.echo(&helloworld).await;
+    let _server = west.server(&helloworld);
+    let listener = bound(SocketAddr::new(west.block.ip(GATEWAY), 0));
+    let address = listener.local_addr().unwrap();
+    let routes = SniRoutes {
+        names: HashMap::from([
+            ("istiod.istio-system.svc".to_owned(), Authority::Ip(istiod.address)),
+            ("hello.example".to_owned(), Authority::Host { hostname: HOSTNAME.into(), port: SERVICE_PORT }),
+        ]),
+        otherwise: None,
+    };
+    let listeners = GatewayListeners { sni: vec![(listener, routes)], ..GatewayListeners::default() };
+    let _gateway = start(&west, listeners, &[]);
+    for (name, upstream) in [("istiod.istio-system.svc", &istiod), ("Hello.Example", &app)] {
+        let mut hello = client_hello(name);
+        hello.extend_from_slice(b"and more");
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        assert_eq!(exchange(&mut stream, &hello).await.unwrap(), hello, "{name}");
+        assert_eq!(upstream.seen(), 1, "{name}");
+    }
+    let over_hbone =
+        ["reporter=\"destination\"", "sa/eastwest\"", "connection_security_policy=\"mutual_tls\""];
+    west.metric_becomes(1, "istio_tcp_connections_closed_total", &over_hbone).await;
+    for refused in [client_hello("other.example"), b"GET / HTTP/1.1\r\n\r\n".to_vec()] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&refused).await.unwrap();
+        let mut answer = Vec::new();
+        assert!(stream.read_to_end(&mut answer).await.is_err() && answer.is_empty());
+    }
+    assert_eq!((istiod.seen(), app.seen()), (1, 1));
+}
+
+#[tokio::test]
+async fn plain_tcp_goes_to_the_service_over_hbone() {
+    let Joined { west, helloworld, .. } = joined();
+    let app = west.echo(&helloworld).await;
+    let _server = west.server(&helloworld);
+    let listener = bound(SocketAddr::new(west.block.ip(GATEWAY), 0));
+    let address = listener.local_addr().unwrap();
+    let target = Authority::Host { hostname: HOSTNAME.into(), port: SERVICE_PORT };
+    let listeners = GatewayListeners { tcp: vec![(listener, target)], ..GatewayListeners::default() };
+    let _gateway = start(&west, listeners, &[]);
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    assert_eq!(exchange(&mut stream, b"plain").await.unwrap(), b"plain");
+    assert_eq!(app.seen(), 1);
+    let labels = ["reporter=\"gateway\"", "sa/eastwest\"", "destination_service_name=\"helloworld\""];
+    west.metric_becomes(1, "istio_tcp_connections_closed_total", &labels).await;
+}

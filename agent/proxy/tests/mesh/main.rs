@@ -1,0 +1,11 @@
+//! Pods and gateways that talk to each other over real sockets on loopback addresses, with certificates from the test
+//! CA. Needs no privilege: nothing is redirected, listeners are handed in.
+
+#![expect(clippy::unwrap_used, reason = "all of this is tests")]
+
+mod gateway;
+mod hbone;
+mod life;
+mod plaintext;
+mod policy;
+mod world;

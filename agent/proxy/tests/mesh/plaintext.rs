@@ -1,0 +1,42 @@
+//! Plaintext that arrives for a pod, and what is not for it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_proxy::Carrier;
+use tokio::net::TcpStream;
+
+use crate::world::*;
+
+#[tokio::test]
+async fn plaintext_reaches_the_pod_it_is_for_and_no_other() {
+    let network = Network::new("east", &Arc::new(Block::claim()));
+    let (helloworld, other) = (serving(network.workload("helloworld", 2)), network.workload("other", 3));
+    network.push(&[helloworld.clone(), other.clone()], &[network.service(10, &[])], &[]);
+    let (app, elsewhere) = (network.echo(&helloworld).await, network.echo(&other).await);
+    let server = network.run(&helloworld, app.address, Some(app.address));
+    let mut stream = TcpStream::connect(server.plaintext).await.unwrap();
+    ping(&mut stream).await;
+    assert_eq!(server.proxy.connections().inbound[0].protocol, Carrier::Tcp);
+    assert_eq!(exchange(&mut stream, b"hello").await.unwrap(), b"hello");
+    let labels = [
+        "reporter=\"destination\"",
+        "destination_workload=\"helloworld\"",
+        "destination_service_name=\"helloworld\"",
+        "connection_security_policy=\"unknown\"",
+        "response_flags=\"-\"",
+    ];
+    network.metric_becomes(1, "istio_tcp_connections_closed_total", &labels).await;
+    assert_eq!(network.metric("istio_tcp_sent_bytes_total", &labels), 6);
+    server.proxy.stop(Duration::ZERO).await;
+
+    let own_port = SocketAddr::new(helloworld.addresses[0], HBONE);
+    for destination in [elsewhere.address, own_port] {
+        let server = network.run(&helloworld, app.address, Some(destination));
+        let mut stream = TcpStream::connect(server.plaintext).await.unwrap();
+        assert!(end(&mut stream).await.is_err(), "{destination}");
+        server.proxy.stop(Duration::ZERO).await;
+    }
+    assert_eq!((app.seen(), elsewhere.seen()), (1, 0));
+}
