@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use isthmus_sys::netns::Netns;
-use isthmus_sys::nft::{self, Element, Family, Op, Ruleset, SetKind, Statement};
+use isthmus_sys::nft::{self, Element, Family, Op, SetKind, Statement};
 use isthmus_sys::{route, sysctl};
 
 mod host;

@@ -20,6 +20,7 @@ use crate::netns::Netns;
 
 mod link;
 
+pub(crate) use link::index;
 pub use link::{add_bridge, add_veth, del_link, set_master, set_up};
 
 /// Routes packets that carry `mark` under `mask` by `table`, at preference `pref`.
@@ -68,7 +69,7 @@ pub fn del_fwmark_rule(
 /// When the kernel refuses (for IPv6: also when `lo` has it disabled).
 pub fn add_local_default(netns: &Netns, v6: bool, table: u32) -> Result<(), Error> {
     let netlink = rtnl(netns)?;
-    let route = local_default(link::index(&netlink, "lo")?, v6, table);
+    let route = local_default(index(&netlink, "lo")?, v6, table);
     netlink
         .change(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_REPLACE)
         .map_err(Error::on("add route", format!("local default table {table} in {}", netns.id())))
@@ -80,7 +81,7 @@ pub fn add_local_default(netns: &Netns, v6: bool, table: u32) -> Result<(), Erro
 /// When the kernel refuses, except that there is no such route.
 pub fn del_local_default(netns: &Netns, v6: bool, table: u32) -> Result<(), Error> {
     let netlink = rtnl(netns)?;
-    let route = local_default(link::index(&netlink, "lo")?, v6, table);
+    let route = local_default(index(&netlink, "lo")?, v6, table);
     let done = netlink.change(RouteNetlinkMessage::DelRoute(route), 0);
     tolerate(done, &[Errno::ESRCH, Errno::ENOENT, Errno::EAFNOSUPPORT])
         .map_err(Error::on("delete route", format!("local default table {table} in {}", netns.id())))
@@ -93,7 +94,7 @@ pub fn del_local_default(netns: &Netns, v6: bool, table: u32) -> Result<(), Erro
 pub fn add_address(netns: &Netns, ifname: &str, address: IpNet) -> Result<(), Error> {
     let netlink = rtnl(netns)?;
     let mut message = AddressMessage::default();
-    message.header.index = link::index(&netlink, ifname)?;
+    message.header.index = index(&netlink, ifname)?;
     message.header.prefix_len = address.prefix_len();
     message.header.family = family(address.addr().is_ipv6());
     message.attributes =
@@ -124,7 +125,7 @@ pub fn add_route(netns: &Netns, dst: IpNet, via: Option<IpAddr>, dev: Option<&st
         if via.is_none() && dst.addr().is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
     route.attributes.push(RouteAttribute::Destination(RouteAddress::from(dst.network())));
     if let Some(dev) = dev {
-        route.attributes.push(RouteAttribute::Oif(link::index(&netlink, dev)?));
+        route.attributes.push(RouteAttribute::Oif(index(&netlink, dev)?));
     }
     if let Some(via) = via {
         route.attributes.push(RouteAttribute::Gateway(RouteAddress::from(via)));

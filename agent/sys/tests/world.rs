@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use isthmus_kit::lab;
 use isthmus_rt::task::Tasks;
+use isthmus_sys::capture::Capture;
 use isthmus_sys::netns::Netns;
 use isthmus_sys::socket::{ConnectError, Sockets, Transparent, original_dst};
 use isthmus_sys::{IpNet, limits, route, sysctl};
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         rules_and_routes_can_be_repeated_and_taken_back,
         settings_are_those_of_the_namespace,
         links_go_and_are_not_missed,
+        a_capture_sees_one_interface_and_all_of_it,
     ])
 }
 
@@ -169,6 +171,26 @@ fn links_go_and_are_not_missed() -> anyhow::Result<()> {
     let gone = text(route::set_up(&two, "right"));
     ensure!(gone.starts_with("find interface right: "), "{gone}");
     Ok(())
+}
+
+/// Both ways, with more data than a socket's buffer holds, and nothing of another interface.
+fn a_capture_sees_one_interface_and_all_of_it() -> anyhow::Result<()> {
+    lab::block_on(async {
+        let tasks = Tasks::new("test");
+        let lan = lab::Lan::new()?;
+        let (a, b) = (lan.host()?, lan.host()?);
+        let (on_a, on_lo) = (Capture::open(&a.netns, "eth0")?, Capture::open(&b.netns, "lo")?);
+        let addr = lab::echo(&b.sockets(), (b.v4, 8080).into(), &tasks)?;
+        let payload = vec![0xa5; 4 * 1024 * 1024];
+        let answer = lab::exchange(a.sockets().connect(addr, None, SOON).await?, &payload).await?;
+        ensure!(answer == payload);
+        let seen = on_a.drain().concat().into_iter().filter(|byte| *byte == 0xa5).count();
+        ensure!(seen >= 2 * payload.len(), "{seen} bytes of {}", 2 * payload.len());
+        ensure!(on_lo.drain().is_empty());
+        lab::exchange(a.sockets().connect(addr, None, SOON).await?, b"now").await?;
+        ensure!(on_a.drain().iter().any(|frame| frame.ends_with(b"now")));
+        Ok(())
+    })
 }
 
 fn text(outcome: Result<(), isthmus_sys::Error>) -> String {

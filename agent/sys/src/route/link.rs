@@ -87,7 +87,7 @@ fn create(netns: &Netns, name: &str, info: Vec<LinkInfo>) -> Result<(), Error> {
 }
 
 /// The index of an interface.
-pub(super) fn index(netlink: &Netlink, ifname: &str) -> Result<u32, Error> {
+pub(crate) fn index(netlink: &Netlink, ifname: &str) -> Result<u32, Error> {
     let found = names(netlink)?.into_iter().find(|(_, name)| name == ifname);
     found.map(|(index, _)| index).ok_or_else(|| Error::new("find interface", ifname, Errno::ENODEV))
 }

@@ -192,7 +192,7 @@ fn inner(name: &str, tests: &[(&str, Body)]) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:?}");
+            eprintln!("error: {error:#}");
             ExitCode::from(FAILED)
         }
     }

@@ -158,14 +158,20 @@ pub fn echo(sockets: &Sockets, addr: SocketAddr, tasks: &Tasks) -> anyhow::Resul
 /// # Errors
 /// When the connection breaks or takes too long.
 pub async fn exchange(mut stream: TcpStream, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let (mut read, mut write) = stream.split();
+    let mut answer = Vec::new();
     let talk = async {
-        stream.write_all(bytes).await?;
-        stream.shutdown().await?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await?;
-        Ok(answer)
+        // At once: the peer may answer before it has got everything.
+        let send = async {
+            write.write_all(bytes).await?;
+            write.shutdown().await
+        };
+        tokio::try_join!(send, read.read_to_end(&mut answer))?;
+        Ok(())
     };
-    tokio::time::timeout(SOON, talk).await.context("no answer")?
+    let done: std::io::Result<()> = tokio::time::timeout(SOON, talk).await.context("no answer")?;
+    done?;
+    Ok(answer)
 }
 
 fn addresses(subnet: u8, host: u8) -> (Ipv4Addr, Ipv6Addr) {

@@ -1,0 +1,299 @@
+//! Real packets through the rules: what is captured, what is not, and that a pod's namespace ends as it began.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use isthmus_kit::lab::{self, Host, Lan};
+use isthmus_node::rules::{self, AGENT_MARK, HostRules, PROBE_V4, PROBE_V6, PodRules};
+use isthmus_rt::task::Tasks;
+use isthmus_sys::capture::Capture;
+use isthmus_sys::netns::Netns;
+use isthmus_sys::nft::{self, Family, Ruleset};
+use isthmus_sys::socket::{Sockets, Transparent, canonical, original_dst};
+use isthmus_sys::{route, sysctl};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+mod rewritten;
+mod routing;
+
+fn main() -> ExitCode {
+    lab::main(&lab::tests![
+        outbound_tcp_goes_to_the_agent,
+        the_agents_own_packets_go_out,
+        inbound_plaintext_goes_to_the_agent_and_hbone_has_its_listener,
+        loopback_and_the_own_address_are_left_alone,
+        dns_goes_to_the_dns_proxy_and_other_udp_does_not,
+        without_dns_capture_queries_go_out,
+        an_ingress_takes_its_traffic_itself,
+        a_virtual_interface_is_someones_outbound,
+        the_guard_stops_what_nobody_redirected,
+        rewritten::probes_of_the_kubelet_reach_the_application,
+        rewritten::what_is_no_probe_is_captured,
+        rewritten::a_probe_needs_no_agent_in_either_direction,
+        routing::answers_to_a_borrowed_address_come_back_to_the_agent,
+        routing::applying_twice_changes_nothing,
+        routing::removing_leaves_nothing,
+        routing::fewer_rules_replace_more,
+        routing::a_pod_without_ipv6_gets_rules_all_the_same,
+    ])
+}
+
+/// How long what happens may take.
+const SOON: Duration = Duration::from_secs(5);
+/// How long what must not happen is waited for.
+const NEVER: Duration = Duration::from_millis(400);
+
+/// A pod, its agent, and somebody else on the network.
+struct World {
+    lan: Lan,
+    pod: Host,
+    peer: Host,
+}
+
+impl World {
+    fn new() -> anyhow::Result<Self> {
+        let lan = Lan::new()?;
+        let (pod, peer) = (lan.host()?, lan.host()?);
+        Ok(Self { lan, pod, peer })
+    }
+
+    fn captured(rules: &PodRules) -> anyhow::Result<Self> {
+        let world = Self::new()?;
+        rules::apply_pod(&world.pod.netns, rules)?;
+        Ok(world)
+    }
+
+    /// Sockets as an application makes them.
+    fn app(&self) -> Sockets {
+        self.pod.sockets()
+    }
+
+    /// Sockets as the agent makes them.
+    fn agent(&self) -> Sockets {
+        self.pod.sockets().with_mark(Some(AGENT_MARK))
+    }
+
+    /// The peer at a port, over both families.
+    fn peer_at(&self, port: u16) -> [SocketAddr; 2] {
+        [(self.peer.v4, port).into(), (self.peer.v6, port).into()]
+    }
+
+    /// The pod at a port, over both families.
+    fn pod_at(&self, port: u16) -> [SocketAddr; 2] {
+        [(self.pod.v4, port).into(), (self.pod.v6, port).into()]
+    }
+}
+
+fn listener(sockets: &Sockets, port: u16) -> anyhow::Result<TcpListener> {
+    Ok(sockets.listen_wildcard(port, Transparent::BestEffort)?.0)
+}
+
+/// A connection arrives at `at`, was meant for `to` and works. Returns who called.
+async fn arrives(from: &Sockets, to: SocketAddr, at: &TcpListener) -> anyhow::Result<SocketAddr> {
+    let accept = async { Ok(tokio::time::timeout(SOON, at.accept()).await.context("nobody called")??) };
+    let connect = async { Ok::<_, anyhow::Error>(from.connect(to, None, SOON).await?) };
+    let (dialled, (accepted, caller)) = tokio::try_join!(connect, accept)?;
+    // Without conntrack (loopback included, once rules are in) there is no original destination but the address itself.
+    let meant = original_dst(&accepted).unwrap_or(canonical(accepted.local_addr()?));
+    ensure!(meant == to, "meant for {meant}, not {to}");
+    talk(dialled, accepted).await?;
+    Ok(canonical(caller))
+}
+
+async fn talk(dialled: TcpStream, accepted: TcpStream) -> anyhow::Result<()> {
+    let (mut read, mut write) = accepted.into_split();
+    let echo = async { Ok(tokio::io::copy(&mut read, &mut write).await.map(|_| drop(write))?) };
+    let (answer, ()) = tokio::try_join!(lab::exchange(dialled, b"ping"), echo)?;
+    ensure!(answer == b"ping", "{answer:?}");
+    Ok(())
+}
+
+fn outbound_tcp_goes_to_the_agent() -> anyhow::Result<()> {
+    lab::block_on(async {
+        let world = World::captured(&PodRules::default())?;
+        let outbound = listener(&world.agent(), 15001)?;
+        // Also ports where nobody listens, and addresses that nobody has.
+        let elsewhere =
+            ["198.51.100.1:80".parse()?, "[2001:db8::1]:80".parse()?, "198.51.100.1:15001".parse()?];
+        for to in world.peer_at(8080).into_iter().chain(elsewhere) {
+            let caller = arrives(&world.app(), to, &outbound).await?;
+            ensure!(world.pod_at(caller.port()).contains(&caller), "{caller}");
+        }
+        Ok(())
+    })
+}
+
+fn the_agents_own_packets_go_out() -> anyhow::Result<()> {
+    lab::block_on(async {
+        let world = World::captured(&PodRules::default())?;
+        for port in [8080, 53] {
+            let service = listener(&world.peer.sockets(), port)?;
+            for to in world.peer_at(port) {
+                arrives(&world.agent(), to, &service).await?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn inbound_plaintext_goes_to_the_agent_and_hbone_has_its_listener() -> anyhow::Result<()> {
+    lab::block_on(async {
+        let world = World::captured(&PodRules::default())?;
+        let (plaintext, hbone) = (listener(&world.agent(), 15006)?, listener(&world.agent(), 15008)?);
+        let _app = listener(&world.app(), 8080)?;
+        for from in [world.peer.sockets(), world.lan.sockets()] {
+            for to in world.pod_at(8080) {
+                arrives(&from, to, &plaintext).await?;
+            }
+            for to in world.pod_at(15008) {
+                arrives(&from, to, &hbone).await?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn loopback_and_the_own_address_are_left_alone() -> anyhow::Result<()> {
+    lab::block_on(async {
+        let world = World::captured(&PodRules::default())?;
+        let app = listener(&world.app(), 8080)?;
+        let loopback = [(Ipv4Addr::LOCALHOST, 8080).into(), (Ipv6Addr::LOCALHOST, 8080).into()];
+        for to in loopback.into_iter().chain(world.pod_at(8080)) {
+            arrives(&world.app(), to, &app).await?;
+        }
+        Ok(())
+    })
+}
+
+/// A query from the application is answered by whoever holds `at`, in the name of `to`.
+async fn is_answered(app: &Sockets, to: SocketAddr, at: &UdpSocket) -> anyhow::Result<()> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let query = app.udp((any, 0).into())?;
+    // Once connected, a socket hears only its peer: the answer must seem to come from there.
+    query.connect(to).await?;
+    query.send(b"query").await?;
+    let talk = async {
+        let mut buffer = [0; 16];
+        let (len, from) = at.recv_from(&mut buffer).await?;
+        ensure!(&buffer[..len] == b"query");
+        at.send_to(b"answer", from).await?;
+        let len = query.recv(&mut buffer).await?;
+        ensure!(&buffer[..len] == b"answer");
+        Ok(())
+    };
+    tokio::time::timeout(SOON, talk).await.with_context(|| format!("no answer from {to}"))?
+}
+
+fn dns_goes_to_the_dns_proxy_and_other_udp_does_not() -> anyhow::Result<()> {
+    lab::block_on(async {
+        let world = World::captured(&PodRules::default())?;
+        let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+        let elsewhere = [IpAddr::from([198, 51, 100, 53]), "2001:db8::53".parse()?];
+        for ((local, to), away) in loopback.into_iter().zip(world.peer_at(53)).zip(elsewhere) {
+            let proxy = world.agent().udp((local, 15053).into())?;
+            is_answered(&world.app(), to, &proxy).await?;
+            is_answered(&world.app(), (away, 53).into(), &proxy).await?;
+            let (tcp, _) = world.agent().listen((local, 15053).into(), Transparent::Never)?;
+            arrives(&world.app(), to, &tcp).await?;
+            // The agent's own queries, and what is no DNS.
+            let server = world.peer.sockets().udp(to)?;
+            is_answered(&world.agent(), to, &server).await?;
+            let other = world.peer.sockets().udp((to.ip(), 54).into())?;
+            is_answered(&world.app(), (to.ip(), 54).into(), &other).await?;
+        }
+        Ok(())
+    })
+}
+
+fn without_dns_capture_queries_go_out() -> anyhow::Result<()> {
+    lab::block_on(async {
+        let world = World::captured(&PodRules { dns_capture: false, ..PodRules::default() })?;
+        let outbound = listener(&world.agent(), 15001)?;
+        for to in world.peer_at(53) {
+            let server = world.peer.sockets().udp(to)?;
+            is_answered(&world.app(), to, &server).await?;
+            arrives(&world.app(), to, &outbound).await?;
+        }
+        Ok(())
+    })
+}
+
+fn an_ingress_takes_its_traffic_itself() -> anyhow::Result<()> {
+    lab::block_on(async {
+        let world = World::captured(&PodRules { ingress_mode: true, ..PodRules::default() })?;
+        let (app, outbound) = (listener(&world.app(), 8080)?, listener(&world.agent(), 15001)?);
+        for to in world.pod_at(8080) {
+            arrives(&world.peer.sockets(), to, &app).await?;
+        }
+        for to in world.peer_at(8080) {
+            arrives(&world.app(), to, &outbound).await?;
+        }
+        Ok(())
+    })
+}
+
+fn a_virtual_interface_is_someones_outbound() -> anyhow::Result<()> {
+    lab::block_on(async {
+        let rules = PodRules { virtual_interfaces: vec!["vm0".to_owned()], ..PodRules::default() };
+        let world = World::captured(&rules)?;
+        let guest = std::sync::Arc::new(Netns::create()?);
+        lab::veth(
+            (&world.pod.netns, "vm0", &["10.88.0.1/24".parse()?]),
+            (&guest, "eth0", &["10.88.0.2/24".parse()?]),
+        )?;
+        route::add_route(&guest, "0.0.0.0/0".parse()?, Some("10.88.0.1".parse()?), None)?;
+        let (outbound, plaintext) = (listener(&world.agent(), 15001)?, listener(&world.agent(), 15006)?);
+        let [to, _] = world.peer_at(8080);
+        let caller = arrives(&Sockets::in_netns(guest), to, &outbound).await?;
+        ensure!(caller.ip().to_string() == "10.88.0.2", "{caller}");
+        // Other interfaces are as before.
+        let [to, _] = world.pod_at(8080);
+        arrives(&world.peer.sockets(), to, &plaintext).await?;
+        Ok(())
+    })
+}
+
+fn the_guard_stops_what_nobody_redirected() -> anyhow::Result<()> {
+    lab::block_on(async {
+        let world = World::captured(&PodRules { closing: true, ..PodRules::default() })?;
+        let tasks = Tasks::new("test");
+        let outbound = listener(&world.agent(), 15001)?;
+        let wire = Capture::open(&world.peer.netns, "eth0")?;
+        let peers = world.peer_at(8080);
+        for to in peers {
+            lab::echo(&world.peer.sockets(), to, &tasks)?;
+            // With the other rules in place the guard is not felt.
+            arrives(&world.app(), to, &outbound).await?;
+        }
+        nft::remove(&world.pod.netns, &[(Family::Inet, "istio-ambient-nat".to_owned())])?;
+        for to in peers {
+            let failed = world.app().connect(to, None, NEVER).await;
+            ensure!(failed.is_err(), "plaintext left the pod for {to}");
+            lab::exchange(world.agent().connect(to, None, SOON).await?, b"ping").await?;
+        }
+        let from_agent = wire.drain().iter().filter(|frame| is_syn(frame)).count();
+        ensure!(from_agent == peers.len(), "{from_agent} connections left the pod");
+        // Without the guard the same plaintext leaves.
+        nft::remove(&world.pod.netns, &[(Family::Inet, "isthmus-guard".to_owned())])?;
+        for to in peers {
+            lab::exchange(world.app().connect(to, None, SOON).await?, b"ping").await?;
+        }
+        ensure!(wire.drain().iter().filter(|frame| is_syn(frame)).count() == peers.len());
+        Ok(())
+    })
+}
+
+/// Whether an Ethernet frame opens a TCP connection.
+fn is_syn(frame: &[u8]) -> bool {
+    const ETHERNET: usize = 14;
+    let tcp = match (frame.get(12..14), frame.get(ETHERNET)) {
+        (Some([0x08, 0x00]), Some(first)) if frame.get(ETHERNET + 9) == Some(&6) => {
+            ETHERNET + usize::from(first & 0xf) * 4
+        }
+        (Some([0x86, 0xdd]), _) if frame.get(ETHERNET + 6) == Some(&6) => ETHERNET + 40,
+        _ => return false,
+    };
+    frame.get(tcp + 13).is_some_and(|flags| flags & 0x12 == 0x02)
+}

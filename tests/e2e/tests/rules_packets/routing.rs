@@ -1,0 +1,113 @@
+//! Borrowed source addresses, and how a namespace is left.
+
+use super::*;
+
+/// The agent calls the application as if it were the real client. The answers, addressed to that client, must come back
+/// to the agent and not leave the pod.
+pub(crate) fn answers_to_a_borrowed_address_come_back_to_the_agent() -> anyhow::Result<()> {
+    lab::block_on(async {
+        let world = World::captured(&PodRules::default())?;
+        let tasks = Tasks::new("test");
+        let app = lab::echo(&world.app(), (Ipv6Addr::UNSPECIFIED, 8080).into(), &tasks)?;
+        let clients = [IpAddr::from(world.peer.v4), world.peer.v6.into()];
+        for (to, client) in world.pod_at(app.port()).into_iter().zip(clients) {
+            let stream = world.agent().connect(to, Some(client), SOON).await?;
+            ensure!(canonical(stream.local_addr()?).ip() == client);
+            ensure!(lab::exchange(stream, b"ping").await? == b"ping");
+        }
+        // Each part is needed: without the mark it is the application's own traffic, without the route answers leave.
+        for (to, client) in world.pod_at(app.port()).into_iter().zip(clients) {
+            ensure!(world.app().connect(to, Some(client), NEVER).await.is_err(), "no mark was needed");
+            route::del_local_default(&world.pod.netns, to.is_ipv6(), rules::LOCAL_TABLE)?;
+            ensure!(world.agent().connect(to, Some(client), NEVER).await.is_err(), "no route was needed");
+        }
+        Ok(())
+    })
+}
+
+/// Everything that rules can be in a namespace.
+#[derive(Debug, PartialEq, Eq)]
+struct Traces {
+    ruleset: Ruleset,
+    rules: [Vec<(u32, u32, u32, u32)>; 2],
+    routes: [usize; 2],
+}
+
+fn traces(netns: &Netns) -> anyhow::Result<Traces> {
+    Ok(Traces {
+        ruleset: nft::dump(netns)?,
+        rules: [route::fwmark_rules(netns, false)?, route::fwmark_rules(netns, true)?],
+        routes: [
+            route::local_routes(netns, false, rules::LOCAL_TABLE)?.len(),
+            route::local_routes(netns, true, rules::LOCAL_TABLE)?.len(),
+        ],
+    })
+}
+
+fn all_kinds() -> [PodRules; 4] {
+    let closing = PodRules { closing: true, ..PodRules::default() };
+    let interfaces = PodRules { virtual_interfaces: vec!["vm0".to_owned()], ..closing.clone() };
+    let ingress = PodRules { ingress_mode: true, dns_capture: false, ..closing.clone() };
+    [PodRules::default(), closing, interfaces, ingress]
+}
+
+pub(crate) fn applying_twice_changes_nothing() -> anyhow::Result<()> {
+    for pod in all_kinds() {
+        let netns = Netns::create()?;
+        rules::apply_pod(&netns, &pod)?;
+        let once = traces(&netns)?;
+        ensure!(once.ruleset == rules::pod_ruleset(&pod).canonical(), "{}", once.ruleset);
+        ensure!(once.rules.iter().all(|found| *found == [(0x111, 0xfff, 100, 32764)]), "{once:?}");
+        ensure!(once.routes == [1, 1], "{once:?}");
+        rules::apply_pod(&netns, &pod)?;
+        ensure!(traces(&netns)? == once);
+    }
+    Ok(())
+}
+
+pub(crate) fn removing_leaves_nothing() -> anyhow::Result<()> {
+    for pod in all_kinds() {
+        let netns = Netns::create()?;
+        let before = traces(&netns)?;
+        rules::remove_pod(&netns)?;
+        ensure!(traces(&netns)? == before);
+        rules::apply_pod(&netns, &pod)?;
+        ensure!(traces(&netns)? != before);
+        for _ in 0..2 {
+            rules::remove_pod(&netns)?;
+            ensure!(traces(&netns)? == before);
+        }
+    }
+    Ok(())
+}
+
+/// What an earlier configuration wanted and this one does not is gone.
+pub(crate) fn fewer_rules_replace_more() -> anyhow::Result<()> {
+    let netns = Netns::create()?;
+    let few = PodRules { dns_capture: false, ipv6: false, ..PodRules::default() };
+    rules::apply_pod(&netns, &few)?;
+    let expected = traces(&netns)?;
+    ensure!(expected.routes == [1, 0] && expected.rules[1].is_empty(), "{expected:?}");
+    rules::apply_pod(&netns, &PodRules { closing: true, ..PodRules::default() })?;
+    ensure!(traces(&netns)? != expected);
+    rules::apply_pod(&netns, &few)?;
+    ensure!(traces(&netns)? == expected);
+    Ok(())
+}
+
+pub(crate) fn a_pod_without_ipv6_gets_rules_all_the_same() -> anyhow::Result<()> {
+    lab::block_on(async {
+        let world = World::new()?;
+        for interface in ["all", "default", "lo", "eth0"] {
+            sysctl::write(&world.pod.netns, &format!("net/ipv6/conf/{interface}/disable_ipv6"), "1")?;
+        }
+        rules::apply_pod(&world.pod.netns, &PodRules::default())?;
+        ensure!(traces(&world.pod.netns)?.routes == [1, 0]);
+        let outbound = listener(&world.agent(), 15001)?;
+        let [to, _] = world.peer_at(8080);
+        arrives(&world.app(), to, &outbound).await?;
+        rules::remove_pod(&world.pod.netns)?;
+        ensure!(traces(&world.pod.netns)?.ruleset == Ruleset::default());
+        Ok(())
+    })
+}
