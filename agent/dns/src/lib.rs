@@ -1,1 +1,16 @@
-//! Placeholder.
+//! The DNS proxy of one pod: names of the mesh are answered from the state, everything else goes to the cluster's DNS
+//! server and back, byte for byte.
+//!
+//! [`query`] and [`answer`] are pure; [`relay`] speaks to the server; [`server`] owns the sockets and ties them
+//! together. It must not know of xDS or of how pods come and go.
+
+mod answer;
+mod listeners;
+mod metrics;
+mod query;
+mod relay;
+mod server;
+
+pub use listeners::{BindError, Listeners};
+pub use metrics::Metrics;
+pub use server::{Config, DnsProxy};

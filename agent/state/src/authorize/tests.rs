@@ -142,7 +142,8 @@ fn deny_comes_before_allow_and_allow_must_match_once_there_is_one() {
     let (web, api) = ("td/ns/shop/sa/web", "td/ns/shop/sa/api");
     let allow = |name: &str, principal: &str| policy(name, Action::Allow, rules(from(principal)));
     let deny = |name: &str, principal: &str| policy(name, Action::Deny, rules(from(principal)));
-    let cases: [(Vec<Policy>, Result<Option<&str>, &str>); 8] = [
+    type Case = (Vec<Policy>, Result<Option<&'static str>, &'static str>);
+    let cases: [Case; 8] = [
         (vec![], Ok(None)),
         (vec![deny("d", api)], Ok(None)),
         (vec![deny("d", web)], Err("explicitly denied by: ns/d")),

@@ -7,6 +7,10 @@ fn upsert(workloads: Vec<Workload>, services: Vec<Service>) -> Batch {
     Batch { upsert_workloads: workloads, upsert_services: services, ..Batch::default() }
 }
 
+fn policies(upsert_policies: Vec<(PolicyKey, Policy)>) -> Batch {
+    Batch { upsert_policies, ..Batch::default() }
+}
+
 fn remove(names: &[&str]) -> Batch {
     Batch { remove_addresses: names.iter().map(ToString::to_string).collect(), ..Batch::default() }
 }
@@ -287,22 +291,20 @@ fn policies_are_found_by_scope_and_by_name() {
             .map(|one| format!("{} {}", one.key, one.policy.is_some()))
             .collect::<Vec<_>>()
     };
-    let mut push = Batch::default();
-    push.upsert_policies = vec![
+    let push = policies(vec![
         policy("global", "istio-system", Scope::Global),
         policy("here", "ns", Scope::Namespace),
         policy("elsewhere", "other", Scope::Namespace),
         policy("named", "ns", Scope::WorkloadSelector),
         policy("unnamed", "ns", Scope::WorkloadSelector),
-    ];
+    ]);
     assert_eq!(state.apply(push).policies, 5);
     let mut workload = pod("a", "10.0.0.1");
     workload.authorization_policies = vec!["ns/named".into(), "ns/missing".into()];
     let all = ["ns/here true", "istio-system/global true", "ns/named true", "ns/missing false"];
     assert_eq!(keys(&state, &workload), all);
     // A policy that changes its scope leaves the old one.
-    let mut push = Batch::default();
-    push.upsert_policies = vec![policy("here", "ns", Scope::WorkloadSelector)];
+    let mut push = policies(vec![policy("here", "ns", Scope::WorkloadSelector)]);
     push.remove_policies = vec!["istio-system/global".into(), "no/such".into()];
     assert_eq!(state.apply(push).policies, 2);
     assert_eq!(keys(&state, &workload), ["ns/named true", "ns/missing false"]);
@@ -316,7 +318,5 @@ fn what_may_revoke_a_permission_is_known() {
     assert!(!state.apply(upsert(vec![unhealthy(elsewhere)], vec![])).may_revoke());
     assert!(!state.apply(upsert(vec![], vec![service("web", "10.96.0.1")])).may_revoke());
     assert!(state.apply(upsert(vec![pod("a", "10.0.0.1")], vec![])).may_revoke());
-    let mut push = Batch::default();
-    push.upsert_policies = vec![policy("p", "ns", Scope::Namespace)];
-    assert!(state.apply(push).may_revoke());
+    assert!(state.apply(policies(vec![policy("p", "ns", Scope::Namespace)])).may_revoke());
 }

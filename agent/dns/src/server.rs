@@ -1,0 +1,279 @@
+//! The proxy of one pod: takes queries, decides whose they are, and sends answers. It owns the pod's DNS sockets and
+//! tasks, and bounds how much of either a pod may have.
+
+mod handler;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_model::Namespace;
+use isthmus_rt::backoff::Backoff;
+use isthmus_rt::drain::Watch;
+use isthmus_rt::task::Tasks;
+use isthmus_state::{PodKey, State};
+use isthmus_sys::socket::Sockets;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+
+use crate::answer::{Failure, Transport, failure};
+use crate::listeners::{BindError, Listeners};
+use crate::metrics::Metrics;
+use crate::relay;
+use handler::{Handler, Outcome};
+
+/// Largest datagram.
+const MAX_DATAGRAM: usize = u16::MAX as usize;
+/// How long a TCP client may be silent.
+const TCP_IDLE: Duration = Duration::from_secs(5);
+
+/// How a pod's proxy behaves.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Port on the pod's loopback addresses.
+    pub port: u16,
+    /// The cluster's domain.
+    pub cluster_domain: String,
+    /// A namespace whose services win when nothing else decides.
+    pub preferred_namespace: Option<Namespace>,
+    /// DNS servers for what is not ours, in order.
+    pub upstream: Vec<SocketAddr>,
+    /// How long one of them may take.
+    pub patience: Duration,
+    /// Queries of one pod that may wait for a server at a time; further ones fail at once.
+    pub max_waiting: usize,
+    /// TCP connections of one pod at a time; further ones wait to be accepted.
+    pub max_connections: usize,
+}
+
+/// A pod's proxy. Dropping it stops everything at once.
+#[derive(Debug)]
+pub struct DnsProxy {
+    udp: Vec<SocketAddr>,
+    tcp: Vec<SocketAddr>,
+    /// One for each listener.
+    loops: Tasks,
+    /// What they started. Kept here, so that a listener that ends in a drain does not take its queries with it.
+    queries: Tasks,
+}
+
+// === impl Config ===
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            port: 15053,
+            cluster_domain: "cluster.local".to_owned(),
+            preferred_namespace: None,
+            upstream: Vec::new(),
+            patience: Duration::from_secs(4),
+            max_waiting: 256,
+            max_connections: 64,
+        }
+    }
+}
+
+// === impl DnsProxy ===
+
+impl DnsProxy {
+    /// Listens in the pod's namespace and serves until drained or dropped. Must be called inside a runtime.
+    ///
+    /// # Errors
+    /// When no address can be listened on.
+    pub fn start(
+        state: State,
+        pod: PodKey,
+        config: Config,
+        sockets: &Sockets,
+        drain: &Watch,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, BindError> {
+        let listeners = Listeners::bind(sockets, config.port)?;
+        Ok(Self::serve(state, pod, config, listeners, sockets, drain, metrics))
+    }
+
+    /// Serves on listeners that are there already. `sockets` makes those towards the servers.
+    pub fn serve(
+        state: State,
+        pod: PodKey,
+        config: Config,
+        listeners: Listeners,
+        sockets: &Sockets,
+        drain: &Watch,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let name = format!("dns {}/{}", pod.namespace, pod.name);
+        let (loops, queries) = (Tasks::new(name.as_str()), Tasks::new(name.as_str()));
+        let (udp, tcp) = (listeners.udp_addresses(), listeners.tcp_addresses());
+        let connections = Arc::new(Semaphore::new(config.max_connections));
+        let handler = Arc::new(Handler::new(state, pod, config, sockets, metrics));
+        for socket in listeners.udp {
+            let serve = udp_loop(Arc::new(socket), Arc::clone(&handler), drain.clone(), queries.clone());
+            loops.spawn("dns udp", serve);
+        }
+        for listener in listeners.tcp {
+            let connections = Arc::clone(&connections);
+            let serve = tcp_loop(listener, Arc::clone(&handler), drain.clone(), queries.clone(), connections);
+            loops.spawn("dns tcp", serve);
+        }
+        Self { udp, tcp, loops, queries }
+    }
+
+    /// Where UDP is served.
+    #[must_use]
+    pub fn udp_addresses(&self) -> &[SocketAddr] {
+        &self.udp
+    }
+
+    /// Where TCP is served.
+    #[must_use]
+    pub fn tcp_addresses(&self) -> &[SocketAddr] {
+        &self.tcp
+    }
+
+    /// Whether it still takes queries.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        !self.loops.is_empty()
+    }
+
+    /// How many datagrams wait for an answer and TCP connections are open.
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.queries.len()
+    }
+}
+
+async fn udp_loop(socket: Arc<UdpSocket>, handler: Arc<Handler>, drain: Watch, tasks: Tasks) {
+    let mut buffer = vec![0; MAX_DATAGRAM];
+    let mut backoff = retry_backoff();
+    loop {
+        let received = tokio::select! {
+            biased;
+            () = drain.graceful() => return,
+            received = socket.recv_from(&mut buffer) => received,
+        };
+        let (length, client) = match received {
+            Ok(received) => received,
+            Err(error) => {
+                tracing::debug!(%error, "cannot receive a DNS query");
+                tokio::time::sleep(backoff.next_delay()).await;
+                continue;
+            }
+        };
+        backoff.reset();
+        let message = &buffer[..length];
+        match handler.decide(message, Transport::Udp) {
+            Outcome::Ignore => {}
+            Outcome::Answer(answer) => send(&socket, &answer, client).await,
+            Outcome::Wait => {
+                wait_for_answer(message.to_vec(), client, &socket, &handler, &drain, &tasks).await
+            }
+        }
+    }
+}
+
+/// Answers a datagram that has to wait for somebody, beside those that do not.
+async fn wait_for_answer(
+    message: Vec<u8>,
+    client: SocketAddr,
+    socket: &Arc<UdpSocket>,
+    handler: &Arc<Handler>,
+    drain: &Watch,
+    tasks: &Tasks,
+) {
+    let Ok(permit) = Arc::clone(&handler.waiting).try_acquire_owned() else {
+        handler.overloaded(&message, Transport::Udp);
+        if let Some(answer) = failure(&message, Failure::Server) {
+            send(socket, &answer, client).await;
+        }
+        return;
+    };
+    let (socket, handler, drain) = (Arc::clone(socket), Arc::clone(handler), drain.clone());
+    tasks.spawn("dns query", async move {
+        let _permit = permit;
+        tokio::select! {
+            () = drain.forced() => {}
+            answer = handler.finish(&message, Transport::Udp) => if let Some(answer) = answer {
+                send(&socket, &answer, client).await;
+            },
+        }
+    });
+}
+
+async fn send(socket: &UdpSocket, answer: &[u8], client: SocketAddr) {
+    if let Err(error) = socket.send_to(answer, client).await {
+        tracing::debug!(%client, %error, "cannot send a DNS answer");
+    }
+}
+
+async fn tcp_loop(
+    listener: TcpListener,
+    handler: Arc<Handler>,
+    drain: Watch,
+    tasks: Tasks,
+    connections: Arc<Semaphore>,
+) {
+    let mut backoff = retry_backoff();
+    loop {
+        // The semaphore is never closed.
+        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            biased;
+            () = drain.graceful() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "cannot accept a DNS connection");
+                tokio::time::sleep(backoff.next_delay()).await;
+                continue;
+            }
+        };
+        backoff.reset();
+        let (handler, drain) = (Arc::clone(&handler), drain.clone());
+        tasks.spawn("dns connection", async move {
+            let _permit = permit;
+            tokio::select! {
+                () = drain.forced() => {}
+                served = connection(stream, &handler, &drain) => if let Err(error) = served {
+                    tracing::debug!(%error, "DNS connection failed");
+                },
+            }
+        });
+    }
+}
+
+/// One query after the other, until the client ends it, is silent for too long, or the proxy drains.
+async fn connection(mut stream: TcpStream, handler: &Handler, drain: &Watch) -> std::io::Result<()> {
+    loop {
+        let message = tokio::select! {
+            () = drain.graceful() => return Ok(()),
+            message = tokio::time::timeout(TCP_IDLE, relay::read(&mut stream)) => message,
+        };
+        let Ok(message) = message else { return Ok(()) };
+        let Some(message) = message? else { return Ok(()) };
+        let answer = match handler.decide(&message, Transport::Tcp) {
+            Outcome::Ignore => return Ok(()),
+            Outcome::Answer(answer) => Some(answer),
+            Outcome::Wait => match handler.waiting.try_acquire() {
+                Ok(_permit) => handler.finish(&message, Transport::Tcp).await,
+                Err(_) => {
+                    handler.overloaded(&message, Transport::Tcp);
+                    failure(&message, Failure::Server)
+                }
+            },
+        };
+        let Some(answer) = answer else { return Ok(()) };
+        relay::write(&mut stream, &answer).await?;
+    }
+}
+
+/// A socket that fails for good must not be asked again and again.
+fn retry_backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(5), Duration::from_secs(1))
+}
+
+#[cfg(test)]
+mod tests;

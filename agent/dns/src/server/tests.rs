@@ -1,0 +1,384 @@
+use std::net::{IpAddr, Ipv4Addr};
+
+use isthmus_model::{NetworkAddress, Service, Visibility, Workload};
+use isthmus_rt::drain::{self, Drain};
+use isthmus_state::{Batch, Options};
+use tokio::io::AsyncReadExt;
+
+use super::*;
+use crate::query::tests::{opt, plain, query};
+
+const SOON: Duration = Duration::from_secs(5);
+
+fn loopback() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
+}
+
+fn pod() -> PodKey {
+    PodKey { name: "a".into(), namespace: "ns".into(), service_account: "sa".into() }
+}
+
+fn workload() -> Workload {
+    Workload {
+        uid: "c//Pod/ns/a".into(),
+        name: "a".into(),
+        namespace: "ns".into(),
+        service_account: "sa".into(),
+        canonical_name: "app".into(),
+        canonical_revision: "v1".into(),
+        ..Workload::default()
+    }
+}
+
+fn web() -> Service {
+    let vip = |text: &str| NetworkAddress { network: "".into(), address: text.parse().unwrap() };
+    Service {
+        name: "web".into(),
+        namespace: "ns".into(),
+        hostname: "web.ns.svc.cluster.local".into(),
+        vips: vec![vip("10.96.0.1"), vip("fd96::1")],
+        cidr_vips: vec![],
+        ports: [(80, 8080)].into(),
+        subject_alt_names: vec![],
+        waypoint: None,
+        weighted_waypoints: vec![],
+        load_balancer: None,
+        ip_families: None,
+        canonical: true,
+        visibility: Visibility::Public,
+    }
+}
+
+/// A proxy on loopback with everything around it.
+struct World {
+    state: State,
+    proxy: DnsProxy,
+    drain: Option<Drain>,
+    registry: isthmus_rt::metrics::Metrics,
+}
+
+impl World {
+    fn new(change: impl FnOnce(&mut Config)) -> Self {
+        let state = State::new(Options::default());
+        let batch =
+            Batch { upsert_workloads: vec![workload()], upsert_services: vec![web()], ..Batch::default() };
+        state.apply(batch);
+        Self::with_state(state, change)
+    }
+
+    fn with_state(state: State, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config { port: 0, ..Config::default() };
+        change(&mut config);
+        let registry = isthmus_rt::metrics::Metrics::default();
+        let (drain, watch) = drain::channel();
+        let sockets = Sockets::host().with_ipv6(false);
+        let metrics = Metrics::register(&registry);
+        let proxy = DnsProxy::start(state.clone(), pod(), config, &sockets, &watch, metrics).unwrap();
+        Self { state, proxy, drain: Some(drain), registry }
+    }
+
+    async fn udp(&self, message: &[u8]) -> Vec<u8> {
+        let socket = UdpSocket::bind(loopback()).await.unwrap();
+        socket.send_to(message, self.proxy.udp_addresses()[0]).await.unwrap();
+        let mut answer = vec![0; MAX_DATAGRAM];
+        let (length, from) = soon(socket.recv_from(&mut answer)).await.unwrap();
+        assert_eq!(from, self.proxy.udp_addresses()[0]);
+        answer.truncate(length);
+        answer
+    }
+
+    async fn tcp(&self) -> TcpStream {
+        TcpStream::connect(self.proxy.tcp_addresses()[0]).await.unwrap()
+    }
+
+    fn metric(&self, name: &str, labels: &str) -> Option<String> {
+        let text = self.registry.encode().unwrap();
+        let start = format!("{name}{{{labels}}} ");
+        text.lines().find_map(|line| line.strip_prefix(&start)).map(str::to_owned)
+    }
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, future).await.expect("it takes too long")
+}
+
+async fn ask(stream: &mut TcpStream, message: &[u8]) -> Vec<u8> {
+    relay::write(stream, message).await.unwrap();
+    soon(relay::read(stream)).await.unwrap().unwrap()
+}
+
+/// A DNS server that expects these exact bytes and answers with those.
+async fn udp_server(script: Vec<(Vec<u8>, Vec<u8>)>) -> (SocketAddr, Tasks) {
+    let socket = UdpSocket::bind(loopback()).await.unwrap();
+    let (address, tasks) = (socket.local_addr().unwrap(), Tasks::new("udp server"));
+    tasks.spawn("server", async move {
+        let mut buffer = vec![0; MAX_DATAGRAM];
+        for (expected, answer) in script {
+            let (length, client) = socket.recv_from(&mut buffer).await.unwrap();
+            if buffer[..length] == expected {
+                // Noise that must not be taken for the answer: of another id, and no response at all.
+                let mut other = answer.clone();
+                other[0] ^= 1;
+                socket.send_to(&other, client).await.unwrap();
+                socket.send_to(&expected, client).await.unwrap();
+                socket.send_to(&answer, client).await.unwrap();
+            }
+        }
+    });
+    (address, tasks)
+}
+
+async fn tcp_server(script: Vec<(Vec<u8>, Vec<u8>)>) -> (SocketAddr, Tasks) {
+    let listener = TcpListener::bind(loopback()).await.unwrap();
+    let (address, tasks) = (listener.local_addr().unwrap(), Tasks::new("tcp server"));
+    tasks.spawn("server", async move {
+        for (expected, answer) in script {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let got = relay::read(&mut stream).await.unwrap().unwrap();
+            if got == expected {
+                relay::write(&mut stream, &answer).await.unwrap();
+            }
+        }
+    });
+    (address, tasks)
+}
+
+/// Queries that are not ours, with answers that hold whatever an answer may hold.
+fn foreign() -> Vec<(Vec<u8>, Vec<u8>)> {
+    let cookie = [0, 0, 41, 4, 208, 0, 0, 128, 0, 0, 12, 0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8];
+    let queries = [
+        plain("example.com", 1),
+        plain("example.com", 65_280),
+        plain("web.ns.svc.cluster.local", 16),
+        query("example.com", 28, 1, [0, 0, 1], &opt(4096)),
+        query("EXAMPLE.com", 1, 1, [0, 0, 1], &cookie),
+        query("web", 1, 3, [0; 3], &[]),
+        [&plain("example.com", 1)[..12], &[1, 0xff, 0, 0, 1, 0, 1, 9, 9, 9]].concat(),
+    ];
+    let answer = |(n, query): (usize, Vec<u8>)| {
+        let mut answer = query.clone();
+        answer[2] = 0x87;
+        answer[3] = 0xa3;
+        answer.extend((0..200 * (n + 1)).map(|at| u8::try_from(at % 251).unwrap()));
+        (query, answer)
+    };
+    queries.into_iter().enumerate().map(answer).collect()
+}
+
+#[tokio::test]
+async fn names_of_the_mesh_are_answered_over_both_transports() {
+    let world = World::new(|_| {});
+    let message = plain("web", 1);
+    let address = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4, 10, 96, 0, 1];
+    let want = [&[0xab, 0xcd, 0x85, 0x80, 0, 1, 0, 1, 0, 0, 0, 0][..], &message[12..], &address].concat();
+    assert_eq!(world.udp(&message).await, want);
+    let mut stream = world.tcp().await;
+    for _ in 0..3 {
+        assert_eq!(ask(&mut stream, &message).await, want);
+    }
+    let labels = |transport: &str| {
+        format!(
+            "request_query_type=\"a\",request_protocol=\"{transport}\",source_canonical_service=\"app\",\
+             source_canonical_revision=\"v1\""
+        )
+    };
+    assert_eq!(world.metric("istio_dns_requests_total", &labels("udp")).as_deref(), Some("1"));
+    assert_eq!(world.metric("istio_dns_requests_total", &labels("tcp")).as_deref(), Some("3"));
+    assert_eq!(world.metric("istio_dns_upstream_requests_total", &labels("udp")), None);
+}
+
+#[tokio::test]
+async fn everything_else_is_relayed_byte_for_byte_over_udp() {
+    let (server, _tasks) = udp_server(foreign()).await;
+    let world = World::new(|config| config.upstream = vec![server]);
+    for (query, answer) in foreign() {
+        assert_eq!(world.udp(&query).await, answer);
+    }
+    let labels = "request_query_type=\"a\",request_protocol=\"udp\",source_canonical_service=\"app\",\
+                  source_canonical_revision=\"v1\"";
+    assert_eq!(world.metric("istio_dns_upstream_requests_total", labels).as_deref(), Some("4"));
+    assert_eq!(
+        world.metric("istio_dns_upstream_request_duration_seconds_count", labels).as_deref(),
+        Some("4")
+    );
+}
+
+#[tokio::test]
+async fn everything_else_is_relayed_byte_for_byte_over_tcp() {
+    let mut script = foreign();
+    script[0].1.resize(60_000, 7);
+    let (server, _tasks) = tcp_server(script.clone()).await;
+    let world = World::new(|config| config.upstream = vec![server]);
+    let mut stream = world.tcp().await;
+    for (query, answer) in script {
+        assert_eq!(ask(&mut stream, &query).await, answer);
+    }
+}
+
+#[tokio::test]
+async fn the_next_server_is_asked_when_one_fails_and_without_any_the_query_fails() {
+    let (server, _tasks) = tcp_server(foreign()).await;
+    let dead = {
+        let listener = TcpListener::bind(loopback()).await.unwrap();
+        listener.local_addr().unwrap()
+    };
+    let world = World::new(|config| config.upstream = vec![dead, server]);
+    let (query, answer) = foreign().remove(0);
+    assert_eq!(ask(&mut world.tcp().await, &query).await, answer);
+    let failed = [&[0xab, 0xcd, 0x81, 0x82, 0, 1, 0, 0, 0, 0, 0, 0][..], &query[12..]].concat();
+    for upstream in [vec![], vec![dead]] {
+        let world = World::new(|config| config.upstream = upstream);
+        assert_eq!(world.udp(&query).await, failed);
+        assert_eq!(ask(&mut world.tcp().await, &query).await, failed);
+        let labels = "request_query_type=\"a\",request_protocol=\"udp\",source_canonical_service=\"app\",\
+                      source_canonical_revision=\"v1\"";
+        assert_eq!(world.metric("istio_dns_upstream_failures_total", labels).as_deref(), Some("1"));
+    }
+}
+
+#[tokio::test]
+async fn a_silent_server_fails_the_query_and_holds_nobody_else_up() {
+    let silent = UdpSocket::bind(loopback()).await.unwrap();
+    let world = World::new(|config| {
+        config.upstream = vec![silent.local_addr().unwrap()];
+        config.patience = Duration::from_millis(300);
+        config.max_waiting = 1;
+    });
+    let (slow, mesh) = (plain("example.com", 1), plain("web", 1));
+    let client = UdpSocket::bind(loopback()).await.unwrap();
+    client.connect(world.proxy.udp_addresses()[0]).await.unwrap();
+    client.send(&slow).await.unwrap();
+    // Now one waits: the server has it.
+    let mut buffer = vec![0; 512];
+    let (length, _) = soon(silent.recv_from(&mut buffer)).await.unwrap();
+    assert_eq!(buffer[..length], slow);
+    assert_eq!(world.udp(&mesh).await[3], 0x80, "names of the mesh need nobody else");
+    let refused = world.udp(&plain("example.org", 1)).await;
+    assert_eq!(refused[3], 0x82, "no more may wait");
+    let refused = ask(&mut world.tcp().await, &plain("example.org", 1)).await;
+    assert_eq!(refused[3], 0x82, "whatever the transport");
+    let length = soon(client.recv(&mut buffer)).await.unwrap();
+    assert_eq!((buffer[3], length), (0x82, slow.len()), "the first one has failed in the end");
+}
+
+#[tokio::test]
+async fn a_query_waits_for_its_pods_workload_to_be_known() {
+    let world = World::with_state(State::new(Options::default()), |_| {});
+    let mut stream = world.tcp().await;
+    let message = plain("web", 1);
+    relay::write(&mut stream, &message).await.unwrap();
+    // The proxy has read it once it counts it.
+    let labels = "request_query_type=\"a\",request_protocol=\"tcp\",source_canonical_service=\"unknown\",\
+                  source_canonical_revision=\"unknown\"";
+    soon(async {
+        while world.metric("istio_dns_requests_total", labels).is_none() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let batch =
+        Batch { upsert_workloads: vec![workload()], upsert_services: vec![web()], ..Batch::default() };
+    world.state.apply(batch);
+    let answer = soon(relay::read(&mut stream)).await.unwrap().unwrap();
+    assert_eq!(answer[answer.len() - 4..], [10, 96, 0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_pod_is_told_that_it_failed_after_a_while() {
+    let state = State::new(Options::default());
+    let config = Config::default();
+    let registry = isthmus_rt::metrics::Metrics::default();
+    let handler = Handler::new(state, pod(), config, &Sockets::host(), Metrics::register(&registry));
+    let message = plain("web", 1);
+    assert!(matches!(handler.decide(&message, Transport::Udp), Outcome::Wait));
+    let start = tokio::time::Instant::now();
+    let answer = handler.finish(&message, Transport::Udp).await.unwrap();
+    assert_eq!(answer[3], 0x82);
+    assert_eq!(start.elapsed(), Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn nonsense_is_refused_or_ignored() {
+    let world = World::new(|_| {});
+    let mut response = plain("web", 1);
+    response[2] |= 0x80;
+    let socket = UdpSocket::bind(loopback()).await.unwrap();
+    socket.connect(world.proxy.udp_addresses()[0]).await.unwrap();
+    socket.send(&[1, 2, 3]).await.unwrap();
+    socket.send(&response).await.unwrap();
+    let mut buffer = vec![0; 512];
+    let length = soon(socket.recv(&mut buffer)).await.unwrap();
+    let want = [&[0xab, 0xcd, 0x81, 0x81, 0, 1, 0, 0, 0, 0, 0, 0][..], &response[12..]].concat();
+    assert_eq!(buffer[..length], want);
+    // A TCP client that sends a runt is cut off.
+    let mut stream = world.tcp().await;
+    relay::write(&mut stream, &[1, 2, 3]).await.unwrap();
+    assert_eq!(soon(stream.read(&mut buffer)).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_drained_proxy_finishes_what_it_has_and_takes_no_more() {
+    let upstream = UdpSocket::bind(loopback()).await.unwrap();
+    let mut world = World::new(|config| config.upstream = vec![upstream.local_addr().unwrap()]);
+    let message = plain("example.com", 1);
+    let client = UdpSocket::bind(loopback()).await.unwrap();
+    client.connect(world.proxy.udp_addresses()[0]).await.unwrap();
+    client.send(&message).await.unwrap();
+    let mut buffer = vec![0; 512];
+    let (length, asker) = soon(upstream.recv_from(&mut buffer)).await.unwrap();
+    let drain = world.drain.take().unwrap();
+    let tcp = world.proxy.tcp_addresses()[0];
+    let answered = async {
+        soon(async {
+            while world.proxy.is_serving() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(world.proxy.active(), 1);
+        buffer[2] |= 0x80;
+        upstream.send_to(&buffer[..length], asker).await.unwrap();
+        let mut answer = vec![0; 512];
+        let got = soon(client.recv(&mut answer)).await.unwrap();
+        assert_eq!(answer[..got], buffer[..length]);
+    };
+    let (outcome, ()) = tokio::join!(drain.shutdown(SOON), answered);
+    assert_eq!(outcome, drain::Outcome::Drained);
+    assert!(TcpStream::connect(tcp).await.is_err());
+}
+
+#[tokio::test]
+async fn dropping_the_proxy_stops_everything() {
+    let silent = UdpSocket::bind(loopback()).await.unwrap();
+    let mut world = World::new(|config| config.upstream = vec![silent.local_addr().unwrap()]);
+    let client = UdpSocket::bind(loopback()).await.unwrap();
+    client.send_to(&plain("example.com", 1), world.proxy.udp_addresses()[0]).await.unwrap();
+    let mut idle = world.tcp().await;
+    soon(silent.recv_from(&mut [0; 512])).await.unwrap();
+    let drain = world.drain.take().unwrap();
+    drop(world);
+    assert_eq!(soon(idle.read(&mut [0; 1])).await.unwrap_or_default(), 0);
+    // Nothing holds the drain any more.
+    assert_eq!(drain.shutdown(SOON).await, drain::Outcome::Drained);
+}
+
+#[tokio::test]
+async fn one_family_failing_does_not_stop_the_other() {
+    let sockets = Sockets::host();
+    // Take IPv4's place on some port, and then IPv6's.
+    for taken in [IpAddr::from(Ipv4Addr::LOCALHOST), "::1".parse().unwrap()] {
+        let Ok(blocker) = TcpListener::bind((taken, 0)).await else {
+            assert!(taken.is_ipv6(), "there is always IPv4");
+            continue;
+        };
+        let port = blocker.local_addr().unwrap().port();
+        let both = Listeners::bind(&sockets, port);
+        let other: Vec<bool> = both
+            .map(|both| both.tcp_addresses().iter().map(SocketAddr::is_ipv6).collect())
+            .unwrap_or_default();
+        let has_ipv6 = TcpListener::bind(("::1", 0)).await.is_ok();
+        let want = if taken.is_ipv6() { vec![false] } else { vec![true; usize::from(has_ipv6)] };
+        assert_eq!(other, want, "with {taken} taken");
+        assert!(Listeners::bind(&sockets.clone().with_ipv6(false), port).is_err() == taken.is_ipv4());
+    }
+}
