@@ -100,3 +100,9 @@ where
         () = drain.forced() => {}
     }
 }
+
+/// Bytes of the future that serves one CONNECT.
+#[cfg(test)]
+pub(crate) fn stream_future_size() -> usize {
+    crate::sizes::of(stream::serve)
+}

@@ -21,6 +21,8 @@ mod pod;
 mod record;
 mod running;
 mod scope;
+#[cfg(test)]
+mod sizes;
 mod world;
 
 pub use config::{Config, Ports};

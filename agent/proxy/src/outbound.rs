@@ -4,6 +4,7 @@
 mod double;
 mod flow;
 mod hbone;
+mod linger;
 mod tcp;
 
 use std::net::SocketAddr;
@@ -69,8 +70,27 @@ async fn route(scope: &Scope, original: SocketAddr) -> Result<(Arc<Workload>, Re
     }
     let snapshot = scope.snapshot();
     let resolved = resolve(&snapshot, &workload, original, &scope.world().network, &mut fastrand::Rng::new());
-    tracing::debug!(pod = %scope.name(), dst = %original, route = ?resolved.route, reason = %resolved.reason, "resolved");
+    log_route(scope, original, &resolved);
     Ok((workload, resolved))
+}
+
+fn log_route(scope: &Scope, original: SocketAddr, resolved: &Resolved) {
+    let (route, upstream) = match &resolved.route {
+        Route::Passthrough { to } => ("passthrough", Some(*to)),
+        Route::Tcp(upstream) => ("tcp", Some(upstream.tcp_to)),
+        Route::Hbone(upstream) => ("hbone", Some(upstream.tcp_to)),
+        Route::DoubleHbone(upstream) => ("double hbone", Some(upstream.tcp_to)),
+        Route::Deny(_) => ("deny", None),
+    };
+    tracing::debug!(
+        pod = %scope.name(),
+        dst = %original,
+        route,
+        upstream = upstream.map(tracing::field::display),
+        workload = resolved.destination.workload.as_ref().map(|workload| workload.uid.as_str()),
+        reason = resolved.reason.as_str(),
+        "resolved"
+    );
 }
 
 async fn send(scope: &Scope, flow: Flow, workload: Arc<Workload>, resolved: Resolved) {

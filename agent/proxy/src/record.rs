@@ -46,7 +46,8 @@ pub(crate) struct Opening {
 /// A connection that is being recorded. Dropped without an ending, it was cut by a shutdown.
 #[derive(Debug)]
 pub(crate) struct Record {
-    opening: Opening,
+    /// Boxed: a record is handed from step to step, and each step's future would have room for all of it.
+    opening: Box<Opening>,
     metrics: Arc<Metrics>,
     started: Instant,
     traffic: Option<Traffic>,
@@ -108,7 +109,7 @@ impl Opening {
 impl Record {
     /// Starts the clock. Nothing is counted before [`Self::open`].
     pub(crate) fn new(metrics: Arc<Metrics>, opening: Opening) -> Self {
-        Self { opening, metrics, started: Instant::now(), traffic: None, ended: false }
+        Self { opening: Box::new(opening), metrics, started: Instant::now(), traffic: None, ended: false }
     }
 
     /// Replaces the server's identity by the one it proved, and its labels by those it said; has no effect once opened.
@@ -186,7 +187,7 @@ impl Record {
     }
 
     fn line(&self) -> Line<'_> {
-        let Opening { source, destination, mutual_tls, .. } = &self.opening;
+        let Opening { source, destination, mutual_tls, .. } = &*self.opening;
         let identity =
             |end: &'_ End| end.party.principal.as_ref().filter(|_| *mutual_tls).map(ToString::to_string);
         Line {

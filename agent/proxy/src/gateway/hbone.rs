@@ -17,6 +17,7 @@ use crate::access_log;
 use crate::conns::{Carrier, Conn};
 use crate::error::Error;
 use crate::inbound;
+use crate::labels;
 use crate::listener::Accepted;
 use crate::metrics::Reporter;
 use crate::metrics::labels::ServiceLabels;
@@ -65,7 +66,7 @@ type Refused = (u16, Error);
 impl Outer {
     async fn serve(self: Arc<Self>, head: Result<Head, Refused>, responder: Responder) {
         match head.and_then(|head| self.choose(head)) {
-            Ok((authority, target)) => self.forward(authority, target, responder).await,
+            Ok((head, target)) => self.forward(head, target, responder).await,
             Err((status, error)) => {
                 access_log::early(self.source, self.local, Direction::Inbound, &error);
                 responder.reject(status);
@@ -73,7 +74,7 @@ impl Outer {
         }
     }
 
-    fn choose(&self, head: Head) -> Result<(Authority, GatewayTarget), Refused> {
+    fn choose(&self, head: Head) -> Result<(Head, GatewayTarget), Refused> {
         let Authority::Host { hostname, port } = &head.authority else {
             let text = format!("a gateway is asked for services by name, not for {}", head.authority);
             return Err((BAD_REQUEST, Error::BadRequest(text)));
@@ -82,20 +83,20 @@ impl Outer {
         let network = &self.scope.world().network;
         let is_global = |service: &_| self.globals.is_global(service);
         gateway_target(&snapshot, hostname, *port, network, is_global, &mut fastrand::Rng::new())
-            .map(|target| (head.authority.clone(), target))
+            .map(|target| (head, target))
             .map_err(|refusal| (UNAVAILABLE, Error::Gateway(refusal)))
     }
 
-    async fn forward(&self, authority: Authority, target: GatewayTarget, mut responder: Responder) {
+    async fn forward(&self, head: Head, target: GatewayTarget, mut responder: Responder) {
         let (scope, to) = (&self.scope, target.addr);
         let conn = Conn {
             src: self.source,
-            original_dst: Some(authority.to_string()),
+            original_dst: Some(head.authority.to_string()),
             actual_dst: to,
             protocol: Carrier::Hbone,
         };
         let _tracked = scope.connections().outbound(conn);
-        let mut record = Record::new(Arc::clone(&scope.world().metrics), self.opening(authority, &target));
+        let mut record = Record::new(Arc::clone(&scope.world().metrics), self.opening(head, &target));
         let traffic = record.open();
         let dialled = tokio::select! {
             dialled = scope.sockets().connect(to, None, scope.world().config.dial_deadline) => {
@@ -116,19 +117,25 @@ impl Outer {
         }
     }
 
-    fn opening(&self, authority: Authority, target: &GatewayTarget) -> Opening {
-        // Clients of other networks have no address here, but some clients are of this one.
+    fn opening(&self, head: Head, target: &GatewayTarget) -> Opening {
+        // Clients of other networks have no address here; they are named as they call themselves, for the log.
         let address =
             NetworkAddress { network: self.scope.world().network.clone(), address: self.source.ip() };
         let snapshot = self.scope.snapshot();
         let client = snapshot.workload_by_addr(&address).filter(|found| found.identity() == *self.peer.id());
+        let identity = Some(self.peer.id().clone());
+        let mut source = End::of(client.map(|client| &**client), identity.clone());
+        if let (None, Some(said)) = (client, &head.baggage) {
+            source = labels::from_baggage(said);
+            source.party.principal = identity;
+        }
         Opening {
             reporter: Reporter::Gateway,
             direction: Direction::Inbound,
             src: self.source,
-            source: End::of(client.map(|client| &**client), Some(self.peer.id().clone())),
+            source,
             dst: target.addr,
-            hbone: Some(authority),
+            hbone: Some(head.authority),
             service: Some(ServiceLabels::of(&target.service)),
             destination: End::of(Some(&target.workload), Some(target.workload.identity())),
             mutual_tls: true,

@@ -11,6 +11,7 @@ use isthmus_state::route::{Inner, Upstream};
 
 use super::flow::{Flow, Way};
 use super::hbone::{carry, refuse};
+use super::linger::Linger;
 use crate::conns::Carrier;
 use crate::error::Error;
 use crate::labels;
@@ -48,7 +49,8 @@ async fn open(way: &Way<'_>, flow: &Flow, upstream: &Upstream) -> Result<Nested,
     let (carrier, _) = way.open(flow, upstream, &outer).await?;
     let certificate = way.scope.certificate(&way.identity()).await?;
     let config = certificate.client_config(identities);
-    let session = TlsSession::connect(config, StreamIo::new(carrier), world.config.tls_deadline).await?;
+    let session =
+        TlsSession::connect(config, Linger::new(StreamIo::new(carrier)), world.config.tls_deadline).await?;
     let peer = PeerIdentity::of(session.state()).map(|peer| peer.id().clone());
     let tunnel = client::handshake(session, &world.settings, way.scope.tunnels()).await?;
     let mut head = outer;

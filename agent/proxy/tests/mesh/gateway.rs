@@ -127,6 +127,14 @@ async fn the_far_pod_sees_the_near_pods_identity_through_the_gateway() {
     west.metric_becomes(1, "istio_tcp_connections_closed_total", &far).await;
     assert_eq!(west.metric("istio_tcp_received_bytes_total", &far), 7);
 
+    let between = [
+        "reporter=\"gateway\"",
+        "source_workload=\"sleep\"",
+        "source_cluster=\"east\"",
+        "response_flags=\"-\"",
+    ];
+    west.metric_becomes(1, "istio_tcp_connections_closed_total", &between).await;
+
     // The gateway lets the other one in, and the pod refuses it.
     let refused = east.client(&thief, vip(&east));
     assert!(end(&mut refused.dial().await).await.is_err());

@@ -1,0 +1,32 @@
+//! How much memory a connection's task takes for as long as the connection is open. What only its beginning needs is
+//! boxed and freed; this notices when it no longer is.
+
+use std::sync::Arc;
+
+use isthmus_rt::drain::Watch;
+
+use crate::listener::Accepted;
+use crate::scope::Scope;
+use crate::{inbound, outbound, passthrough};
+
+/// Bytes of the future that a function of three arguments makes.
+pub(crate) fn of<A, B, C, Fut>(_: impl Fn(A, B, C) -> Fut) -> usize {
+    size_of::<Fut>()
+}
+
+#[test]
+fn a_connections_task_stays_small() {
+    // As the test profile lays futures out; optimized ones are smaller.
+    let outbound = of::<Arc<Scope>, Accepted, Watch, _>(outbound::serve);
+    let plaintext = of::<Arc<Scope>, Accepted, Watch, _>(passthrough::serve);
+    let tunnel = of::<Arc<Scope>, Accepted, Watch, _>(inbound::accept);
+    let stream = inbound::stream_future_size();
+    for (what, size, limit) in [
+        ("an outbound connection", outbound, 8 * 1024),
+        ("a plaintext connection", plaintext, 8 * 1024),
+        ("an inbound tunnel", tunnel, 14 * 1024),
+        ("an inbound stream", stream, 9 * 1024),
+    ] {
+        assert!(size <= limit, "{what} takes {size} bytes, more than {limit}");
+    }
+}
