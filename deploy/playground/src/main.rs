@@ -1,8 +1,104 @@
-//! Placeholder.
-#![allow(dead_code)]
+//! `playground`: two clusters in network namespaces on one Linux box, joined by HBONE, in one command. This file turns
+//! arguments into an exit code; every process of the world is this program with another subcommand.
+
 mod api;
+mod binaries;
+mod cli;
+mod cluster_dns;
+mod cni_ptp;
+mod dir;
+mod endpoints;
+mod enter;
+mod helloworld;
+mod http;
 mod istiod;
+mod kube_proxy;
 mod kubeclient;
+mod kubelet;
+mod launch;
 mod manifest;
+mod masquerade;
+mod mirror;
+mod objects;
+mod pki;
+mod plan;
+mod pod_init;
+mod request;
 mod tls;
-fn main() {}
+mod topology;
+mod world;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser as _;
+
+use cli::{Cli, Command};
+use dir::Dir;
+
+fn main() -> ExitCode {
+    let called = std::env::args_os().next().unwrap_or_default();
+    if Path::new(&called).file_name().is_some_and(|name| name == cni_ptp::NAME) {
+        return cni_ptp::main();
+    }
+    run(Cli::parse()).unwrap_or_else(|error| {
+        eprintln!("playground: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let users = |dir| Dir::of_user(dir);
+    let inner = |dir: Option<_>| dir.map(Dir::at).context("--dir is missing");
+    match cli.command {
+        None => launch::run(&users(cli.dir)?, &cli.run),
+        Some(Command::Up(world)) => launch::up(&users(cli.dir)?, &world),
+        Some(Command::Exec { pod, command }) => launch::exec(&users(cli.dir)?, &pod, &command),
+        Some(Command::Status { json }) => launch::status(&users(cli.dir)?, json),
+        Some(Command::Logs { component }) => launch::logs(&users(cli.dir)?, component.as_deref()),
+        Some(Command::Down) => launch::down(&users(cli.dir)?),
+
+        Some(Command::World(options)) => world::run(&inner(cli.dir)?, &options, die),
+        Some(Command::PodInit(options)) => never(pod_init::run(&options)),
+        Some(Command::Enter { pid, command }) => never(enter::run(pid, &command)),
+        Some(Command::Request(options)) => {
+            let good = block_on(request::run(&options))?;
+            Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Some(Command::Apiserver(options)) => serve(api::serve(options)),
+        Some(Command::Istiod(options)) => serve(istiod::serve(options)),
+        Some(Command::Kubelet(options)) => serve(kubelet::run(inner(cli.dir)?, options)),
+        Some(Command::KubeProxy(options)) => serve(kube_proxy::run(options)),
+        Some(Command::ClusterDns(options)) => serve(cluster_dns::run(options)),
+        Some(Command::Helloworld(options)) => serve(helloworld::run(options)),
+        Some(Command::Sleep) => serve(std::future::pending()),
+    }
+}
+
+/// Runs a process of the world, with a log on its standard output.
+fn serve(process: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
+    isthmus_rt::log::init(isthmus_rt::log::Format::Text, &filter)?;
+    block_on(process)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One thread is enough for each process: there are many.
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
+fn never(outcome: anyhow::Result<Infallible>) -> anyhow::Result<ExitCode> {
+    match outcome? {}
+}
+
+#[expect(
+    clippy::exit,
+    reason = "the world must not outlive whoever started it, whatever its other threads do"
+)]
+fn die() {
+    std::process::exit(1)
+}

@@ -1,0 +1,115 @@
+//! The command line. What a user types is documented here; the hidden subcommands are the processes of the world.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::plan::Topology;
+use crate::{api, cluster_dns, helloworld, istiod, kube_proxy, kubelet, pod_init, request, world};
+
+/// Two Kubernetes-like clusters in network namespaces, joined by HBONE.
+///
+/// Without a subcommand: builds the world, sends 20 requests from each `sleep`, prints what answered and takes
+/// everything down again.
+#[derive(Debug, Parser)]
+#[command(name = "playground", version, args_conflicts_with_subcommands = true)]
+pub(crate) struct Cli {
+    /// Where sockets, logs and keys of the world are kept [default: isthmus-playground in $XDG_RUNTIME_DIR, else
+    /// /tmp/isthmus-playground-<uid>]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// What a world is made of.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WorldArgs {
+    /// Where the control planes are.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) topology: Topology,
+    /// Kubernetes manifests to build the clusters from: `common/`, `east/` and `west/` under this folder [default: the
+    /// repository's own]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) manifests: Option<PathBuf>,
+}
+
+/// A whole run: up, check, down.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) world: WorldArgs,
+    /// Prints the report as JSON; progress still goes to standard error.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Builds a world that stays until `down`.
+    Up(WorldArgs),
+    /// Runs a command in a pod: `exec east/sleep -- curl -sS helloworld.sample:5000/hello`
+    Exec {
+        /// `<cluster>/<pod>`; a beginning of the pod's name is enough.
+        pod: String,
+        /// The command and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Lists the pods of the world.
+    Status {
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Prints the log of a component or pod: `logs east/istiod`; without a name, lists what has a log.
+    Logs {
+        /// `<cluster>/<component>`; a beginning of the name is enough.
+        component: Option<String>,
+    },
+    /// Ends the world.
+    Down,
+
+    /// A plain HTTP client, for use inside pods.
+    #[command(hide = true)]
+    Request(request::Options),
+    /// The first process of a world.
+    #[command(hide = true)]
+    World(world::Options),
+    /// Enters a pod and runs a command there.
+    #[command(hide = true)]
+    Enter {
+        /// A process of the pod, as this process sees it.
+        #[arg(long)]
+        pid: u32,
+        /// The command and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// The Kubernetes API server.
+    #[command(hide = true)]
+    Apiserver(api::Options),
+    /// The control plane.
+    #[command(hide = true)]
+    Istiod(istiod::Options),
+    /// The kubelet of one node.
+    #[command(hide = true)]
+    Kubelet(kubelet::Options),
+    /// Service addresses of one node.
+    #[command(hide = true)]
+    KubeProxy(kube_proxy::Options),
+    /// The DNS server of a cluster.
+    #[command(hide = true)]
+    ClusterDns(cluster_dns::Options),
+    /// The first thing that runs in a pod.
+    #[command(hide = true)]
+    PodInit(pod_init::Options),
+    /// The sample's HTTP server.
+    #[command(hide = true)]
+    Helloworld(helloworld::Options),
+    /// Does nothing until it is told to end.
+    #[command(hide = true)]
+    Sleep,
+}

@@ -1,0 +1,130 @@
+//! The side that the user sees: starts the world's first process in namespaces of its own and waits for it.
+//!
+//! Everything of a world is a descendant of that process, which is number 1 of its own process namespace: when it ends,
+//! for whatever reason, the kernel kills the rest, and with the last process the network namespaces and mounts are
+//! gone. In a run it dies with us, even when we are killed: by its parent-death signal and because its standard input
+//! is a pipe that only we hold.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::binaries;
+use crate::cli::{RunArgs, WorldArgs};
+use crate::dir::Dir;
+use crate::world::Mode;
+
+mod inside;
+mod show;
+
+pub(crate) use inside::{down, exec};
+pub(crate) use show::{logs, status};
+
+/// How long a world that was killed a moment ago may take to be gone.
+const DYING: Duration = Duration::from_secs(5);
+
+/// Up, check, down.
+pub(crate) fn run(dir: &Dir, args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let mode = if args.json { Mode::CheckJson } else { Mode::Check };
+    let mut world = start(dir, &args.world, mode)?;
+    // Waiting closes what is left in the child's standard input; this end must stay open until the world has ended.
+    let lifeline = world.stdin.take();
+    let status = world.wait().context("cannot wait for the world")?;
+    drop(lifeline);
+    let code = code(status);
+    if code == 0 {
+        // Logs are worth keeping only when something went wrong.
+        dir.clean(&dir.lock(DYING)?).with_context(|| format!("cannot empty {}", dir.path().display()))?;
+    } else {
+        eprintln!("logs are in {}", dir.logs().display());
+    }
+    Ok(ExitCode::from(code))
+}
+
+/// Builds a world that stays. It is ready when its first process lets go of the pipe and still runs.
+pub(crate) fn up(dir: &Dir, args: &WorldArgs) -> anyhow::Result<ExitCode> {
+    let mut world = start(dir, args, Mode::Stay)?;
+    if let Some(out) = world.stdout.take() {
+        for line in BufReader::new(out).lines() {
+            println!("{}", line?);
+        }
+    }
+    match world.try_wait()? {
+        None if dir.world().is_file() => Ok(ExitCode::SUCCESS),
+        None => Ok(ExitCode::from(code(world.wait()?))),
+        Some(status) => Ok(ExitCode::from(code(status))),
+    }
+}
+
+fn start(dir: &Dir, args: &WorldArgs, mode: Mode) -> anyhow::Result<Child> {
+    // Fail before the build, which may take minutes, if the world cannot be had anyway.
+    drop(dir.lock(DYING)?);
+    let manifests = args.manifests.clone().unwrap_or_else(|| binaries::workspace().join("deploy/manifests"));
+    let manifests =
+        fs::canonicalize(&manifests).with_context(|| format!("no manifests in {}", manifests.display()))?;
+    eprintln!("[  0.0s] programs: building what has changed");
+    let binaries = binaries::folder()?;
+    enter_world()?;
+    spawn(dir, args, mode, &manifests, &binaries)
+}
+
+fn enter_world() -> anyhow::Result<()> {
+    isthmus_sys::userns::enter().context("cannot make a world of namespaces")?;
+    unshare(CloneFlags::CLONE_NEWPID).context("cannot make a process namespace")
+}
+
+fn spawn(
+    dir: &Dir,
+    args: &WorldArgs,
+    mode: Mode,
+    manifests: &Path,
+    binaries: &Path,
+) -> anyhow::Result<Child> {
+    let topology =
+        clap::ValueEnum::to_possible_value(&args.topology).map(|value| value.get_name().to_owned());
+    let mut command = Command::new(std::env::current_exe().context("cannot find my own program file")?);
+    command.arg("world").arg("--dir").arg(dir.path());
+    command.args(["--mode", mode.name(), "--topology", &topology.unwrap_or_default()]);
+    command.arg("--manifests").arg(manifests).arg("--binaries").arg(binaries);
+    match mode {
+        Mode::Stay => command.stdin(Stdio::null()).stdout(Stdio::piped()),
+        Mode::Check | Mode::CheckJson => command.stdin(Stdio::piped()).stdout(Stdio::inherit()),
+    };
+    command.spawn().map_err(|error| match error.kind() {
+        io::ErrorKind::OutOfMemory => {
+            anyhow::anyhow!("no process can be started in the new process namespace: {error}")
+        }
+        _ => anyhow::anyhow!("cannot start the world's first process: {error}"),
+    })
+}
+
+fn code(status: ExitStatus) -> u8 {
+    // Killed by a signal: no code.
+    status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+}
+
+/// Facts about a running world that the commands from outside need.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Running {
+    /// The first process, as the outside sees it.
+    pub(crate) pid: i32,
+    /// `multi-primary` or `primary-remote`.
+    pub(crate) topology: String,
+    /// Names of the clusters.
+    pub(crate) clusters: Vec<String>,
+}
+
+/// Reads the facts; an error when no world is up.
+pub(crate) fn running(dir: &Dir) -> anyhow::Result<Running> {
+    let nothing = || format!("no world is up in {}; start one with `playground up`", dir.path().display());
+    if dir.lock(Duration::ZERO).is_ok() {
+        bail!(nothing());
+    }
+    let text = fs::read(dir.world()).with_context(nothing)?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is damaged", dir.world().display()))
+}

@@ -1,0 +1,74 @@
+//! Commands that only read what the world wrote: pods and logs.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+
+use crate::dir::Dir;
+use crate::kubelet::Record;
+use crate::world::table;
+
+/// Lists the pods.
+pub(crate) fn status(dir: &Dir, json: bool) -> anyhow::Result<ExitCode> {
+    let world = super::running(dir)?;
+    let pods = Record::all(dir)?;
+    if json {
+        let report =
+            serde_json::json!({ "topology": world.topology, "clusters": world.clusters, "pods": pods });
+        println!("{report:#}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("topology: {}", world.topology);
+    let mut rows =
+        vec![["CLUSTER", "NAMESPACE", "POD", "NODE", "ADDRESS", "READY", "STATUS"].map(str::to_owned)];
+    rows.extend(pods.into_iter().map(|pod| {
+        let ready = if pod.ready { "yes" } else { "no" };
+        let status =
+            if pod.message.is_empty() { pod.phase } else { format!("{}: {}", pod.phase, pod.message) };
+        [pod.cluster, pod.namespace, pod.name, pod.node, pod.ip, ready.to_owned(), status]
+    }));
+    print!("{}", table::render(&rows));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a log, or what has one.
+pub(crate) fn logs(dir: &Dir, component: Option<&str>) -> anyhow::Result<ExitCode> {
+    let all = named(dir)?;
+    let Some(component) = component else {
+        all.iter().for_each(|(name, _)| println!("{name}"));
+        return Ok(ExitCode::SUCCESS);
+    };
+    let exact = all.iter().find(|(name, _)| name == component);
+    let Some((_, path)) = exact.or_else(|| all.iter().find(|(name, _)| name.starts_with(component))) else {
+        let names: Vec<_> = all.into_iter().map(|(name, _)| name).collect();
+        bail!("there is no log of {component}; there are: {}", names.join(", "));
+    };
+    let mut file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    match io::copy(&mut file, &mut io::stdout()) {
+        // The reader has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        copied => _ = copied?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Every log as `<cluster>/<component>`, sorted.
+fn named(dir: &Dir) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    let mut all = Vec::new();
+    let folders = fs::read_dir(dir.logs()).with_context(|| format!("no logs in {}", dir.logs().display()))?;
+    for folder in folders {
+        let folder = folder?.path();
+        let Some(cluster) = folder.file_name().filter(|_| folder.is_dir()) else { continue };
+        for file in fs::read_dir(&folder)? {
+            let file = file?.path();
+            if let Some(name) = file.file_stem() {
+                all.push((format!("{}/{}", cluster.display(), name.display()), file));
+            }
+        }
+    }
+    all.sort();
+    Ok(all)
+}
