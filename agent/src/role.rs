@@ -23,14 +23,6 @@ pub(crate) enum RunError {
     /// The control plane's settings can never work.
     #[error("control plane: {0}")]
     Control(#[from] isthmus_control::channel::ConfigError),
-    /// The local configuration was not understood.
-    #[error("{whence}: {cause}")]
-    Local {
-        /// File or variable.
-        whence: String,
-        /// What is wrong with it.
-        cause: String,
-    },
     /// The node role could not start or broke.
     #[error("node: {0}")]
     Node(String),

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use isthmus_model::{ClusterId, NetworkId, NodeName, TrustDomain};
+use isthmus_control::local::LocalConfig;
+use isthmus_model::{ClusterId, Namespace, NetworkId, NodeName, TrustDomain};
 use isthmus_sys::socket::Keepalive;
 
 use super::mesh::ProxyConfig;
@@ -23,8 +24,8 @@ pub struct AgentConfig {
     pub xds: Option<ControlPlane>,
     /// Who signs certificates.
     pub ca: CaChoice,
-    /// Static configuration file or text.
-    pub local: Option<LocalSource>,
+    /// Static configuration.
+    pub local: LocalConfig,
     /// HBONE windows and pool.
     pub tunnel: TunnelConfig,
     /// Sockets.
@@ -72,6 +73,8 @@ pub struct Place {
     pub service_account: String,
     /// Own address.
     pub instance_ip: String,
+    /// A namespace whose services win when several have one name (`PREFERED_SERVICE_NAMESPACE`, with one R).
+    pub preferred_namespace: Option<Namespace>,
     /// Further node metadata.
     pub metadata: BTreeMap<String, String>,
     /// Further node metadata as JSON.
@@ -102,15 +105,6 @@ pub enum CaChoice {
     Fake,
     /// Nobody: only plaintext can be carried.
     None,
-}
-
-/// Where static configuration comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LocalSource {
-    /// A YAML file.
-    File(PathBuf),
-    /// YAML text.
-    Text(String),
 }
 
 /// HBONE windows and pool.
@@ -168,12 +162,14 @@ pub fn read(strings: &dyn Strings) -> Result<AgentConfig, ConfigErrors> {
     let inside_kubernetes = r.text("KUBERNETES_SERVICE_HOST").is_some();
     let (xds, ca) = read_control_planes(r, &proxy, fake, inside_kubernetes);
     let ipv6 = r.flag("IPV6_ENABLED", true);
+    let local = read_local(r);
+    let without_workloads = local.is_none() && xds.is_none();
     let config = AgentConfig {
+        local: local.unwrap_or_default(),
         log: super::read_log(r),
         place: read_place(r, &proxy),
         ca: choose_ca(r, ca, fake, inside_kubernetes),
         xds,
-        local: read_local(r),
         tunnel: read_tunnel(r),
         sockets: read_sockets(r, ipv6),
         inpod_uds: r.text("INPOD_UDS").unwrap_or_else(|| "/var/run/ztunnel/ztunnel.sock".to_owned()).into(),
@@ -187,7 +183,7 @@ pub fn read(strings: &dyn Strings) -> Result<AgentConfig, ConfigErrors> {
         response_baggage: r.flag("ENABLE_RESPONSE_BAGGAGE", true),
         warnings,
     };
-    if config.xds.is_none() && config.local.is_none() {
+    if without_workloads {
         reader.fail("XDS_ADDRESS is empty and neither LOCAL_XDS_PATH nor LOCAL_XDS is set: there would be no workloads");
     }
     reader.finish(config)
@@ -301,6 +297,7 @@ fn read_place(r: &Reader<'_>, proxy: &ProxyConfig) -> Place {
         pod_name: text("POD_NAME"),
         pod_namespace: text("POD_NAMESPACE"),
         service_account: text("SERVICE_ACCOUNT"),
+        preferred_namespace: r.text("PREFERED_SERVICE_NAMESPACE").map(Namespace::from),
         instance_ip: r.text("INSTANCE_IP").unwrap_or_else(|| "1.1.1.1".to_owned()),
         metadata,
         json_metadata: r.prefixed("ISTIO_METAJSON_"),
@@ -311,15 +308,29 @@ fn meta_key(key: &str) -> String {
     key.strip_prefix("ISTIO_META_").unwrap_or(key).to_owned()
 }
 
-fn read_local(r: &mut Reader<'_>) -> Option<LocalSource> {
-    match (r.text("LOCAL_XDS_PATH"), r.text("LOCAL_XDS")) {
+/// `LOCAL_XDS_PATH` or `LOCAL_XDS`; `None` when neither is set.
+fn read_local(r: &mut Reader<'_>) -> Option<LocalConfig> {
+    let (whence, text) = match (r.text("LOCAL_XDS_PATH"), r.text("LOCAL_XDS")) {
         (Some(_), Some(_)) => {
             r.fail("LOCAL_XDS_PATH and LOCAL_XDS are both set: give one");
+            return None;
+        }
+        (Some(path), None) => match std::fs::read_to_string(&path) {
+            Ok(text) => (format!("LOCAL_XDS_PATH={path}"), text),
+            Err(error) => {
+                r.fail(format!("LOCAL_XDS_PATH={path}: {error}"));
+                return None;
+            }
+        },
+        (None, Some(text)) => ("LOCAL_XDS".to_owned(), text),
+        (None, None) => return None,
+    };
+    match isthmus_control::local::load(&text) {
+        Ok(config) => Some(config),
+        Err(error) => {
+            r.fail(format!("{whence}: {error}"));
             None
         }
-        (Some(path), None) => Some(LocalSource::File(path.into())),
-        (None, Some(text)) => Some(LocalSource::Text(text)),
-        (None, None) => None,
     }
 }
 

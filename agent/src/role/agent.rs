@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use isthmus_admin::StaticConfig;
 use isthmus_admin::server::Admin;
+use isthmus_control::local::LocalConfig;
 use isthmus_control::xds::{self, Rejections};
 use isthmus_identity::Manager;
 use isthmus_rt::drain::{self, Outcome, Watch};
@@ -17,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::http::{Common, Endpoint};
 use super::{RunError, signal};
-use crate::config::agent::{AgentConfig, LocalSource};
+use crate::config::agent::AgentConfig;
 use crate::runtime;
 use crate::wiring::config_dump::{self, Live};
 use crate::wiring::discovery::Discovery;
@@ -33,21 +34,15 @@ pub(crate) fn run(config: AgentConfig, log: Handle) -> Result<(), RunError> {
     if let Err(error) = isthmus_sys::limits::raise_nofile() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
-    let fixed = local(config.local.as_ref())?;
     let data = runtime::data(config.threads).map_err(RunError::os("data runtime"))?;
     let own = runtime::control().map_err(RunError::os("control runtime"))?;
-    let outcome = own.block_on(serve(config, log, fixed, &data));
+    let outcome = own.block_on(serve(config, log, &data));
     // Nothing of a connection may outlive the drain.
     data.shutdown_background();
     outcome
 }
 
-async fn serve(
-    config: AgentConfig,
-    log: Handle,
-    fixed: StaticConfig,
-    data: &Runtime,
-) -> Result<(), RunError> {
+async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), RunError> {
     let common = Common::bind(config.ports.stats, config.ports.ready).await?;
     let admin = Endpoint::bind("admin", config.ports.admin).await?;
     let (registry, readiness) = (Metrics::default(), Readiness::default());
@@ -55,7 +50,7 @@ async fn serve(
     let (drain, watch) = drain::channel();
     let (served, served_watch) = drain::channel();
 
-    let mesh = Mesh::start(&config, &fixed, &registry, &readiness, &tasks, &watch)?;
+    let mesh = Mesh::start(&config, &registry, &readiness, &tasks, &watch)?;
     let shared = world::world(&config, mesh.state.clone(), mesh.certs.clone(), &registry);
     let pods = Pods::new(shared, &config, &registry, watch.clone());
     let (quit, asked) = mpsc::channel(1);
@@ -65,7 +60,7 @@ async fn serve(
         pods: Some(Arc::clone(&pods)),
         rejections: mesh.rejections,
         config: config_dump::config(&config),
-        fixed,
+        fixed: fixed(&config.local),
     };
     common.serve(&registry, &readiness, &tasks, &served_watch);
     let admin_routes =
@@ -131,7 +126,6 @@ pub(crate) const STATE: &str = "state manager";
 impl Mesh {
     pub(super) fn start(
         config: &AgentConfig,
-        fixed: &StaticConfig,
         registry: &Metrics,
         readiness: &Readiness,
         tasks: &Tasks,
@@ -142,7 +136,7 @@ impl Mesh {
         let rejections = Rejections::default();
         let discovery =
             Arc::new(Discovery::new(state.clone(), config.place.node.clone(), Some(certs.clone())));
-        discovery.apply(batch(fixed));
+        discovery.apply(batch(&config.local));
         if let Some(plane) = &config.xds {
             let settings = xds::Config {
                 server: control::server(plane, &config.place),
@@ -158,31 +152,20 @@ impl Mesh {
 }
 
 /// The static configuration as one push.
-fn batch(fixed: &StaticConfig) -> Batch {
+fn batch(local: &LocalConfig) -> Batch {
     Batch {
-        upsert_workloads: fixed.workloads.iter().map(|workload| (**workload).clone()).collect(),
-        upsert_services: fixed.services.iter().map(|service| (**service).clone()).collect(),
-        upsert_policies: fixed.policies.iter().map(|policy| (policy.key(), (**policy).clone())).collect(),
+        upsert_workloads: local.workloads.clone(),
+        upsert_services: local.services.clone(),
+        upsert_policies: local.policies.iter().map(|policy| (policy.key(), policy.clone())).collect(),
         ..Batch::default()
     }
 }
 
-/// Reads the static configuration.
-pub(super) fn local(source: Option<&LocalSource>) -> Result<StaticConfig, RunError> {
-    let (whence, text) = match source {
-        None => return Ok(StaticConfig::default()),
-        Some(LocalSource::Text(text)) => ("LOCAL_XDS".to_owned(), text.clone()),
-        Some(LocalSource::File(path)) => {
-            let whence = format!("LOCAL_XDS_PATH {}", path.display());
-            let text = std::fs::read_to_string(path).map_err(RunError::os(whence.clone()))?;
-            (whence, text)
-        }
-    };
-    let held = isthmus_control::local::load(&text)
-        .map_err(|cause| RunError::Local { whence, cause: cause.to_string() })?;
-    Ok(StaticConfig {
-        workloads: held.workloads.into_iter().map(Arc::new).collect(),
-        services: held.services.into_iter().map(Arc::new).collect(),
-        policies: held.policies.into_iter().map(Arc::new).collect(),
-    })
+/// The static configuration as the admin endpoints show it.
+pub(super) fn fixed(local: &LocalConfig) -> StaticConfig {
+    StaticConfig {
+        workloads: local.workloads.iter().cloned().map(Arc::new).collect(),
+        services: local.services.iter().cloned().map(Arc::new).collect(),
+        policies: local.policies.iter().cloned().map(Arc::new).collect(),
+    }
 }

@@ -19,7 +19,7 @@ use isthmus_sys::socket::{Sockets, Transparent};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use super::agent::{Mesh, local};
+use super::agent::{Mesh, fixed};
 use super::http::{Common, Endpoint};
 use super::{RunError, signal};
 use crate::config::gateway::GatewayConfig;
@@ -48,14 +48,13 @@ pub(crate) fn run(config: GatewayConfig, log: Handle) -> Result<(), RunError> {
 
 async fn serve(config: GatewayConfig, log: Handle, data: &Runtime) -> Result<(), RunError> {
     let base = &config.base;
-    let fixed = local(base.local.as_ref())?;
     let common = Common::bind(base.ports.stats, base.ports.ready).await?;
     let admin = Endpoint::bind("admin", base.ports.admin).await?;
     let (registry, readiness) = (Metrics::default(), Readiness::default());
     let tasks = Tasks::new("gateway");
     let (drain, watch) = drain::channel();
     let (served, served_watch) = drain::channel();
-    let mesh = Mesh::start(base, &fixed, &registry, &readiness, &tasks, &watch)?;
+    let mesh = Mesh::start(base, &registry, &readiness, &tasks, &watch)?;
     let shared = world::world(base, mesh.state.clone(), mesh.certs.clone(), &registry);
     let globals = follow_globals(&config, &readiness, &tasks, &watch).await?;
     let (quit, asked) = mpsc::channel(1);
@@ -65,7 +64,7 @@ async fn serve(config: GatewayConfig, log: Handle, data: &Runtime) -> Result<(),
         pods: None,
         rejections: mesh.rejections,
         config: config_dump::config(base),
-        fixed,
+        fixed: fixed(&base.local),
     };
     common.serve(&registry, &readiness, &tasks, &served_watch);
     let logging = isthmus_admin::logging::Logging::new(log);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use isthmus_admin::dump::pods::{ConnectionView, Connections, PodView};
+use isthmus_dns::DnsProxy;
 use isthmus_inpod::{Pod, PodRuntime, PodState, Pods as Table, StartError, Stop};
 use isthmus_model::PodUid;
 use isthmus_proxy::{Conn, Listeners, PodInfo, PodProxy, World};
@@ -21,6 +22,7 @@ use crate::config::agent::{AgentConfig, SocketConfig};
 pub(crate) struct Pods {
     world: Arc<World>,
     sockets: SocketConfig,
+    dns: Option<Dns>,
     drain: Watch,
     deadline: Duration,
     /// What ZDS says of the pods.
@@ -28,9 +30,16 @@ pub(crate) struct Pods {
     running: Mutex<HashMap<PodUid, Running>>,
 }
 
+/// What the DNS proxies of all pods share.
+struct Dns {
+    config: isthmus_dns::Config,
+    metrics: Arc<isthmus_dns::Metrics>,
+}
+
 /// One pod's data plane.
 struct Running {
     proxy: PodProxy,
+    dns: Option<DnsProxy>,
 }
 
 impl Pods {
@@ -40,9 +49,20 @@ impl Pods {
         registry: &Metrics,
         drain: Watch,
     ) -> Arc<Self> {
+        let dns = config.dns.then(|| Dns {
+            config: isthmus_dns::Config {
+                port: config.dns_port,
+                cluster_domain: config.place.domain.clone(),
+                preferred_namespace: config.place.preferred_namespace.clone(),
+                upstream: config.resolvers.clone(),
+                ..isthmus_dns::Config::default()
+            },
+            metrics: isthmus_dns::Metrics::register(registry),
+        });
         Arc::new(Self {
             world,
             sockets: config.sockets.clone(),
+            dns,
             drain,
             deadline: config.drain,
             table: Table::default(),
@@ -86,8 +106,23 @@ impl Pods {
             namespace: pod.info.namespace.clone(),
             service_account: pod.info.service_account.clone(),
         };
+        let dns = match &self.dns {
+            None => None,
+            Some(dns) => Some(self.launch_dns(dns, &info, &sockets)?),
+        };
         let proxy = PodProxy::start(Arc::clone(&self.world), info, listeners, sockets, self.drain.clone());
-        Ok(Running { proxy })
+        Ok(Running { proxy, dns })
+    }
+
+    fn launch_dns(&self, dns: &Dns, info: &PodInfo, sockets: &Sockets) -> Result<DnsProxy, StartError> {
+        let pod = isthmus_state::PodKey {
+            name: info.name.clone(),
+            namespace: info.namespace.clone(),
+            service_account: info.service_account.clone(),
+        };
+        let state = self.world.state.clone();
+        DnsProxy::start(state, pod, dns.config.clone(), sockets, &self.drain, Arc::clone(&dns.metrics))
+            .map_err(|error| StartError(format!("DNS proxy: {error}")))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PodUid, Running>> {
@@ -107,7 +142,8 @@ impl PodRuntime for Pods {
 
     fn stop<'a>(&'a self, uid: &'a PodUid, how: Stop) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            let Some(Running { proxy }) = self.lock().remove(uid) else { return };
+            let Some(Running { proxy, dns }) = self.lock().remove(uid) else { return };
+            drop(dns);
             let deadline = match how {
                 Stop::Drain => self.deadline,
                 Stop::Now => Duration::ZERO,

@@ -26,7 +26,7 @@ pub(crate) fn world(config: &AgentConfig, state: State, certs: Manager, registry
         state,
         certs: Arc::new(certs),
         network: config.place.network.clone(),
-        cluster: config.place.cluster.clone(),
+        cluster_id: config.place.cluster.clone(),
         settings: settings(&config.tunnel),
         config: proxy(config),
         metrics: isthmus_proxy::Metrics::register(registry),

@@ -6,4 +6,5 @@ pub mod hbone;
 pub mod istiod;
 pub mod lab;
 pub mod pki;
+pub mod probe;
 pub mod zds;

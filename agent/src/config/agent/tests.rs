@@ -98,6 +98,8 @@ fn threads_follow_limits_and_requests() {
 fn without_any_source_of_workloads_there_is_nothing_to_do() {
     assert!(errors(&[("XDS_ADDRESS", "")])[0].contains("XDS_ADDRESS"));
     assert!(errors(&[("LOCAL_XDS", "a"), ("LOCAL_XDS_PATH", "b")])[0].contains("LOCAL_XDS_PATH"));
+    assert!(errors(&[("LOCAL_XDS_PATH", "/nowhere/config.yaml")])[0].contains("/nowhere/config.yaml"));
+    assert!(errors(&[("LOCAL_XDS", "workload: []")])[0].contains("`workload`"));
 }
 
 #[test]

@@ -1,0 +1,131 @@
+//! Looking from outside: what is on a wire, and what an HTTP endpoint says.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use isthmus_sys::netns::Netns;
+use isthmus_sys::socket::Sockets;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// An HTTP answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Status code.
+    pub status: u16,
+    /// Body, unchunked.
+    pub body: String,
+}
+
+/// `GET` over a new connection from inside a namespace.
+///
+/// # Errors
+/// When the connection breaks, takes more than 10 s, or what comes is no HTTP answer.
+pub async fn get(netns: &Netns, address: &str, path: &str) -> anyhow::Result<Answer> {
+    let sockets = Sockets::in_netns(std::sync::Arc::new(netns.clone()));
+    let exchange = async {
+        let mut stream = sockets.connect(address.parse()?, None, Duration::from_secs(10)).await?;
+        let head = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        let (head, body) = text.split_once("\r\n\r\n").context("no end of the head")?;
+        let status = head.split(' ').nth(1).context("no status")?.parse()?;
+        anyhow::Ok(Answer { status, body: body.to_owned() })
+    };
+    tokio::time::timeout(Duration::from_secs(10), exchange).await.context("no answer in time")?
+}
+
+/// A TCP segment in an Ethernet frame.
+struct Segment<'a> {
+    source: u16,
+    destination: u16,
+    syn: bool,
+    payload: &'a [u8],
+}
+
+/// Reads IPv4 and IPv6 without extension headers; `None` for everything else.
+fn segment(frame: &[u8]) -> Option<Segment<'_>> {
+    let packet = frame.get(14..)?;
+    let tcp = match packet.first()? >> 4 {
+        4 if packet.get(9)? == &6 => {
+            let total = usize::from(u16::from_be_bytes([*packet.get(2)?, *packet.get(3)?]));
+            packet.get(usize::from(packet[0] & 0x0f) * 4..total.max(20).min(packet.len()))?
+        }
+        6 if packet.get(6)? == &6 => packet.get(40..)?,
+        _ => return None,
+    };
+    let port = |at: usize| Some(u16::from_be_bytes([*tcp.get(at)?, *tcp.get(at + 1)?]));
+    let flags = *tcp.get(13)?;
+    Some(Segment {
+        source: port(0)?,
+        destination: port(2)?,
+        syn: flags & 0x12 == 0x02,
+        payload: tcp.get(usize::from(tcp.get(12)? >> 4) * 4..)?,
+    })
+}
+
+/// Whether the bytes stand in some frame.
+#[must_use]
+pub fn contains(frames: &[Vec<u8>], bytes: &[u8]) -> bool {
+    frames.iter().any(|frame| frame.windows(bytes.len()).any(|window| window == bytes))
+}
+
+/// How many first packets of TCP connections to a port there are.
+#[must_use]
+pub fn syns(frames: &[Vec<u8>], port: u16) -> usize {
+    frames.iter().filter_map(|frame| segment(frame)).filter(|tcp| tcp.syn && tcp.destination == port).count()
+}
+
+/// Payload bytes to and from a port, provided that the first one of each direction begins a TLS record (type 20 to 23,
+/// version 3.x); 0 otherwise.
+#[must_use]
+pub fn tls_bytes(frames: &[Vec<u8>], port: u16) -> usize {
+    let tcp: Vec<_> =
+        frames.iter().filter_map(|frame| segment(frame)).filter(|tcp| !tcp.payload.is_empty()).collect();
+    let to: Vec<_> = tcp.iter().filter(|tcp| tcp.destination == port).collect();
+    let from: Vec<_> = tcp.iter().filter(|tcp| tcp.source == port).collect();
+    let record = |payload: &[u8]| matches!(payload, [20..=23, 3, ..]);
+    let begins = |side: &[&Segment<'_>]| side.first().is_some_and(|first| record(first.payload));
+    if !begins(&to) || !begins(&from) {
+        return 0;
+    }
+    to.iter().chain(&from).map(|tcp| tcp.payload.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(from: u16, to: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0; 14];
+        let total = u16::try_from(40 + payload.len()).unwrap();
+        frame.extend([0x45, 0]);
+        frame.extend(total.to_be_bytes());
+        frame.extend([0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        frame.extend(from.to_be_bytes());
+        frame.extend(to.to_be_bytes());
+        frame.extend([0; 8]);
+        frame.extend([0x50, flags, 0, 0, 0, 0, 0, 0]);
+        frame.extend(payload);
+        frame
+    }
+
+    #[test]
+    fn frames_are_told_apart() {
+        let frames = [
+            frame(1000, 15008, 0x02, b""),
+            frame(15008, 1000, 0x12, b""),
+            frame(1000, 15008, 0x18, &[22, 3, 1, 0, 1, 9]),
+            frame(15008, 1000, 0x18, &[22, 3, 3, 0, 1, 9]),
+            frame(1000, 80, 0x02, b""),
+        ];
+        assert_eq!(syns(&frames, 15008), 1);
+        assert_eq!(syns(&frames, 80), 1);
+        assert_eq!(tls_bytes(&frames, 15008), 12);
+        assert_eq!(tls_bytes(&frames, 80), 0);
+        assert!(contains(&frames, &[3, 3, 0]));
+        assert!(!contains(&frames, b"plain"));
+        let plain = [frame(1, 15008, 0x18, b"GET /"), frame(15008, 1, 0x18, b"HTTP/")];
+        assert_eq!(tls_bytes(&plain, 15008), 0);
+    }
+}
