@@ -6,7 +6,7 @@ mod controllers;
 mod discovery;
 mod error;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod selector;
 mod server;
 mod shape;
@@ -127,7 +127,9 @@ fn bootstrap(server: &Server, advertise: Option<SocketAddr>) -> Result<(), Error
     for name in ["default", "kube-system"] {
         create("Namespace", None, json!({"metadata": {"name": name}}))?;
     }
-    let Some(address) = advertise else { return Ok(()) };
+    let Some(address) = advertise else {
+        return Ok(());
+    };
     let first = server.admission.service_cidr.hosts().next();
     let port = json!({"name": "https", "port": 443, "targetPort": address.port(), "protocol": "TCP"});
     let service = json!({"metadata": {"name": "kubernetes"}, "spec": {"clusterIP": first, "ports": [port]}});

@@ -47,7 +47,9 @@ fn describe(group: &str, version: &str) -> Value {
 fn resources(group: &str, version: &str, path: &str) -> Result<Value, Error> {
     let verbs = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
     let kinds: Vec<_> = KINDS.iter().filter(|kind| (kind.group, kind.version) == (group, version)).collect();
-    let Some(first) = kinds.first() else { return Err(Error::NoSuchPath(path.to_owned())) };
+    let Some(first) = kinds.first() else {
+        return Err(Error::NoSuchPath(path.to_owned()));
+    };
     let describe = |name: String, kind: &&crate::manifest::Kind, verbs: &[&str]| {
         json!({
             "name": name, "singularName": kind.kind.to_lowercase(), "namespaced": kind.namespaced,

@@ -1,8 +1,11 @@
-//! A cluster without a network, for tests of what happens inside.
+//! A cluster for tests: without a network, for what happens inside, and on loopback for its clients.
 
 use std::sync::Arc;
 
+use isthmus_rt::task::Tasks;
+use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 use super::admission::Admission;
 use super::controllers::Settings;
@@ -12,6 +15,7 @@ use super::store::{Key, Store};
 use super::target::Part;
 use super::token::Issuer;
 use super::verbs::{self, Deletion};
+use crate::kubeclient::{Client, Kubeconfig, Token};
 use crate::manifest::{Kind, object};
 
 pub(super) fn kind(name: &str) -> &'static Kind {
@@ -37,7 +41,7 @@ pub(super) fn server() -> Server {
     server
 }
 
-pub(super) fn deployment(name: &str, replicas: u64, image: &str) -> Value {
+pub(crate) fn deployment(name: &str, replicas: u64, image: &str) -> Value {
     json!({
         "metadata": {"name": name},
         "spec": {
@@ -95,4 +99,47 @@ impl Server {
 
 pub(super) fn key(kind_name: &str, name: &str) -> Key {
     Key::new(kind(kind_name), "sample", name)
+}
+
+/// A server on loopback, and what its clients need.
+pub(crate) struct Running {
+    config: Kubeconfig,
+    pub(crate) tasks: Tasks,
+}
+
+/// Starts one with what [`server`] has.
+pub(crate) async fn running() -> Running {
+    let key = KeyPair::generate().unwrap();
+    let cert = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (cert_path, key_path) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    std::fs::write(&cert_path, cert.pem()).unwrap();
+    std::fs::write(&key_path, key.serialize_pem()).unwrap();
+    let tls = crate::tls::server(&cert_path, &key_path, &[]).unwrap();
+    let server = Arc::new(server());
+    super::bootstrap(&server, Some("10.0.0.1:6443".parse().unwrap())).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tasks = Tasks::new("test");
+    let (server, group) = (Arc::clone(&server), tasks.clone());
+    tasks.spawn("server", async move {
+        super::run(server, listener, tls, group).await;
+    });
+    let config = Kubeconfig {
+        server: format!("https://{address}"),
+        ca_pem: cert.pem(),
+        tls_server_name: None,
+        token: Token::Fixed("admin".to_owned()),
+    };
+    Running { config, tasks }
+}
+
+impl Running {
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.config.clone()).unwrap()
+    }
+
+    pub(crate) fn client_with(&self, token: &str) -> Client {
+        Client::new(Kubeconfig { token: Token::Fixed(token.to_owned()), ..self.config.clone() }).unwrap()
+    }
 }

@@ -149,7 +149,9 @@ impl Server {
                 };
                 self.change(|tx, context| verbs::delete(tx, context, &key, &how))?
             }
-            _ => return Err(Error::Method(request.method().to_string(), request.uri().path().to_owned())),
+            _ => {
+                return Err(Error::Method(request.method().to_string(), request.uri().path().to_owned()));
+            }
         };
         Ok(json_response(StatusCode::OK, &shape.of(&outcome)))
     }
@@ -219,7 +221,9 @@ impl Server {
         review["apiVersion"] = "authentication.k8s.io/v1".into();
         review["kind"] = "TokenReview".into();
         review["status"] = match outcome {
-            Ok(user) => json!({"authenticated": true, "user": user.info, "audiences": user.audiences}),
+            Ok(user) => {
+                json!({"authenticated": true, "user": user.info, "audiences": user.audiences})
+            }
             Err(error) => json!({"authenticated": false, "error": error, "user": {}}),
         };
         review

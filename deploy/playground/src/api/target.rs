@@ -53,7 +53,9 @@ impl Target {
             ["api" | "apis"] | ["api" | "apis", _] | ["apis", _, _] => {
                 return Ok(Self::Discovery(format!("/{}", segments.join("/"))));
             }
-            ["apis", "authentication.k8s.io", "v1", "tokenreviews"] => return Ok(Self::TokenReview),
+            ["apis", "authentication.k8s.io", "v1", "tokenreviews"] => {
+                return Ok(Self::TokenReview);
+            }
             ["api", version, rest @ ..] => ("", *version, rest),
             ["apis", group, version, rest @ ..] => (*group, *version, rest),
             _ => return Err(none()),

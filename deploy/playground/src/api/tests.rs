@@ -1,54 +1,11 @@
 //! The server and the client against each other, over TLS on loopback.
 
-use isthmus_rt::task::Tasks;
-use rcgen::{CertificateParams, KeyPair};
 use tokio::sync::mpsc;
 
+use super::fixture::running;
 use super::*;
-use crate::kubeclient::{Client, Event, Kubeconfig, Token};
+use crate::kubeclient::Event;
 use crate::manifest::object;
-
-/// A server on loopback, and what its clients need.
-struct Running {
-    config: Kubeconfig,
-    tasks: Tasks,
-}
-
-async fn running() -> Running {
-    let key = KeyPair::generate().unwrap();
-    let cert = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let (cert_path, key_path) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
-    std::fs::write(&cert_path, cert.pem()).unwrap();
-    std::fs::write(&key_path, key.serialize_pem()).unwrap();
-    let tls = tls::server(&cert_path, &key_path, &[]).unwrap();
-    let server = Arc::new(fixture::server());
-    bootstrap(&server, Some("10.0.0.1:6443".parse().unwrap())).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let tasks = Tasks::new("test");
-    let (server, group) = (Arc::clone(&server), tasks.clone());
-    tasks.spawn("server", async move {
-        run(server, listener, tls, group).await;
-    });
-    let config = Kubeconfig {
-        server: format!("https://{address}"),
-        ca_pem: cert.pem(),
-        tls_server_name: None,
-        token: Token::Fixed("admin".to_owned()),
-    };
-    Running { config, tasks }
-}
-
-impl Running {
-    fn client(&self) -> Client {
-        Client::new(self.config.clone()).unwrap()
-    }
-
-    fn client_with(&self, token: &str) -> Client {
-        Client::new(Kubeconfig { token: Token::Fixed(token.to_owned()), ..self.config.clone() }).unwrap()
-    }
-}
 
 fn pod(name: &str, app: &str) -> Value {
     json!({"metadata": {"name": name, "labels": {"app": app}}, "spec": {"containers": [{"name": "c"}]}})

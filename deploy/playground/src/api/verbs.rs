@@ -159,7 +159,9 @@ pub(super) fn merge(target: &mut Value, patch: &Value) {
     if !target.is_object() {
         *target = json!({});
     }
-    let Value::Object(fields) = target else { return };
+    let Value::Object(fields) = target else {
+        return;
+    };
     for (key, value) in patch {
         if value.is_null() {
             fields.remove(key);
@@ -280,7 +282,9 @@ fn check_name(kind: &'static Kind, name: &str) -> Result<(), Error> {
 }
 
 fn check_namespace(tx: &Tx<'_>, kind: &'static Kind, namespace: &str, name: &str) -> Result<(), Error> {
-    let Some(namespaces) = Kind::named("Namespace") else { return Ok(()) };
+    let Some(namespaces) = Kind::named("Namespace") else {
+        return Ok(());
+    };
     let Some(found) = tx.get(&Key::new(namespaces, "", namespace)) else {
         return Err(Error::NotFound(namespaces, namespace.to_owned()));
     };

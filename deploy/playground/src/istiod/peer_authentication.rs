@@ -77,7 +77,9 @@ impl<'a> PeerAuthentications<'a> {
         });
         let inherited = self.inherited(namespace);
         let strict = || Some(format!("{}/{STATIC_STRICT}", self.root_namespace));
-        let Some(policy) = selected else { return inherited.then(strict).flatten() };
+        let Some(policy) = selected else {
+            return inherited.then(strict).flatten();
+        };
         if self.convert(policy).is_some() {
             return Some(format!("{namespace}/{CONVERTED}{}", object::name(policy)));
         }

@@ -46,7 +46,8 @@ impl Transport {
         }
         let host = uri.host().unwrap_or_default();
         let address = format!("{host}:{}", uri.port_u16().unwrap_or(443));
-        let name = config.tls_server_name.as_deref().unwrap_or_else(|| host.trim_matches(['[', ']'])).to_owned();
+        let name =
+            config.tls_server_name.as_deref().unwrap_or_else(|| host.trim_matches(['[', ']'])).to_owned();
         let name = ServerName::try_from(name).map_err(|error| bad(error.to_string()))?;
         let tls =
             tls::client("the API server's CA", &config.ca_pem).map_err(|error| bad(error.to_string()))?;

@@ -79,7 +79,9 @@ async fn round(
     let mut buffer = BytesMut::new();
     while let Some(frame) = body.frame().await {
         // A broken stream is begun again like an ended one.
-        let Ok(Ok(data)) = frame.map(hyper::body::Frame::into_data) else { break };
+        let Ok(Ok(data)) = frame.map(hyper::body::Frame::into_data) else {
+            break;
+        };
         buffer.extend_from_slice(&data);
         while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
             let line = buffer.split_to(end);

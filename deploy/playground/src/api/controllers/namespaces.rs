@@ -9,7 +9,9 @@ use crate::manifest::{Kind, object};
 
 /// Gives living namespaces their default account and CA, and empties dying ones.
 pub(super) fn reconcile(tx: &mut Tx<'_>, context: &Context<'_>, settings: &Settings) {
-    let Some(kind) = Kind::named("Namespace") else { return };
+    let Some(kind) = Kind::named("Namespace") else {
+        return;
+    };
     for namespace in tx.list(kind, None) {
         let name = object::name(&namespace);
         if object::is_deleting(&namespace) {
@@ -25,7 +27,9 @@ pub(super) fn reconcile(tx: &mut Tx<'_>, context: &Context<'_>, settings: &Setti
 }
 
 fn ensure(tx: &mut Tx<'_>, context: &Context<'_>, kind: &str, namespace: &str, wanted: Value) {
-    let Some(kind) = Kind::named(kind) else { return };
+    let Some(kind) = Kind::named(kind) else {
+        return;
+    };
     if tx.get(&Key::new(kind, namespace, object::name(&wanted))).is_none()
         && let Err(error) = verbs::create(tx, context, kind, Some(namespace), wanted)
     {

@@ -17,7 +17,9 @@ pub(super) fn reconcile(tx: &mut Tx<'_>, context: &Context<'_>, settings: &Setti
         settings.load_balancers.iter().filter(|(of, _)| *of == name).map(|(_, address)| *address).collect()
     };
     for (kind, services) in [("Service", true), ("Gateway", false)] {
-        let Some(kind) = Kind::named(kind) else { continue };
+        let Some(kind) = Kind::named(kind) else {
+            continue;
+        };
         for stored in tx.list(kind, None) {
             let mut next = Value::clone(&stored);
             let addresses = given(&stored);

@@ -32,7 +32,9 @@ pub(super) fn reconcile(tx: &mut Tx<'_>, context: &Context<'_>) {
 
 /// Puts each pod without a node on the one that has the fewest.
 pub(super) fn schedule(tx: &mut Tx<'_>) {
-    let (Some(pods), Some(nodes)) = (Kind::named("Pod"), Kind::named("Node")) else { return };
+    let (Some(pods), Some(nodes)) = (Kind::named("Pod"), Kind::named("Node")) else {
+        return;
+    };
     let names: Vec<String> = tx.list(nodes, None).iter().map(|node| object::name(node).to_owned()).collect();
     for pod in tx.list(pods, None) {
         if !object::text(&pod, "/spec/nodeName").is_empty() || object::is_deleting(&pod) {
@@ -64,9 +66,13 @@ pub(super) fn schedule(tx: &mut Tx<'_>) {
 
 /// Deletes pods of deployments that are gone.
 fn orphans(tx: &mut Tx<'_>, context: &Context<'_>, deployments: &[String]) {
-    let Some(pods) = Kind::named("Pod") else { return };
+    let Some(pods) = Kind::named("Pod") else {
+        return;
+    };
     for pod in tx.list(pods, None) {
-        let Some(owner) = replica_set(&pod).filter(|_| !object::is_deleting(&pod)) else { continue };
+        let Some(owner) = replica_set(&pod).filter(|_| !object::is_deleting(&pod)) else {
+            continue;
+        };
         let hash = object::label(&pod, TEMPLATE_HASH).unwrap_or_default();
         let is_owned =
             deployments.iter().any(|uid| replica_set_uid(uid, hash) == object::text(owner, "/uid"));
@@ -142,7 +148,9 @@ impl<'a> Owner<'a> {
 
     /// One pod of the present template on every node.
     fn cover(&self, tx: &mut Tx<'_>, context: &Context<'_>) {
-        let Some(nodes) = Kind::named("Node") else { return };
+        let Some(nodes) = Kind::named("Node") else {
+            return;
+        };
         let uid = object::uid(self.object);
         let is_ours = |pod: &Value| {
             object::list(pod, "/metadata/ownerReferences")
@@ -200,7 +208,9 @@ impl<'a> Owner<'a> {
     }
 
     fn report(&self, tx: &mut Tx<'_>, status: Value) {
-        let Some(key) = object::kind(self.object).map(|kind| key_of(kind, self.object)) else { return };
+        let Some(key) = object::kind(self.object).map(|kind| key_of(kind, self.object)) else {
+            return;
+        };
         let Some(current) = tx.get(&key) else { return };
         let failed = object::text(&status, "/conditions/1/message");
         if !failed.is_empty() && object::text(&current, "/status/conditions/1/message") != failed {
@@ -225,7 +235,9 @@ fn conditions(available: bool, failure: Option<String>) -> Value {
 
 /// The pods of an owner that count: not ended and not being deleted.
 fn living(tx: &Tx<'_>, owner: &Value, is_ours: impl Fn(&Value) -> bool) -> Vec<Arc<Value>> {
-    let Some(pods) = Kind::named("Pod") else { return Vec::new() };
+    let Some(pods) = Kind::named("Pod") else {
+        return Vec::new();
+    };
     let counts = |pod: &Arc<Value>| {
         let ended = matches!(object::text(pod, "/status/phase"), "Succeeded" | "Failed");
         is_ours(pod) && !ended && !object::is_deleting(pod)
@@ -235,7 +247,9 @@ fn living(tx: &Tx<'_>, owner: &Value, is_ours: impl Fn(&Value) -> bool) -> Vec<A
 
 /// Whether a pod of the owner is still leaving a node.
 fn leaving(tx: &Tx<'_>, owner: &Value, is_ours: impl Fn(&Value) -> bool, node: &str) -> bool {
-    let Some(pods) = Kind::named("Pod") else { return false };
+    let Some(pods) = Kind::named("Pod") else {
+        return false;
+    };
     let pods = tx.list(pods, Some(object::namespace(owner)));
     pods.iter()
         .any(|pod| is_ours(pod) && object::is_deleting(pod) && object::text(pod, "/spec/nodeName") == node)
@@ -251,7 +265,9 @@ fn replica_set_uid(deployment: &str, hash: &str) -> String {
 }
 
 fn remove(tx: &mut Tx<'_>, context: &Context<'_>, pod: &Value) {
-    let Some(pods) = Kind::named("Pod") else { return };
+    let Some(pods) = Kind::named("Pod") else {
+        return;
+    };
     // Listed under the same lock, so there is nothing to refuse.
     let _ = verbs::delete(tx, context, &key_of(pods, pod), &Deletion::default());
 }

@@ -1,0 +1,109 @@
+//! The objects of every cluster that this control plane reads, as its watches tell them. It knows kinds and keys, not
+//! what is made of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::kubeclient::Event;
+use crate::manifest::{Kind, object};
+
+/// The kinds that are followed in every cluster.
+pub(super) const FOLLOWED: [&str; 9] = [
+    "Namespace",
+    "Node",
+    "Pod",
+    "Service",
+    "EndpointSlice",
+    "AuthorizationPolicy",
+    "PeerAuthentication",
+    "Gateway",
+    "ConfigMap",
+];
+
+/// Name of a cluster, as in `ISTIO_META_CLUSTER_ID`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ClusterId(pub(super) String);
+
+/// Every cluster that is read.
+#[derive(Debug, Clone, Default)]
+pub(super) struct World {
+    clusters: BTreeMap<ClusterId, Cluster>,
+}
+
+/// What one cluster holds.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cluster {
+    /// By kind, then by namespace and name.
+    objects: BTreeMap<&'static str, BTreeMap<(String, String), Arc<Value>>>,
+    synced: BTreeSet<&'static str>,
+}
+
+// === impl World ===
+
+impl World {
+    /// Adds a cluster of which nothing is known yet.
+    pub(super) fn add(&mut self, id: ClusterId) {
+        self.clusters.entry(id).or_default();
+    }
+
+    /// The clusters by id.
+    pub(super) fn clusters(&self) -> impl Iterator<Item = (&ClusterId, &Cluster)> {
+        self.clusters.iter()
+    }
+
+    /// One cluster.
+    pub(super) fn cluster(&self, id: &ClusterId) -> Option<&Cluster> {
+        self.clusters.get(id)
+    }
+
+    /// Takes in what a watch of one kind has told.
+    pub(super) fn take(&mut self, id: &ClusterId, kind: &'static str, event: Event) {
+        self.clusters.entry(id.clone()).or_default().take(kind, event);
+    }
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// The objects of a kind, by namespace and name.
+    pub(super) fn of(&self, kind: &str) -> impl Iterator<Item = &Value> {
+        self.objects.get(kind).into_iter().flat_map(BTreeMap::values).map(|object| &**object)
+    }
+
+    /// One object; the namespace of a cluster-scoped kind is empty.
+    pub(super) fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<&Value> {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.objects.get(kind)?.get(&key).map(|object| &**object)
+    }
+
+    /// Whether every followed kind has been read once.
+    pub(super) fn is_synced(&self) -> bool {
+        FOLLOWED.iter().all(|kind| self.synced.contains(kind))
+    }
+
+    fn take(&mut self, kind: &'static str, event: Event) {
+        let objects = self.objects.entry(kind).or_default();
+        let key = |object: &Value| (object::namespace(object).to_owned(), object::name(object).to_owned());
+        match event {
+            Event::Applied(object) => _ = objects.insert(key(&object), Arc::new(object)),
+            Event::Deleted(object) => _ = objects.remove(&key(&object)),
+            Event::Synced => _ = self.synced.insert(kind),
+        }
+    }
+}
+
+impl std::fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The path under which a kind is followed.
+pub(super) fn collection(kind: &str, root_namespace: &str) -> String {
+    // Of configuration maps only the mesh's own configuration is wanted.
+    let namespace = (kind == "ConfigMap").then_some(root_namespace);
+    let path = Kind::named(kind).map(|kind| kind.collection(namespace)).unwrap_or_default();
+    if kind == "ConfigMap" { format!("{path}?fieldSelector=metadata.name%3Distio") } else { path }
+}
