@@ -28,11 +28,16 @@ pub(crate) fn choose<'s>(
             anyone(set, among(wanted.service), |workload| near(workload) && eligible(workload), rng)
         }
         Some(Ranking::Nearest(scopes)) => {
-            let members = set.iter().filter(|workload| among(wanted.service).admits(workload));
-            let ranked = members
-                .filter(|workload| eligible(workload))
-                .map(|workload| (locality::rank(source, workload, scopes), workload));
-            nearest(ranked, rng)
+            let among = among(wanted.service);
+            let members = || set.iter().filter(|workload| among.admits(workload));
+            let ranked = |workload: &'s Arc<Workload>| (locality::rank(source, workload, scopes), workload);
+            // As below, a first choice that is eligible is as good as one among the eligible only, and ranking alone
+            // is cheaper than asking everybody.
+            let first = nearest(members().map(ranked), rng)?;
+            if eligible(first) {
+                return Some(first);
+            }
+            nearest(members().filter(|workload| eligible(workload)).map(ranked), rng)
         }
     }
 }

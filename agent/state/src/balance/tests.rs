@@ -142,6 +142,29 @@ fn failover_takes_the_best_rank_that_has_somebody() {
 }
 
 #[test]
+fn failover_passes_over_who_is_near_but_lacks_the_port() {
+    let client = placed("client", "r1", "z1", "n1");
+    let mut web = balanced(service("web", "10.96.0.1"), LbMode::Failover, &[Region, Zone]);
+    web.ports = [(80, 0)].into();
+    let with_port = |mut workload: Workload, port| {
+        workload.services.insert(web.key(), [(80, port)].into());
+        workload
+    };
+    let unusable = with_port(placed("near", "r1", "z1", "n2"), 0);
+    let far = [
+        with_port(placed("far", "r1", "z2", "n3"), 8080),
+        with_port(placed("far-too", "r1", "z3", "n4"), 8080),
+    ];
+    let mut workloads = [vec![unusable], far.to_vec()].concat();
+    let spread = counts(&client, &web, &workloads);
+    assert_eq!(names(&spread), ["far", "far-too"]);
+    assert!(spread["far"].abs_diff(2000) < 150, "{spread:?}");
+    workloads.push(with_port(placed("near-too", "r1", "z1", "n5"), 8080));
+    let all = counts(&client, &web, &workloads);
+    assert_eq!(all, [("near-too".to_owned(), 4000)].into());
+}
+
+#[test]
 fn a_network_in_first_place_outranks_everything_and_stops_nothing() {
     let scopes = [Network, Region, Zone];
     let source = placed("client", "r1", "z1", "n1");
