@@ -1,0 +1,339 @@
+//! What an application sees of a stream's end, and a stream of an application's.
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+#[path = "support/pair.rs"]
+mod pair;
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use isthmus_hbone::copy::{self, CopyError, Ended, Side};
+use isthmus_hbone::{Reason, Stream, StreamError};
+use isthmus_rt::task::Tasks;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+
+use pair::{Counter, Pair, soon, tcp_pair};
+
+/// An application whose connection is copied to a stream, and the stream's far end.
+struct Copied {
+    app: TcpStream,
+    far: Stream,
+    ended: oneshot::Receiver<Ended>,
+    counts: Arc<Counter>,
+    copy: AbortHandle,
+    pair: Pair,
+}
+
+async fn copied() -> Copied {
+    let mut pair = Pair::new().await;
+    let (near, far) = pair.stream().await;
+    let (app, ours) = tcp_pair().await;
+    let counts = Arc::new(Counter::default());
+    let (done, ended) = oneshot::channel();
+    let counter = Arc::clone(&counts);
+    let copy = pair.tasks.spawn("copy", async move {
+        let _ = done.send(copy::tunnel(ours, near, &*counter).await);
+    });
+    Copied { app, far, ended, counts, copy, pair }
+}
+
+async fn read_all(stream: &mut Stream) -> Result<Vec<u8>, StreamError> {
+    let mut all = Vec::new();
+    while let Some(data) = stream.recv().await {
+        let data = data?;
+        stream.release(data.len());
+        all.extend(&data);
+    }
+    Ok(all)
+}
+
+fn reset_on_close(tcp: &TcpStream) {
+    tcp.set_zero_linger().unwrap();
+}
+
+async fn assert_reset(app: &mut TcpStream) {
+    let mut rest = Vec::new();
+    let error = soon(app.read_to_end(&mut rest)).await.expect_err("a clean end");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn each_direction_ends_by_itself() {
+    let Copied { mut app, mut far, ended, counts, pair: _pair, .. } = copied().await;
+    app.write_all(b"request").await.unwrap();
+    app.shutdown().await.unwrap();
+    assert_eq!(soon(read_all(&mut far)).await.unwrap(), b"request");
+    assert_eq!(counts.both(), (7, 0));
+    far.send(Bytes::from_static(b"an answer")).await.unwrap();
+    let mut answer = [0; 9];
+    soon(app.read_exact(&mut answer)).await.unwrap();
+    assert_eq!((&answer, counts.both()), (b"an answer", (7, 9)));
+    far.finish().unwrap();
+    assert_eq!(soon(app.read(&mut answer)).await.unwrap(), 0);
+    let ended = soon(ended).await.unwrap();
+    assert_eq!((ended.sent, ended.received, ended.closed_by), (7, 9, Side::Local));
+    assert!(ended.error.is_none(), "{:?}", ended.error);
+}
+
+#[tokio::test]
+async fn the_peer_may_end_first() {
+    let Copied { mut app, mut far, ended, pair: _pair, .. } = copied().await;
+    far.send(Bytes::from_static(b"greeting")).await.unwrap();
+    far.finish().unwrap();
+    let mut greeting = String::new();
+    soon(app.read_to_string(&mut greeting)).await.unwrap();
+    assert_eq!(greeting, "greeting");
+    app.write_all(b"still talking").await.unwrap();
+    drop(app);
+    assert_eq!(soon(read_all(&mut far)).await.unwrap(), b"still talking");
+    let ended = soon(ended).await.unwrap();
+    assert_eq!((ended.closed_by, ended.error.is_none()), (Side::Remote, true));
+}
+
+#[tokio::test]
+async fn forty_thousand_small_writes_arrive_in_few_frames() {
+    let Copied { mut app, mut far, ended, pair: _pair, .. } = copied().await;
+    let write = async {
+        for n in 0..40_000u32 {
+            app.write_all(&[n.to_le_bytes()[0]]).await.unwrap();
+        }
+        app.shutdown().await.unwrap();
+    };
+    let read = async {
+        let (mut all, mut frames) = (Vec::<u8>::new(), 0);
+        while let Some(data) = far.recv().await {
+            let data = data.unwrap();
+            far.release(data.len());
+            all.extend(&data);
+            frames += 1;
+        }
+        (all, frames)
+    };
+    let ((), (all, frames)) = soon(async { tokio::join!(write, read) }).await;
+    assert!(all.into_iter().eq((0..40_000u32).map(|n| n.to_le_bytes()[0])));
+    assert!(frames < 20_000, "{frames} frames");
+    far.finish().unwrap();
+    assert_eq!(soon(ended).await.unwrap().sent, 40_000);
+}
+
+#[tokio::test]
+async fn forty_thousand_one_byte_frames_arrive_even_when_nobody_reads_for_a_while() {
+    let mut pair = Pair::new().await;
+    let (mut near, mut far) = pair.stream().await;
+    for n in 0..40_000u32 {
+        soon(near.send(Bytes::copy_from_slice(&[n.to_le_bytes()[0]]))).await.unwrap();
+    }
+    near.finish().unwrap();
+    let all = soon(read_all(&mut far)).await.unwrap();
+    assert!(all.into_iter().eq((0..40_000u32).map(|n| n.to_le_bytes()[0])));
+}
+
+#[tokio::test]
+async fn much_goes_both_ways_at_once() {
+    let Copied { app, far, ended, pair: _pair, .. } = copied().await;
+    let up: Vec<u8> = (0..8_000_000u32).map(|n| n.to_le_bytes()[1]).collect();
+    let down: Vec<u8> = (0..9_000_000u32).map(|n| n.to_le_bytes()[2]).collect();
+    let (mut read, mut write) = app.into_split();
+    let (mut recv, mut send) = far.split();
+    let received = async {
+        let mut all = Vec::<u8>::new();
+        while let Some(data) = recv.recv().await {
+            let data = data.unwrap();
+            recv.release(data.len());
+            all.extend(&data);
+        }
+        all
+    };
+    let sent = async {
+        for piece in down.chunks(300_000) {
+            send.send(Bytes::copy_from_slice(piece)).await.unwrap();
+        }
+        send.finish().unwrap();
+    };
+    let wrote = async {
+        write.write_all(&up).await.unwrap();
+        write.shutdown().await.unwrap();
+    };
+    let mut got = Vec::new();
+    let all = async { tokio::join!(received, sent, wrote, read.read_to_end(&mut got)) };
+    let (received, (), (), n) = soon(all).await;
+    n.unwrap();
+    assert!(received == up && got == down);
+    let ended = soon(ended).await.unwrap();
+    assert_eq!((ended.sent, ended.received), (8_000_000, 9_000_000));
+}
+
+#[tokio::test]
+async fn an_applications_reset_is_a_connect_error() {
+    let Copied { mut app, mut far, ended, pair: _pair, .. } = copied().await;
+    app.write_all(b"x").await.unwrap();
+    assert_eq!(soon(far.recv()).await.unwrap().unwrap(), "x");
+    reset_on_close(&app);
+    drop(app);
+    let error = soon(read_all(&mut far)).await.unwrap_err();
+    assert_eq!(error, StreamError::Reset(Reason::CONNECT_ERROR));
+    let ended = soon(ended).await.unwrap();
+    assert_eq!(ended.closed_by, Side::Local);
+    assert!(matches!(ended.error, Some(CopyError::Tcp { side: Side::Local, .. })), "{:?}", ended.error);
+}
+
+#[tokio::test]
+async fn an_application_that_closes_with_unread_data_resets() {
+    let Copied { app, mut far, pair: _pair, .. } = copied().await;
+    far.send(Bytes::from_static(b"never read")).await.unwrap();
+    app.readable().await.unwrap();
+    drop(app);
+    let error = soon(read_all(&mut far)).await.unwrap_err();
+    assert_eq!(error, StreamError::Reset(Reason::CONNECT_ERROR));
+}
+
+#[tokio::test]
+async fn any_reset_before_the_end_is_a_reset_for_the_application() {
+    for reason in [Reason::CANCEL, Reason::CONNECT_ERROR, Reason::NO_ERROR, Reason::INTERNAL_ERROR] {
+        let Copied { mut app, mut far, ended, pair: _pair, .. } = copied().await;
+        far.send(Bytes::from_static(b"part")).await.unwrap();
+        let mut part = [0; 4];
+        soon(app.read_exact(&mut part)).await.unwrap();
+        far.reset(reason);
+        assert_reset(&mut app).await;
+        let ended = soon(ended).await.unwrap();
+        assert_eq!((ended.closed_by, ended.received), (Side::Remote, 4));
+        assert!(
+            matches!(ended.error, Some(CopyError::Stream(StreamError::Reset(code))) if code == reason),
+            "{:?}",
+            ended.error
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_reset_reaches_an_application_that_has_sent_its_fin_and_one_that_does_not_read() {
+    let Copied { mut app, mut far, ended, pair: _pair, .. } = copied().await;
+    app.shutdown().await.unwrap();
+    assert!(soon(far.recv()).await.is_none());
+    // More than all buffers between hold: the copy waits for the application.
+    let stuck = async {
+        loop {
+            far.send(Bytes::from(vec![0; 1 << 20])).await.unwrap();
+        }
+    };
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(500), stuck).await.is_err());
+    far.reset(Reason::CANCEL);
+    let ended = soon(ended).await.unwrap();
+    assert!(matches!(ended.error, Some(CopyError::Stream(_))), "{:?}", ended.error);
+    assert_reset(&mut app).await;
+}
+
+#[tokio::test]
+async fn a_lost_tunnel_is_a_reset_for_the_application() {
+    let Copied { mut app, far, ended, pair, .. } = copied().await;
+    let killed = pair.drain.kill();
+    let (outcome, ()) = soon(async { tokio::join!(killed, assert_reset(&mut app)) }).await;
+    assert_eq!(outcome, isthmus_rt::drain::Outcome::Forced);
+    drop(far);
+    assert!(matches!(soon(ended).await.unwrap().error, Some(CopyError::Stream(StreamError::Lost(_)))));
+}
+
+#[tokio::test]
+async fn a_copy_that_is_dropped_resets_both_sides() {
+    let Copied { mut app, mut far, copy, pair: _pair, .. } = copied().await;
+    app.write_all(b"x").await.unwrap();
+    assert_eq!(soon(far.recv()).await.unwrap().unwrap(), "x");
+    copy.abort();
+    assert_reset(&mut app).await;
+    assert_eq!(soon(far.recv()).await.unwrap().unwrap_err(), StreamError::Reset(Reason::CANCEL));
+}
+
+/// The server's application answers, closes, and the client goes on sending: the answer must arrive whole, and its end
+/// as an end.
+#[tokio::test]
+async fn an_answer_survives_an_application_that_closed_before_the_client_was_done() {
+    let mut pair = Pair::new().await;
+    let tasks = Tasks::new("test");
+    let (near, far) = pair.stream().await;
+    let (mut client, ours) = tcp_pair().await;
+    let (theirs, mut server) = tcp_pair().await;
+    let (done, client_ended) = oneshot::channel();
+    tasks.spawn("client's copy", async move {
+        let _ = done.send(copy::tunnel(ours, near, &()).await);
+    });
+    let (done, server_ended) = oneshot::channel();
+    tasks.spawn("server's copy", async move {
+        let _ = done.send(copy::tunnel(theirs, far, &()).await);
+    });
+    let answer = vec![b'a'; 2_000_000];
+    server.write_all(&answer).await.unwrap();
+    drop(server);
+    // The client writes into the closed connection while it has read nothing yet.
+    for _ in 0..50 {
+        client.write_all(&[b'c'; 1000]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let ended = soon(server_ended).await.unwrap();
+    assert!(ended.error.is_none(), "{:?}", ended.error);
+    let mut got = Vec::new();
+    soon(client.read_to_end(&mut got)).await.expect("the end of an answer that is complete is no reset");
+    assert!(got == answer, "{} bytes", got.len());
+    drop(client);
+    let ended = soon(client_ended).await.unwrap();
+    assert_eq!((ended.closed_by, ended.received), (Side::Remote, 2_000_000));
+}
+
+#[tokio::test]
+async fn plain_connections_end_one_direction_at_a_time() {
+    let (mut client, ours) = tcp_pair().await;
+    let (theirs, mut server) = tcp_pair().await;
+    let counts = Counter::default();
+    let talk = async {
+        client.write_all(b"request").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut request = String::new();
+        server.read_to_string(&mut request).await.unwrap();
+        assert_eq!(request, "request");
+        server.write_all(&vec![1; 3_000_000]).await.unwrap();
+        drop(server);
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer.len(), 3_000_000);
+    };
+    let (ended, ()) = soon(async { tokio::join!(copy::plain(ours, theirs, &counts), talk) }).await;
+    assert_eq!((ended.sent, ended.received, ended.closed_by), (7, 3_000_000, Side::Local));
+    assert!(ended.error.is_none());
+    assert_eq!(counts.both(), (7, 3_000_000));
+}
+
+#[tokio::test]
+async fn plain_connections_pass_resets_on_both_ways() {
+    for reset_by in [Side::Local, Side::Remote] {
+        let (local, ours) = tcp_pair().await;
+        let (theirs, remote) = tcp_pair().await;
+        let (breaks, mut sees) = if reset_by == Side::Local { (local, remote) } else { (remote, local) };
+        reset_on_close(&breaks);
+        let broken = async {
+            drop(breaks);
+            assert_reset(&mut sees).await;
+        };
+        let (ended, ()) = soon(async { tokio::join!(copy::plain(ours, theirs, &()), broken) }).await;
+        assert_eq!(ended.closed_by, reset_by);
+        assert!(matches!(ended.error, Some(CopyError::Tcp { side, .. }) if side == reset_by));
+    }
+}
+
+#[tokio::test]
+async fn a_plain_copy_that_is_dropped_resets_both_sides() {
+    let (mut local, ours) = tcp_pair().await;
+    let (theirs, mut remote) = tcp_pair().await;
+    local.write_all(b"x").await.unwrap();
+    let mut byte = [0];
+    let seen = async { remote.read_exact(&mut byte).await.unwrap() };
+    tokio::select! {
+        ended = copy::plain(ours, theirs, &()) => panic!("{ended:?}"),
+        _ = seen => {}
+    }
+    assert_reset(&mut local).await;
+    assert_reset(&mut remote).await;
+}

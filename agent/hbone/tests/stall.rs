@@ -1,0 +1,122 @@
+//! Streams whose applications do not read hold up nobody else.
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+#[path = "support/pair.rs"]
+mod pair;
+
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use isthmus_hbone::{Settings, Stream};
+
+use pair::{Pair, soon};
+
+const WINDOW: usize = 64 * 1024;
+
+/// A tunnel like the default one in small: one window for every stream.
+fn small() -> Settings {
+    Settings {
+        stream_window: u32::try_from(WINDOW).unwrap(),
+        connection_window: u32::try_from(100 * WINDOW).unwrap(),
+        send_buffer: WINDOW,
+        ..Settings::default()
+    }
+}
+
+/// Fills a stream until nothing more is taken.
+async fn fill(stream: &mut Stream) {
+    let more = async {
+        loop {
+            stream.send(Bytes::from(vec![0; 16 * 1024])).await.unwrap();
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(1), more).await.is_err());
+}
+
+/// Sends `n` bytes and reads them at the other end.
+async fn pass(near: &mut Stream, far: &mut Stream, n: usize) {
+    let mut left = n;
+    let send = async {
+        for _ in 0..n / 10_000 {
+            near.send(Bytes::from(vec![1; 10_000])).await.unwrap();
+        }
+    };
+    let recv = async {
+        while left > 0 {
+            let data = far.recv().await.unwrap().unwrap();
+            far.release(data.len());
+            left -= data.len();
+        }
+    };
+    soon(async { tokio::join!(send, recv) }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn ninety_nine_stalled_streams_do_not_stop_the_hundredth() {
+    let mut pair = Pair::in_memory(small()).await;
+    let mut stalled = Vec::new();
+    for _ in 0..99 {
+        let (mut near, far) = pair.stream().await;
+        fill(&mut near).await;
+        stalled.push((near, far));
+    }
+    let (mut near, mut far) = pair.stream().await;
+    pass(&mut near, &mut far, 2_000_000).await;
+    // Towards the client the same.
+    for (_, far) in &mut stalled {
+        fill(far).await;
+    }
+    pass(&mut far, &mut near, 2_000_000).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn three_stalled_streams_of_the_default_size_do_not_stop_a_fourth() {
+    let mut pair = Pair::in_memory(Settings::default()).await;
+    let mut stalled = Vec::new();
+    for _ in 0..3 {
+        let (mut near, mut far) = pair.stream().await;
+        fill(&mut near).await;
+        fill(&mut far).await;
+        stalled.push((near, far));
+    }
+    let (mut near, mut far) = pair.stream().await;
+    pass(&mut near, &mut far, 20_000_000).await;
+    pass(&mut far, &mut near, 20_000_000).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_window_of_few_stream_windows_would_stop() {
+    // The control: what the two tests above show is the settings' doing.
+    let settings = Settings { connection_window: u32::try_from(3 * WINDOW).unwrap(), ..small() };
+    let mut pair = Pair::in_memory(settings).await;
+    let mut stalled = Vec::new();
+    for _ in 0..3 {
+        let (mut near, far) = pair.stream().await;
+        fill(&mut near).await;
+        stalled.push((near, far));
+    }
+    let (mut near, mut far) = pair.stream().await;
+    let mut pass = pin!(async {
+        near.send(Bytes::from_static(b"x")).await.unwrap();
+        far.recv().await.unwrap().unwrap()
+    });
+    assert!(tokio::time::timeout(Duration::from_secs(5), &mut pass).await.is_err());
+    // Credit of a stream that is given up goes back to the others.
+    stalled.clear();
+    assert_eq!(soon(pass).await, "x");
+}
+
+#[tokio::test(start_paused = true)]
+async fn credit_of_bytes_that_were_taken_but_not_released_comes_back_with_the_stream() {
+    let settings = Settings { connection_window: u32::try_from(2 * WINDOW).unwrap(), ..small() };
+    let mut pair = Pair::in_memory(settings).await;
+    for _ in 0..10 {
+        let (mut near, mut far) = pair.stream().await;
+        near.send(Bytes::from(vec![0; WINDOW])).await.unwrap();
+        let mut left = WINDOW;
+        while left > 0 {
+            left -= soon(far.recv()).await.unwrap().unwrap().len();
+        }
+    }
+}
