@@ -98,10 +98,13 @@ fn zds(
     async move {
         tokio::select! {
             () = readiness.released(STATE) => {}
-            () = drain.graceful() => return,
+            () = drain.graceful() => {
+                pods.close();
+                return;
+            }
         }
-        let table = pods.table();
-        let serving = isthmus_inpod::run(settings, pods, table, readiness, metrics, drain);
+        let runtime = Arc::clone(&pods);
+        let serving = isthmus_inpod::run(settings, runtime, pods.table(), readiness, metrics, drain);
         let mut serving = std::pin::pin!(serving);
         // The first poll takes a guard of its own; only then may ours go.
         let first =
@@ -110,6 +113,7 @@ fn zds(
         if !first {
             serving.await;
         }
+        pods.close();
     }
 }
 

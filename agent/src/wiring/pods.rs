@@ -23,7 +23,8 @@ pub(crate) struct Pods {
     world: Arc<World>,
     sockets: SocketConfig,
     dns: Option<Dns>,
-    drain: Watch,
+    /// For the data planes of pods; gone once no more are taken, since holding it would be being active.
+    drain: Mutex<Option<Watch>>,
     deadline: Duration,
     /// What ZDS says of the pods.
     table: Table,
@@ -63,11 +64,16 @@ impl Pods {
             world,
             sockets: config.sockets.clone(),
             dns,
-            drain,
+            drain: Mutex::new(Some(drain)),
             deadline: config.drain,
             table: Table::default(),
             running: Mutex::default(),
         })
+    }
+
+    /// Takes no more pods.
+    pub(crate) fn close(&self) {
+        *self.drain.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The table that ZDS fills.
@@ -93,6 +99,8 @@ impl Pods {
 
     fn launch(&self, pod: &Pod) -> Result<Running, StartError> {
         let refused = |what: &str, error: isthmus_sys::Error| StartError(format!("{what}: {error}"));
+        let drain = self.drain.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let drain = drain.ok_or_else(|| StartError("the agent is shutting down".to_owned()))?;
         let sockets = Sockets::in_netns(Arc::new(pod.netns.clone()))
             .with_mark(Some(self.sockets.mark))
             .with_reuse_port(self.sockets.reuse_port);
@@ -108,20 +116,26 @@ impl Pods {
         };
         let dns = match &self.dns {
             None => None,
-            Some(dns) => Some(self.launch_dns(dns, &info, &sockets)?),
+            Some(dns) => Some(self.launch_dns(dns, &info, &sockets, &drain)?),
         };
-        let proxy = PodProxy::start(Arc::clone(&self.world), info, listeners, sockets, self.drain.clone());
+        let proxy = PodProxy::start(Arc::clone(&self.world), info, listeners, sockets, drain);
         Ok(Running { proxy, dns })
     }
 
-    fn launch_dns(&self, dns: &Dns, info: &PodInfo, sockets: &Sockets) -> Result<DnsProxy, StartError> {
+    fn launch_dns(
+        &self,
+        dns: &Dns,
+        info: &PodInfo,
+        sockets: &Sockets,
+        drain: &Watch,
+    ) -> Result<DnsProxy, StartError> {
         let pod = isthmus_state::PodKey {
             name: info.name.clone(),
             namespace: info.namespace.clone(),
             service_account: info.service_account.clone(),
         };
         let state = self.world.state.clone();
-        DnsProxy::start(state, pod, dns.config.clone(), sockets, &self.drain, Arc::clone(&dns.metrics))
+        DnsProxy::start(state, pod, dns.config.clone(), sockets, drain, Arc::clone(&dns.metrics))
             .map_err(|error| StartError(format!("DNS proxy: {error}")))
     }
 
