@@ -51,7 +51,8 @@ impl Default for Settings {
             enabled: true,
             node_namespace: String::new(),
             retry: false,
-            rules: Rules::default(),
+            // As the node role has it: no namespace is excluded unless it is named.
+            rules: Rules { exclude_namespaces: Vec::new(), ..Rules::default() },
         }
     }
 }
@@ -77,8 +78,7 @@ impl Settings {
             rules: Rules {
                 selectors: key::<Vec<Selector>>(&mut object, "enablement_selectors")?
                     .unwrap_or_else(default_selectors),
-                exclude_namespaces: key(&mut object, "exclude_namespaces")?
-                    .unwrap_or(default.rules.exclude_namespaces),
+                exclude_namespaces: key(&mut object, "exclude_namespaces")?.unwrap_or_default(),
                 system_namespace,
             },
             node_namespace,

@@ -21,6 +21,8 @@ use crate::zds::{AgentError, AgentPod, Agents};
 
 /// Longest wait for the data plane and for the API server, each, when no plugin waits.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for each of them while a failed enrolment is undone: the plugin is still to hear the reason.
+const UNDO_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Writes the annotation that says how far a pod's redirection has come.
 pub trait Status: Send + Sync + 'static {
@@ -130,8 +132,9 @@ impl Mesh {
         let (_, stale) = self.standing(&pod.uid);
         self.drop_probes(&pod.uid, stale.into_iter().filter(|ip| !ips.contains(ip)).collect()).await?;
         let result = self.steps(pod, &netns, ips, deadline).await;
-        if result.is_err() {
-            self.roll_back(pod, &netns, ips).await;
+        if let Err(error) = &result {
+            let annotated = matches!(error, EnrolError::Status(_));
+            self.roll_back(pod, &netns, ips, annotated).await;
         }
         result
     }
@@ -140,7 +143,7 @@ impl Mesh {
     pub async fn undo_add(&self, pod: &Pod) {
         let Some(held) = self.lock().get(&pod.uid).cloned() else { return };
         if let Some(netns) = held.netns {
-            self.roll_back(pod, &netns, &held.ips).await;
+            self.roll_back(pod, &netns, &held.ips, true).await;
         }
     }
 
@@ -152,12 +155,11 @@ impl Mesh {
     pub async fn enrol(&self, pod: &Pod) -> Result<(), EnrolError> {
         let netns = self.netns_of(pod).await?;
         let result = self.steps(pod, &netns, &pod.ips, Instant::now() + PATIENCE).await;
-        if result.is_err() {
-            if let Err(error) =
+        if result.is_err()
+            && let Err(error) =
                 self.set_status(pod, Some(Redirection::Pending), Instant::now() + PATIENCE).await
-            {
-                tracing::warn!(pod = %pod, error = %error, "the pod is not marked as pending");
-            }
+        {
+            tracing::warn!(pod = %pod, error = %error, "the pod is not marked as pending");
         }
         result
     }
@@ -288,8 +290,8 @@ impl Mesh {
         Ok(())
     }
 
-    /// Undoes every step; a step that was not reached is nothing to undo.
-    async fn roll_back(&self, pod: &Pod, netns: &Netns, ips: &[IpAddr]) {
+    /// Undoes every step; one that was not reached is nothing to undo. The annotation is only removed if it may be there.
+    async fn roll_back(&self, pod: &Pod, netns: &Netns, ips: &[IpAddr], annotated: bool) {
         let report = |what: &str, error: &dyn std::fmt::Display| {
             tracing::warn!(pod = %pod, step = what, error = %error, "a failed enrolment is not fully undone");
         };
@@ -300,9 +302,12 @@ impl Mesh {
         if let Err(error) = self.blocking(move |kernel| kernel.remove_pod(&inside)).await {
             report("rules", &error);
         }
-        self.agents.del(&pod.uid).await;
+        // The order is on its way in any case; only the answer is not waited for by all means.
+        if tokio::time::timeout(UNDO_PATIENCE, self.agents.del(&pod.uid)).await.is_err() {
+            report("data plane", &AgentError::Late);
+        }
         self.lock().remove(&pod.uid);
-        if let Err(error) = self.set_status(pod, None, Instant::now() + PATIENCE).await {
+        if annotated && let Err(error) = self.set_status(pod, None, Instant::now() + UNDO_PATIENCE).await {
             report("annotation", &error);
         }
     }

@@ -26,21 +26,21 @@ struct Candidate {
 }
 
 /// Looks for all of them in one pass over the processes and, for those not found, one over the files of `netns_dir`.
-///
-/// # Errors
-/// When `proc_dir` cannot be listed.
 pub(crate) fn find(
     proc_dir: &Path,
     netns_dir: &Path,
     host: NetnsId,
     wanted: &[Wanted],
-) -> io::Result<HashMap<PodUid, Netns>> {
-    let mut found = by_processes(proc_dir, host, wanted)?;
+) -> HashMap<PodUid, Netns> {
+    let mut found = by_processes(proc_dir, host, wanted).unwrap_or_else(|error| {
+        tracing::warn!(folder = %proc_dir.display(), error = %error, "no process can be looked at");
+        HashMap::new()
+    });
     let rest: Vec<_> = wanted.iter().filter(|pod| !found.contains_key(&pod.uid)).collect();
     if !rest.is_empty() {
         found.extend(by_files(netns_dir, host, &rest));
     }
-    Ok(found)
+    found
 }
 
 fn by_processes(proc_dir: &Path, host: NetnsId, wanted: &[Wanted]) -> io::Result<HashMap<PodUid, Netns>> {

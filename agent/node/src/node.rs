@@ -28,8 +28,10 @@ use crate::view::{Event, View};
 const CONCURRENT: usize = 16;
 /// Requests of the plugin that may wait for the loop.
 const BACKLOG: usize = 64;
-/// The plugin gives up after five seconds; it should hear our reason before that.
-const PLUGIN_WAITS: Duration = Duration::from_millis(4500);
+/// The plugin gives up after five seconds. It should hear our reason before that, and undoing takes its time too.
+const PLUGIN_WAITS: Duration = Duration::from_secs(4);
+/// When the plugin is told that nobody got to its request.
+const PLUGIN_ANSWERED: Duration = Duration::from_millis(4800);
 /// How far the watch may lag behind the API server that the plugin has asked.
 const WATCH_LAG: Duration = Duration::from_secs(1);
 
@@ -70,10 +72,16 @@ impl Capture for Requests {
     fn capture(&self, event: AddEvent) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
-            let request = Request { event, deadline: Instant::now() + PLUGIN_WAITS, reply };
+            let start = Instant::now();
+            let request = Request { event, deadline: start + PLUGIN_WAITS, reply };
             let stopping = || "the node role is stopping".to_owned();
-            self.0.send(request).await.map_err(|_| stopping())?;
-            answer.await.unwrap_or_else(|_| Err(stopping()))
+            let answered = async {
+                self.0.send(request).await.map_err(|_| stopping())?;
+                answer.await.unwrap_or_else(|_| Err(stopping()))
+            };
+            tokio::time::timeout_at(start + PLUGIN_ANSWERED, answered)
+                .await
+                .unwrap_or_else(|_| Err("the node role is not ready, or has too much to do".to_owned()))
         })
     }
 }

@@ -26,65 +26,66 @@ const PLAIN: Case = Case {
 const AMBIENT: &[(&str, &str)] = &[(DATAPLANE_MODE, "ambient")];
 const NONE: &[(&str, &str)] = &[(DATAPLANE_MODE, "none")];
 
+const CASES: &[Case] = &[
+    Case { what: "no label at all", ..PLAIN },
+    Case { what: "pod label", pod: AMBIENT, want: Decision::Enrol, ..PLAIN },
+    Case { what: "namespace label", namespace_labels: AMBIENT, want: Decision::Enrol, ..PLAIN },
+    Case { what: "pod says none", pod: NONE, namespace_labels: AMBIENT, ..PLAIN },
+    Case {
+        what: "pod label wins over the namespace's none",
+        pod: AMBIENT,
+        namespace_labels: NONE,
+        want: Decision::Enrol,
+        ..PLAIN
+    },
+    Case {
+        what: "an unknown value of the pod leaves it to the namespace",
+        pod: &[(DATAPLANE_MODE, "other")],
+        namespace_labels: AMBIENT,
+        want: Decision::Enrol,
+        ..PLAIN
+    },
+    Case {
+        what: "host network",
+        pod: AMBIENT,
+        host_network: true,
+        want: Decision::Skip(Reason::HostNetwork),
+        ..PLAIN
+    },
+    Case {
+        what: "sidecar, whatever the annotation's value",
+        pod: AMBIENT,
+        annotations: &[(SIDECAR_STATUS, "")],
+        want: Decision::Skip(Reason::Sidecar),
+        ..PLAIN
+    },
+    Case {
+        what: "excluded namespace, even with labels",
+        namespace: "kube-system",
+        pod: AMBIENT,
+        namespace_labels: AMBIENT,
+        want: Decision::Skip(Reason::ExcludedNamespace),
+        ..PLAIN
+    },
+    Case {
+        what: "the data plane in the system namespace",
+        namespace: "istio-system",
+        pod: &[("app", "ztunnel"), (DATAPLANE_MODE, "ambient")],
+        want: Decision::Skip(Reason::DataPlane),
+        ..PLAIN
+    },
+    Case {
+        what: "the same label elsewhere is an ordinary pod",
+        pod: &[("app", "ztunnel"), (DATAPLANE_MODE, "ambient")],
+        want: Decision::Enrol,
+        ..PLAIN
+    },
+];
+
 #[test]
 fn the_default_rule_row_by_row() {
-    let cases = [
-        Case { what: "no label at all", ..PLAIN },
-        Case { what: "pod label", pod: AMBIENT, want: Decision::Enrol, ..PLAIN },
-        Case { what: "namespace label", namespace_labels: AMBIENT, want: Decision::Enrol, ..PLAIN },
-        Case { what: "pod says none", pod: NONE, namespace_labels: AMBIENT, ..PLAIN },
-        Case {
-            what: "pod label wins over the namespace's none",
-            pod: AMBIENT,
-            namespace_labels: NONE,
-            want: Decision::Enrol,
-            ..PLAIN
-        },
-        Case {
-            what: "an unknown value of the pod leaves it to the namespace",
-            pod: &[(DATAPLANE_MODE, "other")],
-            namespace_labels: AMBIENT,
-            want: Decision::Enrol,
-            ..PLAIN
-        },
-        Case {
-            what: "host network",
-            pod: AMBIENT,
-            host_network: true,
-            want: Decision::Skip(Reason::HostNetwork),
-            ..PLAIN
-        },
-        Case {
-            what: "sidecar, whatever the annotation's value",
-            pod: AMBIENT,
-            annotations: &[(SIDECAR_STATUS, "")],
-            want: Decision::Skip(Reason::Sidecar),
-            ..PLAIN
-        },
-        Case {
-            what: "excluded namespace, even with labels",
-            namespace: "kube-system",
-            pod: AMBIENT,
-            namespace_labels: AMBIENT,
-            want: Decision::Skip(Reason::ExcludedNamespace),
-            ..PLAIN
-        },
-        Case {
-            what: "the data plane in the system namespace",
-            namespace: "istio-system",
-            pod: &[("app", "ztunnel"), (DATAPLANE_MODE, "ambient")],
-            want: Decision::Skip(Reason::DataPlane),
-            ..PLAIN
-        },
-        Case {
-            what: "the same label elsewhere is an ordinary pod",
-            pod: &[("app", "ztunnel"), (DATAPLANE_MODE, "ambient")],
-            want: Decision::Enrol,
-            ..PLAIN
-        },
-    ];
     let rules = Rules::default();
-    for case in cases {
+    for case in CASES {
         let (pod, annotations) = (labels(case.pod), labels(case.annotations));
         let facts = PodFacts {
             namespace: case.namespace,

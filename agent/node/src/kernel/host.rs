@@ -78,8 +78,7 @@ impl Kernel for Host {
     }
 
     fn find(&self, wanted: &[Wanted]) -> Result<HashMap<PodUid, Netns>, KernelError> {
-        netns_find::find(&self.proc_dir, &self.netns_dir, self.netns.id(), wanted)
-            .map_err(KernelError::failed("search for network namespaces"))
+        Ok(netns_find::find(&self.proc_dir, &self.netns_dir, self.netns.id(), wanted))
     }
 
     fn apply_pod(&self, netns: &Netns, capture: &Capture) -> Result<(), KernelError> {

@@ -12,6 +12,8 @@ struct World {
     served: Mutex<Vec<PodUid>>,
     annotation: Mutex<Option<Redirection>>,
     nowhere: Mutex<bool>,
+    /// The agent is connected but never answers.
+    mute: Mutex<bool>,
 }
 
 impl World {
@@ -84,9 +86,18 @@ impl Kernel for World {
 }
 
 impl Agents for World {
-    fn add<'a>(&'a self, pod: &'a AgentPod, _: Netns, _: Instant) -> BoxFuture<'a, Result<(), AgentError>> {
+    fn add<'a>(
+        &'a self,
+        pod: &'a AgentPod,
+        _: Netns,
+        until: Instant,
+    ) -> BoxFuture<'a, Result<(), AgentError>> {
         Box::pin(async move {
             self.served.lock().unwrap().push(pod.uid.clone());
+            if *self.mute.lock().unwrap() {
+                tokio::time::sleep_until(until).await;
+                return Err(AgentError::Late);
+            }
             self.step("zds add").map_err(AgentError::Refused)
         })
     }
@@ -98,6 +109,9 @@ impl Agents for World {
         Box::pin(async move {
             self.log.lock().unwrap().push("zds del".to_owned());
             self.served.lock().unwrap().retain(|served| served != uid);
+            if *self.mute.lock().unwrap() {
+                std::future::pending::<()>().await;
+            }
         })
     }
 }
@@ -158,6 +172,19 @@ async fn an_add_that_fails_at_any_step_says_why_and_leaves_nothing_behind() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_never_answers_cannot_keep_the_reason_from_the_plugin() {
+    let (world, mesh) = mesh();
+    *world.mute.lock().unwrap() = true;
+    let pod = pod("a", "10.0.0.5");
+    let start = Instant::now();
+    let until = start + Duration::from_secs(4);
+    let error = mesh.add(&pod, Path::new("/var/run/netns/x"), &pod.ips, until).await.unwrap_err();
+    assert!(error.to_string().contains("did not answer in time"), "{error}");
+    assert!(start.elapsed() < Duration::from_millis(4800), "{:?}", start.elapsed());
+    assert!(world.is_clean(), "{:?}", world.take_log());
+}
+
 #[tokio::test]
 async fn an_add_that_nobody_waits_for_is_taken_back() {
     let (world, mesh) = mesh();
@@ -196,7 +223,7 @@ async fn a_running_pod_that_fails_half_way_stays_closed_and_pending() {
         assert!(mesh.enrol(&pod).await.is_err());
         assert!(*world.rules.lock().unwrap(), "{step}: the rules stay");
         assert_eq!(*world.annotation.lock().unwrap(), Some(Redirection::Pending), "{step}");
-        assert_eq!(mesh.unfinished(), [pod.uid.clone()], "{step}");
+        assert_eq!(mesh.unfinished(), std::slice::from_ref(&pod.uid), "{step}");
         assert!(!world.take_log().contains(&"remove rules".to_owned()), "{step}");
         world.fail(None);
         mesh.enrol(&pod).await.unwrap();
@@ -303,7 +330,7 @@ async fn a_pod_whose_namespace_or_rules_are_lost_is_tried_again_after_the_start(
     *world.nowhere.lock().unwrap() = true;
     let pod = annotated("a", "10.0.0.5", "enabled");
     mesh.adopt(std::slice::from_ref(&pod), true).await;
-    assert_eq!(mesh.unfinished(), [pod.uid.clone()]);
+    assert_eq!(mesh.unfinished(), std::slice::from_ref(&pod.uid));
     assert!(world.take_log().contains(&"adopt uid-a without netns".to_owned()));
 
     *world.nowhere.lock().unwrap() = false;
