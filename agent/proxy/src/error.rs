@@ -204,3 +204,57 @@ impl Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_failure_has_its_flag() {
+        let to: SocketAddr = "10.0.0.1:15008".parse().unwrap();
+        let after = Duration::from_secs(10);
+        let silence = || ConnectError::Timeout { to, after };
+        let dial = |stage| Error::Dial(ConnectFailure::new(stage, Error::NoAnswer(after)));
+        let refusal = || Refusal { policy: Some("ns/p".into()), reason: "no".into() };
+        let table = [
+            (Error::Denied(refusal()), Flag::Deny),
+            (Error::PolicyChanged(refusal()), Flag::Deny),
+            (Error::Connect(silence()), Flag::Connect),
+            (Error::Open(OpenError::Status(401)), Flag::Connect),
+            (Error::Drained, Flag::Connect),
+            (Error::Tls(TlsError::Timeout(after)), Flag::TlsFailure),
+            (Error::NoPeerIdentity, Flag::TlsFailure),
+            (Error::Http2(TunnelError::HandshakeTimeout(after)), Flag::H2HandshakeFailure),
+            (Error::hbone_dial(silence()), Flag::NetworkPolicy),
+            (dial(Stage::Identity), Flag::IdentityError),
+            (dial(Stage::Timeout), Flag::NetworkPolicy),
+            (dial(Stage::Connect), Flag::Connect),
+            (dial(Stage::Tls), Flag::TlsFailure),
+            (dial(Stage::Handshake), Flag::H2HandshakeFailure),
+        ];
+        for (error, flag) in table {
+            assert_eq!(error.flag(), flag, "{error}");
+        }
+        assert_eq!(Error::Denied(refusal()).policy().map(PolicyKey::as_str), Some("ns/p"));
+        assert_eq!(
+            Error::hbone_dial(silence()).to_string(),
+            "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008: 10.0.0.1:15008"
+        );
+    }
+
+    #[test]
+    fn a_failed_dial_keeps_its_flag_through_the_pool() {
+        let to = "10.0.0.1:15008".parse().unwrap();
+        let after = Duration::from_secs(10);
+        for error in [
+            Error::HboneTimeout(to),
+            Error::Tls(TlsError::Timeout(after)),
+            Error::Http2(TunnelError::HandshakeTimeout(after)),
+            Error::Connect(ConnectError::Refused { to }),
+        ] {
+            let flag = error.flag();
+            let pooled = Error::from(PoolError::Connect(ConnectFailure::new(error.stage(), error)));
+            assert_eq!(pooled.flag(), flag, "{pooled}");
+        }
+    }
+}

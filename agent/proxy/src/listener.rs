@@ -290,6 +290,24 @@ mod tests {
         drop(drain);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn no_error_of_accept_ends_the_loop() {
+        // A connected socket with something to read, taken for a listener: every accept fails (EINVAL).
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        std::io::Write::write_all(&mut client, b"x").unwrap();
+        let broken = std::os::fd::OwnedFd::from(listener.accept().unwrap().0);
+        let bound = Bound::from_std(broken.into(), false).unwrap();
+        assert_eq!(bound.accept().await.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        let (drain, watch) = drain::channel();
+        let acceptor = Acceptor { bound, what: "test", owner: "pod".into(), limit: None, drain: watch };
+        let mut run = std::pin::pin!(acceptor.run(|_, _| std::future::ready(())));
+        let minute = Duration::from_secs(60);
+        assert!(tokio::time::timeout(minute, &mut run).await.is_err(), "it still tries");
+        let (outcome, ()) = tokio::join!(drain.shutdown(minute), run);
+        assert_eq!(outcome, drain::Outcome::Drained);
+    }
+
     #[tokio::test]
     async fn a_listener_can_be_told_where_its_connections_go() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -195,8 +195,12 @@ async fn what_is_not_in_the_mesh_is_reached_as_it_is() {
 
 #[tokio::test]
 async fn our_own_ports_are_no_destination() {
-    let (network, sleep, _) = pair().await;
-    for (ip, port) in [("127.0.0.1".parse().unwrap(), 15001), (sleep.addresses[0], 15053)] {
+    let (network, mut sleep, _) = pair().await;
+    // Its second address is one that is nobody's (RFC 5737), and not a loopback one.
+    let documentation = "192.0.2.1".parse().unwrap();
+    sleep.addresses.push(documentation);
+    network.push(std::slice::from_ref(&sleep), &[], &[]);
+    for (ip, port) in [("127.0.0.1".parse().unwrap(), 15001), (documentation, 15053)] {
         let client = network.client(&sleep, SocketAddr::new(ip, port));
         assert!(end(&mut client.dial().await).await.is_err(), "{ip}:{port}");
         client.proxy.stop(Duration::ZERO).await;
