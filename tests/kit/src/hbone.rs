@@ -236,7 +236,7 @@ impl Frame {
 #[must_use]
 pub fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    assert!(digits.len() % 2 == 0, "an odd number of hex digits");
+    assert!(digits.len().is_multiple_of(2), "an odd number of hex digits");
     let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
     let byte = |pair: &[u8]| Some(value(pair[0])? << 4 | value(pair[1])?);
     digits.chunks(2).map(|pair| byte(pair).unwrap_or_else(|| panic!("{pair:?} is not hex"))).collect()

@@ -1,0 +1,166 @@
+//! The double tunnel: TLS and HTTP/2 inside a stream of a tunnel that runs over TLS itself.
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+#[path = "support/pair.rs"]
+mod pair;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_hbone::session::TlsSession;
+use isthmus_hbone::{Head, Settings, Stream, StreamIo, TlsError, client, copy, server};
+use isthmus_rt::drain;
+use isthmus_rt::task::Tasks;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+
+use pair::{soon, tcp_pair};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A server whose certificate the client trusts. Whom to trust is other crates' matter; here it is one name.
+fn configs() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let made = rcgen::generate_simple_self_signed(["0.0.0.0".to_owned()]).unwrap();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let certificate = made.cert.der().clone();
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    let tls13 = [&rustls::version::TLS13];
+    let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&tls13)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let mut server = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&tls13)
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    server.alpn_protocols = vec![b"h2".to_vec()];
+    (Arc::new(client), Arc::new(server))
+}
+
+/// A tunnel over TLS over what is given: the client's first stream and the server's.
+async fn secured<N, F>(near: N, far: F, tasks: &Tasks) -> (Stream, Stream)
+where
+    N: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (client_config, server_config) = configs();
+    let (hand_out, mut requests) = mpsc::unbounded_channel();
+    let (_drain, watch) = drain::channel();
+    tasks.spawn("server", async move {
+        let _held = _drain;
+        let tls = TlsSession::accept(server_config, far, DEADLINE).await.unwrap();
+        assert_eq!(tls.state().alpn_protocol(), Some(&b"h2"[..]));
+        let settings = Settings::default();
+        let _ = server::serve(tls, &settings, watch, |request| {
+            let _ = hand_out.send(request);
+        })
+        .await;
+    });
+    let tls = TlsSession::connect(client_config, near, DEADLINE).await.unwrap();
+    let tunnel = client::handshake(tls, &Settings::default(), tasks).await.unwrap();
+    let head = Head::new("h.sample.svc.cluster.local:5000".parse().unwrap());
+    let accept = async { requests.recv().await.unwrap().accept(None).unwrap() };
+    let (opened, far) = tokio::join!(tunnel.open(&head), accept);
+    (opened.unwrap().0, far)
+}
+
+#[tokio::test]
+async fn megabytes_and_ends_pass_through_two_layers() {
+    let tasks = Tasks::new("test");
+    let (near, far) = tcp_pair().await;
+    let (outer_near, outer_far) = soon(secured(near, far, &tasks)).await;
+    let inner = secured(StreamIo::new(outer_near), StreamIo::new(outer_far), &tasks);
+    let (near, far) = soon(inner).await;
+
+    let (mut client, ours) = tcp_pair().await;
+    let (theirs, mut server) = tcp_pair().await;
+    tasks.spawn("client's copy", async move { copy::tunnel(ours, near, &()).await });
+    tasks.spawn("server's copy", async move { copy::tunnel(theirs, far, &()).await });
+    let request: Vec<u8> = (0..3_000_000u32).map(|n| n.to_le_bytes()[1]).collect();
+    let (mut got, mut answer) = (Vec::new(), Vec::new());
+    let ask = async {
+        client.write_all(&request).await.unwrap();
+        client.shutdown().await.unwrap();
+        client.read_to_end(&mut answer).await.unwrap();
+    };
+    let reply = async {
+        server.read_to_end(&mut got).await.unwrap();
+        server.write_all(&got).await.unwrap();
+        server.shutdown().await.unwrap();
+    };
+    soon(async { tokio::join!(ask, reply) }).await;
+    assert!(got == request && answer == request);
+}
+
+#[tokio::test]
+async fn a_reset_of_the_outer_stream_is_no_end_of_the_inner_one() {
+    let tasks = Tasks::new("test");
+    let (near, far) = tcp_pair().await;
+    let (outer_near, mut outer_far) = soon(secured(near, far, &tasks)).await;
+    let (gateway, mut target) = tokio::io::duplex(1 << 16);
+    // A gateway that gives up after the handshake.
+    tasks.spawn("gateway", async move {
+        let (mut read, mut write) = tokio::io::split(gateway);
+        let mut buffer = [0; 4096];
+        let mut passed = 0;
+        while passed < 6000 {
+            tokio::select! {
+                data = outer_far.recv() => {
+                    let data = data.unwrap().unwrap();
+                    outer_far.release(data.len());
+                    write.write_all(&data).await.unwrap();
+                }
+                n = read.read(&mut buffer) => {
+                    let n = n.unwrap();
+                    passed += n;
+                    outer_far.send(bytes::Bytes::copy_from_slice(&buffer[..n])).await.unwrap();
+                }
+            }
+        }
+        outer_far.reset(isthmus_hbone::Reason::CONNECT_ERROR);
+    });
+    let (client_config, server_config) = configs();
+    let serve = async {
+        let mut tls = TlsSession::accept(server_config, &mut target, DEADLINE).await.unwrap();
+        tls.write_all(&[7; 8000]).await.unwrap();
+        tls.flush().await.unwrap();
+    };
+    let ask = async {
+        let mut tls = TlsSession::connect(client_config, StreamIo::new(outer_near), DEADLINE).await.unwrap();
+        let mut all = Vec::new();
+        tls.read_to_end(&mut all).await.unwrap_err().kind()
+    };
+    let ((), kind) = soon(async { tokio::join!(serve, ask) }).await;
+    assert_eq!(kind, std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test(start_paused = true)]
+async fn handshakes_have_a_deadline_and_name_what_failed() {
+    let (client_config, server_config) = configs();
+    let (near, _far) = tokio::io::duplex(1 << 16);
+    let error = TlsSession::connect(Arc::clone(&client_config), near, DEADLINE).await.unwrap_err();
+    assert!(matches!(error, TlsError::Timeout(DEADLINE)), "{error}");
+    let (_near, far) = tokio::io::duplex(1 << 16);
+    let error = TlsSession::accept(server_config, far, DEADLINE).await.unwrap_err();
+    assert!(matches!(error, TlsError::Timeout(DEADLINE)), "{error}");
+
+    // A certificate of somebody else.
+    let (_, stranger) = configs();
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let (connected, accepted) = tokio::join!(
+        TlsSession::connect(client_config, near, DEADLINE),
+        TlsSession::accept(stranger, far, DEADLINE)
+    );
+    let (connected, accepted) = (connected.unwrap_err(), accepted.unwrap_err());
+    assert!(matches!(connected, TlsError::Tls(rustls::Error::InvalidCertificate(_))), "{connected}");
+    assert!(matches!(accepted, TlsError::Tls(rustls::Error::AlertReceived(_))), "{accepted}");
+    assert!(!connected.is_retryable());
+}

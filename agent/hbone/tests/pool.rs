@@ -1,0 +1,316 @@
+//! The pool against real tunnels and against peers that are dead, dying or full.
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+#[path = "support/pair.rs"]
+mod pair;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use isthmus_hbone::client::{self, Tunnel};
+use isthmus_hbone::pool::{Config, Connect, ConnectFailure, Opened, Pool, PoolError, Stage};
+use isthmus_hbone::server;
+use isthmus_hbone::{OpenError, Settings, Stream};
+use isthmus_kit::hbone::{HbonePeer, kind};
+use isthmus_rt::BoxFuture;
+use isthmus_rt::drain::{self, Drain};
+use isthmus_rt::task::Tasks;
+use tokio::io::DuplexStream;
+use tokio::time::Instant;
+
+use pair::{head, soon};
+
+/// Dials servers in memory that accept everything; what a key's peer is like is in its name.
+struct World {
+    tasks: Tasks,
+    settings: Settings,
+    dials: AtomicUsize,
+    /// Streams the servers accepted, kept open.
+    accepted: Arc<Mutex<Vec<Stream>>>,
+    drains: Mutex<Vec<Drain>>,
+    scripted: Mutex<Vec<HbonePeer<DuplexStream>>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Key {
+    Good,
+    /// Good, and another peer.
+    Numbered(u8),
+    /// Nobody answers the dial.
+    BlackHole,
+    /// The dial fails after a second.
+    Refusing,
+    /// Scripted by the test.
+    Scripted,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            tasks: Tasks::new("test"),
+            settings: Settings { client_max_streams: 4, ..Settings::default() },
+            dials: AtomicUsize::new(0),
+            accepted: Arc::default(),
+            drains: Mutex::default(),
+            scripted: Mutex::default(),
+        }
+    }
+
+    fn pool(&self) -> Pool<Key> {
+        Pool::new(Config { streams: 4, ..Config::default() }, &self.tasks)
+    }
+
+    fn dials(&self) -> usize {
+        self.dials.load(Ordering::Relaxed)
+    }
+
+    async fn dial(&self) -> Tunnel {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let (drain, watch) = drain::channel();
+        let (settings, accepted) = (self.settings.clone(), Arc::clone(&self.accepted));
+        self.tasks.spawn("server", async move {
+            let _ = server::serve(far, &settings, watch, |request| {
+                accepted.lock().unwrap().push(request.accept(None).unwrap());
+            })
+            .await;
+        });
+        self.drains.lock().unwrap().push(drain);
+        client::handshake(near, &self.settings, &self.tasks).await.unwrap()
+    }
+
+    async fn dial_scripted(&self) -> Tunnel {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let dialled = client::handshake(near, &self.settings, &self.tasks);
+        let (tunnel, peer) = tokio::join!(dialled, HbonePeer::server(far));
+        self.scripted.lock().unwrap().push(peer.unwrap());
+        tunnel.unwrap()
+    }
+
+    fn take_scripted(&self) -> HbonePeer<DuplexStream> {
+        self.scripted.lock().unwrap().pop().expect("nobody has dialled")
+    }
+}
+
+impl Connect<Key> for World {
+    fn connect<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Tunnel, ConnectFailure>> {
+        self.dials.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            match key {
+                Key::Good | Key::Numbered(_) => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    Ok(self.dial().await)
+                }
+                Key::BlackHole => std::future::pending().await,
+                Key::Refusing => {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+                    Err(ConnectFailure::new(Stage::Connect, refused))
+                }
+                Key::Scripted => Ok(self.dial_scripted().await),
+            }
+        })
+    }
+}
+
+async fn open(pool: &Pool<Key>, world: &World) -> Opened {
+    soon(pool.open(&Key::Good, &head(), world)).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_dial_carries_as_many_callers_as_a_tunnel_has_streams() {
+    let world = World::new();
+    let pool = world.pool();
+    let opened = join_all((0..10).map(|_| open(&pool, &world))).await;
+    assert_eq!((world.dials(), pool.len()), (3, 3));
+    assert_eq!(opened.iter().filter(|opened| !opened.reused).count(), 3);
+    // The third tunnel has room for two more.
+    let more = join_all((0..2).map(|_| open(&pool, &world))).await;
+    assert!(more.iter().all(|opened| opened.reused));
+    assert_eq!(world.dials(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_that_was_full_is_used_again_when_it_empties() {
+    let world = World::new();
+    let pool = world.pool();
+    let mut opened = join_all((0..4).map(|_| open(&pool, &world))).await;
+    assert!(!opened[0].tunnel.is_usable());
+    opened.pop();
+    assert!(open(&pool, &world).await.reused);
+    assert_eq!(world.dials(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_of_a_dead_peer_fail_at_their_own_deadline() {
+    let world = World::new();
+    let pool = world.pool();
+    let call = async |after: u64| {
+        tokio::time::sleep(Duration::from_secs(after)).await;
+        let start = Instant::now();
+        let error = pool.open(&Key::BlackHole, &head(), &world).await.unwrap_err();
+        assert!(matches!(error, PoolError::Deadline(_)), "{error}");
+        start.elapsed().as_secs()
+    };
+    let waited = join_all([0, 0, 0, 3, 5, 9].map(call)).await;
+    assert_eq!(waited, [10; 6]);
+    // And a caller after that is not held up by those before it; nor are callers of other peers meanwhile.
+    let (late, good) = tokio::join!(call(0), open(&pool, &world));
+    assert_eq!(late, 10);
+    drop(good);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_dial_is_everyones_failure_at_once_and_not_remembered() {
+    let world = World::new();
+    let pool = world.pool();
+    let start = Instant::now();
+    let head = head();
+    let errors = join_all((0..4).map(|_| pool.open(&Key::Refusing, &head, &world))).await;
+    assert_eq!((start.elapsed().as_secs(), world.dials()), (1, 1));
+    for error in errors {
+        let PoolError::Connect(failure) = error.unwrap_err() else { panic!("not a failed dial") };
+        assert_eq!(failure.stage, Stage::Connect);
+        assert_eq!(failure.to_string(), "connection refused");
+    }
+    pool.open(&Key::Refusing, &head, &world).await.unwrap_err();
+    assert_eq!(world.dials(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_gives_up_while_dialling_leaves_nobody_behind() {
+    let world = World::new();
+    let pool = world.pool();
+    let head = head();
+    let quitter = tokio::time::timeout(Duration::from_millis(1), pool.open(&Key::Good, &head, &world));
+    let gone = tokio::time::timeout(Duration::from_millis(1), pool.open(&Key::Good, &head, &world));
+    let (quit, left, stayed) = tokio::join!(quitter, gone, open(&pool, &world));
+    assert!(quit.is_err() && left.is_err());
+    assert!(!stayed.reused);
+    assert_eq!(world.dials(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tunnels_that_were_lost_or_are_going_away_are_skipped() {
+    let world = World::new();
+    let pool = world.pool();
+    let old = open(&pool, &world).await;
+    let drain = world.drains.lock().unwrap().pop().unwrap();
+    let new = async {
+        // The server's GOAWAY must have been read: only then can it be known.
+        while old.tunnel.is_usable() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        open(&pool, &world).await
+    };
+    let finish = async {
+        let new = soon(new).await;
+        world.accepted.lock().unwrap().clear();
+        new
+    };
+    let (_, new) = tokio::join!(drain.shutdown(Duration::from_secs(60)), finish);
+    assert!(!new.reused);
+    assert_eq!((world.dials(), pool.len()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connect_that_raced_with_a_goaway_or_was_refused_is_tried_elsewhere() {
+    let world = World::new();
+    let pool = world.pool();
+    let head = head();
+    let script = async {
+        let next = async || {
+            loop {
+                if let Some(peer) = world.scripted.lock().unwrap().pop() {
+                    return peer;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let mut first = soon(next()).await;
+        first.next(kind::HEADERS).await.unwrap();
+        first.goaway(0, 0).await.unwrap();
+        let mut second = soon(next()).await;
+        let refused = second.next(kind::HEADERS).await.unwrap().stream;
+        second.reset(refused, 7).await.unwrap();
+        let mut third = soon(next()).await;
+        let good = third.next(kind::HEADERS).await.unwrap().stream;
+        third.headers(good, &[(":status", "200")], false).await.unwrap();
+        (first, second, third)
+    };
+    let (opened, _peers) = tokio::join!(pool.open(&Key::Scripted, &head, &world), script);
+    opened.unwrap();
+    assert_eq!(world.dials(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_is_the_callers_and_the_tunnel_stays() {
+    let world = World::new();
+    let pool = world.pool();
+    let head = head();
+    let call = pool.open(&Key::Scripted, &head, &world);
+    let script = async {
+        while world.scripted.lock().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let mut peer = world.take_scripted();
+        let stream = peer.next(kind::HEADERS).await.unwrap().stream;
+        peer.headers(stream, &[(":status", "401")], true).await.unwrap();
+        peer
+    };
+    let (error, _peer) = tokio::join!(call, script);
+    assert!(matches!(error.unwrap_err(), PoolError::Open(OpenError::Status(401))));
+    assert_eq!((world.dials(), pool.len()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_nobody_uses_is_closed_after_five_minutes() {
+    let world = World::new();
+    let pool = world.pool();
+    let opened = open(&pool, &world).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(pool.len(), 1, "it is in use");
+    let Opened { stream, tunnel, .. } = opened;
+    drop(stream);
+    tokio::time::sleep(Duration::from_secs(299)).await;
+    assert_eq!(pool.len(), 1);
+    tokio::time::sleep(Duration::from_secs(32)).await;
+    assert!(pool.is_empty());
+    assert!(tunnel.is_usable(), "this handle still holds it");
+    drop(tunnel);
+    world.drains.lock().unwrap().clear();
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_unused_tunnels_are_kept_than_allowed_and_the_longest_unused_go_first() {
+    let world = World::new();
+    let pool = Pool::new(Config { streams: 4, max_idle: 2, ..Config::default() }, &world.tasks);
+    let head = head();
+    for peer in 0..4 {
+        drop(soon(pool.open(&Key::Numbered(peer), &head, &world)).await.unwrap());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    // The next dial looks them over; its own tunnel is in use.
+    let used = soon(pool.open(&Key::Numbered(4), &head, &world)).await.unwrap();
+    assert_eq!(pool.len(), 3);
+    for (peer, kept) in [(3, true), (2, true), (4, true), (0, false), (1, false)] {
+        let opened = soon(pool.open(&Key::Numbered(peer), &head, &world)).await.unwrap();
+        assert_eq!(opened.reused, kept, "{peer}");
+    }
+    drop(used);
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_the_pool_lets_streams_finish() {
+    let world = World::new();
+    let pool = world.pool();
+    let mut opened = open(&pool, &world).await;
+    pool.close_gracefully();
+    assert!(pool.is_empty());
+    assert!(!opened.tunnel.is_usable());
+    let far = world.accepted.lock().unwrap().pop();
+    let mut far = far.unwrap();
+    opened.stream.send("late".into()).await.unwrap();
+    assert_eq!(soon(far.recv()).await.unwrap().unwrap(), "late");
+}
