@@ -295,7 +295,7 @@ mod tests {
         // A connected socket with something to read, taken for a listener: every accept fails (EINVAL).
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        std::io::Write::write_all(&mut client, b"x").unwrap();
+        io::Write::write_all(&mut client, b"x").unwrap();
         let broken = std::os::fd::OwnedFd::from(listener.accept().unwrap().0);
         let bound = Bound::from_std(broken.into(), false).unwrap();
         assert_eq!(bound.accept().await.unwrap_err().kind(), io::ErrorKind::InvalidInput);
