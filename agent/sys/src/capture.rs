@@ -6,7 +6,6 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -14,7 +13,6 @@ use nix::sys::socket::{
 };
 
 use crate::Error;
-use crate::netlink::Netlink;
 use crate::netns::Netns;
 use crate::route;
 
@@ -47,7 +45,7 @@ impl Capture {
     pub fn open(netns: &Netns, ifname: &str) -> Result<Self, Error> {
         let failed =
             |cause: io::Error| Error::new("capture on", format!("{ifname} in {}", netns.id()), cause);
-        let index = route::index(&Netlink::open(netns, NETLINK_ROUTE)?, ifname)?;
+        let index = route::index(netns, ifname)?;
         let make = || {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
             socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)

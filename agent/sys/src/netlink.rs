@@ -1,11 +1,11 @@
-//! Blocking netlink: the kernel answers a request before `send` returns, so there is nothing to wait for and no reason
-//! for a runtime. A socket stays in the namespace it was made in.
+//! Blocking netlink for nftables, which no client crate covers: the kernel answers a request before `send` returns, so
+//! there is nothing to wait for and no reason for a runtime. A socket stays in the namespace it was made in.
 
 use std::io;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
 };
 use netlink_sys::{Socket, SocketAddr};
 
@@ -48,21 +48,6 @@ impl Netlink {
             messages.push(message);
         }
         Ok(messages)
-    }
-
-    /// One request that changes something; `Ok` when the kernel acknowledged it.
-    pub(crate) fn change<M>(&self, message: M, flags: u16) -> io::Result<()>
-    where
-        M: NetlinkSerializable + NetlinkDeserializable,
-    {
-        self.send(&encode(message, NLM_F_ACK | flags, 1))?;
-        loop {
-            for reply in self.receive::<M>()? {
-                if let NetlinkPayload::Error(error) = reply.payload {
-                    return if error.code.is_none() { Ok(()) } else { Err(error.to_io()) };
-                }
-            }
-        }
     }
 
     /// Everything that was answered so far.

@@ -1,18 +1,17 @@
 //! Links: what worlds of namespaces are joined with.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::AsRawFd;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use futures_util::StreamExt;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-};
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use nix::errno::Errno;
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth};
 
-use super::{rtnl, tolerate};
+use super::connection::{cause, dump, tolerate, within};
 use crate::Error;
-use crate::netlink::Netlink;
 use crate::netns::Netns;
 
 /// Brings an interface up.
@@ -20,14 +19,11 @@ use crate::netns::Netns;
 /// # Errors
 /// When there is no such interface or the kernel refuses.
 pub fn set_up(netns: &Netns, ifname: &str) -> Result<(), Error> {
-    let netlink = rtnl(netns)?;
-    let mut link = LinkMessage::default();
-    link.header.index = index(&netlink, ifname)?;
-    link.header.flags = LinkFlags::Up;
-    link.header.change_mask = LinkFlags::Up;
-    netlink
-        .change(RouteNetlinkMessage::SetLink(link), 0)
-        .map_err(Error::on("set up", format!("{ifname} in {}", netns.id())))
+    within(netns, async |handle| {
+        let link = LinkUnspec::new_with_index(index_of(&handle, ifname).await?).up().build();
+        let done = handle.link().change(link).execute().await;
+        done.map_err(cause).map_err(Error::on("set up", format!("{ifname} in {}", netns.id())))
+    })
 }
 
 /// Joins two namespaces by a pair of virtual Ethernet interfaces, both down. When either namespace goes, so does the
@@ -36,11 +32,9 @@ pub fn set_up(netns: &Netns, ifname: &str) -> Result<(), Error> {
 /// # Errors
 /// When a name is taken or the kernel refuses.
 pub fn add_veth(a_ns: &Netns, a: &str, b_ns: &Netns, b: &str) -> Result<(), Error> {
-    let mut peer = LinkMessage::default();
-    peer.attributes =
-        vec![LinkAttribute::IfName(b.to_owned()), LinkAttribute::NetNsFd(b_ns.fd().as_raw_fd())];
-    let info = vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))];
-    create(a_ns, a, info)
+    let peer = LinkUnspec::new_with_name(b).setns_by_fd(b_ns.fd().as_raw_fd()).build();
+    let pair = LinkVeth::new(a, b).set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
+    create(a_ns, a, pair.build())
 }
 
 /// Adds a bridge that is up.
@@ -48,8 +42,7 @@ pub fn add_veth(a_ns: &Netns, a: &str, b_ns: &Netns, b: &str) -> Result<(), Erro
 /// # Errors
 /// When the name is taken or the kernel refuses.
 pub fn add_bridge(netns: &Netns, name: &str) -> Result<(), Error> {
-    create(netns, name, vec![LinkInfo::Kind(InfoKind::Bridge)])?;
-    set_up(netns, name)
+    create(netns, name, LinkBridge::new(name).up().build())
 }
 
 /// Makes an interface a port of a bridge.
@@ -57,13 +50,13 @@ pub fn add_bridge(netns: &Netns, name: &str) -> Result<(), Error> {
 /// # Errors
 /// When either is missing or the kernel refuses.
 pub fn set_master(netns: &Netns, ifname: &str, bridge: &str) -> Result<(), Error> {
-    let netlink = rtnl(netns)?;
-    let mut link = LinkMessage::default();
-    link.header.index = index(&netlink, ifname)?;
-    link.attributes = vec![LinkAttribute::Controller(index(&netlink, bridge)?)];
-    netlink
-        .change(RouteNetlinkMessage::SetLink(link), 0)
-        .map_err(Error::on("add to bridge", format!("{bridge}: {ifname} in {}", netns.id())))
+    within(netns, async |handle| {
+        let port = LinkUnspec::new_with_index(index_of(&handle, ifname).await?);
+        let port = port.controller(index_of(&handle, bridge).await?).build();
+        let done = handle.link().change(port).execute().await;
+        done.map_err(cause)
+            .map_err(Error::on("add to bridge", format!("{bridge}: {ifname} in {}", netns.id())))
+    })
 }
 
 /// Deletes an interface (of a veth pair: both ends).
@@ -71,32 +64,39 @@ pub fn set_master(netns: &Netns, ifname: &str, bridge: &str) -> Result<(), Error
 /// # Errors
 /// When the kernel refuses, except that there is no such interface.
 pub fn del_link(netns: &Netns, ifname: &str) -> Result<(), Error> {
-    let netlink = rtnl(netns)?;
-    let mut link = LinkMessage::default();
-    link.attributes = vec![LinkAttribute::IfName(ifname.to_owned())];
-    let done = netlink.change(RouteNetlinkMessage::DelLink(link), 0);
-    tolerate(done, &[Errno::ENODEV]).map_err(Error::on("delete link", format!("{ifname} in {}", netns.id())))
+    within(netns, async |handle| {
+        let link = LinkUnspec::new_with_name(ifname).build();
+        let done = handle.link().del_with_message(link).execute().await;
+        tolerate(done, &[Errno::ENODEV])
+            .map_err(Error::on("delete link", format!("{ifname} in {}", netns.id())))
+    })
 }
 
-fn create(netns: &Netns, name: &str, info: Vec<LinkInfo>) -> Result<(), Error> {
-    let mut link = LinkMessage::default();
-    link.attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::LinkInfo(info)];
-    rtnl(netns)?
-        .change(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
-        .map_err(Error::on("add link", format!("{name} in {}", netns.id())))
+fn create(netns: &Netns, name: &str, link: LinkMessage) -> Result<(), Error> {
+    within(netns, async |handle| {
+        let done = handle.link().add(link).execute().await;
+        done.map_err(cause).map_err(Error::on("add link", format!("{name} in {}", netns.id())))
+    })
 }
 
-/// The index of an interface.
-pub(crate) fn index(netlink: &Netlink, ifname: &str) -> Result<u32, Error> {
-    let found = names(netlink)?.into_iter().find(|(_, name)| name == ifname);
-    found.map(|(index, _)| index).ok_or_else(|| Error::new("find interface", ifname, Errno::ENODEV))
+/// The index of an interface of the namespace.
+pub(crate) fn index(netns: &Netns, ifname: &str) -> Result<u32, Error> {
+    within(netns, async |handle| index_of(&handle, ifname).await)
+}
+
+/// The index of an interface where the connection is.
+pub(super) async fn index_of(handle: &Handle, ifname: &str) -> Result<u32, Error> {
+    let mut found = Box::pin(handle.link().get().match_name(ifname).execute());
+    let found = match found.next().await {
+        Some(found) => found.map_err(cause),
+        None => Err(Errno::ENODEV.into()),
+    };
+    found.map(|link| link.header.index).map_err(Error::on("find interface", ifname))
 }
 
 /// Interface names by index.
-pub(super) fn names(netlink: &Netlink) -> Result<HashMap<u32, String>, Error> {
-    let links = netlink
-        .dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))
-        .map_err(Error::on("list", "interfaces"))?;
+pub(super) async fn names(handle: &Handle) -> io::Result<HashMap<u32, String>> {
+    let links = dump(handle, RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
     let named = links.into_iter().filter_map(|message| {
         let RouteNetlinkMessage::NewLink(link) = message else { return None };
         let name = link.attributes.into_iter().find_map(|a| match a {
