@@ -46,7 +46,7 @@ pub struct Admin {
 #[derive(Debug)]
 pub struct Stats(pub Metrics);
 
-/// `/healthz/ready`.
+/// `/healthz/ready`, and istio-cni's `/readyz` (ready or not) and `/healthz` (alive).
 #[derive(Debug)]
 pub struct Ready(pub Readiness);
 
@@ -138,8 +138,10 @@ impl Routes for Stats {
 
 impl Routes for Ready {
     fn route(&self, request: &Request<Incoming>) -> Reply {
-        if request.uri().path() != "/healthz/ready" {
-            return reply(404, PLAIN, "");
+        match request.uri().path() {
+            "/healthz/ready" | "/readyz" => {}
+            "/healthz" => return reply(200, PLAIN, "alive\n"),
+            _ => return reply(404, PLAIN, ""),
         }
         let pending = self.0.pending();
         if pending.is_empty() {

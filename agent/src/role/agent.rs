@@ -50,7 +50,7 @@ async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), R
     let (drain, watch) = drain::channel();
     let (served, served_watch) = drain::channel();
 
-    let mesh = Mesh::start(&config, &registry, &readiness, &tasks, &watch)?;
+    let mesh = Mesh::start(&config, Holds::Node, &registry, &readiness, &tasks, &watch)?;
     let shared = world::world(&config, mesh.state.clone(), mesh.certs.clone(), &registry);
     let pods = Pods::new(shared, &config, &registry, watch.clone());
     let (quit, asked) = mpsc::channel(1);
@@ -127,9 +127,19 @@ pub(super) struct Mesh {
 /// Under this name readiness waits for the first push of every type.
 pub(crate) const STATE: &str = "state manager";
 
+/// Whose certificates a role holds ahead of their need.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holds {
+    /// Those of its node's pods.
+    Node,
+    /// Only what it asks for itself: the CA would refuse it anybody else's.
+    Own,
+}
+
 impl Mesh {
     pub(super) fn start(
         config: &AgentConfig,
+        holds: Holds,
         registry: &Metrics,
         readiness: &Readiness,
         tasks: &Tasks,

@@ -19,7 +19,7 @@ use isthmus_sys::socket::{Sockets, Transparent};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use super::agent::{Mesh, fixed};
+use super::agent::{Holds, Mesh, fixed};
 use super::http::{Common, Endpoint};
 use super::{RunError, signal};
 use crate::config::gateway::GatewayConfig;
@@ -54,7 +54,7 @@ async fn serve(config: GatewayConfig, log: Handle, data: &Runtime) -> Result<(),
     let tasks = Tasks::new("gateway");
     let (drain, watch) = drain::channel();
     let (served, served_watch) = drain::channel();
-    let mesh = Mesh::start(base, &registry, &readiness, &tasks, &watch)?;
+    let mesh = Mesh::start(base, Holds::Own, &registry, &readiness, &tasks, &watch)?;
     let shared = world::world(base, mesh.state.clone(), mesh.certs.clone(), &registry);
     let globals = follow_globals(&config, &readiness, &tasks, &watch).await?;
     let (quit, asked) = mpsc::channel(1);
