@@ -148,8 +148,8 @@ impl Mesh {
         let state = world::state(&config.place);
         let certs = control::manager(config, registry, tasks)?;
         let rejections = Rejections::default();
-        let discovery =
-            Arc::new(Discovery::new(state.clone(), config.place.node.clone(), Some(certs.clone())));
+        let ahead = (holds == Holds::Node).then(|| certs.clone());
+        let discovery = Arc::new(Discovery::new(state.clone(), config.place.node.clone(), ahead));
         discovery.apply(batch(&config.local));
         if let Some(plane) = &config.xds {
             let settings = xds::Config {
