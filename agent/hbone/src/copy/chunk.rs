@@ -21,11 +21,13 @@ const SMALL: usize = 4 * 1024;
 pub(super) struct Chunk {
     buf: BytesMut,
     size: usize,
+    /// An error behind bytes that were handed over first. It must be kept: a socket reports it once, and then the end.
+    failed: Option<io::Error>,
 }
 
 impl Chunk {
     pub(super) fn new() -> Self {
-        Self { buf: BytesMut::new(), size: MIN }
+        Self { buf: BytesMut::new(), size: MIN, failed: None }
     }
 
     /// Takes everything that can be read now, up to the buffer's size; an empty piece is the end. Nothing is held
@@ -35,6 +37,9 @@ impl Chunk {
         cx: &mut Context<'_>,
         from: &mut (impl AsyncRead + Unpin),
     ) -> Poll<io::Result<Bytes>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Err(error));
+        }
         if self.buf.capacity() < self.size {
             self.buf.reserve(self.size);
         }
@@ -43,8 +48,11 @@ impl Chunk {
             let left = self.size - self.buf.len();
             let mut room = (&mut self.buf).limit(left);
             match pin!(from.read_buf(&mut room)).poll(cx) {
-                // What was read before it is handed over first; the end and an error are found again.
-                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) | Poll::Pending if !self.buf.is_empty() => break,
+                Poll::Ready(Ok(0)) | Poll::Pending if !self.buf.is_empty() => break,
+                Poll::Ready(Err(error)) if !self.buf.is_empty() => {
+                    self.failed = Some(error);
+                    break;
+                }
                 Poll::Pending => {
                     self.buf = BytesMut::new();
                     return Poll::Pending;
@@ -77,7 +85,8 @@ impl Chunk {
 mod tests {
     use super::*;
     use std::future::poll_fn;
-    use tokio::io::AsyncWriteExt;
+    use std::pin::Pin;
+    use tokio::io::{AsyncWriteExt, ReadBuf};
 
     #[tokio::test]
     async fn small_writes_are_merged() {
@@ -109,6 +118,34 @@ mod tests {
             assert_eq!(poll_fn(|cx| chunk.poll_fill(cx, &mut ours)).await.unwrap(), "x");
         }
         assert_eq!(chunk.size, MIN);
+    }
+
+    /// Bytes, then an error once, then the end: what a socket does that was reset.
+    struct Reset(Option<&'static [u8]>, bool);
+
+    impl AsyncRead for Reset {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            match self.0.take() {
+                Some(bytes) => buf.put_slice(bytes),
+                None if std::mem::take(&mut self.1) => {
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+                }
+                None => {}
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_behind_bytes_is_not_taken_for_the_end() {
+        let (mut chunk, mut from) = (Chunk::new(), Reset(Some(b"last"), true));
+        assert_eq!(poll_fn(|cx| chunk.poll_fill(cx, &mut from)).await.unwrap(), "last");
+        let error = poll_fn(|cx| chunk.poll_fill(cx, &mut from)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 
     #[tokio::test]
