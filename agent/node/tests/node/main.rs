@@ -184,6 +184,8 @@ async fn what_was_enrolled_before_the_start_is_taken_over() {
 #[tokio::test]
 async fn a_terminated_pod_leaves_the_mesh() {
     let world = World::start(&[ambient(pod("a", Some("10.11.0.5")))]).await;
+    // Its first turn is over, so that the snapshot names it.
+    world.api.annotated("sample/a", Some("pending")).await;
     let agent = world.agent().await;
     agent.expect(&[ADD_A, "end", ADD_A]).await;
     world.api.annotated("sample/a", Some("enabled")).await;
