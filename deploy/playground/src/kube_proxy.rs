@@ -10,14 +10,11 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use isthmus_rt::task::Tasks;
-use isthmus_sys::netns::Netns;
-use isthmus_sys::route;
 use tokio::sync::watch;
 
 use crate::endpoints::{self, Protocol};
 use crate::kubeclient::Client;
 use crate::mirror::Mirror;
-use crate::topology::host;
 
 mod tcp;
 mod udp;
@@ -45,7 +42,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let mut services = Mirror::follow(&client, "/api/v1/services", &tasks);
     let mut pods = Mirror::follow(&client, "/api/v1/pods", &tasks);
     let mut slices = Mirror::follow(&client, "/apis/discovery.k8s.io/v1/endpointslices", &tasks);
-    let mut fronts = Fronts { here: Netns::current()?, open: BTreeMap::new() };
+    let mut fronts = Fronts::default();
     loop {
         tokio::select! {
             changed = services.changed() => changed?,
@@ -57,11 +54,13 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         }
         let mut wanted = BTreeMap::new();
         for service in services.objects() {
-            for port in endpoints::ports(service, pods.objects(), slices.objects()) {
-                for address in endpoints::addresses(service, &options.announce) {
+            let ports = endpoints::ports(service, pods.objects(), slices.objects());
+            for address in endpoints::addresses(service, &options.announce) {
+                let fronts = ports.iter().map(|port| {
                     let front = (port.protocol, SocketAddr::new(IpAddr::V4(address), port.port));
-                    wanted.insert(front, port.backends.clone());
-                }
+                    (front, port.backends.clone())
+                });
+                wanted.extend(fronts);
             }
         }
         fronts.set(wanted);
@@ -69,8 +68,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
 }
 
 /// What is listened on.
+#[derive(Default)]
 struct Fronts {
-    here: Netns,
     open: BTreeMap<Front, Open>,
 }
 
@@ -81,8 +80,10 @@ struct Open {
 }
 
 impl Fronts {
-    /// Opens, updates and closes fronts so that they are these.
-    fn set(&mut self, wanted: BTreeMap<Front, BTreeSet<SocketAddr>>) {
+    /// Opens, updates and closes fronts so that they are these. Without endpoints a front is closed: its clients are
+    /// refused, as they are by kube-proxy, instead of waiting.
+    fn set(&mut self, mut wanted: BTreeMap<Front, BTreeSet<SocketAddr>>) {
+        wanted.retain(|_, backends| !backends.is_empty());
         self.open.retain(|front, _| wanted.contains_key(front));
         for (front, backends) in wanted {
             if let Some(open) = self.open.get(&front) {
@@ -93,7 +94,7 @@ impl Fronts {
                 });
                 continue;
             }
-            match open(&self.here, front, backends) {
+            match open(front, backends) {
                 Ok(opened) => _ = self.open.insert(front, opened),
                 // It is tried again with the next change.
                 Err(error) => tracing::error!(?front, error = format!("{error:#}"), "cannot serve"),
@@ -102,10 +103,7 @@ impl Fronts {
     }
 }
 
-fn open(here: &Netns, (protocol, address): Front, backends: BTreeSet<SocketAddr>) -> anyhow::Result<Open> {
-    if let IpAddr::V4(ip) = address.ip() {
-        route::add_address(here, "lo", host(ip))?;
-    }
+fn open((protocol, address): Front, backends: BTreeSet<SocketAddr>) -> anyhow::Result<Open> {
     let (backends, receiver) = watch::channel(backends);
     let tasks = Tasks::new(format!("{protocol:?} {address}"));
     match protocol {

@@ -17,6 +17,8 @@ use nix::sched::{CloneFlags, unshare};
 use crate::binaries;
 use crate::cli::{RunArgs, WorldArgs};
 use crate::dir::Dir;
+use crate::manifest;
+use crate::plan::Plan;
 use crate::world::Mode;
 
 mod inside;
@@ -67,6 +69,9 @@ fn start(dir: &Dir, args: &WorldArgs, mode: Mode) -> anyhow::Result<Child> {
     let manifests = args.manifests.clone().unwrap_or_else(|| binaries::workspace().join("deploy/manifests"));
     let manifests =
         fs::canonicalize(&manifests).with_context(|| format!("no manifests in {}", manifests.display()))?;
+    for cluster in Plan::new(args.topology).clusters {
+        manifest::for_cluster(&manifests, &cluster.name)?;
+    }
     eprintln!("[  0.0s] programs: building what has changed");
     let binaries = binaries::folder()?;
     enter_world()?;

@@ -50,14 +50,15 @@ pub(crate) fn base(plan: &Plan, cluster: &Cluster, root: &str) -> Vec<Value> {
     all
 }
 
-/// The parts that run.
-pub(crate) fn programs(dir: &Dir, plan: &Plan, cluster: &Cluster) -> Vec<Value> {
-    let mut all = vec![cluster_dns(dir, cluster)];
-    if cluster.primary {
-        all.push(istiod(dir, plan, cluster));
-    }
-    all.extend([node_role(dir, cluster), agent(dir, cluster)]);
-    all
+/// What all other programs ask for at once: name server and control plane.
+pub(crate) fn foundations(dir: &Dir, plan: &Plan, cluster: &Cluster) -> Vec<Value> {
+    let istiod = cluster.primary.then(|| istiod(dir, plan, cluster));
+    std::iter::once(cluster_dns(dir, cluster)).chain(istiod).collect()
+}
+
+/// The data plane of each node.
+pub(crate) fn data_plane(dir: &Dir, cluster: &Cluster) -> Vec<Value> {
+    vec![node_role(dir, cluster), agent(dir, cluster)]
 }
 
 fn namespace(name: &str, network: &str) -> Value {
@@ -152,7 +153,7 @@ fn node_role(dir: &Dir, cluster: &Cluster) -> Value {
         "serviceAccountName": "istio-cni", "hostNetwork": true,
         "containers": [{
             "name": "install-cni", "image": "isthmus", "args": ["node"], "env": env,
-            "readinessProbe": {"httpGet": {"path": "/readyz", "port": 8000}},
+            "readinessProbe": {"httpGet": {"path": "/healthz/ready", "port": 8000}},
         }],
     });
     workload("DaemonSet", SYSTEM, "istio-cni-node", ("k8s-app", "istio-cni-node"), pod)
@@ -252,7 +253,9 @@ mod tests {
         let dir = Dir::at("/w".into());
         let plan = Plan::new(Topology::PrimaryRemote);
         for cluster in &plan.clusters {
-            for object in base(&plan, cluster, "root").into_iter().chain(programs(&dir, &plan, cluster)) {
+            let all =
+                [base(&plan, cluster, "root"), foundations(&dir, &plan, cluster), data_plane(&dir, cluster)];
+            for object in all.concat() {
                 assert!(object::kind(&object).is_some(), "{object}");
             }
         }
@@ -264,7 +267,7 @@ mod tests {
         let west = istiod_service(&plan, &plan.clusters[1]);
         assert_eq!(west[0]["endpoints"][0]["addresses"][0], "192.168.97.248");
         assert!(west[1]["spec"].get("selector").is_none());
-        let programs = programs(&Dir::at("/w".into()), &plan, &plan.clusters[1]);
+        let programs = foundations(&Dir::at("/w".into()), &plan, &plan.clusters[1]);
         assert!(programs.iter().all(|program| object::name(program) != "istiod"));
     }
 }

@@ -73,6 +73,9 @@ fn build_proxy(underlay: &Netns, node_ns: &Netns, cluster: &Cluster, node: &Node
     route::set_up(&proxy, "eth0")?;
     route::add_address(&proxy, "eth0", host(node.proxy()))?;
     join_pod_side(node_ns, "services", &proxy, node.gateway(), node.proxy())?;
+    // On a loopback interface a whole range becomes local: a service that nothing serves yet is refused, not lost.
+    let services = cluster.services;
+    route::add_address(&proxy, "lo", IpNet::V4(Ipv4Net::new(services.broadcast(), services.prefix_len())?))?;
     let proxy_address = IpAddr::from(node.proxy());
     route::add_route(node_ns, cluster.services.into(), Some(proxy_address), Some("services"))?;
     if let Some(address) = node.announces {

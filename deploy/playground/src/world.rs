@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -74,6 +75,8 @@ impl Mode {
 
 /// Runs the world. `die` ends the whole process at once; it is called when whoever started us is gone.
 pub(crate) fn run(dir: &Dir, options: &Options, die: fn()) -> anyhow::Result<ExitCode> {
+    // Our mounts must go with us, and whoever waits for our end shares the namespace that we were started in.
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
     nix::unistd::setsid().context("cannot begin a session")?;
     if options.mode != Mode::Stay {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("cannot tie the world to its parent")?;

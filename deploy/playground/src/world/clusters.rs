@@ -57,19 +57,21 @@ impl<'a> Clusters<'a> {
             self.start_api(cluster)?;
         }
         self.until("API servers", API, ready::apis).await?;
-        progress.stage("objects", &format!("manifests of {}", options.manifests.display()));
-        for cluster in &self.plan.clusters {
-            self.apply(cluster, options)
-                .await
-                .with_context(|| format!("objects of cluster {}", cluster.name))?;
-        }
         progress.stage("nodes", "kubelets and service proxies");
         for cluster in &self.plan.clusters {
+            let founded = self.found(cluster).await;
+            founded.with_context(|| format!("objects of cluster {}", cluster.name))?;
             for node in &cluster.nodes {
                 self.start_node(cluster, node, options)?;
             }
         }
-        progress.stage("pods", "control planes, agents, gateways, workloads");
+        progress.stage("control planes", "istiods and name servers");
+        self.until("control planes", PODS, ready::pods).await?;
+        progress.stage("pods", &format!("agents, gateways, and {}", options.manifests.display()));
+        for cluster in &self.plan.clusters {
+            let applied = self.apply(cluster, options).await;
+            applied.with_context(|| format!("objects of cluster {}", cluster.name))?;
+        }
         self.until("pods", PODS, ready::pods).await?;
         progress.stage("mesh", "every agent knows every workload");
         self.until("mesh", MESH, ready::mesh).await
@@ -143,14 +145,21 @@ impl<'a> Clusters<'a> {
         Ok(())
     }
 
-    /// Everything that the cluster consists of, in the order in which it needs each other.
-    async fn apply(&self, cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
+    /// What the cluster has before anything of the mesh is put into it.
+    async fn found(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let client = self.client(cluster)?;
         let root = fs::read_to_string(Files::of(self.dir, &cluster.name).root)?;
-        for object in objects::base(self.plan, cluster, &root) {
+        let base = objects::base(self.plan, cluster, &root).into_iter();
+        for object in base.chain(objects::foundations(self.dir, self.plan, cluster)) {
             client.apply(&object).await?;
         }
-        for object in objects::programs(self.dir, self.plan, cluster) {
+        Ok(())
+    }
+
+    /// The data plane, and everything that the manifests say.
+    async fn apply(&self, cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
+        let client = self.client(cluster)?;
+        for object in objects::data_plane(self.dir, cluster) {
             client.apply(&object).await?;
         }
         let istiod = client.get("/api/v1/namespaces/istio-system/services/istiod").await?.unwrap_or_default();
