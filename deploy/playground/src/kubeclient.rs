@@ -13,7 +13,9 @@ use isthmus_rt::task::Tasks;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-pub(crate) use kubeconfig::{Kubeconfig, Token};
+pub(crate) use kubeconfig::Kubeconfig;
+#[cfg(test)]
+pub(crate) use kubeconfig::Token;
 pub(crate) use watch::Event;
 
 use crate::manifest::object;
@@ -108,7 +110,8 @@ impl Client {
         Ok(Self(Arc::new(transport::Transport::new(config)?)))
     }
 
-    /// The API server's URL, for messages.
+    /// The API server's URL.
+    #[cfg(test)]
     pub(crate) fn server(&self) -> &str {
         self.0.server()
     }
@@ -141,14 +144,6 @@ impl Client {
         self.0.json(Method::POST, collection, Some(("application/json", object))).await
     }
 
-    /// Puts an object in the place of the one at `path`.
-    ///
-    /// # Errors
-    /// When the server cannot be reached or refuses, for instance because `resourceVersion` is an old one.
-    pub(crate) async fn replace(&self, path: &str, object: &Value) -> Result<Value, Error> {
-        self.0.json(Method::PUT, path, Some(("application/json", object))).await
-    }
-
     /// Merges a patch (RFC 7386) into an object; the path may end in `/status`.
     ///
     /// # Errors
@@ -177,21 +172,17 @@ impl Client {
         }
     }
 
-    /// Deletes an object; a scheduled pod is only marked, and its kubelet finishes. What does not exist is no error.
-    ///
-    /// # Errors
-    /// When the server cannot be reached or refuses.
-    pub(crate) async fn delete(&self, path: &str) -> Result<(), Error> {
-        self.remove(path, &json!({"kind": "DeleteOptions", "apiVersion": "v1"})).await
-    }
-
-    /// Deletes an object at once, as a kubelet does when a pod's processes are gone.
+    /// Deletes an object at once, as a kubelet does when a pod's processes are gone. What does not
+    /// exist is no error.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub(crate) async fn delete_now(&self, path: &str) -> Result<(), Error> {
         let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0});
-        self.remove(path, &options).await
+        match self.0.json(Method::DELETE, path, Some(("application/json", &options))).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// A token for a service account, by TokenRequest; `spec` has `audiences`, `expirationSeconds` and
@@ -214,13 +205,6 @@ impl Client {
     /// when the receiver or `tasks` is dropped.
     pub(crate) fn watch(&self, collection: String, tasks: &Tasks) -> mpsc::Receiver<Event> {
         watch::start(self.clone(), collection, tasks)
-    }
-
-    async fn remove(&self, path: &str, options: &Value) -> Result<(), Error> {
-        match self.0.json(Method::DELETE, path, Some(("application/json", options))).await {
-            Err(error) if !error.is_not_found() => Err(error),
-            _ => Ok(()),
-        }
     }
 
     /// The objects of a collection with the version of the list. Items are given the kind that a list leaves out.

@@ -29,7 +29,6 @@ async fn objects_go_around() {
     let patch = json!({"metadata": {"annotations": {"ambient.istio.io/redirection": "enabled"}}});
     let patched = client.merge_patch(&format!("{PODS}/p/status"), &patch).await.unwrap();
     assert_eq!(object::annotation(&patched, "ambient.istio.io/redirection"), Some("enabled"));
-    client.delete(&format!("{PODS}/p")).await.unwrap();
     client.delete_now(&format!("{PODS}/p")).await.unwrap();
     client.delete_now(&format!("{PODS}/p")).await.unwrap();
     let service = client.get("/api/v1/namespaces/default/services/kubernetes").await.unwrap().unwrap();

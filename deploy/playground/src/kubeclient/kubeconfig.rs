@@ -68,23 +68,6 @@ impl Kubeconfig {
             token,
         })
     }
-
-    /// This configuration as a kubeconfig file, which `kubectl` and other clients read too.
-    pub(crate) fn to_yaml(&self) -> String {
-        let ca = base64::engine::general_purpose::STANDARD.encode(&self.ca_pem);
-        let (server, name) = (&self.server, &self.tls_server_name);
-        let name = name.as_ref().map_or_else(String::new, |name| format!("    tls-server-name: {name}\n"));
-        let token = match &self.token {
-            Token::Fixed(token) => format!("token: {token}"),
-            Token::File(path) => format!("tokenFile: {}", path.display()),
-        };
-        format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: main\n\
-             contexts:\n- name: main\n  context: {{cluster: main, user: main}}\n\
-             clusters:\n- name: main\n  cluster:\n    server: {server}\n{name}    certificate-authority-data: {ca}\n\
-             users:\n- name: main\n  user:\n    {token}\n"
-        )
-    }
 }
 
 /// The entry `name` of a list of `{name, <key>: …}`.
@@ -140,17 +123,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
-        let config = Kubeconfig {
-            server: "https://10.0.0.1:6443".to_owned(),
-            ca_pem: "-----BEGIN\n".to_owned(),
-            tls_server_name: Some("kubernetes.default".to_owned()),
-            token: Token::Fixed("secret".to_owned()),
-        };
-        let again = Kubeconfig::parse(&config.to_yaml(), Path::new(".")).unwrap();
-        assert_eq!((again.server, again.ca_pem), (config.server, config.ca_pem));
-        assert_eq!(again.tls_server_name.as_deref(), Some("kubernetes.default"));
-        assert!(matches!(again.token, Token::Fixed(token) if token == "secret"));
+    fn the_current_context_is_read() {
+        let text = "current-context: b\n\
+            contexts: [{name: a, context: {cluster: x, user: x}}, {name: b, context: {cluster: c, user: u}}]\n\
+            clusters:\n- name: c\n  cluster: {server: 'https://10.0.0.1:6443', tls-server-name: api, \
+            certificate-authority-data: UEVN}\nusers: [{name: u, user: {tokenFile: token}}]";
+        let config = Kubeconfig::parse(text, Path::new("/etc/mesh")).unwrap();
+        assert_eq!((config.server.as_str(), config.ca_pem.as_str()), ("https://10.0.0.1:6443", "PEM"));
+        assert_eq!(config.tls_server_name.as_deref(), Some("api"));
+        assert!(matches!(config.token, Token::File(path) if path == Path::new("/etc/mesh/token")));
         assert!(!format!("{:?}", Token::Fixed("secret".to_owned())).contains("secret"));
     }
 

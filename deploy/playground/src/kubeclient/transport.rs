@@ -16,7 +16,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 
-use super::{Error, Kubeconfig, Token};
+use super::Error;
+use super::kubeconfig::{Kubeconfig, Token};
 use crate::manifest::object;
 use crate::tls;
 
@@ -62,6 +63,7 @@ impl Transport {
         })
     }
 
+    #[cfg(test)]
     pub(super) fn server(&self) -> &str {
         &self.server
     }
