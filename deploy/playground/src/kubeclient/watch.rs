@@ -14,6 +14,8 @@ use crate::manifest::object;
 
 /// First and longest pause before a broken watch is begun again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// A watch that says nothing for this long, not even where it is, is taken for broken.
+const SILENCE: Duration = Duration::from_secs(90);
 /// How many changes may wait for a slow reader.
 const QUEUE: usize = 256;
 
@@ -77,7 +79,7 @@ async fn round(
     let path = format!("{collection}{sep}watch=true&allowWatchBookmarks=true&resourceVersion={version}");
     let mut body = client.0.stream(&path).await?;
     let mut buffer = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    while let Ok(Some(frame)) = tokio::time::timeout(SILENCE, body.frame()).await {
         // A broken stream is begun again like an ended one.
         let Ok(Ok(data)) = frame.map(hyper::body::Frame::into_data) else {
             break;
