@@ -7,4 +7,5 @@ pub mod istiod;
 pub mod lab;
 pub mod pki;
 pub mod probe;
+pub mod two_nodes;
 pub mod zds;
