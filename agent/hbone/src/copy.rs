@@ -98,7 +98,8 @@ pub async fn tunnel(tcp: TcpStream, stream: Stream, counts: &impl Count) -> Ende
     let mut copy = tunnel::Copy::new(tcp, stream);
     let (ended, calm) = poll_fn(|cx| copy.poll(cx, counts)).await;
     if let Some(tcp) = copy.into_tcp().filter(|_| calm) {
-        linger(tcp).await;
+        // Boxed, as in `plain`: rare, and its buffer would be part of every copy.
+        Box::pin(linger(tcp)).await;
     }
     ended
 }
@@ -109,7 +110,7 @@ pub async fn plain(local: TcpStream, remote: TcpStream, counts: &impl Count) -> 
     let (ended, calm) = poll_fn(|cx| copy.poll(cx, counts)).await;
     for (tcp, side) in copy.into_both() {
         if calm == Some(side) {
-            linger(tcp).await;
+            Box::pin(linger(tcp)).await;
         }
     }
     ended

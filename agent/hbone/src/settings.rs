@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Settings of a tunnel. The defaults are the field's, with three differences that are explained at their fields.
+/// Settings of a tunnel. Where a default differs from the field's, its field says why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Bytes a peer may send on one stream before we release credit. 4 MiB.

@@ -385,3 +385,19 @@ async fn a_plain_copy_that_is_dropped_resets_both_sides() {
     assert_reset(&mut local).await;
     assert_reset(&mut remote).await;
 }
+
+/// Every open connection has one of these.
+#[tokio::test]
+async fn a_copy_is_small() {
+    let mut pair = Pair::new().await;
+    let (near, far) = pair.stream().await;
+    let (local, remote) = tcp_pair().await;
+    let tunnel = copy::tunnel(local, near, &());
+    let size = size_of_val(&tunnel);
+    assert!(size < 1200, "tunnel: {size} bytes");
+    drop((tunnel, far));
+    let (other, _) = tcp_pair().await;
+    let plain = copy::plain(remote, other, &());
+    let size = size_of_val(&plain);
+    assert!(size < 1200, "plain: {size} bytes");
+}
