@@ -36,7 +36,8 @@ pub struct Responder {
 /// Drives one connection and hands out its CONNECTs, each as soon as it is complete.
 ///
 /// When the drain begins the client is told to open no more streams; those it had opened before it knew are still
-/// handed out, and the connection ends when the last stream has. When the drain is forced it ends at once.
+/// handed out, and the connection ends when the last stream has. That goes for a client whose preface is still on its
+/// way, too: what it sends behind it is in flight already. When the drain is forced it ends at once.
 ///
 /// # Errors
 /// When the connection ended otherwise than by the client's or the drain's wish.
@@ -58,7 +59,7 @@ where
         done = preface => done
             .map_err(|_| TunnelError::HandshakeTimeout(settings.handshake_timeout))?
             .map_err(TunnelError::from_h2)?,
-        () = drain.graceful() => return Ok(()),
+        () = drain.forced() => return Err(TunnelError::Forced),
     };
     let pings = connection.ping_pong();
     let mut silent = pin!(alive::lost(pings, heard, settings));

@@ -222,6 +222,34 @@ async fn a_drain_answers_every_connect_it_counts() {
     assert_eq!(drained.await.unwrap(), Outcome::Drained);
 }
 
+#[tokio::test]
+async fn a_connect_behind_a_preface_that_the_drain_overtook_is_answered() {
+    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    let (drain, watch) = drain::channel();
+    let settings = Settings::default();
+    let mut asked = 0;
+    let served = server::serve(ours, &settings, watch, |request| {
+        asked += 1;
+        request.reject(503);
+    });
+    let client = async {
+        // Both ends have begun before the client says a word.
+        tokio::task::yield_now().await;
+        let mut peer = HbonePeer::client(theirs).await.unwrap();
+        let pseudo = [(":method", "CONNECT"), (":authority", "10.0.0.1:80")];
+        peer.headers(1, &pseudo, false).await.unwrap();
+        let goodbye = peer.next(kind::GOAWAY).await.unwrap();
+        assert_eq!((goodbye.last_stream().unwrap(), goodbye.code().unwrap()), (0x7fff_ffff, 0));
+        let ping = peer.next(kind::PING).await.unwrap();
+        peer.send(kind::PING, 1, 0, &ping.payload).await.unwrap();
+        (peer.next(kind::HEADERS).await.unwrap().stream, peer)
+    };
+    let (outcome, ended, (answered, _peer)) =
+        tokio::join!(drain.shutdown(Duration::from_secs(60)), served, client);
+    assert_eq!((outcome, ended, answered), (Outcome::Drained, Ok(()), 1));
+    assert_eq!(asked, 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_forced_drain_ends_at_the_deadline_with_a_goodbye() {
     let mut world = World::new().await;
