@@ -6,14 +6,14 @@ use std::sync::Arc;
 use isthmus_hbone::copy;
 use isthmus_model::{Facts, NetworkAddress, Workload};
 use isthmus_rt::drain::Watch;
-use isthmus_state::{Permit, authorize, service_label};
+use isthmus_state::{Permit, service_label};
 use isthmus_sys::socket::reset_on_close;
 use tokio::net::TcpStream;
 
 use crate::access_log;
 use crate::app;
 use crate::conns::{Carrier, Conn, Tracked};
-use crate::error::{Error, Refusal};
+use crate::error::Error;
 use crate::listener::Accepted;
 use crate::metrics::Reporter;
 use crate::metrics::labels::ServiceLabels;
@@ -74,11 +74,11 @@ impl Visit<'_> {
             Conn { src: self.source, original_dst: None, actual_dst: self.original, protocol: Carrier::Tcp };
         // In the table first and judged after, so that no policy change falls between the two.
         let tracked = self.scope.connections().inbound(conn, facts.clone());
-        match authorize(&self.scope.snapshot(), workload, &facts) {
+        match self.scope.judge(workload, &facts) {
             Ok(permit) => self.forward(permit, stream, tracked, record).await,
             Err(denied) => {
                 reset_on_close(&stream);
-                record.fail(&Error::Denied(Refusal::from(denied)));
+                record.fail(&Error::Denied(denied));
             }
         }
     }

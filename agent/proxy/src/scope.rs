@@ -8,7 +8,7 @@ use isthmus_hbone::pool::{self, Pool};
 use isthmus_identity::Certificate;
 use isthmus_model::{Facts, Policy, PolicyKey, SpiffeId, Workload};
 use isthmus_rt::task::{Spawnable, Tasks};
-use isthmus_state::{PodKey, Snapshot, authorize};
+use isthmus_state::{Permit, PodKey, Snapshot, authorize};
 use isthmus_sys::socket::Sockets;
 use tokio::sync::Semaphore;
 
@@ -136,6 +136,15 @@ impl Scope {
         Ok(signed.map_err(|_| Error::NoCertificate { identity: id.clone(), after: deadline })??)
     }
 
+    /// Judges an inbound connection by the mesh of now. `known` is the pod as it was looked up, a moment ago: a policy
+    /// that was attached to it since counts, or it would be seen neither here nor by the recheck that came before the
+    /// connection was in the table.
+    pub(crate) fn judge(&self, known: &Workload, facts: &Facts) -> Result<Permit, Refusal> {
+        let snapshot = self.snapshot();
+        let workload = snapshot.local_workload(&self.key).map_or(known, |workload| &**workload);
+        authorize(&snapshot, workload, facts).map_err(Refusal::from)
+    }
+
     /// Holds the open inbound connections against the policies of now, by the workload of now: what was attached to it
     /// since they were opened counts.
     pub(crate) fn recheck(&self) -> usize {
@@ -207,3 +216,6 @@ impl fmt::Debug for Scope {
         f.debug_struct("Scope").field("pod", &self.pod).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

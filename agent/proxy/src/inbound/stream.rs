@@ -7,7 +7,7 @@ use isthmus_hbone::copy;
 use isthmus_hbone::server::{Request, Responder};
 use isthmus_identity::PeerIdentity;
 use isthmus_model::Facts;
-use isthmus_state::{Permit, authorize};
+use isthmus_state::Permit;
 use tokio::net::TcpStream;
 
 use super::Arrival;
@@ -16,7 +16,7 @@ use super::app_tunnel;
 use crate::access_log;
 use crate::app;
 use crate::conns::{Carrier, Conn, Tracked};
-use crate::error::{Error, Refusal};
+use crate::error::Error;
 use crate::labels;
 use crate::record::{Direction, Record};
 use crate::scope::Scope;
@@ -71,14 +71,14 @@ impl<'a> Judged<'a> {
     }
 
     async fn serve(self, responder: Responder) {
-        match authorize(&self.scope.snapshot(), &self.admitted.workload, &self.facts) {
+        match self.scope.judge(&self.admitted.workload, &self.facts) {
             Ok(permit) => {
                 let peer = self.arrival.peer.clone();
                 self.forward(&peer, permit, responder).await;
             }
             Err(denied) => {
                 responder.reject(UNAUTHORIZED);
-                self.record.fail(&Error::Denied(Refusal::from(denied)));
+                self.record.fail(&Error::Denied(denied));
             }
         }
     }
