@@ -1,14 +1,29 @@
 //! Finds the programs that the world starts, and builds them first when it is run from its own workspace.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
+/// This program, also when its file was replaced meanwhile: every process of a world must be the same program.
+pub(crate) const OWN: &str = "/proc/self/exe";
 /// The agent and its roles.
 pub(crate) const ISTHMUS: &str = "isthmus";
 /// The CNI plugin.
 pub(crate) const CNI: &str = "isthmus-cni";
+
+/// Starts this program again, under its name.
+pub(crate) fn own() -> Command {
+    let mut command = Command::new(OWN);
+    command.arg0("playground");
+    command
+}
+
+/// Starts a program, which may be this one.
+pub(crate) fn command(program: &str) -> Command {
+    if program == OWN { own() } else { Command::new(program) }
+}
 
 /// The folder that holds [`ISTHMUS`] and [`CNI`]: the one in `ISTHMUS_BIN_DIR`, else freshly built beside this program
 /// with this program's own profile.

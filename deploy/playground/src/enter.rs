@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
 
 use anyhow::{Context, bail};
 use nix::sched::{CloneFlags, setns};
+
+use crate::binaries;
 
 /// Joins the network and mount namespaces of a process and becomes the command; returns only when that fails. Only
 /// before any thread starts.
@@ -18,6 +19,6 @@ pub(crate) fn run(pid: u32, command: &[String]) -> anyhow::Result<std::convert::
     setns(net, CloneFlags::CLONE_NEWNET).context("cannot enter the pod's network")?;
     setns(mnt, CloneFlags::CLONE_NEWNS).context("cannot enter the pod's mounts")?;
     let [program, args @ ..] = command else { bail!("no command was given") };
-    let error = Command::new(program).args(args).current_dir("/").exec();
+    let error = binaries::command(program).args(args).current_dir("/").exec();
     Err(error).with_context(|| format!("cannot run {program}"))
 }

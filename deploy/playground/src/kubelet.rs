@@ -12,6 +12,7 @@ use isthmus_rt::task::Tasks;
 use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::binaries;
 use crate::dir::Dir;
 use crate::kubeclient::{Client, Event};
 
@@ -72,7 +73,7 @@ pub(crate) async fn run(dir: Dir, options: Options) -> anyhow::Result<()> {
     // The host's probe rule is for the process of this name.
     nix::sys::prctl::set_name(c"kubelet").context("cannot take the name kubelet")?;
     let node = Node {
-        exe: std::env::current_exe().context("cannot find my own program file")?,
+        exe: binaries::OWN.into(),
         client: Client::from_kubeconfig(&options.kubeconfig)?,
         chain: cni::Chain::read(&options.cni_config, &options.cni_bin)?,
         dir,

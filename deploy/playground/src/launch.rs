@@ -8,7 +8,7 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Child, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -92,7 +92,7 @@ fn spawn(
 ) -> anyhow::Result<Child> {
     let topology =
         clap::ValueEnum::to_possible_value(&args.topology).map(|value| value.get_name().to_owned());
-    let mut command = Command::new(std::env::current_exe().context("cannot find my own program file")?);
+    let mut command = binaries::own();
     command.arg("world").arg("--dir").arg(dir.path());
     command.args(["--mode", mode.name(), "--topology", &topology.unwrap_or_default()]);
     command.arg("--manifests").arg(manifests).arg("--binaries").arg(binaries);

@@ -44,6 +44,8 @@ fn main() -> ExitCode {
     if Path::new(&called).file_name().is_some_and(|name| name == cni_ptp::NAME) {
         return cni_ptp::main();
     }
+    // Started again through /proc, a process would be listed as `exe`.
+    let _ = nix::sys::prctl::set_name(c"playground");
     run(Cli::parse()).unwrap_or_else(|error| {
         eprintln!("playground: {error:#}");
         ExitCode::FAILURE

@@ -6,11 +6,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+
+use crate::binaries;
 
 /// What the pod sees.
 #[derive(Debug, clap::Args)]
@@ -54,7 +55,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<std::convert::Infallible>
         bind(file, &Path::new("/etc").join(name))?;
     }
     let [program, args @ ..] = &options.command[..] else { bail!("no program was given") };
-    let error = Command::new(program).args(args).current_dir(&options.root).exec();
+    let error = binaries::command(program).args(args).current_dir(&options.root).exec();
     Err(error).with_context(|| format!("cannot run {program}"))
 }
 

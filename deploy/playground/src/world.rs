@@ -30,6 +30,7 @@ mod progress;
 mod ready;
 mod report;
 pub(crate) mod table;
+mod wire;
 
 use clusters::Clusters;
 use progress::Progress;
@@ -139,7 +140,7 @@ fn prepare(dir: &Dir, plan: &Plan, binaries: &std::path::Path) -> anyhow::Result
     mount(Some("none"), &dir.netns(), Some("tmpfs"), MsFlags::empty(), None::<&str>)
         .context("cannot mount the folder of the namespaces")?;
     symlink(binaries.join(binaries::CNI), dir.cni_bin().join(binaries::CNI))?;
-    symlink(std::env::current_exe()?, dir.cni_bin().join(cni_ptp::NAME))?;
+    symlink(binaries::OWN, dir.cni_bin().join(cni_ptp::NAME))?;
     pki::write(dir, plan).context("cannot make keys")?;
     for cluster in &plan.clusters {
         for node in &cluster.nodes {

@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
+use crate::binaries;
+
 use super::spec::{Container, Pod};
 use super::{Node, probe, program};
 
@@ -191,7 +193,7 @@ fn start(node: &Node, place: &Place, container: &Container) -> anyhow::Result<Ch
         // The node's own network comes with the node's own view of the files.
         None => Command::new(&program.path),
         Some(_) => {
-            let mut command = Command::new(&node.exe);
+            let mut command = Command::from(binaries::own());
             command.arg("pod-init").arg("--root").arg(&place.root).arg("--hide").arg(node.dir.netns());
             for name in ["resolv.conf", "nsswitch.conf"] {
                 command.arg("--etc").arg(format!("{}={name}", place.etc.join(name).display()));

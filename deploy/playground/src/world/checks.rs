@@ -15,6 +15,8 @@ use super::clusters::Clusters;
 use super::progress::Progress;
 use super::report::{Report, Requests};
 use super::table;
+use super::wire::Wire;
+use crate::binaries;
 use crate::manifest::object;
 use crate::plan::{Cluster, Topology};
 use crate::request::Outcome;
@@ -34,6 +36,7 @@ pub(super) async fn run(world: &Clusters<'_>, progress: &Progress) -> anyhow::Re
     let topology = if multi { "multi-primary" } else { "primary-remote" };
     let mut report = Report { topology: topology.to_owned(), ..Report::default() };
     let clusters = &world.plan.clusters;
+    let wire = Wire::open(world)?;
     for (pod, number) in [("sleep", NUMBER), ("client", PLAIN)] {
         let all = join_all(clusters.iter().map(|cluster| ask(world, cluster, pod, number))).await;
         for (cluster, requests) in clusters.iter().zip(all) {
@@ -42,6 +45,7 @@ pub(super) async fn run(world: &Clusters<'_>, progress: &Progress) -> anyhow::Re
             report.requests.push(requests);
         }
     }
+    wire.judge(&mut report);
     for cluster in clusters {
         know(world, cluster, &mut report).await?;
         no_route(world, cluster, &mut report).await?;
@@ -55,9 +59,8 @@ pub(super) async fn run(world: &Clusters<'_>, progress: &Progress) -> anyhow::Re
 async fn ask(world: &Clusters<'_>, cluster: &Cluster, pod: &str, number: usize) -> anyhow::Result<Requests> {
     let record = agents::record(world, cluster, pod)?;
     let pid = record.pid.with_context(|| format!("it does not run: {}", record.message))?;
-    let exe = std::env::current_exe()?;
-    let mut command = Command::new(&exe);
-    command.args(["enter", "--pid", &pid.to_string(), "--"]).arg(&exe);
+    let mut command = Command::from(binaries::own());
+    command.args(["enter", "--pid", &pid.to_string(), "--", binaries::OWN]);
     command.args(["request", URL, "--json", "--number", &number.to_string()]);
     command.stdin(Stdio::null()).kill_on_drop(true);
     let output =

@@ -8,6 +8,8 @@ use anyhow::Context;
 use isthmus_sys::netns::Netns;
 use tokio::process::{Child, Command};
 
+use crate::binaries;
+
 /// Lines of a log that are shown when its process fails.
 const TAIL: usize = 8;
 
@@ -23,9 +25,8 @@ pub(super) struct Process {
 impl Process {
     /// Starts this program with a subcommand in a namespace.
     pub(super) fn start(netns: &Netns, name: String, log: PathBuf, args: &[String]) -> anyhow::Result<Self> {
-        let exe = std::env::current_exe().context("cannot find my own program file")?;
         let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        let mut command = Command::new(exe);
+        let mut command = Command::from(binaries::own());
         command.args(args).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).kill_on_drop(true);
         let child = netns.run(|| command.spawn())?.with_context(|| format!("cannot start {name}"))?;
         Ok(Self { name, log, child })
