@@ -45,6 +45,7 @@ pub trait PodRuntime: Send + Sync {
     /// Makes the pod's listeners; returns when they listen. The node role waits for it, 5 s at most.
     fn start(&self, pod: Pod) -> BoxFuture<'_, Result<(), StartError>>;
 
-    /// Ends what was started for the pod; returns when its listeners are gone.
+    /// Ends what was started for the pod. With [`Stop::Now`] returns when its listeners are gone; with [`Stop::Drain`] at
+    /// once, for the next request waits: nothing new is taken, and what is open ends by and by.
     fn stop<'a>(&'a self, uid: &'a PodUid, how: Stop) -> BoxFuture<'a, ()>;
 }

@@ -13,6 +13,7 @@ use isthmus_proxy::{Conn, Listeners, PodInfo, PodProxy, World};
 use isthmus_rt::BoxFuture;
 use isthmus_rt::drain::Watch;
 use isthmus_rt::metrics::Metrics;
+use isthmus_rt::task::Tasks;
 use isthmus_sys::socket::Sockets;
 
 use super::world::dress;
@@ -29,6 +30,8 @@ pub(crate) struct Pods {
     /// What ZDS says of the pods.
     table: Table,
     running: Mutex<HashMap<PodUid, Running>>,
+    /// Data planes of pods that are gone, whose connections may finish.
+    ending: Tasks,
 }
 
 /// What the DNS proxies of all pods share.
@@ -68,6 +71,7 @@ impl Pods {
             deadline: config.drain,
             table: Table::default(),
             running: Mutex::default(),
+            ending: Tasks::new("pods that are gone"),
         })
     }
 
@@ -158,11 +162,15 @@ impl PodRuntime for Pods {
         Box::pin(async move {
             let Some(Running { proxy, dns }) = self.lock().remove(uid) else { return };
             drop(dns);
-            let deadline = match how {
-                Stop::Drain => self.deadline,
-                Stop::Now => Duration::ZERO,
-            };
-            proxy.stop(deadline).await;
+            match how {
+                // Requests of the node role come one after the other and are answered within seconds: none waits for
+                // connections to finish.
+                Stop::Drain => {
+                    let deadline = self.deadline;
+                    self.ending.spawn("drain", async move { proxy.stop(deadline).await });
+                }
+                Stop::Now => proxy.stop(Duration::ZERO).await,
+            }
         })
     }
 }
@@ -185,3 +193,6 @@ fn connection(conn: Conn) -> ConnectionView {
 fn address(address: SocketAddr) -> String {
     address.to_string()
 }
+
+#[cfg(test)]
+mod tests;
