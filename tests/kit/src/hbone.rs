@@ -3,6 +3,7 @@
 //! It answers nothing by itself and grants no credit by itself; what the peer under test sent is compared with the
 //! reference's bytes.
 
+pub mod client;
 pub mod hpack;
 
 use std::fmt;
@@ -103,6 +104,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HbonePeer<S> {
         ensure!(preface == PREFACE, "not the preface: {preface:02x?}");
         peer.send(kind::SETTINGS, 0, 0, &hex(settings)).await?;
         Ok(peer)
+    }
+
+    /// A peer on a connection whose prefaces are behind it.
+    pub fn resumed(io: S) -> Self {
+        Self { io }
     }
 
     /// Sends one frame.

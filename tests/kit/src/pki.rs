@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use rcgen::{
     CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::crypto::aws_lc_rs;
 use rustls::server::WebPkiClientVerifier;
@@ -14,9 +14,12 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-/// A certificate authority with a root of its own.
+/// A certificate authority: a root of its own, or one under somebody's root.
 pub struct Ca {
-    root: CertifiedIssuer<'static, KeyPair>,
+    issuer: Issuer<'static, KeyPair>,
+    root: String,
+    /// What a leaf must show beside itself, PEM; empty under a root.
+    intermediates: String,
 }
 
 /// What goes into a leaf. `Default` is a leaf that is valid now, for both directions, with no name at all.
@@ -37,7 +40,7 @@ pub struct Spec {
 /// A leaf with its key and the root that signed it, all PEM.
 #[derive(Debug, Clone)]
 pub struct Leaf {
-    /// The leaf.
+    /// The leaf, then its intermediates.
     pub cert: String,
     /// Its key, PKCS#8.
     pub key: String,
@@ -71,13 +74,25 @@ impl Ca {
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Ok(Self { root: CertifiedIssuer::self_signed(params, KeyPair::generate()?)? })
+        let root = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        let pem = root.pem();
+        let issuer = Issuer::from_ca_cert_pem(&pem, KeyPair::from_pem(&root.key().serialize_pem())?)?;
+        Ok(Self { issuer, root: pem, intermediates: String::new() })
+    }
+
+    /// An intermediate of which everything is known, its key too: all PEM.
+    ///
+    /// # Errors
+    /// When the certificate or the key does not parse.
+    pub fn intermediate(cert: &str, key: &str, root: &str) -> anyhow::Result<Self> {
+        let issuer = Issuer::from_ca_cert_pem(cert, KeyPair::from_pem(key)?)?;
+        Ok(Self { issuer, root: root.to_owned(), intermediates: cert.to_owned() })
     }
 
     /// The root.
     #[must_use]
     pub fn root_pem(&self) -> String {
-        self.root.pem()
+        self.root.clone()
     }
 
     /// A leaf of a workload, by its SPIFFE id. The text is not checked: a wrong one makes a wrong leaf.
@@ -104,8 +119,8 @@ impl Ca {
         let mut params = CertificateParams::new(spec.names.clone())?;
         fill(&mut params, spec)?;
         let key = KeyPair::generate()?;
-        let cert = params.signed_by(&key, &self.root)?;
-        Ok(Leaf { cert: cert.pem(), key: key.serialize_pem(), root: self.root_pem() })
+        let cert = params.signed_by(&key, &self.issuer)?.pem() + &self.intermediates;
+        Ok(Leaf { cert, key: key.serialize_pem(), root: self.root_pem() })
     }
 
     /// Signs a request as `spec` says; only the key is taken from it.
@@ -116,7 +131,7 @@ impl Ca {
         let mut request = CertificateSigningRequestParams::from_pem(csr_pem)?;
         request.params = CertificateParams::new(spec.names.clone())?;
         fill(&mut request.params, spec)?;
-        Ok(request.signed_by(&self.root)?.pem())
+        Ok(request.signed_by(&self.issuer)?.pem())
     }
 }
 
@@ -169,18 +184,26 @@ impl Leaf {
     }
 
     fn roots(&self) -> anyhow::Result<Arc<RootCertStore>> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.root.as_bytes()).context("root")?)?;
-        Ok(Arc::new(roots))
+        roots(&self.root)
     }
 
-    fn chain(&self) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    pub(crate) fn chain(&self) -> anyhow::Result<Vec<CertificateDer<'static>>> {
         CertificateDer::pem_slice_iter(self.cert.as_bytes()).collect::<Result<_, _>>().context("leaf")
     }
 
-    fn private_key(&self) -> anyhow::Result<PrivateKeyDer<'static>> {
+    pub(crate) fn private_key(&self) -> anyhow::Result<PrivateKeyDer<'static>> {
         PrivateKeyDer::from_pem_slice(self.key.as_bytes()).context("key")
     }
+}
+
+/// A store with the one root that a PEM text holds.
+///
+/// # Errors
+/// When it holds none.
+pub fn roots(pem: &str) -> anyhow::Result<Arc<RootCertStore>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).context("root")?)?;
+    Ok(Arc::new(roots))
 }
 
 fn protocols(alpn: &[&str]) -> Vec<Vec<u8>> {

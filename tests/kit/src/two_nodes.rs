@@ -177,13 +177,21 @@ impl Agent {
         Ok(Ended { status: self.child.wait()?, log, error })
     }
 
+    /// Ends an agent as Kubernetes would.
+    ///
+    /// # Errors
+    /// When its output cannot be read.
+    pub fn terminate(self) -> Result<Ended> {
+        kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?;
+        self.ended()
+    }
+
     /// Ends an agent without connections as Kubernetes would; what it logged.
     ///
     /// # Errors
     /// When it does not end with success, or only at its deadline.
     pub fn stop(self) -> Result<String> {
-        kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?;
-        let Ended { status, log, error } = self.ended()?;
+        let Ended { status, log, error } = self.terminate()?;
         ensure!(status.success(), "{status}: {log}{error}");
         ensure!(!log.contains("still open at the deadline"), "an idle agent did not drain:\n{log}");
         Ok(log)
