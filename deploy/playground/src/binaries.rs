@@ -1,8 +1,10 @@
 //! Finds the programs that the world starts, and builds them first when it is run from its own workspace.
 
+use std::fmt;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::str::FromStr;
 
 use anyhow::{Context, bail};
 
@@ -12,6 +14,41 @@ pub(crate) const OWN: &str = "/proc/self/exe";
 pub(crate) const ISTHMUS: &str = "isthmus";
 /// The CNI plugin.
 pub(crate) const CNI: &str = "isthmus-cni";
+
+/// Who runs another program as its agent, as on the command line: `west-2=/usr/local/bin/ztunnel`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AgentProgram {
+    /// A cluster's name or a node's.
+    pub(crate) place: String,
+    pub(crate) path: PathBuf,
+}
+
+impl FromStr for AgentProgram {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (place, path) = text.split_once('=').ok_or("not of the form <cluster or node>=<path>")?;
+        let path = std::fs::canonicalize(path).map_err(|error| format!("{path}: {error}"))?;
+        if !path.is_file() {
+            return Err(format!("{} is not a file", path.display()));
+        }
+        Ok(Self { place: place.to_owned(), path })
+    }
+}
+
+impl fmt::Display for AgentProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.place, self.path.display())
+    }
+}
+
+impl AgentProgram {
+    /// The one for a node, if any: its own, else its cluster's.
+    pub(crate) fn of<'a>(all: &'a [Self], cluster: &str, node: &str) -> Option<&'a Self> {
+        let named = |name: &str| all.iter().rev().find(|program| program.place == name);
+        named(node).or_else(|| named(cluster))
+    }
+}
 
 /// Starts this program again, under its name.
 pub(crate) fn own() -> Command {
@@ -73,4 +110,22 @@ fn build() -> anyhow::Result<PathBuf> {
         bail!("cargo build -p {ISTHMUS} -p {CNI} failed: {status}");
     }
     Ok(folder.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nodes_own_agent_goes_before_its_clusters() {
+        let exe = std::env::current_exe().unwrap();
+        let given = |place: &str| format!("{place}={}", exe.display()).parse::<AgentProgram>().unwrap();
+        let all = [given("west-2"), given("west"), given("east-1")];
+        assert_eq!(AgentProgram::of(&all, "west", "west-2"), Some(&all[0]));
+        assert_eq!(AgentProgram::of(&all, "west", "west-1"), Some(&all[1]));
+        assert_eq!(AgentProgram::of(&all, "east", "east-2"), None);
+        assert_eq!(all[0].to_string().parse(), Ok(given("west-2")));
+        assert!("west".parse::<AgentProgram>().unwrap_err().contains("form"));
+        assert!("west=/no/such".parse::<AgentProgram>().unwrap_err().starts_with("/no/such: "));
+    }
 }

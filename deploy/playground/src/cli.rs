@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::binaries::AgentProgram;
 use crate::plan::Topology;
 use crate::{api, cluster_dns, helloworld, istiod, kube_proxy, kubelet, pod_init, request, world};
 
@@ -34,6 +35,10 @@ pub(crate) struct WorldArgs {
     /// repository's own]
     #[arg(long, value_name = "PATH")]
     pub(crate) manifests: Option<PathBuf>,
+    /// Another program as the agent of a cluster or of one node, started as the chart starts ztunnel: `proxy ztunnel`
+    /// and the same environment. May be given several times; a node's own goes before its cluster's.
+    #[arg(long, value_name = "CLUSTER-OR-NODE=PATH")]
+    pub(crate) agent_program: Vec<AgentProgram>,
 }
 
 /// A whole run: up, check, down.

@@ -47,6 +47,9 @@ pub(crate) struct Options {
     /// Folder of `isthmus`.
     #[arg(long)]
     binaries: PathBuf,
+    /// What runs as the agent, instead of `isthmus`.
+    #[arg(long)]
+    agent_program: Option<PathBuf>,
     /// Folder of the CNI plugins.
     #[arg(long)]
     cni_bin: PathBuf,
@@ -66,6 +69,13 @@ struct Node {
     exe: PathBuf,
     client: Client,
     chain: cni::Chain,
+}
+
+impl Node {
+    fn programs(&self) -> program::Programs<'_> {
+        let Options { binaries, agent_program, .. } = &self.options;
+        program::Programs { own: &self.exe, bin: binaries, agent: agent_program.as_deref() }
+    }
 }
 
 /// Runs for ever.

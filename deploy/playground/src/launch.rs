@@ -69,8 +69,12 @@ fn start(dir: &Dir, args: &WorldArgs, mode: Mode) -> anyhow::Result<Child> {
     let manifests = args.manifests.clone().unwrap_or_else(|| binaries::workspace().join("deploy/manifests"));
     let manifests =
         fs::canonicalize(&manifests).with_context(|| format!("no manifests in {}", manifests.display()))?;
-    for cluster in Plan::new(args.topology).clusters {
+    let plan = Plan::new(args.topology);
+    for cluster in &plan.clusters {
         manifest::for_cluster(&manifests, &cluster.name)?;
+    }
+    if let Some(lost) = args.agent_program.iter().find(|program| !plan.has_place(&program.place)) {
+        bail!("--agent-program {lost}: there is no cluster or node {}", lost.place);
     }
     eprintln!("[  0.0s] programs: building what has changed");
     let binaries = binaries::folder()?;
@@ -96,6 +100,7 @@ fn spawn(
     command.arg("world").arg("--dir").arg(dir.path());
     command.args(["--mode", mode.name(), "--topology", &topology.unwrap_or_default()]);
     command.arg("--manifests").arg(manifests).arg("--binaries").arg(binaries);
+    command.args(args.agent_program.iter().map(|program| format!("--agent-program={program}")));
     match mode {
         Mode::Stay => command.stdin(Stdio::null()).stdout(Stdio::piped()),
         Mode::Check | Mode::CheckJson => command.stdin(Stdio::piped()).stdout(Stdio::inherit()),

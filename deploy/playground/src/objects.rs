@@ -163,7 +163,8 @@ fn agent(dir: &Dir, cluster: &Cluster) -> Value {
     let mut env = mesh_env(&cluster.name);
     let uds = format!("{}/ztunnel.sock", path(dir.node("$(NODE_NAME)")));
     env.push(json!({"name": "INPOD_UDS", "value": uds}));
-    let pod = mesh_pod("ztunnel", &["agent"], &env);
+    let mut pod = mesh_pod("ztunnel", &["proxy", "ztunnel"], &env);
+    pod["containers"][0]["image"] = json!("ztunnel");
     workload("DaemonSet", SYSTEM, "ztunnel", ("app", "ztunnel"), pod)
 }
 

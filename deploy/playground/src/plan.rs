@@ -67,6 +67,11 @@ impl Plan {
         Self { topology, clusters: vec![east, west] }
     }
 
+    /// Whether this is the name of a cluster or of a node.
+    pub(crate) fn has_place(&self, name: &str) -> bool {
+        self.clusters.iter().any(|all| all.name == name || all.nodes.iter().any(|node| node.name == name))
+    }
+
     /// The cluster whose istiod serves `cluster`'s agents.
     pub(crate) fn primary_of<'a>(&'a self, cluster: &'a Cluster) -> &'a Cluster {
         if cluster.primary {

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::binaries;
+use crate::binaries::{self, AgentProgram};
 use crate::cni_ptp;
 use crate::dir::Dir;
 use crate::launch::Running;
@@ -47,6 +47,9 @@ pub(crate) struct Options {
     /// Folder of `isthmus` and `isthmus-cni`.
     #[arg(long)]
     binaries: PathBuf,
+    /// Who runs another program as its agent.
+    #[arg(long)]
+    agent_program: Vec<AgentProgram>,
 }
 
 /// What happens when everything is up.

@@ -182,7 +182,7 @@ fn start(node: &Node, place: &Place, container: &Container) -> anyhow::Result<Ch
     let bad = anyhow::Error::msg::<String>;
     let variables =
         container.variables(pod, &place.ip.to_string(), &options.address.to_string()).map_err(bad)?;
-    let program = program::of(container, pod, &node.exe, &options.binaries, &variables).map_err(bad)?;
+    let program = program::of(container, pod, &node.programs(), &variables).map_err(bad)?;
     let log = node.dir.log(&options.cluster, &pod.metadata.name);
     let log = File::options()
         .create(true)

@@ -12,24 +12,36 @@ pub(super) struct Program {
     pub(super) args: Vec<String>,
 }
 
+/// Where programs are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Programs<'a> {
+    /// This one.
+    pub(super) own: &'a Path,
+    /// Folder of `isthmus`.
+    pub(super) bin: &'a Path,
+    /// The agent, when it is another one.
+    pub(super) agent: Option<&'a Path>,
+}
+
 /// The program for a container, or why there is none. `$(NAME)` in arguments is filled in from its variables.
 pub(super) fn of(
     container: &Container,
     pod: &Pod,
-    exe: &Path,
-    bin: &Path,
+    programs: &Programs<'_>,
     variables: &[(String, String)],
 ) -> Result<Program, String> {
     let image = container.image.rsplit('/').next().unwrap_or_default();
     let image = image.split(['@', ':']).next().unwrap_or_default();
     let own = |args: &[&str]| Program {
-        path: exe.to_owned(),
+        path: programs.own.to_owned(),
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
     };
     let given = || container.args.iter().map(|arg| expand(arg, variables)).collect();
+    let isthmus = programs.bin.join(binaries::ISTHMUS);
     match image {
-        "isthmus" => Ok(Program { path: bin.join(binaries::ISTHMUS), args: given() }),
-        "isthmus-playground" => Ok(Program { path: exe.to_owned(), args: given() }),
+        "isthmus" => Ok(Program { path: isthmus, args: given() }),
+        "ztunnel" => Ok(Program { path: programs.agent.map_or(isthmus, Path::to_owned), args: given() }),
+        "isthmus-playground" => Ok(Program { path: programs.own.to_owned(), args: given() }),
         "curl" | "sleep" | "busybox" => Ok(own(&["sleep"])),
         _ if image.contains("helloworld") => {
             let version = pod.metadata.labels.get("version").map(String::as_str);
@@ -53,7 +65,9 @@ mod tests {
         }))
         .unwrap();
         let variables = [("PORT".to_owned(), "53".to_owned())];
-        of(&pod.spec.containers[0], &pod, Path::new("/me"), Path::new("/bin"), &variables)
+        let agent = args.contains(&"other").then(|| Path::new("/opt/other"));
+        let programs = Programs { own: Path::new("/me"), bin: Path::new("/bin"), agent };
+        of(&pod.spec.containers[0], &pod, &programs, &variables)
     }
 
     #[test]
@@ -61,8 +75,11 @@ mod tests {
         let hello = program("docker.io/istio/examples-helloworld-v2:1.0", &[]).unwrap();
         assert_eq!(hello.args, ["helloworld", "--version", "v2", "--instance", "p"]);
         assert_eq!(program("curlimages/curl:8.16.0@sha256:0", &[]).unwrap().args, ["sleep"]);
-        let agent = program("isthmus", &["agent"]).unwrap();
-        assert_eq!((agent.path, agent.args), ("/bin/isthmus".into(), vec!["agent".into()]));
+        let gateway = program("isthmus", &["gateway"]).unwrap();
+        assert_eq!((gateway.path, gateway.args), ("/bin/isthmus".into(), vec!["gateway".into()]));
+        let agent = program("istio/ztunnel:1.31.0", &["proxy", "ztunnel"]).unwrap();
+        assert_eq!((agent.path, agent.args), ("/bin/isthmus".into(), vec!["proxy".into(), "ztunnel".into()]));
+        assert_eq!(program("ztunnel", &["other"]).unwrap().path, Path::new("/opt/other"));
         assert_eq!(program("isthmus-playground", &["x", "--p=$(PORT)"]).unwrap().args, ["x", "--p=53"]);
     }
 

@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use super::process::Process;
 use super::progress::Progress;
 use super::{Options, ready};
+use crate::binaries::AgentProgram;
 use crate::dir::Dir;
 use crate::kubeclient::Client;
 use crate::manifest::{self, object};
@@ -116,7 +117,7 @@ impl<'a> Clusters<'a> {
         proxy.extend(node.announces.map(|address| ("--announce", address.to_string())));
         let netns = self.namespaces.proxies.get(&node.name).context("no namespace")?.clone();
         self.spawn(&netns, cluster, &format!("kube-proxy-{}", node.name), "kube-proxy", &proxy)?;
-        let kubelet = [
+        let mut kubelet = vec![
             ("--cluster", cluster.name.clone()),
             ("--node", node.name.clone()),
             ("--address", node.address.to_string()),
@@ -126,6 +127,8 @@ impl<'a> Clusters<'a> {
             ("--cni-config", text(&self.dir.node(&node.name).join("cni.conflist"))),
             ("--kubeconfig", kubeconfig),
         ];
+        let agent = AgentProgram::of(&options.agent_program, &cluster.name, &node.name);
+        kubelet.extend(agent.map(|program| ("--agent-program", text(&program.path))));
         let netns = self.namespaces.nodes.get(&node.name).context("no namespace")?.clone();
         self.spawn(&netns, cluster, &format!("kubelet-{}", node.name), "kubelet", &kubelet)
     }
