@@ -24,7 +24,7 @@ use handler::{Handler, Outcome};
 
 /// Largest datagram.
 const MAX_DATAGRAM: usize = u16::MAX as usize;
-/// How long a TCP client may be silent.
+/// How long a TCP client may be silent, and how long it may leave an answer unread.
 const TCP_IDLE: Duration = Duration::from_secs(5);
 
 /// How a pod's proxy behaves.
@@ -216,15 +216,19 @@ async fn tcp_loop(
 ) {
     let mut backoff = retry_backoff();
     loop {
-        // The semaphore is never closed.
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
-        let accepted = tokio::select! {
+        let next = async {
+            let permit = Arc::clone(&connections).acquire_owned().await;
+            Ok((permit, listener.accept().await?.0))
+        };
+        let accepted: std::io::Result<_> = tokio::select! {
             biased;
             () = drain.graceful() => return,
-            accepted = listener.accept() => accepted,
+            accepted = next => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (permit, stream) = match accepted {
+            // The semaphore is never closed.
+            Ok((Err(_), _)) => return,
+            Ok((Ok(permit), stream)) => (permit, stream),
             Err(error) => {
                 tracing::debug!(%error, "cannot accept a DNS connection");
                 tokio::time::sleep(backoff.next_delay()).await;
@@ -266,7 +270,11 @@ async fn connection(mut stream: TcpStream, handler: &Handler, drain: &Watch) -> 
             },
         };
         let Some(answer) = answer else { return Ok(()) };
-        relay::write(&mut stream, &answer).await?;
+        // A client that asks and does not read would keep its place among the pod's connections for ever.
+        let Ok(written) = tokio::time::timeout(TCP_IDLE, relay::write(&mut stream, &answer)).await else {
+            return Ok(());
+        };
+        written?;
     }
 }
 

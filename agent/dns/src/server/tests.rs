@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt;
 use super::*;
 use crate::query::tests::{opt, plain, query};
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(10);
 
 fn loopback() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
@@ -345,6 +345,18 @@ async fn a_drained_proxy_finishes_what_it_has_and_takes_no_more() {
     let (outcome, ()) = tokio::join!(drain.shutdown(SOON), answered);
     assert_eq!(outcome, drain::Outcome::Drained);
     assert!(TcpStream::connect(tcp).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_reads_loses_its_place() {
+    let world = World::new(|config| config.max_connections = 1);
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut deaf = socket.connect(world.proxy.tcp_addresses()[0]).await.unwrap();
+    let message = plain("web", 1);
+    // Once every buffer on the way is full nothing moves but the clock.
+    let flood = async { while relay::write(&mut deaf, &message).await.is_ok() {} };
+    soon(flood).await;
 }
 
 #[tokio::test]
