@@ -1,11 +1,12 @@
 //! Logging in the field's formats: tab-separated text, or one JSON object per line; a filter that can be changed while
-//! running. Writes to standard output and knows nothing of what is logged.
+//! running. Writes to standard output from a thread of its own ([`queue`]) and knows nothing of what is logged.
+
+mod queue;
 
 use std::fmt;
-use std::io::Write as _;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
@@ -14,6 +15,9 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, reload};
+
+use self::queue::Queue;
+use crate::metrics::Metrics;
 
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,22 +37,48 @@ pub struct BadFilter {
     reason: String,
 }
 
-/// Changes the filter of a running process.
-#[derive(Clone)]
-pub struct Handle(Arc<dyn Fn(Targets) + Send + Sync>, Arc<std::sync::Mutex<String>>);
+/// Why logging could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// The filter was refused.
+    #[error(transparent)]
+    Filter(#[from] BadFilter),
+    /// The thread that writes could not be started.
+    #[error("log thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
 
-/// Installs the process' subscriber.
+/// The log of a running process: its filter, and what has not been written yet. Clones share it.
+#[derive(Clone)]
+pub struct Handle {
+    apply: Arc<dyn Fn(Targets) + Send + Sync>,
+    filter: Arc<Mutex<String>>,
+    queue: Queue,
+}
+
+/// Installs the process' subscriber. Whoever ends the process should [`Handle::flush`] first.
 ///
 /// # Errors
-/// When the filter does not parse.
-pub fn init(format: Format, filter: &str) -> Result<Handle, BadFilter> {
+/// When the filter does not parse or there is no thread to be had.
+pub fn init(format: Format, filter: &str) -> Result<Handle, InitError> {
     let (layer, reload) = reload::Layer::new(parse(filter)?);
+    let queue = Queue::default();
+    let lines = Lines(format, queue.clone());
     // A second subscriber in one process (tests) leaves the first in place.
-    let _ = tracing_subscriber::registry().with(Lines(format).with_filter(layer)).try_init();
+    if tracing_subscriber::registry().with(lines.with_filter(layer)).try_init().is_ok() {
+        queue.start(std::io::stdout(), move |count| lost(format, count))?;
+    }
     let apply = move |targets| {
         let _ = reload.reload(targets);
     };
-    Ok(Handle(Arc::new(apply), Arc::new(std::sync::Mutex::new(filter.to_owned()))))
+    Ok(Handle { apply: Arc::new(apply), filter: Arc::new(Mutex::new(filter.to_owned())), queue })
+}
+
+/// The line that stands where others could not.
+fn lost(format: Format, count: u64) -> String {
+    let message = "lines of the log were dropped: its reader was too slow".to_owned();
+    let fields = Fields { message, rest: vec![("lines", count.into())] };
+    format.line(&timestamp(SystemTime::now()), "warn", "log", fields)
 }
 
 /// Reads `info`, `access=debug,info` and `access:debug,info`.
@@ -85,15 +115,27 @@ impl Handle {
     /// # Errors
     /// When the filter does not parse; the old one stays.
     pub fn set(&self, filter: &str) -> Result<(), BadFilter> {
-        (self.0)(parse(filter)?);
-        *self.1.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = filter.to_owned();
+        (self.apply)(parse(filter)?);
+        *self.filter.lock().unwrap_or_else(PoisonError::into_inner) = filter.to_owned();
         Ok(())
     }
 
     /// The filter in force, as it was given.
     #[must_use]
     pub fn current(&self) -> String {
-        self.1.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.filter.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until everything logged so far was written, at most so long; whether it was.
+    #[must_use = "lines that were not written are lost"]
+    pub fn flush(&self, patience: Duration) -> bool {
+        self.queue.flush(patience)
+    }
+
+    /// Declares the counter of lines that a slow reader cost.
+    pub fn register(&self, registry: &Metrics) {
+        let help = "Lines of the log that were dropped because its reader was too slow";
+        registry.register("isthmus_log_lines_dropped", help, self.queue.dropped());
     }
 }
 
@@ -104,7 +146,7 @@ impl fmt::Debug for Handle {
 }
 
 /// The layer that writes lines.
-struct Lines(Format);
+struct Lines(Format, Queue);
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
@@ -113,8 +155,7 @@ impl<S: Subscriber> Layer<S> for Lines {
         let meta = event.metadata();
         let level = meta.level().as_str().to_ascii_lowercase();
         let line = self.0.line(&timestamp(SystemTime::now()), &level, scope(meta.target()), fields);
-        // A log that cannot be written has nobody to be told to.
-        let _ = std::io::stdout().lock().write_all(line.as_bytes());
+        self.1.push(&line);
     }
 }
 

@@ -7,7 +7,7 @@ use isthmus_admin::server::Admin;
 use isthmus_control::local::LocalConfig;
 use isthmus_control::xds::{self, Rejections};
 use isthmus_identity::Manager;
-use isthmus_rt::drain::{self, Outcome, Watch};
+use isthmus_rt::drain::{self, Watch};
 use isthmus_rt::log::Handle;
 use isthmus_rt::metrics::Metrics;
 use isthmus_rt::ready::Readiness;
@@ -16,8 +16,9 @@ use isthmus_state::{Batch, State};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
+use super::RunError;
 use super::http::{Common, Endpoint};
-use super::{RunError, signal};
+use super::signal::{Drained, Signals};
 use crate::config::agent::AgentConfig;
 use crate::runtime;
 use crate::wiring::config_dump::{self, Live};
@@ -43,6 +44,7 @@ pub(crate) fn run(config: AgentConfig, log: Handle) -> Result<(), RunError> {
 }
 
 async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), RunError> {
+    let mut signals = Signals::install()?;
     let common = Common::bind(config.ports.stats, config.ports.ready).await?;
     let admin = Endpoint::bind("admin", config.ports.admin).await?;
     let (registry, readiness) = (Metrics::default(), Readiness::default());
@@ -53,7 +55,8 @@ async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), R
     let mesh = Mesh::start(&config, Holds::Node, &registry, &readiness, &tasks, &watch)?;
     let shared = world::world(&config, mesh.state.clone(), mesh.certs.clone(), &registry);
     let pods = Pods::new(shared, &config, &registry, watch.clone());
-    let (quit, asked) = mpsc::channel(1);
+    let (quit, mut asked) = mpsc::channel(1);
+    log.register(&registry);
     let live = Live {
         state: mesh.state,
         certs: mesh.certs,
@@ -74,12 +77,10 @@ async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), R
         data_tasks.spawn("zds", zds);
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.place.node, network = %config.place.network, "agent started");
-    let why = signal::stop(asked).await.map_err(RunError::os("signal handlers"))?;
-    tracing::info!(why, deadline = ?config.drain, "draining");
-    if drain.shutdown(config.drain).await == Outcome::Forced {
-        tracing::warn!(deadline = ?config.drain, "connections were still open at the deadline and were closed");
+    let why = signals.stop(&mut asked).await;
+    if signals.drain(drain, config.drain, why).await == Drained::Done {
+        served.kill().await;
     }
-    served.kill().await;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use isthmus_node::ApiServer;
 use isthmus_node::globals;
 use isthmus_proxy::gateway::{Gateway, GatewayInfo, GatewayListeners, Globals, SniRoutes};
 use isthmus_proxy::{Bound, PodInfo, World};
-use isthmus_rt::drain::{self, Outcome, Watch};
+use isthmus_rt::drain::{self, Watch};
 use isthmus_rt::log::Handle;
 use isthmus_rt::metrics::Metrics;
 use isthmus_rt::ready::Readiness;
@@ -19,9 +19,10 @@ use isthmus_sys::socket::{Sockets, Transparent};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
+use super::RunError;
 use super::agent::{Holds, Mesh, fixed};
 use super::http::{Common, Endpoint};
-use super::{RunError, signal};
+use super::signal::{Drained, Signals};
 use crate::config::gateway::GatewayConfig;
 use crate::runtime;
 use crate::wiring::config_dump::{self, Live};
@@ -48,6 +49,7 @@ pub(crate) fn run(config: GatewayConfig, log: Handle) -> Result<(), RunError> {
 
 async fn serve(config: GatewayConfig, log: Handle, data: &Runtime) -> Result<(), RunError> {
     let base = &config.base;
+    let mut signals = Signals::install()?;
     let common = Common::bind(base.ports.stats, base.ports.ready).await?;
     let admin = Endpoint::bind("admin", base.ports.admin).await?;
     let (registry, readiness) = (Metrics::default(), Readiness::default());
@@ -57,7 +59,8 @@ async fn serve(config: GatewayConfig, log: Handle, data: &Runtime) -> Result<(),
     let mesh = Mesh::start(base, Holds::Own, &registry, &readiness, &tasks, &watch)?;
     let shared = world::world(base, mesh.state.clone(), mesh.certs.clone(), &registry);
     let globals = follow_globals(&config, &readiness, &tasks, &watch).await?;
-    let (quit, asked) = mpsc::channel(1);
+    let (quit, mut asked) = mpsc::channel(1);
+    log.register(&registry);
     let live = Live {
         state: mesh.state,
         certs: mesh.certs,
@@ -71,13 +74,12 @@ async fn serve(config: GatewayConfig, log: Handle, data: &Runtime) -> Result<(),
     admin.serve(Admin { source: Arc::new(live), logging, quit }, &tasks, served_watch);
     let gateway = start(&config, shared, globals, data, watch)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = %config.identity, network = %base.place.network, "gateway started");
-    let why = signal::stop(asked).await.map_err(RunError::os("signal handlers"))?;
-    tracing::info!(why, deadline = ?base.drain, "draining");
-    if drain.shutdown(base.drain).await == Outcome::Forced {
-        tracing::warn!(deadline = ?base.drain, "connections were still open at the deadline and were closed");
-    }
+    let why = signals.stop(&mut asked).await;
+    let drained = signals.drain(drain, base.drain, why).await;
     drop(gateway);
-    served.kill().await;
+    if drained == Drained::Done {
+        served.kill().await;
+    }
     Ok(())
 }
 

@@ -11,8 +11,9 @@ use isthmus_rt::ready::Readiness;
 use isthmus_rt::task::Tasks;
 use tokio::sync::mpsc;
 
+use super::RunError;
 use super::http::Common;
-use super::{RunError, signal};
+use super::signal::Signals;
 use crate::config::node::NodeConfig;
 use crate::runtime;
 
@@ -20,17 +21,19 @@ use crate::runtime;
 const READY: &str = "node";
 
 /// Runs the role.
-pub(crate) fn run(config: NodeConfig, _log: Handle) -> Result<(), RunError> {
+pub(crate) fn run(config: NodeConfig, log: Handle) -> Result<(), RunError> {
     isthmus_identity::install_crypto_provider();
     let runtime = runtime::data(2).map_err(RunError::os("runtime"))?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, log))
 }
 
-async fn serve(config: NodeConfig) -> Result<(), RunError> {
+async fn serve(config: NodeConfig, log: Handle) -> Result<(), RunError> {
+    let mut signals = Signals::install()?;
     let common = Common::bind(config.metrics, config.ready).await?;
     let (registry, readiness) = (Metrics::default(), Readiness::default());
     let tasks = Tasks::new("node endpoints");
     let (drain, watch) = drain::channel();
+    log.register(&registry);
     common.serve(&registry, &readiness, &tasks, &watch);
 
     let server = config.kubeconfig.clone().map_or(ApiServer::InCluster, ApiServer::Kubeconfig);
@@ -42,7 +45,7 @@ async fn serve(config: NodeConfig) -> Result<(), RunError> {
         metrics: isthmus_node::Metrics::register(&registry),
     };
     let ready = readiness.block(READY);
-    let (_quit, never) = mpsc::channel(1);
+    let (_quit, mut never) = mpsc::channel(1);
     let (stop, mut stopped) = mpsc::channel(1);
     tasks.spawn("node", async move {
         let ended = isthmus_node::run(settings, deps, ready, watch).await;
@@ -50,8 +53,7 @@ async fn serve(config: NodeConfig) -> Result<(), RunError> {
         let _ = stop.send(ended).await;
     });
     tokio::select! {
-        why = signal::stop(never) => {
-            let why = why.map_err(RunError::os("signal handlers"))?;
+        why = signals.stop(&mut never) => {
             tracing::info!(why, "stopping; the rules of enrolled pods stay");
             drain.shutdown(std::time::Duration::from_secs(5)).await;
             Ok(())
