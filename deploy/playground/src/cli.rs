@@ -51,6 +51,15 @@ pub(crate) struct RunArgs {
     pub(crate) json: bool,
 }
 
+/// What is to be changed where.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Change {
+    /// The cluster.
+    pub(crate) cluster: String,
+    /// A manifest, or a folder of them.
+    pub(crate) manifest: PathBuf,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Builds a world that stays until `down`.
@@ -74,6 +83,10 @@ pub(crate) enum Command {
         /// `<cluster>/<component>`; a beginning of the name is enough.
         component: Option<String>,
     },
+    /// Applies a manifest to a cluster: `apply west deploy/manifests/policies/only-east-sleep.yaml`
+    Apply(Change),
+    /// Deletes the objects of a manifest from a cluster.
+    Delete(Change),
     /// Ends the world.
     Down,
 

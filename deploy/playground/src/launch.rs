@@ -24,7 +24,7 @@ use crate::world::Mode;
 mod inside;
 mod show;
 
-pub(crate) use inside::{down, exec};
+pub(crate) use inside::{change, down, exec};
 pub(crate) use show::{logs, status};
 
 /// How long a world that was killed a moment ago may take to be gone.

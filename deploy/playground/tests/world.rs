@@ -134,11 +134,29 @@ fn a_world_stays_until_down() {
     assert_eq!(failed.status.code(), Some(7));
     assert!(text(&world.run(&["logs"])).contains("east/apiserver\n"));
     assert!(text(&world.run(&["logs", "east/ztunnel"])).contains("agent started"));
+    policy(&world, exe);
     let (inside, processes) = world.processes();
     assert!(processes > 10 && inside.len() > 10, "{processes} {inside:?}");
     world.run(&["down"]);
     assert_eq!(world.processes().1, 0);
     until("namespaces to end", || namespaces().is_disjoint(&inside));
+}
+
+/// A policy in west is in force soon after it is applied, and no more soon after it is deleted: `client` never belongs
+/// to the mesh, so v2 stops and starts to answer it.
+fn policy(world: &World, exe: &str) {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/policies/only-east-sleep.yaml");
+    let url = "http://helloworld.sample:5000/hello";
+    let answered = || {
+        let args = ["exec", "west/client", "--", exe, "request", url];
+        world.command(&args).output().unwrap().status.success()
+    };
+    assert!(answered());
+    world.run(&["apply", "west", file]);
+    until("the policy to be in force", || !answered());
+    world.run(&["exec", "west/sleep", "--", exe, "request", "-n", "10", url]);
+    world.run(&["delete", "west", file]);
+    until("the policy to be gone", answered);
 }
 
 #[test]

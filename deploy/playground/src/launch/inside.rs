@@ -1,8 +1,8 @@
-//! Commands that reach into a running world from outside: entering a pod, ending everything.
+//! Commands that reach into a running world from outside: entering a pod, changing a cluster, ending everything.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::dir::Dir;
+use crate::kubeclient::Client;
 use crate::kubelet::Record;
+use crate::manifest::{self, object};
 
 /// How long the world may take to end by itself.
 const ENDING: Duration = Duration::from_secs(5);
@@ -25,7 +27,7 @@ pub(crate) fn exec(dir: &Dir, pod: &str, command: &[String]) -> anyhow::Result<E
     let inner =
         record.pid.with_context(|| format!("pod {} does not run: {}", record.name, record.message))?;
     let pid = outer_pid(world.pid, inner)?;
-    enter(pid)?;
+    enter(pid, &["user", "pid", "net", "mnt"])?;
     let [program, args @ ..] = command else { bail!("no command was given") };
     let mut child = Command::new(program);
     child.args(args).current_dir("/").env("HOSTNAME", &record.name);
@@ -33,9 +35,37 @@ pub(crate) fn exec(dir: &Dir, pod: &str, command: &[String]) -> anyhow::Result<E
     Ok(ExitCode::from(super::code(status)))
 }
 
-/// Joins every namespace of a process. Only before any thread starts.
-fn enter(pid: i32) -> anyhow::Result<()> {
-    let kinds = [
+/// Applies the objects of a manifest to a cluster, or deletes them there.
+pub(crate) fn change(dir: &Dir, cluster: &str, path: &Path, delete: bool) -> anyhow::Result<ExitCode> {
+    let world = super::running(dir)?;
+    if !world.clusters.iter().any(|known| known == cluster) {
+        bail!("there is no cluster {cluster}; there are: {}", world.clusters.join(", "));
+    }
+    let objects = manifest::read(path)?;
+    let client = Client::from_kubeconfig(&dir.kubeconfig(cluster))?;
+    enter(world.pid, &["user", "net"])?;
+    crate::block_on(async {
+        for object in &objects {
+            let (kind, name) = (object::text(object, "/kind"), object::name(object));
+            match object::kind(object).filter(|_| delete) {
+                Some(kind) => {
+                    client.delete_now(&kind.path(or_default(object::namespace(object)), name)).await?
+                }
+                None => _ = client.apply(object).await?,
+            }
+            println!("{kind}/{name} {}", if delete { "deleted" } else { "applied" });
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn or_default(namespace: &str) -> &str {
+    if namespace.is_empty() { "default" } else { namespace }
+}
+
+/// Joins namespaces of a process. Only before any thread starts.
+fn enter(pid: i32, kinds: &[&str]) -> anyhow::Result<()> {
+    let all = [
         ("user", CloneFlags::CLONE_NEWUSER),
         ("pid", CloneFlags::CLONE_NEWPID),
         ("net", CloneFlags::CLONE_NEWNET),
@@ -43,7 +73,7 @@ fn enter(pid: i32) -> anyhow::Result<()> {
     ];
     // All are opened first: after the mount namespace is entered, /proc is another one.
     let mut namespaces = Vec::new();
-    for (name, kind) in kinds {
+    for (name, kind) in all.into_iter().filter(|(name, _)| kinds.contains(name)) {
         let path = format!("/proc/{pid}/ns/{name}");
         let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
         // Joining the user namespace that one is in already is refused.
