@@ -41,6 +41,8 @@ pub struct Config {
     pub workload_deadline: Duration,
     /// TLS handshakes a pod's HBONE listener has under way at most; further ones wait in the backlog.
     pub handshakes: usize,
+    /// How long one of them is safe when there are that many; after it, it is given up for one that waits.
+    pub handshake_safe: Duration,
     /// Whether answers and records use baggage (`ENABLE_RESPONSE_BAGGAGE`).
     pub baggage: bool,
     /// How long a pooled tunnel without streams is kept.
@@ -60,6 +62,7 @@ impl Default for Config {
             answer_deadline: Duration::from_secs(30),
             workload_deadline: Duration::from_secs(5),
             handshakes: 256,
+            handshake_safe: Duration::from_secs(1),
             baggage: true,
             pool_idle: Duration::from_secs(300),
             hello_deadline: Duration::from_secs(5),

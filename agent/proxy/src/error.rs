@@ -71,6 +71,9 @@ pub enum Error {
     /// The TLS handshake failed.
     #[error("tls handshake error: {0}")]
     Tls(#[from] TlsError),
+    /// Too many clients were being set up, and this one took the longest.
+    #[error("tls handshake error: given up after {0:?} for others that wait")]
+    Crowded(Duration),
     /// The client showed no identity of the mesh. The verifier refuses such a client, so this is a second lock.
     #[error("tls handshake error: the peer proved no SPIFFE identity")]
     NoPeerIdentity,
@@ -145,7 +148,7 @@ impl Error {
     pub fn flag(&self) -> Flag {
         match self {
             Self::Denied(_) | Self::PolicyChanged(_) => Flag::Deny,
-            Self::Tls(_) | Self::NoPeerIdentity => Flag::TlsFailure,
+            Self::Tls(_) | Self::Crowded(_) | Self::NoPeerIdentity => Flag::TlsFailure,
             Self::Http2(_) => Flag::H2HandshakeFailure,
             Self::HboneTimeout(_) => Flag::NetworkPolicy,
             Self::Identity(_) | Self::NoCertificate { .. } => Flag::IdentityError,
@@ -224,6 +227,7 @@ mod tests {
             (Error::Drained, Flag::Connect),
             (Error::Tls(TlsError::Timeout(after)), Flag::TlsFailure),
             (Error::NoPeerIdentity, Flag::TlsFailure),
+            (Error::Crowded(after), Flag::TlsFailure),
             (Error::Http2(TunnelError::HandshakeTimeout(after)), Flag::H2HandshakeFailure),
             (Error::hbone_dial(silence()), Flag::NetworkPolicy),
             (dial(Stage::Identity), Flag::IdentityError),

@@ -21,6 +21,7 @@ use crate::access_log;
 use crate::error::Error;
 use crate::listener::Accepted;
 use crate::metrics::Reporter;
+use crate::places::Place;
 use crate::record::Direction;
 use crate::scope::Scope;
 
@@ -41,21 +42,38 @@ pub(crate) async fn accept(scope: Arc<Scope>, accepted: Accepted, drain: Watch) 
     let proven = tokio::select! {
         biased;
         () = drain.forced() => return,
-        proven = prove(&scope, stream) => proven,
+        proven = prove(&scope, stream, place) => proven,
     };
-    // The place was for the handshake only.
-    drop(place);
     match proven {
         Ok((peer, session)) => serve(scope, peer, source, local, session, drain).await,
         Err(error) => access_log::early(source, local, Direction::Inbound, &error),
     }
 }
 
-/// The server's side of mutual TLS, as the pod.
+/// The server's side of mutual TLS, as the pod. The place is for the handshake only.
 pub(crate) async fn prove(
     scope: &Scope,
     stream: TcpStream,
+    place: Option<Place>,
 ) -> Result<(PeerIdentity, TlsSession<TcpStream>), Error> {
+    in_place(scope, place, handshake(scope, stream)).await
+}
+
+/// Sets a connection up, for as long as it has its place.
+pub(crate) async fn in_place<T>(
+    scope: &Scope,
+    place: Option<Place>,
+    set_up: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let Some(mut place) = place else { return set_up.await };
+    tokio::select! {
+        biased;
+        done = set_up => done,
+        () = place.lost() => Err(Error::Crowded(scope.world().config.handshake_safe)),
+    }
+}
+
+async fn handshake(scope: &Scope, stream: TcpStream) -> Result<(PeerIdentity, TlsSession<TcpStream>), Error> {
     let world = scope.world();
     let workload = scope.workload().await?;
     let certificate = scope.certificate(&workload.identity()).await?;

@@ -17,6 +17,7 @@ mod listener;
 pub mod metrics;
 mod outbound;
 mod passthrough;
+mod places;
 mod pod;
 mod record;
 mod running;

@@ -11,9 +11,9 @@ use isthmus_rt::drain::Watch;
 use isthmus_rt::task::{Spawnable, Tasks};
 use isthmus_sys::socket::{self, Sockets, Transparent, canonical};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Ports;
+use crate::places::{Place, Places};
 
 /// Connections that are taken from a listener when it closes, at most.
 const BACKLOG: usize = 1024;
@@ -47,7 +47,7 @@ pub(crate) struct Accepted {
     /// Where the client wanted to go; [`Self::local`] when nothing redirected it.
     pub(crate) original: SocketAddr,
     /// The place among the connections that are being set up, where those are limited.
-    pub(crate) place: Option<OwnedSemaphorePermit>,
+    pub(crate) place: Option<Place>,
 }
 
 // === impl Bound ===
@@ -161,7 +161,7 @@ pub(crate) struct Acceptor {
     pub(crate) what: &'static str,
     pub(crate) owner: Arc<str>,
     /// Connections that may be set up at once; the rest waits in the backlog, where it costs us nothing.
-    pub(crate) limit: Option<Arc<Semaphore>>,
+    pub(crate) limit: Option<Arc<Places>>,
     pub(crate) drain: Watch,
 }
 
@@ -206,12 +206,15 @@ impl Acceptor {
     }
 
     async fn next(&self) -> io::Result<Accepted> {
-        let place = match &self.limit {
-            // The semaphore is never closed.
-            Some(limit) => Arc::clone(limit).acquire_owned().await.ok(),
+        let mut place = match &self.limit {
+            Some(limit) => Some(limit.take().await),
             None => None,
         };
-        self.bound.accept().await.map(|accepted| Accepted { place, ..accepted })
+        let accepted = self.bound.accept().await?;
+        if let Some(place) = &mut place {
+            place.begin();
+        }
+        Ok(Accepted { place, ..accepted })
     }
 }
 
@@ -234,7 +237,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (drain, watch) = drain::channel();
-        let limit = limit.map(|places| Arc::new(Semaphore::new(places)));
+        let limit = limit.map(|places| Places::new(places, Duration::from_secs(3600)));
         let bound = Bound::from_tokio(listener, false);
         (Acceptor { bound, what: "test", owner: "pod".into(), limit, drain: watch }, address, drain)
     }

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use isthmus_rt::drain::{self, Drain, Watch};
 use isthmus_rt::task::{Spawnable, Tasks};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::listener::{Accepted, Acceptor, Bound};
+use crate::places::Places;
 
 /// Tasks that are drained with the process or stopped by their owner, whichever comes first. Dropped, they end at once.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ impl Running {
         &self,
         bound: Bound,
         what: &'static str,
-        limit: Option<Arc<Semaphore>>,
+        limit: Option<Arc<Places>>,
         serve: F,
     ) where
         F: FnMut(Accepted, Watch) -> Fut + Send + 'static,

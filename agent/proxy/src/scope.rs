@@ -10,12 +10,12 @@ use isthmus_model::{Facts, Policy, PolicyKey, SpiffeId, Workload};
 use isthmus_rt::task::{Spawnable, Tasks};
 use isthmus_state::{Permit, PodKey, Snapshot, authorize};
 use isthmus_sys::socket::Sockets;
-use tokio::sync::Semaphore;
 
 use crate::conns::Connections;
 use crate::dial::PoolKey;
 use crate::error::{Error, Refusal};
 use crate::metrics::Reporter;
+use crate::places::Places;
 use crate::pod::{PodInfo, PodName};
 use crate::world::World;
 
@@ -32,7 +32,7 @@ pub(crate) struct Scope {
     /// Stands in for a workload that the control plane does not describe; gateways have one.
     stand_in: Option<Arc<Workload>>,
     connections: Connections,
-    handshakes: Arc<Semaphore>,
+    handshakes: Arc<Places>,
     pool: Pool<PoolKey>,
     /// Owner tasks of the tunnels that this pod dialled.
     tunnels: Tasks,
@@ -53,7 +53,7 @@ impl Scope {
             spoof,
             stand_in: None,
             connections: Connections::default(),
-            handshakes: Arc::new(Semaphore::new(world.config.handshakes)),
+            handshakes: Places::new(world.config.handshakes, world.config.handshake_safe),
             pool: Pool::new(pool_config(&world), &tunnels),
             tunnels,
             owner,
@@ -97,7 +97,7 @@ impl Scope {
     }
 
     /// Places for connections whose TLS handshake is under way.
-    pub(crate) fn handshakes(&self) -> Arc<Semaphore> {
+    pub(crate) fn handshakes(&self) -> Arc<Places> {
         Arc::clone(&self.handshakes)
     }
 

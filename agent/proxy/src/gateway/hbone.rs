@@ -35,9 +35,8 @@ pub(super) async fn accept(scope: Arc<Scope>, globals: Arc<dyn Globals>, accepte
     let proven = tokio::select! {
         biased;
         () = drain.forced() => return,
-        proven = inbound::prove(&scope, stream) => proven,
+        proven = inbound::prove(&scope, stream, place) => proven,
     };
-    drop(place);
     match proven {
         Ok((peer, session)) => {
             let outer = Arc::new(Outer { scope: Arc::clone(&scope), globals, peer, source, local });

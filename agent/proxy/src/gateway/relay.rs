@@ -13,6 +13,7 @@ use isthmus_sys::socket::reset_on_close;
 use super::{HelloError, SniRoutes, Target, hello};
 use crate::access_log;
 use crate::error::Error;
+use crate::inbound;
 use crate::listener::Accepted;
 use crate::metrics::Reporter;
 use crate::outbound::{self, Flow};
@@ -28,9 +29,9 @@ pub(super) async fn serve_tls(
 ) {
     let place = accepted.place.take();
     serve(&scope, accepted, drain, async |accepted| {
-        let read = hello::read(&mut accepted.stream, scope.world().config.hello_deadline).await?;
-        // The place was for the hello only.
-        drop(place);
+        // The place is for the hello only.
+        let hello = hello::read(&mut accepted.stream, scope.world().config.hello_deadline);
+        let read = inbound::in_place(&scope, place, async { Ok(hello.await?) }).await?;
         let no_route = || Error::Hello(HelloError::NoRoute(read.name.clone()));
         let target = routes.target(read.name.as_deref()).ok_or_else(no_route)?;
         Ok((address(&scope, target)?, read.bytes))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use isthmus_hbone::{Head, OpenError};
 use isthmus_model::{Authority, Protocol};
-use isthmus_proxy::{Carrier, Conn};
+use isthmus_proxy::{Carrier, Config, Conn};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
@@ -206,4 +206,27 @@ async fn our_own_ports_are_no_destination() {
         client.proxy.stop(Duration::ZERO).await;
     }
     assert_eq!(network.metric("istio_tcp_connections_opened_total", &[]), 0, "it is refused early");
+}
+
+#[tokio::test]
+async fn clients_that_connect_and_say_nothing_keep_nobody_out() {
+    // As many as there are places, for an hour each; but safe for a moment only.
+    let config = Config {
+        handshakes: 2,
+        handshake_safe: Duration::from_millis(10),
+        tls_deadline: Duration::from_secs(3600),
+        ..Config::default()
+    };
+    let network = Network::with_config("east", &Arc::new(Block::claim()), config);
+    let (sleep, helloworld) = (network.workload("sleep", 1), network.workload("helloworld", 2));
+    network.push(&[sleep.clone(), helloworld.clone()], &[], &[]);
+    let app = network.echo(&helloworld).await;
+    let _server = network.server(&helloworld);
+    let hbone = (helloworld.addresses[0], HBONE);
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        silent.push(TcpStream::connect(hbone).await.unwrap());
+    }
+    let client = network.client(&sleep, app.address);
+    assert_eq!(exchange(&mut client.dial().await, b"hello").await.unwrap(), b"hello");
 }
