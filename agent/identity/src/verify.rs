@@ -31,7 +31,7 @@ pub enum VerifyError {
         /// Every URI of the peer's leaf.
         presented: Vec<String>,
     },
-    /// Server side: none of the client's identities is of our trust domain.
+    /// Server side: the client's identity is not of our trust domain.
     #[error("peer presented {}, expected an identity of trust domain {expected}", list(presented))]
     ForeignTrustDomain {
         /// Our trust domain.
@@ -193,8 +193,10 @@ impl ClientCertVerifier for ClientIdentity {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let verified = self.path.verify_client_cert(end_entity, intermediates, now)?;
+        // The first is the one that policies will see, so it is the one to look at: a second identity of ours must not
+        // let a first one of another domain in.
         let shown = spiffe_ids(end_entity).map_err(unreadable)?;
-        if shown.iter().any(|id| id.trust_domain == self.trust_domain) {
+        if shown.first().is_some_and(|id| id.trust_domain == self.trust_domain) {
             return Ok(verified);
         }
         let presented = uris(end_entity).map_err(unreadable)?;

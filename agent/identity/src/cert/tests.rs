@@ -138,6 +138,19 @@ fn a_client_of_another_trust_domain_is_refused_even_under_our_root() {
 }
 
 #[test]
+fn the_identity_that_policies_see_is_the_one_that_was_checked() {
+    let ca = Ca::new("root").unwrap();
+    let (cart, two) = (proper(&ca, CART), |first: &str, second: &str| {
+        let uris = ["https://not.spiffe/", first, second].map(str::to_owned).to_vec();
+        certificate(&ca, WEB, &Spec { uris, ..Spec::default() })
+    });
+    let ours = handshake(two(WEB, ELSEWHERE).client_config(&[id(CART)]), cart.server_config());
+    assert_eq!(PeerIdentity::of(&ours.server.unwrap()).unwrap().id(), &id(WEB));
+    let foreign = handshake(two(ELSEWHERE, WEB).client_config(&[id(CART)]), cart.server_config());
+    assert!(matches!(refusal(foreign.server.err()), VerifyError::ForeignTrustDomain { .. }));
+}
+
+#[test]
 fn a_client_without_a_spiffe_identity_is_refused() {
     let ca = Ca::new("root").unwrap();
     let cart = proper(&ca, CART);
