@@ -55,7 +55,7 @@ pub(crate) struct Node<E> {
     metrics: Arc<Metrics>,
     view: View,
     queue: Reconcile<Request>,
-    /// Requests for pods that the watch has not named yet.
+    /// Requests for pods that the watch has not named yet, or not yet as pods of the mesh.
     unknown: Vec<(Instant, Request)>,
     turns: FuturesUnordered<BoxFuture<'static, (PodUid, Outcome)>>,
 }
@@ -172,20 +172,16 @@ impl<E: Stream<Item = Event> + Unpin> Node<E> {
         }
     }
 
-    /// Queues a request if its pod and the pod's namespace are known, and gives it back if not.
+    /// Queues a request if its pod is known to belong to the mesh, and gives it back if not: the plugin has asked the API
+    /// server, so the watch may only be late.
     fn claim(&mut self, request: Request) -> Result<(), Request> {
         let AddEvent { pod_namespace, pod_name, .. } = &request.event;
         let Some(pod) = self.view.startable(pod_namespace, pod_name) else { return Err(request) };
-        match self.view.decide(&self.rules, pod) {
-            None => return Err(request),
-            Some(Decision::Skip(reason)) => {
-                let _ = request.reply.send(Err(format!("pod {pod} does not belong to the mesh: {reason}")));
-            }
-            Some(Decision::Enrol) => {
-                let uid = pod.uid.clone();
-                self.queue.add(&uid, request);
-            }
+        if self.view.decide(&self.rules, pod) != Some(Decision::Enrol) {
+            return Err(request);
         }
+        let uid = pod.uid.clone();
+        self.queue.add(&uid, request);
         Ok(())
     }
 
@@ -195,9 +191,20 @@ impl<E: Stream<Item = Event> + Unpin> Node<E> {
             std::mem::take(&mut self.unknown).into_iter().partition(|(until, _)| *until <= now);
         self.unknown = still;
         for (_, request) in late {
-            let AddEvent { pod_namespace, pod_name, .. } = &request.event;
-            let reason = format!("pod {pod_namespace}/{pod_name} is not known on this node");
+            let reason = self.unclaimed(&request.event);
             let _ = request.reply.send(Err(reason));
+        }
+    }
+
+    /// Why nobody has claimed a request.
+    fn unclaimed(&self, event: &AddEvent) -> String {
+        let AddEvent { pod_namespace, pod_name, .. } = event;
+        let pod = self.view.startable(pod_namespace, pod_name);
+        match pod.and_then(|pod| self.view.decide(&self.rules, pod)) {
+            Some(Decision::Skip(reason)) => {
+                format!("pod {pod_namespace}/{pod_name} does not belong to the mesh: {reason}")
+            }
+            _ => format!("pod {pod_namespace}/{pod_name} is not known on this node"),
         }
     }
 

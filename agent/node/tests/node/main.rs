@@ -162,6 +162,25 @@ async fn an_event_that_overtakes_the_watch_waits_for_it() {
 }
 
 #[tokio::test]
+async fn an_event_that_overtakes_a_label_waits_for_it() {
+    for plural in ["pods", "namespaces"] {
+        let world = World::start(&[pod("a", None)]).await;
+        let agent = world.agent().await;
+        agent.expect(&["end"]).await;
+        let label = async {
+            tokio::task::yield_now().await;
+            let name = if plural == "pods" { "sample/a" } else { "sample" };
+            world.api.change(plural, name, |object| {
+                object["metadata"]["labels"]["istio.io/dataplane-mode"] = json!("ambient");
+            });
+            agent.expect(&[ADD_A]).await;
+        };
+        let ((status, reason), ()) = tokio::join!(world.cmdadd("a", GOOD), label);
+        assert_eq!(status, 200, "{plural}: {reason}");
+    }
+}
+
+#[tokio::test]
 async fn what_was_enrolled_before_the_start_is_taken_over() {
     let ended = {
         let mut pod = enabled(ambient(pod("ended", Some("10.11.0.7"))));
