@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+/// Names a folder of programs that are ready.
+pub(crate) const VARIABLE: &str = "ISTHMUS_BIN_DIR";
+
 /// Path of a program of this workspace. `ISTHMUS_BIN_DIR` names a folder of ready ones; otherwise they are built once,
 /// in the tests' own profile and target folder.
 ///
@@ -17,8 +20,9 @@ pub fn path(name: &str) -> PathBuf {
     path
 }
 
-fn folder() -> PathBuf {
-    if let Some(dir) = std::env::var_os("ISTHMUS_BIN_DIR") {
+/// Where the programs are, built if need be.
+pub(crate) fn folder() -> PathBuf {
+    if let Some(dir) = std::env::var_os(VARIABLE) {
         return dir.into();
     }
     let exe = std::env::current_exe().unwrap_or_default();

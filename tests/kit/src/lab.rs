@@ -25,7 +25,7 @@
 mod harness;
 mod world;
 
-pub use harness::{Body, main};
+pub use harness::{Body, main, main_with_programs};
 pub use world::{Host, Lan, block_on, echo, exchange, in_ns, veth};
 
 /// The table of tests for [`main`], named as their functions.

@@ -4,8 +4,10 @@
 pub mod binaries;
 pub mod hbone;
 pub mod istiod;
+pub mod kube;
 pub mod lab;
 pub mod pki;
 pub mod probe;
+pub mod process;
 pub mod two_nodes;
 pub mod zds;

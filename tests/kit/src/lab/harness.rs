@@ -1,6 +1,7 @@
 //! A libtest look-alike whose tests each run in a process and namespaces of their own.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -10,6 +11,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
+
+use crate::binaries;
 
 /// A test: fails by an error or by a panic.
 pub type Body = fn() -> anyhow::Result<()>;
@@ -27,11 +30,22 @@ const INNER: &str = "--lab-inside";
 /// `--nocapture`, `--test-threads`.
 #[must_use]
 pub fn main(tests: &[(&str, Body)]) -> ExitCode {
+    start(tests, false)
+}
+
+/// As [`main`], for tests that start programs of this workspace: they are built once, before any test begins, so that
+/// no test spends its time on it.
+#[must_use]
+pub fn main_with_programs(tests: &[(&str, Body)]) -> ExitCode {
+    start(tests, true)
+}
+
+fn start(tests: &[(&str, Body)], programs: bool) -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.as_slice() {
         [role, name] if role == OUTER => outer(name),
         [role, name] if role == INNER => inner(name, tests),
-        _ => run(&Options::parse(&args), tests),
+        _ => run(&Options::parse(&args), tests, programs),
     }
 }
 
@@ -80,7 +94,7 @@ impl Options {
     }
 }
 
-fn run(options: &Options, tests: &[(&str, Body)]) -> ExitCode {
+fn run(options: &Options, tests: &[(&str, Body)], programs: bool) -> ExitCode {
     let selected: Vec<&str> =
         tests.iter().map(|(name, _)| *name).filter(|name| options.selects(name)).collect();
     if options.list {
@@ -88,6 +102,8 @@ fn run(options: &Options, tests: &[(&str, Body)]) -> ExitCode {
         println!("\n{} tests, 0 benchmarks", selected.len());
         return ExitCode::SUCCESS;
     }
+    let programs = (programs && !selected.is_empty()).then(binaries::folder);
+    let programs = programs.as_deref();
     println!("\nrunning {} test{}", selected.len(), if selected.len() == 1 { "" } else { "s" });
     let started = Instant::now();
     let failures = Mutex::new(Vec::new());
@@ -98,7 +114,7 @@ fn run(options: &Options, tests: &[(&str, Body)]) -> ExitCode {
         for _ in 0..workers.clamp(1, selected.len().max(1)) {
             scope.spawn(|| {
                 while let Some(name) = locked(&queue).next() {
-                    let failure = one(name, options.show);
+                    let failure = one(name, options.show, programs);
                     println!("test {name} ... {}", if failure.is_none() { "ok" } else { "FAILED" });
                     locked(&failures).extend(failure.map(|output| (*name, output)));
                 }
@@ -129,10 +145,11 @@ fn report(failures: &[(&str, String)]) {
 }
 
 /// Runs one test in its own process; what it said when it failed.
-fn one(name: &str, show: bool) -> Option<String> {
+fn one(name: &str, show: bool, programs: Option<&Path>) -> Option<String> {
     let command = |role| -> std::io::Result<Command> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args([role, name]).stdin(Stdio::null());
+        command.envs(programs.map(|folder| (binaries::VARIABLE, folder)));
         Ok(command)
     };
     let outcome = command(OUTER).and_then(|mut command| {
