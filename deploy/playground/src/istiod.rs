@@ -4,6 +4,7 @@
 mod authorization;
 mod ca;
 mod caller;
+mod entry;
 #[cfg(test)]
 mod fixture;
 mod follow;
@@ -15,6 +16,7 @@ mod resource;
 mod service;
 mod session;
 mod view;
+mod waypoint;
 mod workload;
 mod world;
 
@@ -35,14 +37,16 @@ use tokio::net::TcpListener;
 use tonic::service::Routes;
 
 pub(crate) use authorization::Invalid;
+pub(crate) use entry::check::{service_entry as check_service_entry, workload_entry as check_workload_entry};
 
 use crate::kubeclient::Client;
+use crate::manifest::object;
 use crate::tls;
 use ca::Authority;
 use caller::{Account, Reviewer};
 use follow::Follower;
 use grpc::{Services, Shared};
-use mesh::Mesh;
+use mesh::{Configured, Mesh};
 use world::ClusterId;
 
 /// The largest request: a client that reconnects names every version that it has.
@@ -96,8 +100,8 @@ pub(crate) struct Options {
     /// Longest life of a certificate, in seconds.
     #[arg(long, default_value_t = 24 * 3600)]
     pub(crate) max_certificate_life: u64,
-    /// Mesh configuration, YAML; its serviceScopeConfigs are used. A ConfigMap `istio` in the root namespace goes
-    /// before it.
+    /// Mesh configuration, YAML; its trustDomain, trustDomainAliases and serviceScopeConfigs are used. A ConfigMap
+    /// `istio` in the root namespace goes before it.
     #[arg(long)]
     pub(crate) mesh_config: Option<PathBuf>,
 }
@@ -124,8 +128,7 @@ pub(crate) async fn serve(options: Options) -> anyhow::Result<()> {
     let reviewer = Reviewer { own: own.clone(), clients: clients.iter().cloned().collect() };
     let follower = Follower::new(mesh(&options)?, own, options.network, clients, roots);
     let known = follower.start(&tasks).await;
-    let trust_domain = options.trust_domain;
-    let shared = Shared { known, reviewer, authority, trust_domain, trusted, tasks: tasks.clone() };
+    let shared = Shared { known, reviewer, authority, trusted, tasks: tasks.clone() };
     tracing::info!(cluster = options.cluster, address = %options.listen, "control plane is ready");
     match run(shared, listener, server_tls, tasks).await {}
 }
@@ -159,7 +162,7 @@ async fn run(
 /// # Errors
 /// With the field that is wrong.
 pub(crate) fn check_authorization(policy: &Value) -> Result<(), Invalid> {
-    authorization::translate(policy, "").map(|_| ())
+    authorization::translate(policy, &Mesh::default()).map(|_| ())
 }
 
 /// Checks a PeerAuthentication as it is written.
@@ -170,18 +173,29 @@ pub(crate) fn check_peer_authentication(policy: &Value) -> Result<(), Invalid> {
     peer_authentication::check(policy)
 }
 
+/// Checks a ConfigMap that may be the mesh's configuration.
+///
+/// # Errors
+/// With the field that is wrong.
+pub(crate) fn check_mesh_config(map: &Value) -> Result<(), Invalid> {
+    let is_it = object::name(map) == "istio" && map.pointer("/data/mesh").is_some();
+    let read = Configured::read(if is_it { object::text(map, "/data/mesh") } else { "" });
+    read.map(|_| ()).map_err(|problem| Invalid { field: "data.mesh".to_owned(), problem })
+}
+
 fn mesh(options: &Options) -> anyhow::Result<Mesh> {
-    let scopes = match &options.mesh_config {
-        None => None,
-        Some(path) => mesh::scopes(&tls::read(path)?)
-            .map_err(|reason| anyhow::anyhow!("{}: {reason}", path.display()))?,
-    };
-    Ok(Mesh {
+    let mesh = Mesh {
         trust_domain: options.trust_domain.clone(),
+        aliases: Vec::new(),
         root_namespace: options.root_namespace.clone(),
         domain: options.domain.clone(),
-        scopes: scopes.unwrap_or_else(mesh::default_scopes),
-    })
+        scopes: mesh::default_scopes(),
+    };
+    let Some(path) = &options.mesh_config else {
+        return Ok(mesh);
+    };
+    let configured = Configured::read(&tls::read(path)?);
+    Ok(mesh.with(configured.map_err(|reason| anyhow::anyhow!("{}: {reason}", path.display()))?))
 }
 
 /// `west=/path/to/kubeconfig`

@@ -120,7 +120,8 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Vec<Value>, Error> {
             Some(Value::Array(items)) => items.clone(),
             _ => vec![value],
         };
-        for item in items {
+        for mut item in items {
+            store_version(&mut item);
             check(&item).map_err(refuse)?;
             objects.push(item);
         }
@@ -131,6 +132,14 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Vec<Value>, Error> {
 /// Sorts objects so that what others need comes first; equal ones keep their order.
 pub(crate) fn in_apply_order(objects: &mut [Value]) {
     objects.sort_by_key(|object| object::kind(object).map_or(u8::MAX, Kind::rank));
+}
+
+/// An API server stores one version of a kind; manifests may be of another that means the same.
+fn store_version(object: &mut Value) {
+    let other = Kind::of_other_version(object::text(object, "/apiVersion"), object::text(object, "/kind"));
+    if let Some(kind) = other {
+        object["apiVersion"] = kind.api_version().into();
+    }
 }
 
 /// Refuses what no API server would take.

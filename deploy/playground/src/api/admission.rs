@@ -78,6 +78,9 @@ fn validate(kind: &'static Kind, object: &Value) -> Result<(), Error> {
     match kind.kind {
         "AuthorizationPolicy" => istiod::check_authorization(object).map_err(invalid),
         "PeerAuthentication" => istiod::check_peer_authentication(object).map_err(invalid),
+        "ServiceEntry" => istiod::check_service_entry(object).map_err(invalid),
+        "WorkloadEntry" => istiod::check_workload_entry(object).map_err(invalid),
+        "ConfigMap" => istiod::check_mesh_config(object).map_err(invalid),
         "Deployment" | "DaemonSet" => {
             let selector = object::string_map(object, "/spec/selector/matchLabels");
             let labels = object::string_map(object, "/spec/template/metadata/labels");

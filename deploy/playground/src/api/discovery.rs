@@ -16,20 +16,16 @@ pub(super) fn answer(path: &str) -> Result<Value, Error> {
     match segments.as_slice() {
         ["api"] => Ok(json!({"kind": "APIVersions", "versions": ["v1"]})),
         ["apis"] => {
-            let names: BTreeSet<(&str, &str)> = KINDS
-                .iter()
-                .filter(|kind| !kind.group.is_empty())
-                .map(|kind| (kind.group, kind.version))
-                .collect();
-            let groups: Vec<Value> =
-                names.into_iter().map(|(group, version)| describe(group, version)).collect();
+            let names: BTreeSet<&str> =
+                KINDS.iter().map(|kind| kind.group).filter(|group| !group.is_empty()).collect();
+            let groups: Vec<Value> = names.into_iter().map(describe).collect();
             Ok(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
         }
         ["api", version] => resources("", version, path),
         ["apis", group] => {
             let known = KINDS.iter().find(|kind| kind.group == *group && !group.is_empty());
             let known = known.ok_or_else(|| Error::NoSuchPath(path.to_owned()))?;
-            let mut group = describe(known.group, known.version);
+            let mut group = describe(known.group);
             group["kind"] = "APIGroup".into();
             group["apiVersion"] = "v1".into();
             Ok(group)
@@ -39,9 +35,16 @@ pub(super) fn answer(path: &str) -> Result<Value, Error> {
     }
 }
 
-fn describe(group: &str, version: &str) -> Value {
-    let version = json!({"groupVersion": format!("{group}/{version}"), "version": version});
-    json!({"name": group, "versions": [version], "preferredVersion": version})
+/// A group with its versions, the most stable one first.
+fn describe(group: &str) -> Value {
+    let versions: BTreeSet<(bool, &str)> = KINDS
+        .iter()
+        .filter(|kind| kind.group == group)
+        .map(|kind| (kind.version.contains("alpha"), kind.version))
+        .collect();
+    let described = |(_, version): (bool, &str)| json!({"groupVersion": format!("{group}/{version}"), "version": version});
+    let versions: Vec<Value> = versions.into_iter().map(described).collect();
+    json!({"name": group, "preferredVersion": versions.first(), "versions": versions})
 }
 
 fn resources(group: &str, version: &str, path: &str) -> Result<Value, Error> {
@@ -80,7 +83,10 @@ mod tests {
             core["resources"].as_array().unwrap().iter().filter_map(|kind| kind["name"].as_str()).collect();
         assert!(names.contains(&"pods") && names.contains(&"pods/status"));
         assert_eq!(answer("/apis/apps/v1").unwrap()["groupVersion"], "apps/v1");
-        assert_eq!(answer("/apis").unwrap()["groups"].as_array().unwrap().len(), 4);
+        assert_eq!(answer("/apis").unwrap()["groups"].as_array().unwrap().len(), 5);
+        let group = answer("/apis/gateway.networking.k8s.io").unwrap();
+        assert_eq!(group["versions"].as_array().unwrap().len(), 2);
+        assert_eq!(group["preferredVersion"]["version"], "v1");
         assert!(answer("/apis/batch/v1").is_err());
     }
 }

@@ -8,6 +8,7 @@ use isthmus_proto::security::{
 };
 use serde_json::Value;
 
+use super::mesh::Mesh;
 use crate::manifest::object;
 
 /// A policy that is wrong: which field, and what is wrong with it.
@@ -24,7 +25,7 @@ pub(crate) struct Invalid {
 ///
 /// # Errors
 /// When a field is wrong.
-pub(super) fn translate(policy: &Value, root_namespace: &str) -> Result<Option<Authorization>, Invalid> {
+pub(super) fn translate(policy: &Value, mesh: &Mesh) -> Result<Option<Authorization>, Invalid> {
     let namespace = object::namespace(policy);
     let action = match object::text(policy, "/spec/action") {
         "" | "ALLOW" => Action::Allow,
@@ -41,7 +42,7 @@ pub(super) fn translate(policy: &Value, root_namespace: &str) -> Result<Option<A
     let rules = rules.ok_or_else(|| invalid("spec.rules", "is no list"))?;
     let mut groups = Vec::new();
     for (at, rule) in rules.iter().enumerate() {
-        let reader = Reader { namespace, at: format!("spec.rules[{at}]") };
+        let reader = Reader { mesh, namespace, at: format!("spec.rules[{at}]") };
         groups.extend(reader.rule(rule, action)?);
     }
     if is_attached {
@@ -49,7 +50,7 @@ pub(super) fn translate(policy: &Value, root_namespace: &str) -> Result<Option<A
     }
     let scope = if has_selector(policy) {
         Scope::WorkloadSelector
-    } else if namespace == root_namespace {
+    } else if namespace == mesh.root_namespace {
         Scope::Global
     } else {
         Scope::Namespace
@@ -77,6 +78,7 @@ pub(super) fn any_string() -> StringMatch {
 
 /// One rule of a policy being read.
 struct Reader<'a> {
+    mesh: &'a Mesh,
     namespace: &'a str,
     /// Where in the policy, for errors.
     at: String,
@@ -151,8 +153,8 @@ impl Reader<'_> {
         let ports = |name: &str| ports(&values(name)?, &format!("{at}.{name}"));
         let accounts = |name: &str| self.accounts(&values(name)?, &format!("{at}.{name}"));
         Ok(Match {
-            principals: strings("principals")?,
-            not_principals: strings("notPrincipals")?,
+            principals: self.principals(&values("principals")?),
+            not_principals: self.principals(&values("notPrincipals")?),
             namespaces: strings("namespaces")?,
             not_namespaces: strings("notNamespaces")?,
             service_accounts: accounts("serviceAccounts")?,
@@ -174,7 +176,9 @@ impl Reader<'_> {
         match object::text(condition, "/key") {
             "" => return Err(invalid(format!("{at}.key"), "is required")),
             "source.namespace" => (found.namespaces, found.not_namespaces) = (strings(&yes), strings(&no)),
-            "source.principal" => (found.principals, found.not_principals) = (strings(&yes), strings(&no)),
+            "source.principal" => {
+                (found.principals, found.not_principals) = (self.principals(&yes), self.principals(&no));
+            }
             "source.ip" => {
                 found.source_ips = addresses(&yes, &in_values)?;
                 found.not_source_ips = addresses(&no, &in_not)?;
@@ -190,6 +194,12 @@ impl Reader<'_> {
             _ => return Ok(None),
         }
         Ok(Some(found))
+    }
+
+    /// Principals of this mesh are known by every name that its trust domain has.
+    fn principals(&self, values: &[&str]) -> Vec<StringMatch> {
+        let same = values.iter().flat_map(|value| self.mesh.same_principals(value));
+        same.map(|principal| string(&principal)).collect()
     }
 
     /// `namespace/account`, or an account of the policy's own namespace.

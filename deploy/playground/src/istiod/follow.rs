@@ -1,5 +1,6 @@
 //! Keeps what is known up to date: follows every kind in every cluster, gathers changes that come together, translates
-//! them, and publishes the outcome. It also puts the root certificate into every namespace.
+//! them, and publishes the outcome. It also puts the root certificate into every namespace, and addresses for their
+//! hosts into the status of ServiceEntries.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,12 +11,13 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::entry::vips::{self, Allocation};
 use super::grpc::Known;
 use super::mesh::Mesh;
 use super::view;
 use super::world::{ClusterId, FOLLOWED, World, collection};
 use crate::kubeclient::{Client, Event};
-use crate::manifest::object;
+use crate::manifest::{Kind, object};
 
 /// Changes are gathered until none came for this long,
 const QUIET: Duration = Duration::from_millis(20);
@@ -43,6 +45,8 @@ pub(super) struct Follower {
     pub(super) roots: String,
     world: World,
     published: BTreeSet<(ClusterId, String)>,
+    /// The entries that addresses were written into, as they were then.
+    allocated: BTreeSet<(String, String, String)>,
 }
 
 impl Follower {
@@ -57,7 +61,16 @@ impl Follower {
         for (id, _) in &clients {
             world.add(id.clone());
         }
-        Self { mesh, own, network, clients, roots, world, published: BTreeSet::new() }
+        Self {
+            mesh,
+            own,
+            network,
+            clients,
+            roots,
+            world,
+            published: BTreeSet::new(),
+            allocated: BTreeSet::new(),
+        }
     }
 
     /// Begins to follow; gives what is known once the own cluster, and the others if they answer in time, are read.
@@ -69,6 +82,7 @@ impl Follower {
         tasks.spawn("follow", async move {
             loop {
                 self.publish_roots(&group);
+                self.allocate(&group);
                 let Some(event) = events.recv().await else {
                     return;
                 };
@@ -138,8 +152,43 @@ impl Follower {
     }
 
     fn translate(&self) -> Known {
-        let views = view::all(&self.mesh, &self.world, &self.own, &self.network);
-        Known { world: self.world.clone(), views }
+        let mesh = self
+            .world
+            .cluster(&self.own)
+            .map_or_else(|| self.mesh.clone(), |own| self.mesh.as_configured(own));
+        let views = view::all(&mesh, &self.world, &self.own, &self.network);
+        Known { world: self.world.clone(), views, trust_domain: mesh.trust_domain }
+    }
+
+    /// Writes addresses into the entries of the own cluster that lack some. A failure is logged, and tried again when
+    /// the entry changes.
+    fn allocate(&mut self, tasks: &Tasks) {
+        let own = self.world.cluster(&self.own).filter(|cluster| cluster.is_synced());
+        let client = self.clients.iter().find(|(id, _)| *id == self.own);
+        let (Some(cluster), Some((_, client)), Some(kind)) = (own, client, Kind::named("ServiceEntry"))
+        else {
+            return;
+        };
+        let mut now = BTreeSet::new();
+        for Allocation { namespace, name, resource_version, addresses } in vips::allocate(cluster) {
+            let key = (namespace.clone(), name.clone(), resource_version.clone());
+            let is_new = !self.allocated.contains(&key);
+            now.insert(key);
+            if !is_new {
+                continue;
+            }
+            let path = format!("{}/status", kind.path(&namespace, &name));
+            let patch = json!({
+                "metadata": {"resourceVersion": resource_version}, "status": {"addresses": addresses},
+            });
+            let client = client.clone();
+            tasks.spawn("addresses", async move {
+                if let Err(error) = client.merge_patch(&path, &patch).await {
+                    tracing::warn!(namespace, name, %error, "a ServiceEntry has no addresses");
+                }
+            });
+        }
+        self.allocated = now;
     }
 
     /// Writes the root certificate into namespaces that are new since the last time. A failure is logged, and tried

@@ -111,12 +111,8 @@ impl NetworkGateway {
         }
     }
 
-    /// The stand-in for all workloads of a global service behind this gateway; `capacity` is how many they are worth.
-    pub(super) fn split_horizon(&self, mesh: &Mesh, service: &Service, capacity: u32) -> Workload {
-        let uid = format!(
-            "{}/SplitHorizonWorkload/{}/{}/{}/{}/{}",
-            self.network, self.namespace, self.name, self.address, service.namespace, service.hostname
-        );
+    /// How workloads behind this gateway name it.
+    pub(super) fn address(&self) -> GatewayAddress {
         let destination = match &self.address {
             Address::Ip(ip) => Destination::Address(network_address(&self.network, *ip)),
             Address::Hostname(hostname) => Destination::Hostname(NamespacedHostname {
@@ -125,6 +121,15 @@ impl NetworkGateway {
             }),
         };
         let port = if self.port == 0 { HBONE } else { self.port };
+        GatewayAddress { hbone_mtls_port: port, destination: Some(destination) }
+    }
+
+    /// The stand-in for all workloads of a global service behind this gateway; `capacity` is how many they are worth.
+    pub(super) fn split_horizon(&self, mesh: &Mesh, service: &Service, capacity: u32) -> Workload {
+        let uid = format!(
+            "{}/SplitHorizonWorkload/{}/{}/{}/{}/{}",
+            self.network, self.namespace, self.name, self.address, service.namespace, service.hostname
+        );
         let key = format!("{}/{}", service.namespace, service.hostname);
         Workload {
             name: uid.clone(),
@@ -135,7 +140,7 @@ impl NetworkGateway {
             capacity: Some(capacity),
             workload_type: WorkloadType::Pod.into(),
             tunnel_protocol: TunnelProtocol::Hbone.into(),
-            network_gateway: Some(GatewayAddress { hbone_mtls_port: port, destination: Some(destination) }),
+            network_gateway: Some(self.address()),
             cluster_id: self.cluster.to_string(),
             services: [(key, PortList { ports: service.ports.clone() })].into(),
             ..Workload::default()

@@ -28,6 +28,8 @@ const QUEUE: usize = 16;
 pub(super) struct Known {
     pub(super) world: World,
     pub(super) views: BTreeMap<ClusterId, View>,
+    /// Of every identity.
+    pub(super) trust_domain: String,
 }
 
 /// What both services work with.
@@ -36,7 +38,6 @@ pub(super) struct Shared {
     pub(super) known: watch::Receiver<Arc<Known>>,
     pub(super) reviewer: Reviewer,
     pub(super) authority: Authority,
-    pub(super) trust_domain: String,
     /// The account of node agents.
     pub(super) trusted: Account,
     pub(super) tasks: Tasks,
@@ -91,15 +92,10 @@ impl Shared {
     fn sign(&self, caller: &Caller, request: &IstioCertificateRequest) -> Result<Vec<String>, Status> {
         let fields = request.metadata.as_ref().map(|metadata| &metadata.fields);
         let asked = fields.and_then(|fields| text(fields.get("ImpersonatedIdentity")));
-        let own = || {
-            format!(
-                "spiffe://{}/ns/{}/sa/{}",
-                self.trust_domain, caller.account.namespace, caller.account.name
-            )
-        };
+        let domain = self.known.borrow().trust_domain.clone();
+        let own = || format!("spiffe://{domain}/ns/{}/sa/{}", caller.account.namespace, caller.account.name);
         let identity = asked.map_or_else(own, str::to_owned);
-        let wanted = Account::from_identity(&identity, &self.trust_domain).ok_or_else(|| {
-            let domain = &self.trust_domain;
+        let wanted = Account::from_identity(&identity, &domain).ok_or_else(|| {
             Status::invalid_argument(format!(
                 "metadata ImpersonatedIdentity: {identity:?} is not spiffe://{domain}/ns/NAMESPACE/sa/ACCOUNT"
             ))

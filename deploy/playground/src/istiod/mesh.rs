@@ -1,4 +1,4 @@
-//! What holds for the whole mesh: trust domain, root namespace, and which services are global.
+//! What holds for the whole mesh: trust domain and its aliases, root namespace, and which services are global.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,12 @@ use crate::manifest::object;
 const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 
 /// Settings of the mesh.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Mesh {
     /// Trust domain of every identity.
     pub(super) trust_domain: String,
+    /// Trust domains whose names in policies mean this one.
+    pub(super) aliases: Vec<String>,
     /// Where mesh-wide policies and the mesh's own parts live.
     pub(super) root_namespace: String,
     /// The clusters' DNS domain.
@@ -33,7 +35,7 @@ pub(super) enum Scope {
 }
 
 /// One of `serviceScopeConfigs`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ScopeRule {
     namespaces: LabelSelector,
     services: LabelSelector,
@@ -41,10 +43,10 @@ pub(super) struct ScopeRule {
 }
 
 /// A Kubernetes label selector; an empty one selects everything.
-#[derive(Debug, Clone, Default)]
-struct LabelSelector(Vec<(String, Operator)>);
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct LabelSelector(Vec<(String, Operator)>);
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Operator {
     In(Vec<String>),
     NotIn(Vec<String>),
@@ -76,19 +78,87 @@ impl Mesh {
         matching.map_or(Scope::Local, |rule| rule.scope)
     }
 
-    /// These settings with the scopes of the ConfigMap `istio`, when the cluster has one that names some.
+    /// What a principal of a policy stands for: itself, and when it is of this mesh, the same under every name that the
+    /// trust domain has.
+    pub(super) fn same_principals(&self, principal: &str) -> Vec<String> {
+        let own = [self.trust_domain.as_str(), DEFAULT_TRUST_DOMAIN];
+        let names = || self.aliases.iter().map(String::as_str);
+        let found = principal
+            .split_once('/')
+            .filter(|(domain, _)| own.into_iter().chain(names()).any(|name| name == *domain));
+        let Some((_, rest)) = found else {
+            return vec![principal.to_owned()];
+        };
+        let mut domains: Vec<&str> = std::iter::once(self.trust_domain.as_str()).chain(names()).collect();
+        domains.dedup();
+        domains.into_iter().map(|domain| format!("{domain}/{rest}")).collect()
+    }
+
+    /// These settings with what the ConfigMap `istio` says, when the cluster has one.
     pub(super) fn as_configured(&self, cluster: &Cluster) -> Self {
         let map = cluster.get("ConfigMap", &self.root_namespace, "istio");
         let text = map.map_or("", |map| object::text(map, "/data/mesh"));
-        match scopes(text) {
-            Ok(Some(scopes)) => Self { scopes, ..self.clone() },
-            Ok(None) => self.clone(),
+        match Configured::read(text) {
+            Ok(configured) => self.with(configured),
             Err(reason) => {
                 tracing::warn!(reason, "ConfigMap istio is not used");
                 self.clone()
             }
         }
     }
+
+    /// These settings, replaced by those that are given.
+    pub(super) fn with(&self, configured: Configured) -> Self {
+        Self {
+            trust_domain: configured.trust_domain.unwrap_or_else(|| self.trust_domain.clone()),
+            aliases: configured.aliases.unwrap_or_else(|| self.aliases.clone()),
+            scopes: configured.scopes.unwrap_or_else(|| self.scopes.clone()),
+            ..self.clone()
+        }
+    }
+}
+
+/// What a mesh configuration says of what is used here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Configured {
+    trust_domain: Option<String>,
+    aliases: Option<Vec<String>>,
+    scopes: Option<Vec<ScopeRule>>,
+}
+
+impl Configured {
+    /// Reads a mesh configuration in YAML; an empty one says nothing.
+    ///
+    /// # Errors
+    /// With the field that is wrong.
+    pub(crate) fn read(text: &str) -> Result<Self, String> {
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        let config: Value = yaml_serde::from_str(text).map_err(|error| error.to_string())?;
+        let trust_domain = config.get("trustDomain").map(|name| domain(name, "trustDomain")).transpose()?;
+        Ok(Self { trust_domain, aliases: aliases(&config)?, scopes: scopes(&config)? })
+    }
+}
+
+/// The `trustDomainAliases` of a mesh configuration, if it has any.
+fn aliases(config: &Value) -> Result<Option<Vec<String>>, String> {
+    let Some(names) = config.get("trustDomainAliases") else {
+        return Ok(None);
+    };
+    let names = names.as_array().ok_or("trustDomainAliases is no list")?;
+    let read = |(at, name)| domain(name, &format!("trustDomainAliases[{at}]"));
+    names.iter().enumerate().map(read).collect::<Result<_, _>>().map(Some)
+}
+
+/// A trust domain: letters, digits, dots, dashes and underscores, at most 255 of them, as in SPIFFE.
+fn domain(name: &Value, field: &str) -> Result<String, String> {
+    let text = name.as_str().unwrap_or_default();
+    let is_good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
+    if text.is_empty() || text.len() > 255 || !text.chars().all(is_good) {
+        return Err(format!("{field}: {name} is no trust domain"));
+    }
+    Ok(text.to_owned())
 }
 
 /// The scopes when nothing is configured: services with the label `istio.io/global: "true"` are global.
@@ -98,15 +168,8 @@ pub(super) fn default_scopes() -> Vec<ScopeRule> {
     vec![ScopeRule { namespaces, services, scope: Scope::Global }]
 }
 
-/// The `serviceScopeConfigs` of a mesh configuration in YAML, if it has any.
-///
-/// # Errors
-/// With the field that is wrong.
-pub(super) fn scopes(text: &str) -> Result<Option<Vec<ScopeRule>>, String> {
-    if text.trim().is_empty() {
-        return Ok(None);
-    }
-    let config: Value = yaml_serde::from_str(text).map_err(|error| error.to_string())?;
+/// The `serviceScopeConfigs` of a mesh configuration, if it has any.
+fn scopes(config: &Value) -> Result<Option<Vec<ScopeRule>>, String> {
     let Some(rules) = config.get("serviceScopeConfigs") else {
         return Ok(None);
     };
@@ -135,7 +198,11 @@ pub(super) fn scopes(text: &str) -> Result<Option<Vec<ScopeRule>>, String> {
 // === impl LabelSelector ===
 
 impl LabelSelector {
-    fn read(selector: Option<&Value>) -> Result<Self, String> {
+    /// Reads one; an absent one selects everything.
+    ///
+    /// # Errors
+    /// When an operator is unknown.
+    pub(super) fn read(selector: Option<&Value>) -> Result<Self, String> {
         let Some(selector) = selector else {
             return Ok(Self::default());
         };
@@ -156,7 +223,8 @@ impl LabelSelector {
         Ok(Self(terms))
     }
 
-    fn matches(&self, object: &Value) -> bool {
+    /// Whether an object has such labels.
+    pub(super) fn matches(&self, object: &Value) -> bool {
         self.0.iter().all(|(key, operator)| {
             let label = object::label(object, key);
             let is_one_of = |values: &[String]| values.iter().any(|value| Some(value.as_str()) == label);
@@ -177,17 +245,23 @@ mod tests {
     use super::*;
     use crate::kubeclient::Event;
 
+    fn mesh(configured: &str) -> Mesh {
+        let mesh = Mesh {
+            trust_domain: "cluster.local".to_owned(),
+            aliases: Vec::new(),
+            root_namespace: "istio-system".to_owned(),
+            domain: "cluster.local".to_owned(),
+            scopes: default_scopes(),
+        };
+        mesh.with(Configured::read(configured).unwrap())
+    }
+
     #[test]
     fn the_first_matching_rule_decides() {
         let text = "serviceScopeConfigs:\n\
             - namespaceSelector: {matchExpressions: [{key: kind, operator: NotIn, values: [open]}]}\n  scope: LOCAL\n\
             - servicesSelector: {matchExpressions: [{key: share, operator: Exists}]}\n  scope: GLOBAL\n";
-        let mesh = Mesh {
-            trust_domain: "cluster.local".to_owned(),
-            root_namespace: "istio-system".to_owned(),
-            domain: "cluster.local".to_owned(),
-            scopes: scopes(text).unwrap().unwrap(),
-        };
+        let mesh = mesh(text);
         let mut world = super::super::world::World::default();
         let id = super::super::world::ClusterId("c".to_owned());
         let namespace = json!({"metadata": {"name": "a", "labels": {"kind": "open"}}});
@@ -203,7 +277,29 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        assert!(scopes("serviceScopeConfigs: [{scope: FAR}]").unwrap_err().contains("\"FAR\""));
-        assert!(scopes("accessLogFile: x").unwrap().is_none());
+        for (text, said) in [
+            (
+                "serviceScopeConfigs: [{scope: FAR}]",
+                "serviceScopeConfigs[0].scope: \"FAR\" is not LOCAL or GLOBAL",
+            ),
+            ("trustDomain: a/b", "trustDomain: \"a/b\" is no trust domain"),
+            ("trustDomainAliases: x", "trustDomainAliases is no list"),
+            ("trustDomainAliases: [x, '']", "trustDomainAliases[1]: \"\" is no trust domain"),
+        ] {
+            assert_eq!(Configured::read(text).unwrap_err(), said);
+        }
+        assert_eq!(Configured::read("accessLogFile: x").unwrap(), Configured::default());
+    }
+
+    #[test]
+    fn a_principal_of_the_mesh_has_every_name_of_its_trust_domain() {
+        let mesh = mesh("trustDomain: td\ntrustDomainAliases: [old, older]\n");
+        let all = ["td/ns/a/sa/b", "old/ns/a/sa/b", "older/ns/a/sa/b"];
+        for principal in ["td/ns/a/sa/b", "older/ns/a/sa/b", "cluster.local/ns/a/sa/b"] {
+            assert_eq!(mesh.same_principals(principal), all);
+        }
+        for stranger in ["*", "*/ns/a/sa/b", "else/ns/a/sa/b"] {
+            assert_eq!(mesh.same_principals(stranger), [stranger]);
+        }
     }
 }

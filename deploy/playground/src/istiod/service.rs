@@ -1,4 +1,5 @@
-//! Kubernetes Service → `istio.workload.Service`. Pure.
+//! Services: what Kubernetes' Service and ServiceEntry have in common for the workloads behind them, and the first as
+//! `istio.workload.Service`. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,6 +11,7 @@ use isthmus_proto::workload::{
 use serde_json::Value;
 
 use super::mesh::{Mesh, Scope};
+use super::waypoint::Waypoints;
 use super::world::Cluster;
 use crate::manifest::object;
 
@@ -20,19 +22,65 @@ pub(super) struct Known<'a> {
     pub(super) resource: Service,
     /// How far the service reaches.
     pub(super) scope: Scope,
-    object: &'a Value,
+    /// What it was made from.
+    pub(super) source: Source,
+    /// The labels of the workloads behind it; empty when it chooses nobody.
+    pub(super) selector: BTreeMap<&'a str, &'a str>,
+    /// What the resource's ports are called, in their order.
+    pub(super) names: Vec<PortNames<'a>>,
 }
 
-/// The services of one cluster by `namespace/hostname`.
-pub(super) fn all<'a>(mesh: &Mesh, cluster: &'a Cluster, network: &str) -> BTreeMap<String, Known<'a>> {
+/// Kinds of objects that are services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Kubernetes' Service: a target port may be the name of a container's port.
+    Service,
+    /// ServiceEntry: endpoints' ports are found by the service port's own name.
+    Entry,
+}
+
+/// Names of one port.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PortNames<'a> {
+    /// Of the port itself.
+    pub(super) own: &'a str,
+    /// Of the target port, when that is given by name.
+    pub(super) target: Option<&'a str>,
+}
+
+/// The services of Kubernetes in one cluster by `namespace/hostname`.
+pub(super) fn all<'a>(
+    mesh: &Mesh,
+    cluster: &'a Cluster,
+    network: &str,
+    waypoints: &Waypoints<'_>,
+) -> BTreeMap<String, Known<'a>> {
     let services =
         cluster.of("Service").filter(|service| object::text(service, "/spec/type") != "ExternalName");
     let known = services.map(|service| {
-        let resource = translate(mesh, cluster, service, network);
-        let key = format!("{}/{}", resource.namespace, resource.hostname);
-        (key, Known { resource, scope: mesh.scope(cluster, service), object: service })
+        let mut resource = translate(mesh, cluster, service, network);
+        resource.waypoint = waypoints.of_service(service);
+        resource.ingress_use_waypoint = waypoints.is_for_ingress(service);
+        let names = tcp_ports(service).map(|port| PortNames {
+            own: object::text(port, "/name"),
+            target: port.get("targetPort").and_then(Value::as_str),
+        });
+        let key = key(&resource);
+        let known = Known {
+            resource,
+            scope: mesh.scope(cluster, service),
+            source: Source::Service,
+            selector: object::string_map(service, "/spec/selector"),
+            names: names.collect(),
+        };
+        (key, known)
     });
     known.collect()
+}
+
+/// `namespace/hostname`
+pub(super) fn key(service: &Service) -> String {
+    format!("{}/{}", service.namespace, service.hostname)
 }
 
 fn translate(mesh: &Mesh, cluster: &Cluster, service: &Value, network: &str) -> Service {
@@ -43,7 +91,7 @@ fn translate(mesh: &Mesh, cluster: &Cluster, service: &Value, network: &str) -> 
         namespace: namespace.to_owned(),
         hostname: format!("{name}.{namespace}.svc.{}", mesh.domain),
         addresses: addresses.map(|address| network_address(network, address)).collect(),
-        ports: tcp_ports(service).map(|port| resource_port(port, None)).collect(),
+        ports: tcp_ports(service).map(resource_port).collect(),
         load_balancing: load_balancing(cluster, service),
         ip_families: ip_families(service).into(),
         canonical: true,
@@ -65,39 +113,47 @@ pub(super) fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 impl Known<'_> {
-    /// Whether a pod is chosen by the service's selector.
-    pub(super) fn selects(&self, pod: &Value) -> bool {
-        let selector = object::string_map(self.object, "/spec/selector");
-        !selector.is_empty()
-            && object::namespace(pod) == self.resource.namespace
-            && object::has_labels(pod, &selector)
+    /// Whether a pod or a WorkloadEntry is chosen by the service's selector.
+    pub(super) fn selects(&self, workload: &Value) -> bool {
+        !self.selector.is_empty()
+            && object::namespace(workload) == self.resource.namespace
+            && object::has_labels(workload, &self.selector)
     }
 
-    /// Whether the service chooses nobody by itself.
-    pub(super) fn has_no_selector(&self) -> bool {
-        object::string_map(self.object, "/spec/selector").is_empty()
+    /// Whether the service is one of Kubernetes that chooses nobody by itself.
+    pub(super) fn is_sliced(&self) -> bool {
+        self.source == Source::Service && self.selector.is_empty()
     }
 
     /// The ports at a pod; one whose name the pod does not have is left out.
     pub(super) fn ports_at(&self, pod: &Value) -> PortList {
-        let resolved = tcp_ports(self.object).filter_map(|port| {
-            let target = match port.get("targetPort") {
-                Some(Value::String(name)) => Some(container_port(pod, name)?),
-                _ => None,
-            };
-            Some(resource_port(port, target))
-        });
-        PortList { ports: resolved.collect() }
+        self.ports_by(|name| container_port(pod, name))
     }
 
-    /// The ports at an endpoint whose own ports are given by name.
+    /// The ports at a workload that gives numbers for names, as WorkloadEntry does.
+    pub(super) fn ports_of(&self, numbers: &Value) -> PortList {
+        self.ports_by(|name| numbers.get(name).map(|port| number(Some(port))).filter(|port| *port != 0))
+    }
+
+    /// The ports at an endpoint of a slice, whose own ports are given by name.
     pub(super) fn ports_named(&self, named: &[Value]) -> PortList {
-        let resolved = tcp_ports(self.object).filter_map(|port| {
-            let name = object::text(port, "/name");
-            let found = named.iter().find(|other| object::text(other, "/name") == name)?;
-            Some(resource_port(port, Some(number(found.get("port")))))
+        let ports = self.resource.ports.iter().zip(&self.names).filter_map(|(port, names)| {
+            let found = named.iter().find(|other| object::text(other, "/name") == names.own)?;
+            Some(Port { target_port: number(found.get("port")), ..*port })
         });
-        PortList { ports: resolved.collect() }
+        PortList { ports: ports.collect() }
+    }
+
+    fn ports_by(&self, number_of: impl Fn(&str) -> Option<u32>) -> PortList {
+        let ports = self.resource.ports.iter().zip(&self.names).filter_map(|(port, names)| {
+            let target_port = match (self.source, names.target) {
+                (Source::Service, Some(target)) => number_of(target)?,
+                (Source::Service, None) => port.target_port,
+                (Source::Entry, _) => number_of(names.own).unwrap_or(port.target_port),
+            };
+            Some(Port { target_port, ..*port })
+        });
+        PortList { ports: ports.collect() }
     }
 }
 
@@ -106,8 +162,8 @@ fn tcp_ports(service: &Value) -> impl Iterator<Item = &Value> {
     ports.filter(|port| matches!(object::text(port, "/protocol"), "" | "TCP"))
 }
 
-/// A port with its target: the given one, else the number in the service, else nothing for a name.
-fn resource_port(port: &Value, target: Option<u32>) -> Port {
+/// A port with its target, which is zero when it is given by name.
+fn resource_port(port: &Value) -> Port {
     let service_port = number(port.get("port"));
     let own = match port.get("targetPort") {
         Some(Value::String(_)) => 0,
@@ -117,10 +173,11 @@ fn resource_port(port: &Value, target: Option<u32>) -> Port {
             number => number,
         },
     };
-    Port { service_port, target_port: target.unwrap_or(own), app_protocol: app_protocol(port).into() }
+    Port { service_port, target_port: own, app_protocol: app_protocol(port).into() }
 }
 
-fn number(value: Option<&Value>) -> u32 {
+/// A port number, or zero.
+pub(super) fn number(value: Option<&Value>) -> u32 {
     let port = value.and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
     port.unwrap_or_default().into()
 }
@@ -141,7 +198,12 @@ fn container_port(pod: &Value, name: &str) -> Option<u32> {
 fn app_protocol(port: &Value) -> AppProtocol {
     let given = object::text(port, "/appProtocol");
     let name = object::text(port, "/name").split('-').next().unwrap_or_default();
-    match if given.is_empty() { name } else { given }.to_ascii_lowercase().as_str() {
+    protocol(if given.is_empty() { name } else { given })
+}
+
+/// What agents can say of a protocol.
+pub(super) fn protocol(name: &str) -> AppProtocol {
+    match name.to_ascii_lowercase().as_str() {
         "http" => AppProtocol::Http11,
         "http2" | "kubernetes.io/h2c" => AppProtocol::Http2,
         "grpc" => AppProtocol::Grpc,
@@ -163,28 +225,44 @@ fn load_balancing(cluster: &Cluster, service: &Value) -> Option<LoadBalancing> {
     let allow_all =
         service.pointer("/spec/publishNotReadyAddresses").and_then(Value::as_bool).unwrap_or(false);
     let health = if allow_all { HealthPolicy::AllowAll } else { HealthPolicy::OnlyHealthy };
-    let made = |mode: Mode, reach: &[Reach]| LoadBalancing {
-        routing_preference: reach.iter().map(|scope| (*scope).into()).collect(),
-        mode: mode.into(),
-        health_policy: health.into(),
-    };
     if object::text(service, "/spec/internalTrafficPolicy") == "Local" {
-        return Some(made(Mode::Strict, &[Reach::Node]));
+        return Some(made(Mode::Strict, &[Reach::Node], health));
     }
-    const ANNOTATION: &str = "networking.istio.io/traffic-distribution";
-    let namespace = cluster.get("Namespace", "", object::namespace(service));
     let spec = Some(object::text(service, "/spec/trafficDistribution")).filter(|text| !text.is_empty());
-    let annotation =
-        || object::annotation(service, ANNOTATION).or_else(|| object::annotation(namespace?, ANNOTATION));
-    let wanted = spec.or_else(annotation).unwrap_or_default().to_ascii_lowercase();
-    match wanted.as_str() {
+    let distribution = spec.or_else(|| annotated_distribution(cluster, service)).unwrap_or_default();
+    let preferred = distributed(distribution, health);
+    preferred.or_else(|| allow_all.then(|| made(Mode::UnspecifiedMode, &[], health)))
+}
+
+/// The traffic distribution that annotations of an object or of its namespace ask for.
+pub(super) fn annotated_distribution<'a>(cluster: &'a Cluster, service: &'a Value) -> Option<&'a str> {
+    const ANNOTATION: &str = "networking.istio.io/traffic-distribution";
+    let of_namespace = || {
+        let namespace = cluster.get("Namespace", "", object::namespace(service))?;
+        object::annotation(namespace, ANNOTATION)
+    };
+    object::annotation(service, ANNOTATION).or_else(of_namespace)
+}
+
+/// What a traffic distribution means; nothing for one that is unknown, as for none.
+pub(super) fn distributed(distribution: &str, health: HealthPolicy) -> Option<LoadBalancing> {
+    match distribution.to_ascii_lowercase().as_str() {
         "preferclose" | "prefersamezone" => {
-            Some(made(Mode::Failover, &[Reach::Network, Reach::Region, Reach::Zone]))
+            Some(made(Mode::Failover, &[Reach::Network, Reach::Region, Reach::Zone], health))
         }
         "prefersamenode" => {
             let reach = [Reach::Network, Reach::Region, Reach::Zone, Reach::Subzone, Reach::Node];
-            Some(made(Mode::Failover, &reach))
+            Some(made(Mode::Failover, &reach, health))
         }
-        _ => allow_all.then(|| made(Mode::UnspecifiedMode, &[])),
+        _ => None,
+    }
+}
+
+/// A way of load balancing.
+pub(super) fn made(mode: Mode, reach: &[Reach], health: HealthPolicy) -> LoadBalancing {
+    LoadBalancing {
+        routing_preference: reach.iter().map(|scope| (*scope).into()).collect(),
+        mode: mode.into(),
+        health_policy: health.into(),
     }
 }

@@ -68,6 +68,7 @@ impl World {
         let clients = vec![(id("east"), east.client()), (id("west"), west.client())];
         let mesh = Mesh {
             trust_domain: "cluster.local".to_owned(),
+            aliases: Vec::new(),
             root_namespace: "istio-system".to_owned(),
             domain: "cluster.local".to_owned(),
             scopes: mesh::default_scopes(),
@@ -77,8 +78,7 @@ impl World {
         let tasks = east.tasks.clone();
         let known = Follower::new(mesh, id("east"), String::new(), clients, roots).start(&tasks).await;
         let trusted = Account::parse("istio-system/ztunnel").unwrap();
-        let trust_domain = "cluster.local".to_owned();
-        let shared = Shared { known, reviewer, authority, trust_domain, trusted, tasks: tasks.clone() };
+        let shared = Shared { known, reviewer, authority, trusted, tasks: tasks.clone() };
         let server = tls::server(&path("cert.pem"), &path("key.pem"), &[b"h2"]).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

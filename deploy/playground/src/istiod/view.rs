@@ -9,12 +9,14 @@ use isthmus_proto::workload::{Service, Workload};
 use serde_json::Value;
 
 use super::authorization;
+use super::entry;
 use super::gateway::{self, NetworkGateway};
 use super::mesh::{Mesh, Scope};
 use super::peer_authentication::PeerAuthentications;
 use super::resource;
 use super::service::{self, Known};
-use super::workload::{self, Place};
+use super::waypoint::Waypoints;
+use super::workload::{self, Entries, Place};
 use super::world::{Cluster, ClusterId, World};
 use crate::manifest::object;
 
@@ -55,27 +57,28 @@ struct Part<'a> {
     workloads: Vec<Workload>,
 }
 
-/// What every cluster's agents are told. `config` is the cluster whose policies and mesh configuration count, `own` its
+/// What every cluster's agents are told. `config` is the cluster whose policies and entries count, `own` its
 /// network when its root namespace does not say.
 pub(super) fn all(mesh: &Mesh, world: &World, config: &ClusterId, own: &str) -> BTreeMap<ClusterId, View> {
     let Some(config_cluster) = world.cluster(config) else {
         return BTreeMap::new();
     };
-    let mesh = mesh.as_configured(config_cluster);
-    let policies = Policies::read(config_cluster, &mesh.root_namespace);
+    let policies = Policies::read(config_cluster, mesh);
+    let entries = Entries { id: config, cluster: config_cluster };
     let parts: Vec<Part<'_>> = world
         .clusters()
         .map(|(id, cluster)| {
             let default = if id == config { own } else { "" };
             let network = workload::network(cluster, &mesh.root_namespace).unwrap_or(default);
-            let services = service::all(&mesh, cluster, network);
-            let place = Place { id, cluster, network, services: &services };
-            let workloads = workload::all(&mesh, place, |pod| policies.names_for(pod, &mesh.root_namespace));
+            let waypoints = Waypoints::new(cluster, network);
+            let services = services(mesh, entries, cluster, network, &waypoints);
+            let place = Place { id, cluster, network, services: &services, waypoints: &waypoints, entries };
+            let workloads = workload::all(mesh, place, |pod| policies.names_for(pod, &mesh.root_namespace));
             Part { id, network, cluster, services, workloads }
         })
         .collect();
     let view = |own: &Part<'_>| {
-        let mut view = build(&mesh, own, &parts);
+        let mut view = build(mesh, own, &parts);
         for policy in &policies.resources {
             view.policies.add(resource::policy(policy), []);
         }
@@ -84,15 +87,39 @@ pub(super) fn all(mesh: &Mesh, world: &World, config: &ClusterId, own: &str) -> 
     parts.iter().map(view).collect()
 }
 
+/// The services of one cluster by itself. Where a ServiceEntry has the name of a service of Kubernetes, in its own
+/// namespace or elsewhere, that one is what the name means.
+fn services<'a>(
+    mesh: &Mesh,
+    entries: Entries<'a>,
+    cluster: &'a Cluster,
+    network: &str,
+    waypoints: &Waypoints<'_>,
+) -> BTreeMap<String, Known<'a>> {
+    let mut services = service::all(mesh, cluster, network, waypoints);
+    let names: BTreeSet<String> = services.values().map(|known| known.resource.hostname.clone()).collect();
+    for (key, mut known) in entry::services(entries.cluster, network, waypoints) {
+        known.resource.canonical &= !names.contains(&known.resource.hostname);
+        services.entry(key).or_insert(known);
+    }
+    services
+}
+
 fn build(mesh: &Mesh, own: &Part<'_>, parts: &[Part<'_>]) -> View {
     let services = merged(mesh, own, parts);
     let mut view = View::default();
     for service in services.values().map(|(service, _)| service) {
         view.addresses.add_service(service);
     }
+    let gateways = gateways(own, parts);
     for part in parts.iter().filter(|part| part.network == own.network) {
         for workload in &part.workloads {
             let mut workload = workload.clone();
+            if workload.network != own.network {
+                // Only an entry can say that its workload is elsewhere.
+                let gateway = gateways.get(&workload.network).and_then(|gateways| gateways.first());
+                workload.network_gateway = gateway.map(NetworkGateway::address);
+            }
             // A service of another cluster that is not global does not exist here.
             workload
                 .services
@@ -100,7 +127,6 @@ fn build(mesh: &Mesh, own: &Part<'_>, parts: &[Part<'_>]) -> View {
             view.addresses.add_workload(&workload);
         }
     }
-    let gateways = gateways(own, parts);
     for gateway in gateways.values().flatten() {
         view.addresses.add_workload(&gateway.workload(mesh));
     }
@@ -198,12 +224,13 @@ struct Policies<'a> {
 }
 
 impl<'a> Policies<'a> {
-    fn read(cluster: &'a Cluster, root: &'a str) -> Self {
+    fn read(cluster: &'a Cluster, mesh: &'a Mesh) -> Self {
+        let root = mesh.root_namespace.as_str();
         let peers = PeerAuthentications::new(cluster.of("PeerAuthentication"), root);
         let mut resources = peers.resources();
         let mut selecting = Vec::new();
         for policy in cluster.of("AuthorizationPolicy") {
-            match authorization::translate(policy, root) {
+            match authorization::translate(policy, mesh) {
                 Ok(Some(made)) => {
                     resources.push(made);
                     selecting.extend(authorization::has_selector(policy).then_some(policy));
@@ -285,5 +312,7 @@ impl Resources {
     }
 }
 
+#[cfg(test)]
+pub(super) mod fixture;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! Kubernetes Pod, and an endpoint that is no pod, → `istio.workload.Workload`. Pure.
+//! Kubernetes Pod, and an endpoint of a slice that is no pod, → `istio.workload.Workload`. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,8 +8,10 @@ use isthmus_proto::workload::{
 };
 use serde_json::Value;
 
+use super::entry;
 use super::mesh::Mesh;
 use super::service::{Known, octets};
+use super::waypoint::Waypoints;
 use super::world::{Cluster, ClusterId};
 use crate::manifest::object;
 
@@ -24,6 +26,24 @@ pub(super) struct Place<'a> {
     pub(super) network: &'a str,
     /// The cluster's services.
     pub(super) services: &'a BTreeMap<String, Known<'a>>,
+    /// The cluster's waypoints.
+    pub(super) waypoints: &'a Waypoints<'a>,
+    /// Whose ServiceEntries and WorkloadEntries count.
+    pub(super) entries: Entries<'a>,
+}
+
+/// The cluster whose configuration counts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entries<'a> {
+    pub(super) id: &'a ClusterId,
+    pub(super) cluster: &'a Cluster,
+}
+
+/// What a workload is called in telemetry.
+#[derive(Debug)]
+pub(super) struct Canonical {
+    pub(super) name: String,
+    pub(super) revision: String,
 }
 
 /// Every workload of a cluster; `policies_for` names the policies that choose a pod.
@@ -38,6 +58,7 @@ pub(super) fn all(
         .map(|(pod, workload)| Workload { authorization_policies: policies_for(pod), ..workload })
         .collect();
     workloads.extend(place.cluster.of("EndpointSlice").flat_map(|slice| from_slice(place, slice)));
+    workloads.extend(entry::workloads(mesh, place, &policies_for));
     workloads
 }
 
@@ -59,9 +80,7 @@ fn from_pod<'a>(mesh: &Mesh, place: Place<'_>, pod: &'a Value) -> Option<(&'a Va
     let node = object::text(pod, "/spec/nodeName");
     let workload_name = owner_name(pod);
     let (tunnel_protocol, native_tunnel) = tunnel(pod);
-    let first = |keys: &[&str]| keys.iter().find_map(|key| object::label(pod, key)).map(str::to_owned);
-    let canonical_name = first(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
-    let revision = first(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
+    let canonical = Canonical::of(pod, workload_name);
     let workload = Workload {
         uid: format!("{}//Pod/{namespace}/{name}", place.id),
         name: name.to_owned(),
@@ -72,8 +91,8 @@ fn from_pod<'a>(mesh: &Mesh, place: Place<'_>, pod: &'a Value) -> Option<(&'a Va
         trust_domain: mesh.trust_domain_in_resources(),
         service_account: account(pod).to_owned(),
         node: node.to_owned(),
-        canonical_name: canonical_name.unwrap_or_else(|| workload_name.to_owned()),
-        canonical_revision: revision.unwrap_or_else(|| "latest".to_owned()),
+        canonical_name: canonical.name,
+        canonical_revision: canonical.revision,
         workload_type: WorkloadType::Pod.into(),
         workload_name: workload_name.to_owned(),
         native_tunnel,
@@ -82,9 +101,24 @@ fn from_pod<'a>(mesh: &Mesh, place: Place<'_>, pod: &'a Value) -> Option<(&'a Va
         cluster_id: place.id.to_string(),
         locality: place.cluster.get("Node", "", node).and_then(locality),
         network_mode: network_mode(pod).into(),
+        waypoint: place.waypoints.of_workload(pod),
         ..Workload::default()
     };
     Some((pod, workload))
+}
+
+impl Canonical {
+    /// From labels, else `name`.
+    pub(super) fn of(object: &Value, name: &str) -> Self {
+        let first = |keys: &[&str]| keys.iter().find_map(|key| object::label(object, key)).map(str::to_owned);
+        let labelled = first(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
+        let revision =
+            first(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
+        Self {
+            name: labelled.unwrap_or_else(|| name.to_owned()),
+            revision: revision.unwrap_or_else(|| "latest".to_owned()),
+        }
+    }
 }
 
 /// Whether a pod takes tunnels, and whether it ends them itself: a captured one leaves that to its node agent.
@@ -149,7 +183,7 @@ fn services(
     pod: &Value,
 ) -> std::collections::HashMap<String, isthmus_proto::workload::PortList> {
     let named = |known: &Known<'_>| {
-        known.has_no_selector()
+        known.is_sliced()
             && slices_of(place.cluster, known).any(|slice| {
                 object::list(slice, "/endpoints").iter().any(|endpoint| {
                     object::text(endpoint, "/targetRef/kind") == "Pod"
@@ -174,7 +208,7 @@ fn slices_of<'a>(cluster: &'a Cluster, known: &Known<'_>) -> impl Iterator<Item 
 fn from_slice(place: Place<'_>, slice: &Value) -> Vec<Workload> {
     let service = object::label(slice, "kubernetes.io/service-name");
     let known = place.services.iter().find(|(_, known)| {
-        known.has_no_selector()
+        known.is_sliced()
             && Some(known.resource.name.as_str()) == service
             && known.resource.namespace == object::namespace(slice)
     });

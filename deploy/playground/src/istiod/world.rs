@@ -10,7 +10,7 @@ use crate::kubeclient::Event;
 use crate::manifest::{Kind, object};
 
 /// The kinds that are followed in every cluster.
-pub(super) const FOLLOWED: [&str; 9] = [
+pub(super) const FOLLOWED: [&str; 11] = [
     "Namespace",
     "Node",
     "Pod",
@@ -19,6 +19,8 @@ pub(super) const FOLLOWED: [&str; 9] = [
     "AuthorizationPolicy",
     "PeerAuthentication",
     "Gateway",
+    "ServiceEntry",
+    "WorkloadEntry",
     "ConfigMap",
 ];
 

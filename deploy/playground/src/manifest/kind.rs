@@ -30,11 +30,21 @@ const fn kind(
 const CORE: (&str, &str) = ("", "v1");
 const APPS: (&str, &str) = ("apps", "v1");
 const GATEWAY_API: (&str, &str) = ("gateway.networking.k8s.io", "v1");
+const GATEWAY_API_ALPHA: (&str, &str) = ("gateway.networking.k8s.io", "v1alpha2");
 const DISCOVERY: (&str, &str) = ("discovery.k8s.io", "v1");
 const SECURITY: (&str, &str) = ("security.istio.io", "v1");
+const NETWORKING: (&str, &str) = ("networking.istio.io", "v1");
+/// Versions under which API servers take the same objects, and the one that is stored here.
+const OTHER_VERSIONS: [(&str, &str); 5] = [
+    ("security.istio.io/v1beta1", "security.istio.io/v1"),
+    ("networking.istio.io/v1beta1", "networking.istio.io/v1"),
+    ("networking.istio.io/v1alpha3", "networking.istio.io/v1"),
+    ("gateway.networking.k8s.io/v1beta1", "gateway.networking.k8s.io/v1"),
+    ("gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"),
+];
 
 /// Every known kind.
-pub(crate) static KINDS: [Kind; 14] = [
+pub(crate) static KINDS: [Kind; 17] = [
     kind(0, CORE, ("Namespace", "namespaces"), false),
     kind(1, CORE, ("Node", "nodes"), false),
     kind(2, CORE, ("ServiceAccount", "serviceaccounts"), true),
@@ -45,7 +55,10 @@ pub(crate) static KINDS: [Kind; 14] = [
     kind(5, DISCOVERY, ("EndpointSlice", "endpointslices"), true),
     kind(6, SECURITY, ("AuthorizationPolicy", "authorizationpolicies"), true),
     kind(6, SECURITY, ("PeerAuthentication", "peerauthentications"), true),
+    kind(6, NETWORKING, ("ServiceEntry", "serviceentries"), true),
+    kind(6, NETWORKING, ("WorkloadEntry", "workloadentries"), true),
     kind(7, GATEWAY_API, ("Gateway", "gateways"), true),
+    kind(7, GATEWAY_API_ALPHA, ("TCPRoute", "tcproutes"), true),
     kind(8, APPS, ("DaemonSet", "daemonsets"), true),
     kind(8, APPS, ("Deployment", "deployments"), true),
     kind(9, CORE, ("Pod", "pods"), true),
@@ -57,6 +70,12 @@ impl Kind {
     /// The kind that an object claims with its `apiVersion` and `kind`.
     pub(crate) fn of(api_version: &str, kind: &str) -> Option<&'static Self> {
         KINDS.iter().find(|known| known.kind == kind && known.api_version() == api_version)
+    }
+
+    /// The kind that an object claims under a version that is not the stored one but means the same.
+    pub(crate) fn of_other_version(api_version: &str, kind: &str) -> Option<&'static Self> {
+        let stored = OTHER_VERSIONS.iter().filter(|(other, _)| *other == api_version);
+        stored.into_iter().find_map(|(_, stored)| Self::of(stored, kind))
     }
 
     /// The kind that is served under a path.
@@ -117,5 +136,8 @@ mod tests {
         assert!(Kind::of("apps/v1", "Deployment").is_some());
         assert!(Kind::of("apps/v1beta1", "Deployment").is_none());
         assert!(Kind::at("", "v1", "deployments").is_none());
+        let entry = Kind::named("ServiceEntry");
+        assert_eq!(Kind::of_other_version("networking.istio.io/v1beta1", "ServiceEntry"), entry);
+        assert_eq!(Kind::of_other_version("networking.istio.io/v1", "ServiceEntry"), None);
     }
 }

@@ -10,6 +10,16 @@ use serde_json::{Map, json};
 use super::*;
 use crate::istiod::peer_authentication::PeerAuthentications;
 
+fn mesh(root_namespace: &str) -> Mesh {
+    Mesh {
+        trust_domain: "cluster.local".to_owned(),
+        aliases: Vec::new(),
+        root_namespace: root_namespace.to_owned(),
+        domain: "cluster.local".to_owned(),
+        scopes: Vec::new(),
+    }
+}
+
 fn testdata(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/authorization").join(name)
 }
@@ -103,7 +113,7 @@ fn unordered(mut value: Value) -> Value {
 #[test]
 fn a_policy_becomes_what_the_reference_makes_of_it() {
     let policy = documents(&testdata("allow-full-in.yaml")).remove(0);
-    let resource = translate(&policy, "istio-system").unwrap().unwrap();
+    let resource = translate(&policy, &mesh("istio-system")).unwrap().unwrap();
     assert_eq!(shown(&resource), documents(&testdata("allow-full.yaml"))[0]);
 }
 
@@ -157,7 +167,7 @@ fn a_workload_is_bound_by_the_nearest_mode() {
 fn scope_and_action_follow_the_policy() {
     let policy = |namespace: &str, spec: Value| {
         let policy = json!({"metadata": {"name": "p", "namespace": namespace}, "spec": spec});
-        translate(&policy, "root").unwrap().map(|made| (made.scope(), made.action(), made.rules.len()))
+        translate(&policy, &mesh("root")).unwrap().map(|made| (made.scope(), made.action(), made.rules.len()))
     };
     let selector = json!({"matchLabels": {"app": "a"}});
     assert_eq!(policy("a", json!({})), Some((Scope::Namespace, Action::Allow, 0)));
@@ -174,7 +184,7 @@ fn http_allows_nothing_and_denies_by_the_rest() {
     let made = |action: &str| {
         let policy =
             json!({"metadata": {"name": "p", "namespace": "a"}, "spec": {"action": action, "rules": rules}});
-        translate(&policy, "root").unwrap().unwrap().rules
+        translate(&policy, &mesh("root")).unwrap().unwrap().rules
     };
     assert!(made("ALLOW").is_empty());
     assert_eq!(made("DENY")[0].clauses[0].matches[0].destination_ports, [80]);
@@ -192,7 +202,7 @@ fn what_is_wrong_is_named() {
         json!({"from": [{"source": {"serviceAccounts": ["a/b/c"]}}]}),
     ] {
         let policy = json!({"metadata": {"name": "p", "namespace": "a"}, "spec": {"rules": [rule]}});
-        writeln!(said, "{}", translate(&policy, "root").unwrap_err()).unwrap();
+        writeln!(said, "{}", translate(&policy, &mesh("root")).unwrap_err()).unwrap();
     }
     assert_eq!(
         said,

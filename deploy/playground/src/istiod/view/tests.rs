@@ -3,11 +3,12 @@
 use isthmus_proto::security::Authorization;
 use isthmus_proto::workload::gateway_address::Destination;
 use isthmus_proto::workload::{
-    Address, Locality, NetworkMode, TunnelProtocol, WorkloadStatus, address::Type,
+    GatewayAddress, Locality, NamespacedHostname, NetworkAddress, NetworkMode, TunnelProtocol, WorkloadStatus,
 };
 use prost::Message as _;
 use serde_json::json;
 
+use super::fixture::{service_of, workload_of};
 use super::*;
 use crate::istiod::mesh::default_scopes;
 use crate::kubeclient::Event;
@@ -19,6 +20,7 @@ const WEST_GATEWAY: &str = "192.168.97.2";
 fn mesh() -> Mesh {
     Mesh {
         trust_domain: "cluster.local".to_owned(),
+        aliases: Vec::new(),
         root_namespace: "istio-system".to_owned(),
         domain: "cluster.local".to_owned(),
         scopes: default_scopes(),
@@ -104,25 +106,6 @@ fn view_of(world: &World, cluster: &str) -> View {
     all(&mesh(), world, &id("east"), "").remove(&id(cluster)).unwrap()
 }
 
-fn decode(view: &View, name: &str) -> Option<Type> {
-    let resource = view.addresses.get(name)?;
-    Address::decode(resource.resource.as_ref()?.value.as_slice()).unwrap().r#type
-}
-
-fn workload(view: &View, name: &str) -> Workload {
-    match decode(view, name) {
-        Some(Type::Workload(workload)) => workload,
-        other => panic!("{name}: {other:?} among {:?}", view.addresses.all().keys()),
-    }
-}
-
-fn service_named(view: &View, name: &str) -> Service {
-    match decode(view, name) {
-        Some(Type::Service(service)) => service,
-        other => panic!("{name}: {other:?} among {:?}", view.addresses.all().keys()),
-    }
-}
-
 const HELLO: &str = "sample/helloworld.sample.svc.cluster.local";
 const V1: &str = "east//Pod/sample/helloworld-v1-6746879bdd-abcde";
 const SPLIT: &str = "west/SplitHorizonWorkload/istio-system/istio-eastwestgateway/192.168.97.2/sample/helloworld.sample.svc.cluster.local";
@@ -151,7 +134,7 @@ fn each_network_sees_its_own_workloads_and_the_ways_out() {
 #[test]
 fn a_pod_is_a_workload() {
     let view = view_of(&world(), "east");
-    let made = workload(&view, V1);
+    let made = workload_of(&view, V1);
     assert_eq!((made.uid.as_str(), made.name.as_str()), (V1, "helloworld-v1-6746879bdd-abcde"));
     assert_eq!(made.addresses, [vec![10, 11, 1, 1]]);
     assert_eq!(
@@ -173,14 +156,14 @@ fn a_pod_is_a_workload() {
 
 #[test]
 fn a_global_service_is_merged_and_names_the_accounts_behind_it() {
-    let service = service_named(&view_of(&world(), "east"), HELLO);
+    let service = service_of(&view_of(&world(), "east"), HELLO);
     assert_eq!(service.hostname, "helloworld.sample.svc.cluster.local");
     let addresses: Vec<String> = service.addresses.iter().filter_map(resource::sort_key).collect();
     assert_eq!(addresses, ["east/172.21.9.9", "west/172.22.9.9"]);
     assert_eq!(service.subject_alt_names, ["spiffe://cluster.local/ns/sample/sa/helloworld"]);
     assert_eq!((service.ports[0].service_port, service.ports[0].target_port), (5000, 0));
     assert!(service.canonical && service.load_balancing.is_none());
-    let local = service_named(&view_of(&world(), "east"), "sample/local.sample.svc.cluster.local");
+    let local = service_of(&view_of(&world(), "east"), "sample/local.sample.svc.cluster.local");
     assert_eq!((local.addresses.len(), local.subject_alt_names.len()), (1, 0));
 }
 
@@ -191,7 +174,7 @@ fn another_network_is_one_workload_per_global_service_and_one_per_gateway() {
     second["status"]["conditions"] = json!([]);
     put(&mut world, "west", second);
     let view = view_of(&world, "east");
-    let split = workload(&view, SPLIT);
+    let split = workload_of(&view, SPLIT);
     assert_eq!((split.capacity, split.tunnel_protocol()), (Some(2), TunnelProtocol::Hbone));
     assert_eq!((split.namespace.as_str(), split.network.as_str()), ("sample", "west"));
     assert_eq!((split.cluster_id.as_str(), split.service_account.as_str()), ("west", ""));
@@ -201,13 +184,13 @@ fn another_network_is_one_workload_per_global_service_and_one_per_gateway() {
     let Some(Destination::Address(address)) = gateway.destination else { panic!("{gateway:?}") };
     assert_eq!((address.network.as_str(), address.address.as_slice()), ("west", &[192, 168, 97, 2][..]));
     assert_eq!(split.services[HELLO].ports[0].service_port, 5000);
-    let door = workload(&view, "NetworkGateway/west/192.168.97.2/0");
+    let door = workload_of(&view, "NetworkGateway/west/192.168.97.2/0");
     assert_eq!(
         (door.namespace.as_str(), door.service_account.as_str()),
         ("istio-system", "istio-eastwestgateway")
     );
     assert_eq!((door.addresses, door.tunnel_protocol), (vec![vec![192, 168, 97, 2]], 0));
-    let accounts = service_named(&view, HELLO).subject_alt_names;
+    let accounts = service_of(&view, HELLO).subject_alt_names;
     assert_eq!(
         accounts,
         ["spiffe://cluster.local/ns/sample/sa/helloworld", "spiffe://cluster.local/ns/sample/sa/other"]
@@ -220,10 +203,10 @@ fn what_is_not_global_everywhere_stays_at_home() {
     put(&mut world, "west", service("helloworld", "172.22.9.9", false, 5000.into()));
     let view = view_of(&world, "east");
     assert!(view.addresses.get(SPLIT).is_none());
-    assert_eq!(service_named(&view, HELLO).addresses.len(), 1);
+    assert_eq!(service_of(&view, HELLO).addresses.len(), 1);
     // West has only its own, local copy: nothing of east's is merged into it.
     let view = view_of(&world, "west");
-    assert_eq!(service_named(&view, HELLO).addresses.len(), 1);
+    assert_eq!(service_of(&view, HELLO).addresses.len(), 1);
     assert!(!view.addresses.all().keys().any(|name| name.contains("SplitHorizon")));
 }
 
@@ -247,13 +230,13 @@ fn a_gateway_that_is_declared_by_hand_brings_its_port_and_account() {
     });
     put(&mut world, "east", gateway);
     let view = view_of(&world, "east");
-    let door = workload(&view, "NetworkGateway/west/west.example/15018");
+    let door = workload_of(&view, "NetworkGateway/west/west.example/15018");
     assert_eq!(
         (door.hostname.as_str(), door.service_account.as_str()),
         ("west.example", "to-west-istio-remote")
     );
     let name = "west/SplitHorizonWorkload/istio-system/to-west/west.example/sample/helloworld.sample.svc.cluster.local";
-    assert_eq!(workload(&view, name).network_gateway.unwrap().hbone_mtls_port, 15018);
+    assert_eq!(workload_of(&view, name).network_gateway.unwrap().hbone_mtls_port, 15018);
 }
 
 #[test]
@@ -269,7 +252,7 @@ fn pods_that_cannot_serve_are_unhealthy_or_absent() {
     deleting["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
     for unhealthy in [changed("/status/conditions", json!([])), deleting] {
         put(&mut world, "east", unhealthy);
-        assert_eq!(workload(&view_of(&world, "east"), V1).status(), WorkloadStatus::Unhealthy);
+        assert_eq!(workload_of(&view_of(&world, "east"), V1).status(), WorkloadStatus::Unhealthy);
     }
     for absent in [changed("/status/phase", "Succeeded".into()), changed("/status", json!({}))] {
         put(&mut world, "east", absent);
@@ -279,7 +262,7 @@ fn pods_that_cannot_serve_are_unhealthy_or_absent() {
     plain["metadata"]["annotations"] = json!({});
     plain["spec"]["hostNetwork"] = true.into();
     put(&mut world, "east", plain);
-    let made = workload(&view_of(&world, "east"), V1);
+    let made = workload_of(&view_of(&world, "east"), V1);
     assert_eq!(
         (made.tunnel_protocol(), made.network_mode()),
         (TunnelProtocol::None, NetworkMode::HostNetwork)
@@ -300,7 +283,7 @@ fn a_service_without_a_selector_has_the_endpoints_of_its_slices() {
     });
     put(&mut world, "east", slice);
     let view = view_of(&world, "east");
-    let made = workload(&view, "east/discovery.k8s.io/EndpointSlice/sample/istiod-x/192.168.97.9");
+    let made = workload_of(&view, "east/discovery.k8s.io/EndpointSlice/sample/istiod-x/192.168.97.9");
     let port = &made.services["sample/istiod.sample.svc.cluster.local"].ports[0];
     assert_eq!(
         (port.service_port, port.target_port, made.network_mode()),
@@ -321,7 +304,7 @@ fn load_balancing_follows_the_service() {
             service["spec"][key] = value.clone();
         }
         put(&mut world, "east", service);
-        let made = service_named(&view_of(&world, "east"), HELLO).load_balancing.unwrap();
+        let made = service_of(&view_of(&world, "east"), HELLO).load_balancing.unwrap();
         assert_eq!((made.mode, made.routing_preference), (mode, reach));
     }
 }
@@ -348,7 +331,7 @@ fn policies_choose_workloads_and_count_from_the_configuration_cluster() {
     let names: Vec<&str> = view.policies.all().keys().map(String::as_str).collect();
     let of_peers = "istio-system/istio_converted_static_strict";
     assert_eq!(names, [of_peers, "istio-system/mesh", "other/elsewhere", "sample/v1"]);
-    let bound = workload(&view, V1).authorization_policies;
+    let bound = workload_of(&view, V1).authorization_policies;
     assert_eq!(bound, [of_peers, "istio-system/mesh", "sample/v1"]);
     let any = view.policies.get("sample/v1").unwrap().resource.as_ref().unwrap();
     assert_eq!(Authorization::decode(any.value.as_slice()).unwrap().rules.len(), 1);
@@ -373,4 +356,121 @@ fn the_same_world_has_the_same_versions() {
         .map(|((name, _), _)| name)
         .collect();
     assert_eq!(changed, [V1]);
+}
+
+fn gateway(namespace: &str, class: &str, labels: &Value, from: &str) -> Value {
+    json!({
+        "kind": "Gateway", "metadata": {"name": "w", "namespace": namespace, "labels": labels},
+        "spec": {"gatewayClassName": class, "listeners": [
+            {"name": "mesh", "port": 15008, "protocol": "HBONE", "allowedRoutes": {"namespaces": {"from": from}}},
+        ]},
+        "status": {"addresses": [{"type": "IPAddress", "value": "172.21.0.77"}]},
+    })
+}
+
+/// The waypoint of the service and of the pod of helloworld in east.
+fn waypoints(world: &World) -> (Option<GatewayAddress>, Option<GatewayAddress>) {
+    let view = view_of(world, "east");
+    (service_of(&view, HELLO).waypoint, workload_of(&view, V1).waypoint)
+}
+
+#[test]
+fn a_waypoint_serves_what_its_label_says() {
+    let namespace =
+        |labels: Value| json!({"kind": "Namespace", "metadata": {"name": "sample", "labels": labels}});
+    for (labels, service, pod) in [
+        (json!({}), true, false),
+        (json!({"istio.io/waypoint-for": "service"}), true, false),
+        (json!({"istio.io/waypoint-for": "workload"}), false, true),
+        (json!({"istio.io/waypoint-for": "all"}), true, true),
+        (json!({"istio.io/waypoint-for": "none"}), false, false),
+    ] {
+        let mut world = world();
+        put(&mut world, "east", namespace(json!({"istio.io/use-waypoint": "w"})));
+        put(&mut world, "east", gateway("sample", "istio-waypoint", &labels, "Same"));
+        let found = waypoints(&world);
+        assert_eq!((found.0.is_some(), found.1.is_some()), (service, pod), "{labels}");
+        if let Some(address) = found.0.or(found.1) {
+            let ip =
+                NetworkAddress { network: "east".to_owned(), address: vec![172, 21, 0, 77], length: None };
+            let address_of =
+                GatewayAddress { hbone_mtls_port: 15008, destination: Some(Destination::Address(ip)) };
+            assert_eq!(address, address_of);
+        }
+    }
+}
+
+#[test]
+fn an_object_can_go_without_its_namespaces_waypoint() {
+    let mut world = world();
+    let labels = json!({"istio.io/use-waypoint": "w", "istio.io/ingress-use-waypoint": "true"});
+    put(&mut world, "east", json!({"kind": "Namespace", "metadata": {"name": "sample", "labels": labels}}));
+    put(&mut world, "east", gateway("sample", "istio-waypoint", &json!({}), "Same"));
+    assert!(service_of(&view_of(&world, "east"), HELLO).ingress_use_waypoint);
+    let mut opted_out = service("helloworld", "172.21.9.9", true, "web".into());
+    opted_out["metadata"]["labels"]["istio.io/use-waypoint"] = "none".into();
+    put(&mut world, "east", opted_out);
+    assert_eq!(waypoints(&world), (None, None));
+}
+
+#[test]
+fn another_namespaces_waypoint_must_admit_and_have_an_address() {
+    let labels = json!({"istio.io/use-waypoint": "w", "istio.io/use-waypoint-namespace": "edge"});
+    let mut asks = service("helloworld", "172.21.9.9", true, "web".into());
+    asks["metadata"]["labels"].as_object_mut().unwrap().extend(labels.as_object().unwrap().clone());
+    for (class, from, found) in [
+        ("istio-waypoint", "Same", false),
+        ("istio-waypoint", "All", true),
+        ("istio-east-west", "All", false),
+    ] {
+        let mut world = world();
+        put(&mut world, "east", asks.clone());
+        put(&mut world, "east", gateway("edge", class, &json!({}), from));
+        assert_eq!(waypoints(&world).0.is_some(), found, "{class} {from}");
+    }
+    let mut world = world();
+    put(&mut world, "east", asks);
+    let mut gateway = gateway("edge", "istio-waypoint", &json!({}), "All");
+    gateway["status"] = json!({});
+    put(&mut world, "east", gateway.clone());
+    assert_eq!(waypoints(&world).0, None);
+    gateway["status"]["addresses"] = json!([{"type": "Hostname", "value": "w.edge.svc.cluster.local"}]);
+    put(&mut world, "east", gateway);
+    let (namespace, hostname) = ("edge".to_owned(), "w.edge.svc.cluster.local".to_owned());
+    let named = Destination::Hostname(NamespacedHostname { namespace, hostname });
+    assert_eq!(waypoints(&world).0.unwrap().destination, Some(named));
+}
+
+#[test]
+fn a_headless_service_has_no_address_but_its_workloads() {
+    let mut world = world();
+    let mut headless = service("helloworld", "None", false, 5000.into());
+    headless["spec"]["clusterIP"] = "None".into();
+    put(&mut world, "east", headless);
+    let view = view_of(&world, "east");
+    assert!(service_of(&view, HELLO).addresses.is_empty());
+    assert!(workload_of(&view, V1).services.contains_key(HELLO));
+}
+
+#[test]
+fn an_endpoint_of_an_entry_on_another_network_is_reached_through_its_gateway() {
+    let mut world = world();
+    let endpoint = json!({"address": "10.99.0.1", "network": "west"});
+    put(
+        &mut world,
+        "east",
+        json!({
+            "kind": "ServiceEntry", "metadata": {"name": "e", "namespace": "sample"},
+            "spec": {
+                "hosts": ["far.example"], "resolution": "STATIC", "endpoints": [endpoint],
+                "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
+            },
+        }),
+    );
+    let view = view_of(&world, "east");
+    let made = workload_of(&view, "east/networking.istio.io/ServiceEntry/sample/e/10.99.0.1");
+    let gateway = made.network_gateway.unwrap();
+    assert_eq!((made.network.as_str(), gateway.hbone_mtls_port), ("west", 15008));
+    // Entries count from the cluster whose configuration counts, wherever the agents are.
+    assert!(view_of(&world, "west").addresses.get("sample/far.example").is_some());
 }
