@@ -83,6 +83,11 @@ macro_rules! complete {
     };
 }
 
+/// Whether openings are logged: making their lines costs a few allocations.
+pub(crate) fn says_opened() -> bool {
+    tracing::enabled!(target: "access", tracing::Level::DEBUG)
+}
+
 /// The connection was opened (debug).
 pub(crate) fn opened(line: &Line<'_>) {
     event!(tracing::Level::DEBUG, "connection opened", line);

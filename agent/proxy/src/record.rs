@@ -139,7 +139,9 @@ impl Record {
             Direction::Inbound => (sent, received),
         };
         let traffic = Traffic { from_local, to_local, totals: Arc::default() };
-        access_log::opened(&self.line());
+        if access_log::says_opened() {
+            access_log::opened(&self.line());
+        }
         self.traffic.insert(traffic).clone()
     }
 

@@ -31,7 +31,7 @@ impl Discovery {
     /// Applies a batch that did not come from the control plane.
     pub(crate) fn apply(&self, batch: Batch) -> Applied {
         let applied = self.state.apply(batch);
-        if let Some(prefetch) = self.prefetch.as_ref().filter(|_| applied.workloads > 0) {
+        if let Some(prefetch) = self.prefetch.as_ref().filter(|_| applied.own_node) {
             prefetch.follow(self.identities());
         }
         applied

@@ -43,12 +43,6 @@ impl Applied {
     pub fn is_change(&self) -> bool {
         self.workloads + self.services + self.policies > 0
     }
-
-    /// Whether a connection that was allowed may now be refused: a policy or a workload's list of them changed.
-    #[must_use]
-    pub fn may_revoke(&self) -> bool {
-        self.policies > 0 || self.own_node
-    }
 }
 
 impl Snapshot {

@@ -311,12 +311,13 @@ fn policies_are_found_by_scope_and_by_name() {
 }
 
 #[test]
-fn what_may_revoke_a_permission_is_known() {
+fn changes_of_the_own_node_are_told_from_others() {
     let mut state = snapshot(&[], &[]);
     let mut elsewhere = pod("b", "10.0.0.2");
     elsewhere.node = "node-2".into();
-    assert!(!state.apply(upsert(vec![unhealthy(elsewhere)], vec![])).may_revoke());
-    assert!(!state.apply(upsert(vec![], vec![service("web", "10.96.0.1")])).may_revoke());
-    assert!(state.apply(upsert(vec![pod("a", "10.0.0.1")], vec![])).may_revoke());
-    assert!(state.apply(policies(vec![policy("p", "ns", Scope::Namespace)])).may_revoke());
+    assert!(!state.apply(upsert(vec![unhealthy(elsewhere)], vec![])).own_node);
+    assert!(!state.apply(upsert(vec![], vec![service("web", "10.96.0.1")])).own_node);
+    assert!(state.apply(upsert(vec![pod("a", "10.0.0.1")], vec![])).own_node);
+    let gone = Batch { remove_addresses: vec!["c//Pod/ns/a".into()], ..Batch::default() };
+    assert!(state.apply(gone).own_node);
 }
