@@ -25,7 +25,7 @@ const MOMENTS: usize = 100;
 const PAUSE: u64 = 250;
 
 fn main() -> ExitCode {
-    lab::main(&lab::tests![
+    lab::main_with_programs(&lab::tests![
         without_its_agent_a_pod_sends_nothing,
         at_a_hundred_random_moments_of_a_coming_and_going_agent_nothing_leaks
     ])

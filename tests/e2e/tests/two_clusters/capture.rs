@@ -1,0 +1,133 @@
+//! What a sniffer reads: TLS of the mesh, and the plain text of everyone else on the same wires.
+
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Result, ensure};
+use isthmus_kit::probe::{self, Flow};
+use isthmus_kit::{binaries, lab};
+use isthmus_sys::capture::Capture;
+use isthmus_sys::netns::Netns;
+
+use super::world::{HBONE, Outcome, PORT, Pod, TEXT, URL, World, by, pods_on_each_node};
+
+/// On the network between the clusters: west's first node.
+const WEST: &str = "192.168.97.21";
+/// Enough that each version answers some: one of them is silent once in half a million runs.
+const NUMBER: usize = 20;
+
+/// One wire and what of the mesh must pass over it.
+struct Wire {
+    name: &'static str,
+    capture: Capture,
+    payload: usize,
+}
+
+pub(crate) fn between_clusters_and_at_pods_there_is_only_tls() -> Result<()> {
+    let world = World::up(&[("east/test.yaml", pods_on_each_node())])?;
+    let (v1, v2) = (world.pod("east/helloworld-v1")?, world.pod("west/helloworld-v2")?);
+    // Both on the node that v1 is not on, so that each way to v1 leaves a node too.
+    let node = super::world::EAST.into_iter().find(|node| **node != v1.node).unwrap_or_default();
+    let (asker, plain) =
+        (world.pod(&format!("east/asker-{node}"))?, world.pod(&format!("east/plain-{node}"))?);
+    let mut wires = [
+        wire("the node's link to the other nodes and clusters", &*world.underlay()?, node)?,
+        wire("the door of west", &*world.underlay()?, "west-lb")?,
+        wire("the veth of v1", &*world.node(&v1.node)?, &world.veth(&v1)?)?,
+        wire("the veth of v2", &*world.node(&v2.node)?, &world.veth(&v2)?)?,
+        wire("the veth of the client", &*world.node(node)?, &world.veth(&asker)?)?,
+    ];
+    let outcomes = world.request(&asker, URL, NUMBER)?;
+    let (by_v1, by_v2) = (by("v1", &outcomes), by("v2", &outcomes));
+    ensure!(by_v1 > 0 && by_v2 > 0 && by_v1 + by_v2 == NUMBER, "{outcomes:?}");
+    let (from_v1, from_v2) = (payload("v1", &outcomes), payload("v2", &outcomes));
+    let payloads = [from_v1 + from_v2, from_v2, from_v1, from_v2, from_v1 + from_v2];
+    wires.iter_mut().zip(payloads).for_each(|(wire, payload)| wire.payload = payload);
+    wires.iter().try_for_each(|wire| wire.is_closed(&asker))?;
+    out_of_the_mesh(&world, &plain, &v1, &wires)
+}
+
+/// The controls: the same captures, and clients that nobody protects.
+fn out_of_the_mesh(world: &World, plain: &Pod, v1: &Pod, wires: &[Wire; 5]) -> Result<()> {
+    let [link, door, at_v1, ..] = wires;
+    answered(world, plain, &format!("http://{}:{PORT}/hello", v1.ip))?;
+    for wire in [link, at_v1] {
+        ensure!(probe::contains(&wire.capture.drain(), TEXT.as_bytes()), "{}: not read", wire.name);
+    }
+    ensure!(!probe::contains(&door.capture.drain(), TEXT.as_bytes()), "{}: read", door.name);
+    // From cluster to cluster: a server on a node of west, which no mesh hides.
+    let other = wire("west's node", &*world.underlay()?, "west-1")?;
+    let _server = Server::start(&*world.node("west-1")?)?;
+    lab::block_on(async {
+        let sockets = world.sockets(plain)?;
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let to = format!("{WEST}:{PORT}").parse()?;
+        while let Err(error) = sockets.connect(to, None, std::time::Duration::from_secs(1)).await {
+            ensure!(std::time::Instant::now() < until, "the server on west-1 does not listen: {error}");
+        }
+        Ok(())
+    })?;
+    answered(world, plain, &format!("http://{WEST}:{PORT}/hello"))?;
+    for wire in [link, &other] {
+        ensure!(probe::contains(&wire.capture.drain(), TEXT.as_bytes()), "{}: not read", wire.name);
+    }
+    Ok(())
+}
+
+fn answered(world: &World, from: &Pod, url: &str) -> Result<()> {
+    let outcomes = world.request(from, url, 1)?;
+    ensure!(outcomes.iter().all(|outcome| outcome.body.starts_with(TEXT)), "{url}: {outcomes:?}");
+    Ok(())
+}
+
+fn payload(version: &str, outcomes: &[Outcome]) -> usize {
+    outcomes.iter().filter(|outcome| outcome.is(version)).map(|outcome| outcome.body.len()).sum()
+}
+
+fn wire(name: &'static str, netns: &Netns, interface: &str) -> Result<Wire> {
+    Ok(Wire { name, capture: Capture::open(netns, interface)?, payload: 0 })
+}
+
+impl Wire {
+    /// Everything on 15008 is TLS from the first byte of each connection, there is enough of it, and the text is
+    /// nowhere; nor did the client try the application's own port.
+    fn is_closed(&self, client: &Pod) -> Result<()> {
+        let frames = self.capture.drain();
+        let name = self.name;
+        ensure!(!probe::contains(&frames, TEXT.as_bytes()), "{name}: the text was read");
+        ensure!(probe::syns_from(&frames, client.ip(), PORT) == 0, "{name}: a plain connection");
+        let flows = probe::flows(&frames);
+        let hbone: Vec<&Flow> =
+            flows.iter().filter(|flow| [flow.from.port(), flow.to.port()].contains(&HBONE)).collect();
+        if let Some(odd) = hbone.iter().find(|flow| !flow.whole || !flow.is_tls()) {
+            let begin = &odd.bytes[..odd.bytes.len().min(32)];
+            anyhow::bail!("{name}: {} to {} is not TLS throughout: {begin:02x?}", odd.from, odd.to);
+        }
+        let sent = |port: fn(&Flow) -> u16| -> usize {
+            hbone.iter().filter(|flow| port(flow) == HBONE).map(|flow| flow.bytes.len()).sum()
+        };
+        let (requests, answers) = (sent(|flow| flow.to.port()), sent(|flow| flow.from.port()));
+        println!("{name}: {requests} bytes to {HBONE}, {answers} bytes from it, payload {}", self.payload);
+        ensure!(requests > 0 && answers >= self.payload, "{name}: {answers} bytes of {}", self.payload);
+        Ok(())
+    }
+}
+
+/// The sample's server where no mesh is; killed when dropped.
+struct Server(Child);
+
+impl Server {
+    fn start(netns: &Netns) -> Result<Self> {
+        let mut command = Command::new(binaries::path("playground"));
+        command.args(["helloworld", "--version", "plain", "--instance", "node"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Self(netns.run_thread(|| command.spawn())??))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Fails when it has ended, which is what is wanted.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

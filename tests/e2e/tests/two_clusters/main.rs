@@ -1,0 +1,23 @@
+//! The whole product at work, seen from outside: the playground's two clusters, what is on their wires, who gets in, and
+//! what remains when it ends. Each test has a world of its own.
+
+use std::process::ExitCode;
+
+use isthmus_kit::lab;
+
+mod capture;
+mod identity;
+mod restart;
+mod strangers;
+mod whole;
+mod world;
+
+fn main() -> ExitCode {
+    lab::main_with_programs(&lab::tests![
+        capture::between_clusters_and_at_pods_there_is_only_tls,
+        strangers::nobody_without_a_certificate_of_the_mesh_is_let_in,
+        identity::a_policy_of_west_is_for_accounts_and_not_for_headers,
+        restart::an_agent_that_comes_and_goes_under_a_control_plane_leaks_nothing,
+        whole::runs_leave_nothing_behind_even_when_killed
+    ])
+}
