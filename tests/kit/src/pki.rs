@@ -206,6 +206,23 @@ pub fn roots(pem: &str) -> anyhow::Result<Arc<RootCertStore>> {
     Ok(Arc::new(roots))
 }
 
+/// The first bytes that a TLS client sends to a server of this name.
+///
+/// # Errors
+/// When it is no host name.
+pub fn client_hello(name: &str) -> anyhow::Result<Vec<u8>> {
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name.to_owned().try_into()?)?;
+    let mut hello = Vec::new();
+    while client.wants_write() {
+        client.write_tls(&mut hello)?;
+    }
+    Ok(hello)
+}
+
 fn protocols(alpn: &[&str]) -> Vec<Vec<u8>> {
     alpn.iter().map(|name| name.as_bytes().to_vec()).collect()
 }

@@ -1,0 +1,228 @@
+//! The east-west gateway by itself: a real process, a client that is scripted frame by frame, pods that are sockets.
+
+mod world;
+
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
+
+use anyhow::{Context as _, Result, ensure};
+use isthmus_kit::lab;
+use isthmus_kit::pki::client_hello;
+use isthmus_sys::socket::Transparent;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use world::{PLAIN, SOON, TLS, World, by_number};
+
+fn main() -> std::process::ExitCode {
+    lab::main_with_programs(&lab::tests![
+        only_global_services_are_reached_and_by_name_only,
+        it_answers_no_sooner_than_it_is_connected_to_the_pod,
+        tls_passes_by_its_server_name_unread,
+        a_plain_port_leads_to_a_service
+    ])
+}
+
+fn name(service: &str) -> String {
+    format!("{service}.sample.svc.cluster.local:80")
+}
+
+/// Bytes that no protocol would take for its own.
+fn noise(count: usize) -> Vec<u8> {
+    (0..count).map(|at| u8::try_from(at * 131 % 251).unwrap_or_default()).collect()
+}
+
+async fn accepted(listener: &TcpListener) -> Result<TcpStream> {
+    let (stream, _) = tokio::time::timeout(SOON, listener.accept()).await.context("nobody connects")??;
+    Ok(stream)
+}
+
+async fn read(stream: &mut TcpStream, count: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; count];
+    tokio::time::timeout(SOON, stream.read_exact(&mut bytes)).await.context("not all bytes came")??;
+    Ok(bytes)
+}
+
+/// Whether a connection was ended without a byte.
+async fn closed(mut stream: TcpStream) -> Result<bool> {
+    let end = tokio::time::timeout(SOON, stream.read(&mut [0])).await.context("it stays open")?;
+    Ok(!matches!(end, Ok(count) if count > 0))
+}
+
+fn only_global_services_are_reached_and_by_name_only() -> Result<()> {
+    lab::block_on(async {
+        let world = World::new()?;
+        let gateway = world.gateway().await?;
+        let (hello, private) = (world.serve("hello")?, world.serve("private")?);
+        let mut tunnel = world.tunnel().await?;
+        let pod = world.endpoint("hello")?;
+        let refused = [
+            (by_number(pod.ip(), 15008), "400"),
+            (by_number(pod.ip(), 8080), "400"),
+            (by_number(world.node(), 6443), "400"),
+            ("[::1]:80".to_owned(), "400"),
+            (name("nobody"), "503"),
+            (name("private"), "503"),
+            (name("plain"), "503"),
+            ("hello.sample.svc.cluster.local:81".to_owned(), "503"),
+            ("hello.sample:80".to_owned(), "503"),
+        ];
+        for (stream, (authority, want)) in (1..).step_by(2).zip(&refused) {
+            tunnel.ask(stream, authority).await?;
+            let (answered, status) = tunnel.answer().await?;
+            ensure!(answered == stream && status == *want, "{authority}: {status} on {answered}");
+            gateway.line(&["connection failed", "error="]).await?;
+        }
+        tunnel.ask(101, &name("hello")).await?;
+        let mut inner = accepted(&hello).await?;
+        ensure!(tunnel.answer().await? == (101, "200".to_owned()));
+
+        // Neither side's bytes are looked at or changed, and each side ends for itself.
+        let (there, back) = (noise(70_000), noise(50_000).into_iter().rev().collect::<Vec<_>>());
+        for chunk in there.chunks(10_000) {
+            tunnel.0.data(101, chunk, false).await?;
+        }
+        ensure!(read(&mut inner, there.len()).await? == there);
+        inner.write_all(&back).await?;
+        ensure!(tunnel.bytes(101, back.len()).await? == back);
+        tunnel.0.data(101, b"end", true).await?;
+        ensure!(read(&mut inner, 3).await? == b"end" && inner.read(&mut [0]).await? == 0);
+        inner.write_all(b"after").await?;
+        ensure!(tunnel.bytes(101, 5).await? == b"after");
+        drop(inner);
+        ensure!(tunnel.next().await?.ends_stream());
+
+        // What is global is what the API server says now.
+        world.api.label("services", "sample/private", "istio.io/global", Some("true"));
+        gateway.line(&["global: reachable through this gateway", "private"]).await?;
+        tunnel.ask(103, &name("private")).await?;
+        let opened = accepted(&private).await?;
+        ensure!(tunnel.answer().await? == (103, "200".to_owned()));
+        drop(opened);
+        world.api.delete("services", "sample/hello");
+        gateway.line(&["no longer global", "hello"]).await?;
+        tunnel.ask(105, &name("hello")).await?;
+        while tunnel.next().await?.stream != 103 {}
+        ensure!(tunnel.answer().await? == (105, "503".to_owned()));
+        drop(tunnel);
+        gateway.stop().await?;
+        Ok(())
+    })
+}
+
+/// A listener whose queue is full with one connection: who comes next waits until it is accepted.
+async fn full(world: &World, service: &str) -> Result<(TcpListener, TcpStream)> {
+    let (host, at) = (world.pod(service)?, world.endpoint(service)?);
+    let make = || -> Result<std::net::TcpListener> {
+        let fd = socket(
+            AddressFamily::Inet,
+            SockType::Stream,
+            SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
+            None,
+        )?;
+        setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+        bind(fd.as_raw_fd(), &SockaddrIn::from(std::net::SocketAddrV4::new(host.v4, at.port())))?;
+        listen(&fd, Backlog::new(0)?)?;
+        Ok(fd.into())
+    };
+    let listener = TcpListener::from_std(host.netns.run(make)??)?;
+    let first = host.sockets().connect(at, None, SOON).await?;
+    Ok((listener, first))
+}
+
+fn it_answers_no_sooner_than_it_is_connected_to_the_pod() -> Result<()> {
+    lab::block_on(async {
+        let world = World::new()?;
+        let gateway = world.gateway().await?;
+        let mut tunnel = world.tunnel().await?;
+        // Nobody listens.
+        tunnel.ask(1, &name("hello")).await?;
+        ensure!(tunnel.answer().await? == (1, "503".to_owned()));
+        // The pod lets nobody in for now. Whoever asked later and is connected is answered first.
+        let hello = world.serve("hello")?;
+        let (slow, _first) = full(&world, "slow").await?;
+        tunnel.ask(3, &name("slow")).await?;
+        tunnel.ask(5, &name("hello")).await?;
+        ensure!(tunnel.answer().await? == (5, "200".to_owned()));
+        let mut inner = accepted(&hello).await?;
+        tunnel.0.data(5, b"ping", false).await?;
+        ensure!(read(&mut inner, 4).await? == b"ping");
+        inner.write_all(b"pong").await?;
+        ensure!(tunnel.bytes(5, 4).await? == b"pong", "something was said before the pod let us in");
+
+        drop(accepted(&slow).await?);
+        ensure!(tunnel.answer().await? == (3, "200".to_owned()));
+        tunnel.0.data(3, b"now", false).await?;
+        ensure!(read(&mut accepted(&slow).await?, 3).await? == b"now");
+        drop((tunnel, inner));
+        gateway.stop().await?;
+        Ok(())
+    })
+}
+
+fn tls_passes_by_its_server_name_unread() -> Result<()> {
+    lab::block_on(async {
+        let world = World::new()?;
+        let gateway = world.gateway().await?;
+        let at = SocketAddr::new(world.outside.v4.into(), 15012);
+        let (istiod, _) = world.outside.sockets().listen(at, Transparent::Never)?;
+
+        for unknown in ["other.istio-system.svc", "istiod.istio-system.svc.cluster.local"] {
+            let mut stream = world.dial(TLS).await?;
+            stream.write_all(&client_hello(unknown)?).await?;
+            ensure!(closed(stream).await?, "{unknown} was answered");
+            gateway.line(&["connection failed", "no route for server name", unknown]).await?;
+        }
+        let mut stream = world.dial(TLS).await?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: istiod.istio-system.svc\r\n\r\n").await?;
+        ensure!(closed(stream).await?, "plain text was answered");
+        gateway.line(&["connection failed", "not a TLS ClientHello"]).await?;
+
+        // In two pieces, and in the case that the client likes.
+        let hello = client_hello("ISTIOD.istio-system.svc")?;
+        let mut stream = world.dial(TLS).await?;
+        let (first, rest) = hello.split_at(50);
+        stream.write_all(first).await?;
+        stream.write_all(rest).await?;
+        // The first that arrives is this one: those without a route led nowhere.
+        let mut upstream = accepted(&istiod).await?;
+        ensure!(read(&mut upstream, hello.len()).await? == hello, "the ClientHello was changed");
+        upstream.write_all(&noise(30_000)).await?;
+        ensure!(read(&mut stream, 30_000).await? == noise(30_000));
+        stream.write_all(&noise(999)).await?;
+        stream.shutdown().await?;
+        ensure!(read(&mut upstream, 999).await? == noise(999) && upstream.read(&mut [0]).await? == 0);
+        drop((upstream, stream));
+
+        // A route can name a service, too.
+        let app = SocketAddr::new(world.pod("plain")?.v4.into(), 8080);
+        lab::echo(&world.pod("plain")?.sockets(), app, &world.tasks)?;
+        let hello = client_hello("plain.example")?;
+        ensure!(lab::exchange(world.dial(TLS).await?, &hello).await? == hello);
+        gateway.stop().await?;
+        Ok(())
+    })
+}
+
+fn a_plain_port_leads_to_a_service() -> Result<()> {
+    lab::block_on(async {
+        let world = World::new()?;
+        let gateway = world.gateway().await?;
+        // Nobody serves yet; the end may come as soon as the beginning.
+        if let Ok(stream) = world.dial(PLAIN).await {
+            ensure!(closed(stream).await?, "somebody answered");
+        }
+        gateway
+            .line(&["connection complete", "error=", "dst.service=\"plain.sample.svc.cluster.local\""])
+            .await?;
+        let app = SocketAddr::new(world.pod("plain")?.v4.into(), 8080);
+        lab::echo(&world.pod("plain")?.sockets(), app, &world.tasks)?;
+        ensure!(lab::exchange(world.dial(PLAIN).await?, &noise(100_000)).await? == noise(100_000));
+        gateway.line(&["connection complete", "dst.service=\"plain.sample.svc.cluster.local\""]).await?;
+        gateway.stop().await?;
+        Ok(())
+    })
+}

@@ -1,0 +1,221 @@
+//! A real gateway in front of scripted pods: nobody here speaks for the mesh but the gateway itself.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use isthmus_hbone::session::TlsSession;
+use isthmus_identity::fake::FakeSigner;
+use isthmus_identity::{CertSource as _, Manager, manager};
+use isthmus_kit::hbone::{Frame, HbonePeer, flag, hex, kind};
+use isthmus_kit::kube::{self, Api};
+use isthmus_kit::lab::{Host, Lan};
+use isthmus_kit::probe;
+use isthmus_kit::process::Process;
+use isthmus_model::SpiffeId;
+use isthmus_rt::task::Tasks;
+use isthmus_sys::socket::Transparent;
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+
+/// Longest wait for what should happen at once.
+pub(crate) const SOON: Duration = Duration::from_secs(15);
+const HBONE: u16 = 15008;
+/// The TLS listener.
+pub(crate) const TLS: u16 = 15443;
+/// The plain TCP listener.
+pub(crate) const PLAIN: u16 = 8080;
+const API: u16 = 6443;
+/// SETTINGS_HEADER_TABLE_SIZE 0: the scripted peer keeps no dynamic table.
+const NO_TABLE: &str = "000100000000";
+
+/// Services, and the hosts with their only pods.
+pub(crate) const SERVICES: [&str; 4] = ["hello", "slow", "private", "plain"];
+
+/// A network with its gateway.
+pub(crate) struct World {
+    lan: Lan,
+    pub(crate) api: Api,
+    gateway: Host,
+    client: Host,
+    /// The pods of [`SERVICES`].
+    pods: Vec<Host>,
+    /// A server that is in no mesh.
+    pub(crate) outside: Host,
+    pub(crate) tasks: Tasks,
+    dir: TempDir,
+}
+
+/// The client's side of an outer tunnel, frame by frame.
+pub(crate) struct Tunnel(pub(crate) HbonePeer<TlsSession<TcpStream>>);
+
+impl World {
+    /// Everything but the gateway. Services `hello` and `slow` are global.
+    pub(crate) fn new() -> Result<Self> {
+        let lan = Lan::new()?;
+        let (gateway, client, outside) = (lan.host()?, lan.host()?, lan.host()?);
+        let pods = SERVICES.iter().map(|_| lan.host()).collect::<Result<_>>()?;
+        let (dir, tasks, api) = (tempfile::tempdir()?, Tasks::new("world"), Api::default());
+        let address = SocketAddr::new(lan.v4.into(), API);
+        std::fs::write(dir.path().join("kubeconfig"), kube::kubeconfig(&format!("http://{address}")))?;
+        api.put("namespaces", kube::namespace("sample", &[]));
+        for (name, global) in SERVICES.iter().zip([true, true, false, false]) {
+            let labels: &[_] = if global { &[("istio.io/global", "true")] } else { &[] };
+            api.put("services", kube::service("sample", name, labels));
+        }
+        let (listener, _) = lan.sockets().listen(address, Transparent::Never)?;
+        api.serve(listener, &tasks);
+        Ok(Self { lan, api, gateway, client, pods, outside, tasks, dir })
+    }
+
+    /// Starts the gateway and waits until it knows what is global.
+    pub(crate) async fn gateway(&self) -> Result<Process> {
+        let kubeconfig = self.dir.path().join("kubeconfig").display().to_string();
+        let tls = format!(
+            "{TLS}=istiod.istio-system.svc@{}:15012,{TLS}=plain.example@plain.sample.svc.cluster.local:80",
+            self.outside.v4
+        );
+        let env = [
+            ("FAKE_CA", "true"),
+            ("LOCAL_XDS", &self.local()),
+            ("NETWORK", "west"),
+            ("POD_NAME", "eastwest-1"),
+            ("POD_NAMESPACE", "istio-system"),
+            ("SERVICE_ACCOUNT", "eastwest"),
+            ("KUBECONFIG", &kubeconfig),
+            ("GATEWAY_SNI_ROUTES", &tls),
+            ("GATEWAY_TCP_ROUTES", &format!("{PLAIN}=plain.sample.svc.cluster.local:80")),
+        ];
+        let gateway = Process::start(&self.gateway.netns, "isthmus", &["gateway"], &env, "")?;
+        gateway.line(&["gateway started"]).await?;
+        let ready = async {
+            loop {
+                let answer = probe::get(&self.gateway.netns, "127.0.0.1:15021", "/healthz/ready").await?;
+                if answer.status == 200 {
+                    return Ok(());
+                }
+                ensure!(answer.body.contains("global services"), "{answer:?}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(SOON, ready).await.context("it does not become ready")??;
+        Ok(gateway)
+    }
+
+    fn local(&self) -> String {
+        let (mut workloads, mut services) = (String::new(), String::new());
+        for (at, (name, pod)) in SERVICES.iter().zip(&self.pods).enumerate() {
+            let protocol = if *name == "plain" { "TCP" } else { "HBONE" };
+            let hostname = format!("{name}.sample.svc.cluster.local");
+            workloads += &format!(
+                "- {{uid: w//Pod/sample/{name}, name: {name}, namespace: sample, serviceAccount: {name}, \
+                 network: west, clusterId: w, workloadIps: [{}], protocol: {protocol}, node: n, \
+                 services: {{sample/{hostname}: {{80: 8080}}}}}}\n",
+                pod.v4
+            );
+            services += &format!(
+                "- {{name: {name}, namespace: sample, hostname: {hostname}, vips: [west/10.96.0.{at}], \
+                 ports: {{80: 8080}}}}\n"
+            );
+        }
+        format!("workloads:\n{workloads}services:\n{services}")
+    }
+
+    /// The host of a service's pod.
+    pub(crate) fn pod(&self, service: &str) -> Result<&Host> {
+        let at = SERVICES.iter().position(|name| *name == service).context("no such service")?;
+        Ok(&self.pods[at])
+    }
+
+    /// Where the HBONE port of a service's pod is.
+    pub(crate) fn endpoint(&self, service: &str) -> Result<SocketAddr> {
+        Ok(SocketAddr::new(self.pod(service)?.v4.into(), HBONE))
+    }
+
+    /// Listens where the pod of a service would.
+    pub(crate) fn serve(&self, service: &str) -> Result<TcpListener> {
+        Ok(self.pod(service)?.sockets().listen(self.endpoint(service)?, Transparent::Never)?.0)
+    }
+
+    /// A plain connection to a port of the gateway.
+    pub(crate) async fn dial(&self, port: u16) -> Result<TcpStream> {
+        let to = SocketAddr::new(self.gateway.v4.into(), port);
+        Ok(self.client.sockets().connect(to, None, SOON).await?)
+    }
+
+    /// An outer tunnel of a member of the mesh.
+    pub(crate) async fn tunnel(&self) -> Result<Tunnel> {
+        let certs = Manager::new(Arc::new(FakeSigner::new()), manager::Config::default(), &self.tasks);
+        let id =
+            |account: &str| -> Result<SpiffeId> { Ok(format!("spiffe://cluster.local/{account}").parse()?) };
+        let certificate = certs.certificate(&id("ns/sample/sa/sleep")?).await?;
+        let expected = [id("ns/istio-system/sa/eastwest")?];
+        let tcp = self.dial(HBONE).await?;
+        let tls = TlsSession::connect(certificate.client_config(&expected), tcp, SOON).await?;
+        let mut peer = HbonePeer::client(tls).await?;
+        peer.send(kind::SETTINGS, 0, 0, &hex(NO_TABLE)).await?;
+        Ok(Tunnel(peer))
+    }
+
+    /// The address of the gateway's own network.
+    pub(crate) fn node(&self) -> Ipv4Addr {
+        self.lan.v4
+    }
+}
+
+impl Tunnel {
+    /// Asks for a destination.
+    pub(crate) async fn ask(&mut self, stream: u32, authority: &str) -> Result<()> {
+        self.0.headers(stream, &[(":method", "CONNECT"), (":authority", authority)], false).await
+    }
+
+    /// The next frame of a stream; the connection's own settings are acknowledged.
+    pub(crate) async fn next(&mut self) -> Result<Frame> {
+        let read = async {
+            loop {
+                let frame = self.0.recv().await?.context("the gateway closed the tunnel")?;
+                match frame.kind {
+                    kind::SETTINGS if frame.flags & flag::ACK == 0 => self.0.ack_settings().await?,
+                    kind::SETTINGS | kind::PING | kind::WINDOW_UPDATE => {}
+                    _ => return Ok(frame),
+                }
+            }
+        };
+        tokio::time::timeout(SOON, read).await.context("no frame in time")?
+    }
+
+    /// The stream and the status of the next answer. What ends a refused stream is passed over.
+    pub(crate) async fn answer(&mut self) -> Result<(u32, String)> {
+        loop {
+            let frame = self.next().await?;
+            match frame.kind {
+                kind::HEADERS => {
+                    let headers = frame.headers()?;
+                    let (_, status) =
+                        headers.iter().find(|(name, _)| name == ":status").context("no status")?;
+                    return Ok((frame.stream, status.clone()));
+                }
+                kind::DATA if frame.payload.is_empty() => {}
+                kind::RST_STREAM => {}
+                _ => bail!("no answer: {frame:?}"),
+            }
+        }
+    }
+
+    /// Bytes of one stream until there are `count`.
+    pub(crate) async fn bytes(&mut self, stream: u32, count: usize) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        while bytes.len() < count {
+            let frame = self.next().await?;
+            ensure!(frame.kind == kind::DATA && frame.stream == stream, "{frame:?}");
+            bytes.extend(frame.payload);
+        }
+        Ok(bytes)
+    }
+}
+
+/// An address that is asked for by number.
+pub(crate) fn by_number(address: impl Into<IpAddr>, port: u16) -> String {
+    SocketAddr::new(address.into(), port).to_string()
+}
