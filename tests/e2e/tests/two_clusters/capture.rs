@@ -1,6 +1,7 @@
 //! What a sniffer reads: TLS of the mesh, and the plain text of everyone else on the same wires.
 
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use isthmus_kit::probe::{self, Flow};
@@ -8,7 +9,7 @@ use isthmus_kit::{binaries, lab};
 use isthmus_sys::capture::Capture;
 use isthmus_sys::netns::Netns;
 
-use super::world::{HBONE, Outcome, PORT, Pod, TEXT, URL, World, by, pods_on_each_node};
+use super::world::{EAST, HBONE, Outcome, PORT, Pod, TEXT, URL, World, by, pods_on_each_node};
 
 /// On the network between the clusters: west's first node.
 const WEST: &str = "192.168.97.21";
@@ -26,7 +27,7 @@ pub(crate) fn between_clusters_and_at_pods_there_is_only_tls() -> Result<()> {
     let world = World::up(&[("east/test.yaml", pods_on_each_node())])?;
     let (v1, v2) = (world.pod("east/helloworld-v1")?, world.pod("west/helloworld-v2")?);
     // Both on the node that v1 is not on, so that each way to v1 leaves a node too.
-    let node = super::world::EAST.into_iter().find(|node| **node != v1.node).unwrap_or_default();
+    let node = EAST.into_iter().find(|node| **node != v1.node).unwrap_or_default();
     let (asker, plain) =
         (world.pod(&format!("east/asker-{node}"))?, world.pod(&format!("east/plain-{node}"))?);
     let mut wires = [
@@ -57,18 +58,21 @@ fn out_of_the_mesh(world: &World, plain: &Pod, v1: &Pod, wires: &[Wire; 5]) -> R
     // From cluster to cluster: a server on a node of west, which no mesh hides.
     let other = wire("west's node", &*world.underlay()?, "west-1")?;
     let _server = Server::start(&*world.node("west-1")?)?;
-    lab::block_on(async {
-        let sockets = world.sockets(plain)?;
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        let to = format!("{WEST}:{PORT}").parse()?;
-        while let Err(error) = sockets.connect(to, None, std::time::Duration::from_secs(1)).await {
-            ensure!(std::time::Instant::now() < until, "the server on west-1 does not listen: {error}");
-        }
-        Ok(())
-    })?;
+    lab::block_on(listens(world, plain))?;
     answered(world, plain, &format!("http://{WEST}:{PORT}/hello"))?;
     for wire in [link, &other] {
         ensure!(probe::contains(&wire.capture.drain(), TEXT.as_bytes()), "{}: not read", wire.name);
+    }
+    Ok(())
+}
+
+/// Waits until the server on west's node can be reached.
+async fn listens(world: &World, from: &Pod) -> Result<()> {
+    let (sockets, to) = (world.sockets(from)?, format!("{WEST}:{PORT}").parse()?);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while let Err(error) = sockets.connect(to, None, Duration::from_secs(1)).await {
+        ensure!(Instant::now() < deadline, "the server on west-1 does not listen: {error}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(())
 }

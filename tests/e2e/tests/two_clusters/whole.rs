@@ -31,7 +31,7 @@ pub(crate) fn runs_leave_nothing_behind_even_when_killed() -> Result<()> {
     let _turn = turn()?;
     let dir = tempfile::tempdir()?;
     let before = There::now()?;
-    ensure!(before.processes.contains(&1), "this is a process namespace of our own");
+    ensure!(before.processes.iter().eq([&1]), "not a process namespace of our own: {before:?}");
     run(dir.path(), "multi-primary")?;
     ensure!(There::now()? == before, "after a run: {:?}, before: {before:?}", There::now()?);
     run(dir.path(), "primary-remote")?;
