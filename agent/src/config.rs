@@ -92,6 +92,23 @@ fn read_token(reader: &Reader<'_>) -> Token {
     }
 }
 
+/// `KUBECONFIG`: a file that can be read; unset means that we are a pod, which Kubernetes has given all it needs.
+fn read_kubeconfig(reader: &mut Reader<'_>) -> Option<PathBuf> {
+    let Some(path) = reader.text("KUBECONFIG") else {
+        if reader.text("KUBERNETES_SERVICE_HOST").is_none() {
+            reader.fail(
+                "KUBECONFIG is not set and this is no pod (KUBERNETES_SERVICE_HOST is not set either): \
+                 the API server cannot be reached",
+            );
+        }
+        return None;
+    };
+    if let Err(error) = std::fs::File::open(&path) {
+        reader.fail(format!("KUBECONFIG={path}: {error}"));
+    }
+    Some(path.into())
+}
+
 /// An address of the control plane, with `https://` when it has no scheme.
 fn with_scheme(address: &str) -> String {
     if address.contains("://") { address.to_owned() } else { format!("https://{address}") }

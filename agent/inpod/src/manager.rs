@@ -69,6 +69,7 @@ pub async fn run(
     let blocked = Some(ready.block(READINESS));
     let mut manager = Manager { runtime, table: Table::default(), pods, metrics, ready, blocked };
     let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(15));
+    let mut told = String::new();
     loop {
         let opened = tokio::select! {
             opened = Connection::open(&config.uds) => opened,
@@ -82,7 +83,13 @@ pub async fn run(
             Err(error) => format!("connecting failed: {error}"),
         };
         let delay = backoff.next_delay();
-        tracing::warn!(socket = %config.uds.display(), retry_in = ?delay, "no ZDS connection: {lost}");
+        // An outage is one line, not one per attempt.
+        if lost == told {
+            tracing::debug!(socket = %config.uds.display(), retry_in = ?delay, "still no ZDS connection: {lost}");
+        } else {
+            tracing::warn!(socket = %config.uds.display(), retry_in = ?delay, "no ZDS connection: {lost}");
+        }
+        told = lost;
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
             () = drain.graceful() => return,

@@ -308,30 +308,23 @@ fn meta_key(key: &str) -> String {
     key.strip_prefix("ISTIO_META_").unwrap_or(key).to_owned()
 }
 
-/// `LOCAL_XDS_PATH` or `LOCAL_XDS`; `None` when neither is set.
+/// `LOCAL_XDS_PATH` or `LOCAL_XDS`; `None` when neither is set. What is of no use was reported and counts as empty.
 fn read_local(r: &mut Reader<'_>) -> Option<LocalConfig> {
-    let (whence, text) = match (r.text("LOCAL_XDS_PATH"), r.text("LOCAL_XDS")) {
-        (Some(_), Some(_)) => {
-            r.fail("LOCAL_XDS_PATH and LOCAL_XDS are both set: give one");
-            return None;
+    let loaded = match (r.text("LOCAL_XDS_PATH"), r.text("LOCAL_XDS")) {
+        (Some(_), Some(_)) => Err("LOCAL_XDS_PATH and LOCAL_XDS are both set: give one".to_owned()),
+        (Some(path), None) => std::fs::read_to_string(&path)
+            .map_err(|error| error.to_string())
+            .and_then(|text| isthmus_control::local::load(&text).map_err(|error| error.to_string()))
+            .map_err(|error| format!("LOCAL_XDS_PATH={path}: {error}")),
+        (None, Some(text)) => {
+            isthmus_control::local::load(&text).map_err(|error| format!("LOCAL_XDS: {error}"))
         }
-        (Some(path), None) => match std::fs::read_to_string(&path) {
-            Ok(text) => (format!("LOCAL_XDS_PATH={path}"), text),
-            Err(error) => {
-                r.fail(format!("LOCAL_XDS_PATH={path}: {error}"));
-                return None;
-            }
-        },
-        (None, Some(text)) => ("LOCAL_XDS".to_owned(), text),
         (None, None) => return None,
     };
-    match isthmus_control::local::load(&text) {
-        Ok(config) => Some(config),
-        Err(error) => {
-            r.fail(format!("{whence}: {error}"));
-            None
-        }
-    }
+    Some(loaded.unwrap_or_else(|error| {
+        r.fail(error);
+        LocalConfig::default()
+    }))
 }
 
 fn read_tunnel(r: &mut Reader<'_>) -> TunnelConfig {

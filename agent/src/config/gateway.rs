@@ -59,7 +59,7 @@ pub fn read(strings: &dyn Strings) -> Result<GatewayConfig, ConfigErrors> {
     let port: u16 = r.parsed("GATEWAY_HBONE_PORT", 15008, "a port");
     let sni = entries(r, "GATEWAY_SNI_ROUTES", sni_route);
     let tcp = entries(r, "GATEWAY_TCP_ROUTES", tcp_route);
-    let kubeconfig = r.text("KUBECONFIG").map(PathBuf::from);
+    let kubeconfig = super::read_kubeconfig(r);
     let identity = SpiffeId::new(trust_domain.as_str().into(), namespace.into(), account.into());
     let hbone = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
     match (base, reader.finish(())) {
@@ -116,6 +116,7 @@ mod tests {
         let config = read(&env(&[
             ("POD_NAMESPACE", "istio-system"),
             ("SERVICE_ACCOUNT", "gw"),
+            ("KUBERNETES_SERVICE_HOST", "10.0.0.1"),
             (
                 "GATEWAY_SNI_ROUTES",
                 "15012=istiod.istio-system.svc@10.0.0.1:15012, 15443=a.b@c.d.svc.cluster.local:80",
@@ -131,7 +132,7 @@ mod tests {
     #[test]
     fn own_and_shared_mistakes_are_reported_together() {
         let found = read(&env(&[("GATEWAY_SNI_ROUTES", "x"), ("SECRET_TTL", "y")])).unwrap_err().0;
-        for key in ["POD_NAMESPACE", "SERVICE_ACCOUNT", "GATEWAY_SNI_ROUTES", "SECRET_TTL"] {
+        for key in ["POD_NAMESPACE", "SERVICE_ACCOUNT", "GATEWAY_SNI_ROUTES", "SECRET_TTL", "KUBECONFIG"] {
             assert!(found.iter().any(|line| line.contains(key)), "{key}: {found:?}");
         }
     }

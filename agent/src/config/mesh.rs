@@ -32,10 +32,11 @@ pub fn proxy_config(text: &str) -> Result<ProxyConfig, String> {
     let map = match document {
         Value::Null => return Ok(config),
         Value::Mapping(map) => map,
-        other => return Err(format!("it is not a mapping but {other:?}")),
+        other => return Err(format!("it is not a mapping but {}", shown(&other))),
     };
     for (key, value) in map {
-        let key = key.as_str().map(str::to_owned).ok_or_else(|| format!("key {key:?} is not a text"))?;
+        let key =
+            key.as_str().map(str::to_owned).ok_or_else(|| format!("key {} is not a text", shown(&key)))?;
         match key.as_str() {
             "discoveryAddress" => config.discovery_address = Some(string(&key, &value)?),
             "proxyAdminPort" => config.admin_port = Some(number(&key, &value)?),
@@ -61,25 +62,31 @@ pub fn mesh_default_config(text: &str) -> Result<ProxyConfig, String> {
 }
 
 fn string(key: &str, value: &Value) -> Result<String, String> {
-    value.as_str().map(str::to_owned).ok_or_else(|| format!("{key}: {value:?} is not a text"))
+    value.as_str().map(str::to_owned).ok_or_else(|| format!("{key}: {} is not a text", shown(value)))
 }
 
 fn number(key: &str, value: &Value) -> Result<u16, String> {
     let fits = value.as_u64().and_then(|number| u16::try_from(number).ok());
-    fits.ok_or_else(|| format!("{key}: {value:?} is not a number from 0 to 65535"))
+    fits.ok_or_else(|| format!("{key}: {} is not a number from 0 to 65535", shown(value)))
 }
 
 fn strings(key: &str, value: &Value) -> Result<BTreeMap<String, String>, String> {
     let map = match value {
         Value::Null => return Ok(BTreeMap::new()),
         Value::Mapping(map) => map,
-        other => return Err(format!("{key}: {other:?} is not a mapping")),
+        other => return Err(format!("{key}: {} is not a mapping", shown(other))),
     };
     let pair = |(name, value): (&Value, &Value)| {
-        let name = name.as_str().ok_or_else(|| format!("{key}: key {name:?} is not a text"))?;
+        let name = name.as_str().ok_or_else(|| format!("{key}: key {} is not a text", shown(name)))?;
         Ok((name.to_owned(), string(&format!("{key}.{name}"), value)?))
     };
     map.iter().map(pair).collect()
+}
+
+/// A value as it could have been written, in one line.
+fn shown(value: &Value) -> String {
+    let text = yaml_serde::to_string(value).unwrap_or_else(|_| format!("{value:?}"));
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -103,9 +110,10 @@ mod tests {
     #[test]
     fn a_bad_value_is_named() {
         for (text, named) in [
-            ("statsPort: 70000", "statsPort"),
-            ("proxyMetadata: {A: 1}", "proxyMetadata.A"),
-            ("[]", "mapping"),
+            ("statsPort: 70000", "statsPort: 70000 is not"),
+            ("statsPort: [a, b]", "statsPort: - a - b is not"),
+            ("proxyMetadata: {A: 1}", "proxyMetadata.A: 1 is not"),
+            ("[]", "not a mapping but []"),
         ] {
             assert!(proxy_config(text).unwrap_err().contains(named), "{text}");
         }

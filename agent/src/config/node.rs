@@ -63,7 +63,7 @@ pub fn read(strings: &dyn Strings) -> Result<NodeConfig, ConfigErrors> {
         zds_socket: path(r, "ZTUNNEL_UDS_ADDRESS", "/var/run/ztunnel/ztunnel.sock"),
         netns_dir: path(r, "CNI_NETNS_DIR", "/var/run/netns"),
         host_proc: path(r, "HOST_PROC", "/host/proc"),
-        kubeconfig: r.text("KUBECONFIG").map(PathBuf::from),
+        kubeconfig: super::read_kubeconfig(r),
         dns_capture: r.flag("AMBIENT_DNS_CAPTURE", false),
         ipv6: r.flag("AMBIENT_IPV6", false),
         rules: Rules {
@@ -108,11 +108,12 @@ mod tests {
         let mut env = BTreeMap::from([("HOST_PROBE_SNAT_IP".to_owned(), "x".to_owned())]);
         env.insert("AMBIENT_ENABLEMENT_SELECTOR".to_owned(), "7".to_owned());
         let found = read(&env).unwrap_err().0;
-        for key in ["NODE_NAME", "HOST_PROBE_SNAT_IP", "AMBIENT_ENABLEMENT_SELECTOR"] {
+        for key in ["NODE_NAME", "HOST_PROBE_SNAT_IP", "AMBIENT_ENABLEMENT_SELECTOR", "KUBECONFIG"] {
             assert!(found.iter().any(|line| line.contains(key)), "{key}: {found:?}");
         }
         let env = BTreeMap::from([
             ("NODE_NAME".to_owned(), "n1".to_owned()),
+            ("KUBERNETES_SERVICE_HOST".to_owned(), "10.0.0.1".to_owned()),
             ("EXCLUDE_NAMESPACES".to_owned(), "a, b".to_owned()),
         ]);
         let config = read(&env).unwrap();

@@ -163,8 +163,13 @@ impl Worker {
                     "certificate was not renewed, the old one is kept"
                 );
             }
-            _ => {
-                tracing::warn!(identity = %id, error = %reason, "no certificate");
+            known => {
+                // An outage is one line for an identity, not one per attempt.
+                if matches!(known, Some(State::Unavailable(told)) if *told == reason) {
+                    tracing::debug!(identity = %id, error = %reason, "still no certificate");
+                } else {
+                    tracing::warn!(identity = %id, error = %reason, "no certificate");
+                }
                 self.set(id.clone(), State::Unavailable(reason.clone()));
                 self.answer(&id, &Err(FetchError::Unavailable { identity: id.clone(), reason }));
             }
