@@ -86,6 +86,19 @@ impl Tasks {
     }
 }
 
+/// Computes something for long on a thread that is there for such work, so that no task waits for it. `None` when it
+/// panicked. What was begun is finished even when nobody waits for it any more.
+pub async fn compute<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    if done.is_err() {
+        tracing::error!(task = what, "computation panicked or was cancelled");
+    }
+    done.ok()
+}
+
 /// Turns a panic inside `poll` into `None`.
 struct CatchPanic<F: Future>(std::pin::Pin<Box<AssertUnwindSafe<F>>>);
 
