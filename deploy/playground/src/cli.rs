@@ -54,10 +54,15 @@ pub(crate) struct RunArgs {
 /// What is to be changed where.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Change {
-    /// The cluster.
+    /// A manifest, or a folder of them. Of a folder with `common/`, `east/` or `west/` each cluster gets its own part.
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) filename: PathBuf,
+    /// `east`, `west` or `both`.
+    #[arg(long, default_value = "both")]
     pub(crate) cluster: String,
-    /// A manifest, or a folder of them.
-    pub(crate) manifest: PathBuf,
+    /// Seconds that pods and agents may take to follow.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) wait: u64,
 }
 
 #[derive(Debug, Subcommand)]
@@ -83,9 +88,10 @@ pub(crate) enum Command {
         /// `<cluster>/<component>`; a beginning of the name is enough.
         component: Option<String>,
     },
-    /// Applies a manifest to a cluster: `apply west deploy/manifests/policies/only-east-sleep.yaml`
+    /// Applies a manifest and tells what the agents were told:
+    /// `apply -f deploy/manifests/policies/only-east-sleep.yaml --cluster west`
     Apply(Change),
-    /// Deletes the objects of a manifest from a cluster.
+    /// Deletes the objects of a manifest, and tells what the agents were told.
     Delete(Change),
     /// Ends the world.
     Down,

@@ -12,6 +12,7 @@ mod gateway;
 mod grpc;
 mod mesh;
 mod peer_authentication;
+pub(crate) mod pushes;
 mod resource;
 mod service;
 mod session;
@@ -38,6 +39,7 @@ use tonic::service::Routes;
 
 pub(crate) use authorization::Invalid;
 pub(crate) use entry::check::{service_entry as check_service_entry, workload_entry as check_workload_entry};
+pub(crate) use world::is_followed;
 
 use crate::kubeclient::Client;
 use crate::manifest::object;
@@ -47,6 +49,7 @@ use caller::{Account, Reviewer};
 use follow::Follower;
 use grpc::{Services, Shared};
 use mesh::{Configured, Mesh};
+use pushes::Log;
 use world::ClusterId;
 
 /// The largest request: a client that reconnects names every version that it has.
@@ -70,6 +73,9 @@ pub(crate) struct Options {
     /// Where to listen.
     #[arg(long, default_value = "0.0.0.0:15012")]
     pub(crate) listen: SocketAddr,
+    /// Where the log of what was told to agents is read.
+    #[arg(long, default_value = "127.0.0.1:15014")]
+    pub(crate) debug_listen: SocketAddr,
     /// The server's certificate chain, PEM.
     #[arg(long)]
     pub(crate) cert: PathBuf,
@@ -124,11 +130,13 @@ pub(crate) async fn serve(options: Options) -> anyhow::Result<()> {
     let listener = TcpListener::bind(options.listen).await;
     let listener = listener.with_context(|| format!("listening on {}", options.listen))?;
     let tasks = Tasks::new("istiod");
+    let log = Log::default();
+    log.serve(options.debug_listen, &tasks).await?;
     let roots = authority.roots().to_owned();
     let reviewer = Reviewer { own: own.clone(), clients: clients.iter().cloned().collect() };
-    let follower = Follower::new(mesh(&options)?, own, options.network, clients, roots);
+    let follower = Follower::new(mesh(&options)?, own, options.network, clients, roots, log.clone());
     let known = follower.start(&tasks).await;
-    let shared = Shared { known, reviewer, authority, trusted, tasks: tasks.clone() };
+    let shared = Shared { known, reviewer, authority, trusted, log, tasks: tasks.clone() };
     tracing::info!(cluster = options.cluster, address = %options.listen, "control plane is ready");
     match run(shared, listener, server_tls, tasks).await {}
 }

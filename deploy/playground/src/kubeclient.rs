@@ -185,6 +185,19 @@ impl Client {
         }
     }
 
+    /// Deletes an object in its own time; gives it back under the version of the deletion, or nothing when it does not
+    /// exist.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub(crate) async fn delete(&self, path: &str) -> Result<Option<Value>, Error> {
+        match self.0.json(Method::DELETE, path, None).await {
+            Ok(object) => Ok(Some(object)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A token for a service account, by TokenRequest; `spec` has `audiences`, `expirationSeconds` and
     /// `boundObjectRef`.
     ///

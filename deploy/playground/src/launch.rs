@@ -21,10 +21,12 @@ use crate::manifest;
 use crate::plan::Plan;
 use crate::world::Mode;
 
+mod change;
 mod inside;
 mod show;
 
-pub(crate) use inside::{change, down, exec};
+pub(crate) use change::{Intent, change};
+pub(crate) use inside::{down, exec};
 pub(crate) use show::{logs, status};
 
 /// How long a world that was killed a moment ago may take to be gone.

@@ -38,6 +38,7 @@ use clap::Parser as _;
 
 use cli::{Cli, Command};
 use dir::Dir;
+use launch::Intent;
 
 fn main() -> ExitCode {
     let called = std::env::args_os().next().unwrap_or_default();
@@ -61,8 +62,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Exec { pod, command }) => launch::exec(&users(cli.dir)?, &pod, &command),
         Some(Command::Status { json }) => launch::status(&users(cli.dir)?, json),
         Some(Command::Logs { component }) => launch::logs(&users(cli.dir)?, component.as_deref()),
-        Some(Command::Apply(to)) => launch::change(&users(cli.dir)?, &to.cluster, &to.manifest, false),
-        Some(Command::Delete(to)) => launch::change(&users(cli.dir)?, &to.cluster, &to.manifest, true),
+        Some(Command::Apply(to)) => launch::change(&users(cli.dir)?, &to, Intent::Apply),
+        Some(Command::Delete(to)) => launch::change(&users(cli.dir)?, &to, Intent::Delete),
         Some(Command::Down) => launch::down(&users(cli.dir)?),
 
         Some(Command::World(options)) => world::run(&inner(cli.dir)?, &options, die),

@@ -75,11 +75,34 @@ pub(crate) enum Reason {
 /// When a file cannot be read or a document is refused.
 pub(crate) fn for_cluster(dir: &Path, cluster: &str) -> Result<Vec<Value>, Error> {
     let mut objects = Vec::new();
-    for part in ["common", cluster] {
+    for part in parts(cluster) {
         objects.extend(read(&dir.join(part))?);
     }
     in_apply_order(&mut objects);
     Ok(objects)
+}
+
+/// The objects for one cluster of a change to a world: as [`for_cluster`], where each part may be missing; of a file, or
+/// of a folder without such parts, everything.
+///
+/// # Errors
+/// When a file cannot be read or a document is refused.
+pub(crate) fn change_for(path: &Path, cluster: &str, clusters: &[String]) -> Result<Vec<Value>, Error> {
+    let is_parted =
+        path.join("common").is_dir() || clusters.iter().any(|cluster| path.join(cluster).is_dir());
+    let mut objects = Vec::new();
+    for part in parts(cluster).into_iter().filter(|part| is_parted && path.join(part).is_dir()) {
+        objects.extend(read(&path.join(part))?);
+    }
+    if !is_parted {
+        objects = read(path)?;
+    }
+    in_apply_order(&mut objects);
+    Ok(objects)
+}
+
+fn parts(cluster: &str) -> [&str; 2] {
+    ["common", cluster]
 }
 
 /// The objects of a file, or of every `.yaml` and `.yml` file below a folder, in the order of the file names.

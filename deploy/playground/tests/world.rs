@@ -152,10 +152,12 @@ fn policy(world: &World, exe: &str) {
         world.command(&args).output().unwrap().status.success()
     };
     assert!(answered());
-    world.run(&["apply", "west", file]);
+    let pushed = text(&world.run(&["apply", "-f", file, "--cluster", "west"]));
+    assert!(pushed.contains("new      Authorization sample/only-east-sleep"), "{pushed}");
     until("the policy to be in force", || !answered());
     world.run(&["exec", "west/sleep", "--", exe, "request", "-n", "10", url]);
-    world.run(&["delete", "west", file]);
+    let pushed = text(&world.run(&["delete", "-f", file, "--cluster", "west"]));
+    assert!(pushed.contains("gone     Authorization sample/only-east-sleep"), "{pushed}");
     until("the policy to be gone", answered);
 }
 

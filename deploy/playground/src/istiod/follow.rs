@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::entry::vips::{self, Allocation};
 use super::grpc::Known;
 use super::mesh::Mesh;
+use super::pushes::Log;
 use super::view;
 use super::world::{ClusterId, FOLLOWED, World, collection};
 use crate::kubeclient::{Client, Event};
@@ -47,6 +48,8 @@ pub(super) struct Follower {
     published: BTreeSet<(ClusterId, String)>,
     /// The entries that addresses were written into, as they were then.
     allocated: BTreeSet<(String, String, String)>,
+    log: Log,
+    number: u64,
 }
 
 impl Follower {
@@ -56,6 +59,7 @@ impl Follower {
         network: String,
         clients: Vec<(ClusterId, Client)>,
         roots: String,
+        log: Log,
     ) -> Self {
         let mut world = World::default();
         for (id, _) in &clients {
@@ -70,6 +74,8 @@ impl Follower {
             world,
             published: BTreeSet::new(),
             allocated: BTreeSet::new(),
+            log,
+            number: 0,
         }
     }
 
@@ -77,7 +83,9 @@ impl Follower {
     pub(super) async fn start(mut self, tasks: &Tasks) -> watch::Receiver<Arc<Known>> {
         let mut events = self.follow(tasks);
         self.first(&mut events).await;
-        let (sender, receiver) = watch::channel(Arc::new(self.translate()));
+        let mut last = Arc::new(self.translate());
+        self.log.published(&last, &last);
+        let (sender, receiver) = watch::channel(Arc::clone(&last));
         let group = tasks.clone();
         tasks.spawn("follow", async move {
             loop {
@@ -93,7 +101,10 @@ impl Follower {
                 {
                     self.take(event);
                 }
-                sender.send_replace(Arc::new(self.translate()));
+                let next = Arc::new(self.translate());
+                self.log.published(&last, &next);
+                last = Arc::clone(&next);
+                sender.send_replace(next);
             }
         });
         receiver
@@ -151,13 +162,15 @@ impl Follower {
         self.world.take(&id, kind, event);
     }
 
-    fn translate(&self) -> Known {
+    fn translate(&mut self) -> Known {
+        self.number += 1;
         let mesh = self
             .world
             .cluster(&self.own)
             .map_or_else(|| self.mesh.clone(), |own| self.mesh.as_configured(own));
         let views = view::all(&mesh, &self.world, &self.own, &self.network);
-        Known { world: self.world.clone(), views, trust_domain: mesh.trust_domain }
+        let (world, number, trust_domain) = (self.world.clone(), self.number, mesh.trust_domain);
+        Known { world, views, number, trust_domain }
     }
 
     /// Writes addresses into the entries of the own cluster that lack some. A failure is logged, and tried again when

@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::ca::{self, Authority};
 use super::caller::{Account, Caller, Reviewer};
+use super::pushes::Log;
 use super::session::{Said, Session};
 use super::view::View;
 use super::world::{ClusterId, World};
@@ -28,6 +29,8 @@ const QUEUE: usize = 16;
 pub(super) struct Known {
     pub(super) world: World,
     pub(super) views: BTreeMap<ClusterId, View>,
+    /// Grows with every change.
+    pub(super) number: u64,
     /// Of every identity.
     pub(super) trust_domain: String,
 }
@@ -40,6 +43,8 @@ pub(super) struct Shared {
     pub(super) authority: Authority,
     /// The account of node agents.
     pub(super) trusted: Account,
+    /// What was told to whom.
+    pub(super) log: Log,
     pub(super) tasks: Tasks,
 }
 
@@ -74,9 +79,9 @@ impl AggregatedDiscoveryService for Services {
             tracing::warn!(code = ?status.code(), reason = status.message(), "no configuration stream");
         })?;
         let (responses, stream) = mpsc::channel(QUEUE);
-        let known = self.0.known.clone();
+        let (known, log) = (self.0.known.clone(), self.0.log.clone());
         self.0.tasks.spawn("ads", async move {
-            let outcome = drive(caller, request.into_inner(), known, &responses).await;
+            let outcome = drive(caller, request.into_inner(), known, &responses, &log).await;
             if let Err(status) = outcome {
                 tracing::debug!(%status, "configuration stream ended");
                 let _ = responses.send(Err(status)).await;
@@ -121,6 +126,7 @@ async fn drive(
     mut requests: Streaming<DeltaDiscoveryRequest>,
     mut known: watch::Receiver<Arc<Known>>,
     responses: &mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    log: &Log,
 ) -> Result<(), Status> {
     let Some(first) = requests.message().await? else {
         return Ok(());
@@ -134,6 +140,8 @@ async fn drive(
     }
     let mut session = Session::new(metadata(&node, "NODE_NAME"));
     tracing::info!(peer, %cluster, "configuration stream began");
+    let connected = log.connected(&peer, &cluster);
+    let mut told = known.borrow().number;
     let mut next = Some(first);
     loop {
         let answers = if let Some(request) = next.take() {
@@ -144,6 +152,7 @@ async fn drive(
             Vec::from_iter(answer)
         } else {
             let current = Arc::clone(&known.borrow_and_update());
+            told = current.number;
             session.changed(view(&current, &cluster)?)
         };
         for answer in answers {
@@ -159,6 +168,7 @@ async fn drive(
                 return Ok(());
             }
         }
+        connected.told(told, session.unanswered());
         tokio::select! {
             message = requests.message() => match message? {
                 Some(request) => next = Some(request),

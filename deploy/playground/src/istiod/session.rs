@@ -96,14 +96,33 @@ impl Session {
         let response = (is_first || changes).then(|| self.push(type_url, view, &forced));
         // A client must be answered for what it asks by name and at the start, even if there is nothing for it.
         let response = response.filter(|response| is_first || !forced.is_empty() || !is_empty(response));
-        (said, response)
+        (said, response.map(|response| self.sent(type_url, response)))
     }
 
     /// What the client is to be told because the view has changed.
     pub(super) fn changed(&mut self, view: &View) -> Vec<DeltaDiscoveryResponse> {
         let types: Vec<&'static str> = self.subscriptions.keys().copied().collect();
-        let pushes = types.into_iter().map(|type_url| self.push(type_url, view, &BTreeSet::new()));
-        pushes.filter(|response| !is_empty(response)).collect()
+        let mut pushes = Vec::new();
+        for type_url in types {
+            let response = self.push(type_url, view, &BTreeSet::new());
+            if !is_empty(&response) {
+                pushes.push(self.sent(type_url, response));
+            }
+        }
+        pushes
+    }
+
+    /// Notes that a response goes out, which the client will answer.
+    fn sent(&mut self, type_url: &'static str, response: DeltaDiscoveryResponse) -> DeltaDiscoveryResponse {
+        let names = response.resources.iter().map(|resource| resource.name.clone()).collect();
+        let subscription = self.subscriptions.entry(type_url).or_default();
+        subscription.pending.insert(response.nonce.clone(), names);
+        response
+    }
+
+    /// How many responses the client has neither accepted nor rejected yet.
+    pub(super) fn unanswered(&self) -> usize {
+        self.subscriptions.values().map(|subscription| subscription.pending.len()).sum()
     }
 
     /// The difference between what the client should have and what it has. `forced` is sent in any case.
@@ -133,8 +152,6 @@ impl Session {
         }
         self.nonces += 1;
         let nonce = self.nonces.to_string();
-        let names = sent.iter().map(|resource| resource.name.clone()).collect();
-        subscription.pending.insert(nonce.clone(), names);
         DeltaDiscoveryResponse {
             system_version_info: String::new(),
             resources: sent,

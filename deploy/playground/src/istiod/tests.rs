@@ -76,9 +76,12 @@ impl World {
         let reviewer = Reviewer { own: id("east"), clients: clients.iter().cloned().collect() };
         let roots = authority.roots().to_owned();
         let tasks = east.tasks.clone();
-        let known = Follower::new(mesh, id("east"), String::new(), clients, roots).start(&tasks).await;
+        let known = Follower::new(mesh, id("east"), String::new(), clients, roots, Log::default())
+            .start(&tasks)
+            .await;
         let trusted = Account::parse("istio-system/ztunnel").unwrap();
-        let shared = Shared { known, reviewer, authority, trusted, tasks: tasks.clone() };
+        let shared =
+            Shared { known, reviewer, authority, trusted, log: Log::default(), tasks: tasks.clone() };
         let server = tls::server(&path("cert.pem"), &path("key.pem"), &[b"h2"]).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

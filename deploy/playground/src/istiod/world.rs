@@ -40,6 +40,8 @@ pub(super) struct Cluster {
     /// By kind, then by namespace and name.
     objects: BTreeMap<&'static str, BTreeMap<(String, String), Arc<Value>>>,
     synced: BTreeSet<&'static str>,
+    /// The last resource version of each kind that was taken in.
+    versions: BTreeMap<&'static str, u64>,
 }
 
 // === impl World ===
@@ -58,6 +60,14 @@ impl World {
     /// One cluster.
     pub(super) fn cluster(&self, id: &ClusterId) -> Option<&Cluster> {
         self.clusters.get(id)
+    }
+
+    /// The last resource version of each kind in each cluster that was taken in.
+    pub(super) fn versions(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        let of = |cluster: &Cluster| {
+            cluster.versions.iter().map(|(kind, version)| ((*kind).to_owned(), *version)).collect()
+        };
+        self.clusters.iter().map(|(id, cluster)| (id.to_string(), of(cluster))).collect()
     }
 
     /// Takes in what a watch of one kind has told.
@@ -88,6 +98,11 @@ impl Cluster {
     fn take(&mut self, kind: &'static str, event: Event) {
         let objects = self.objects.entry(kind).or_default();
         let key = |object: &Value| (object::namespace(object).to_owned(), object::name(object).to_owned());
+        if let Event::Applied(object) | Event::Deleted(object) = &event {
+            let version: u64 = object::text(object, "/metadata/resourceVersion").parse().unwrap_or_default();
+            let last = self.versions.entry(kind).or_default();
+            *last = version.max(*last);
+        }
         match event {
             Event::Applied(object) => _ = objects.insert(key(&object), Arc::new(object)),
             Event::Deleted(object) => _ = objects.remove(&key(&object)),
@@ -100,6 +115,13 @@ impl std::fmt::Display for ClusterId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Whether an object is of those that are followed.
+pub(crate) fn is_followed(object: &Value, root_namespace: &str) -> bool {
+    let kind = object::text(object, "/kind");
+    let is_mesh = (object::namespace(object), object::name(object)) == (root_namespace, "istio");
+    FOLLOWED.contains(&kind) && (kind != "ConfigMap" || is_mesh)
 }
 
 /// The path under which a kind is followed.

@@ -1,8 +1,8 @@
-//! Commands that reach into a running world from outside: entering a pod, changing a cluster, ending everything.
+//! Commands that reach into a running world from outside: entering a pod, ending everything.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::dir::Dir;
-use crate::kubeclient::Client;
 use crate::kubelet::Record;
-use crate::manifest::{self, object};
 
 /// How long the world may take to end by itself.
 const ENDING: Duration = Duration::from_secs(5);
@@ -35,36 +33,8 @@ pub(crate) fn exec(dir: &Dir, pod: &str, command: &[String]) -> anyhow::Result<E
     Ok(ExitCode::from(super::code(status)))
 }
 
-/// Applies the objects of a manifest to a cluster, or deletes them there.
-pub(crate) fn change(dir: &Dir, cluster: &str, path: &Path, delete: bool) -> anyhow::Result<ExitCode> {
-    let world = super::running(dir)?;
-    if !world.clusters.iter().any(|known| known == cluster) {
-        bail!("there is no cluster {cluster}; there are: {}", world.clusters.join(", "));
-    }
-    let objects = manifest::read(path)?;
-    let client = Client::from_kubeconfig(&dir.kubeconfig(cluster))?;
-    enter(world.pid, &["user", "net"])?;
-    crate::block_on(async {
-        for object in &objects {
-            let (kind, name) = (object::text(object, "/kind"), object::name(object));
-            match object::kind(object).filter(|_| delete) {
-                Some(kind) => {
-                    client.delete_now(&kind.path(or_default(object::namespace(object)), name)).await?
-                }
-                None => _ = client.apply(object).await?,
-            }
-            println!("{kind}/{name} {}", if delete { "deleted" } else { "applied" });
-        }
-        Ok(ExitCode::SUCCESS)
-    })
-}
-
-fn or_default(namespace: &str) -> &str {
-    if namespace.is_empty() { "default" } else { namespace }
-}
-
 /// Joins namespaces of a process. Only before any thread starts.
-fn enter(pid: i32, kinds: &[&str]) -> anyhow::Result<()> {
+pub(super) fn enter(pid: i32, kinds: &[&str]) -> anyhow::Result<()> {
     let all = [
         ("user", CloneFlags::CLONE_NEWUSER),
         ("pid", CloneFlags::CLONE_NEWPID),
@@ -123,7 +93,7 @@ fn gone(pid: Pid) -> bool {
 }
 
 /// The number by which we know the process that is `inner` in the process namespace of the world.
-fn outer_pid(world: i32, inner: u32) -> anyhow::Result<i32> {
+pub(super) fn outer_pid(world: i32, inner: u32) -> anyhow::Result<i32> {
     let wanted = inode(&format!("/proc/{world}/ns/pid"))?;
     let found = fs::read_dir("/proc")?.filter_map(|entry| {
         let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;

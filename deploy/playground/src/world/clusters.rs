@@ -167,9 +167,11 @@ impl<'a> Clusters<'a> {
         }
         let istiod = client.get("/api/v1/namespaces/istio-system/services/istiod").await?.unwrap_or_default();
         let istiod = object::text(&istiod, "/spec/clusterIP");
-        for object in manifest::for_cluster(&options.manifests, &cluster.name)? {
-            client.apply(&object).await?;
-            for part in objects::gateway::expand(self.dir, self.plan, cluster, &object, Some(istiod)) {
+        let place = objects::gateway::Place { dir: self.dir, plan: self.plan, cluster, istiod: Some(istiod) };
+        let all = manifest::for_cluster(&options.manifests, &cluster.name)?;
+        for object in &all {
+            client.apply(object).await?;
+            for part in objects::gateway::expand(place, object, &all) {
                 client.apply(&part).await?;
             }
         }

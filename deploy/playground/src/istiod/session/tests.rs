@@ -125,3 +125,17 @@ fn each_type_has_its_own_subscription() {
     assert!(is_empty(&answer), "the first request is answered even if there is nothing");
     assert!(session.changed(&view(&[])).is_empty());
 }
+
+#[test]
+fn what_was_not_sent_is_not_waited_for() {
+    let mut session = Session::new(None);
+    let one = view(&[("p", "1")]);
+    let (_, first) = session.request(request(&[], &[]), &one);
+    assert_eq!(session.unanswered(), 1);
+    let ack = DeltaDiscoveryRequest { response_nonce: first.unwrap().nonce, ..request(&[], &[]) };
+    session.request(ack, &one);
+    assert!(session.changed(&one).is_empty());
+    assert_eq!(session.unanswered(), 0);
+    assert_eq!(session.changed(&view(&[("p", "2")])).len(), 1);
+    assert_eq!(session.unanswered(), 1);
+}

@@ -1,0 +1,317 @@
+//! Commands that change a running world through its API servers, wait until everybody has followed, and tell what the
+//! control planes told the agents.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use isthmus_sys::netns::Netns;
+use isthmus_sys::socket::Sockets;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{Running, inside};
+use crate::cli;
+use crate::dir::Dir;
+use crate::http;
+use crate::istiod::is_followed;
+use crate::istiod::pushes::{self, Pushes};
+use crate::kubeclient::Client;
+use crate::kubelet::Record;
+use crate::manifest::{self, object};
+use crate::objects::gateway;
+use crate::plan::{Cluster, Plan, SYSTEM, Topology};
+
+/// Where an istiod tells what it told.
+const LOG: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15014);
+/// When nothing new was told for so long, nothing more is expected.
+const QUIET: Duration = Duration::from_millis(300);
+const STEP: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What is to become of the objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intent {
+    /// They are to be there.
+    Apply,
+    /// They are not to be there.
+    Delete,
+}
+
+/// Changes the clusters; fails when somebody has not followed in time.
+pub(crate) fn change(dir: &Dir, args: &cli::Change, intent: Intent) -> anyhow::Result<ExitCode> {
+    let running = super::running(dir)?;
+    let topology: Topology =
+        clap::ValueEnum::from_str(&running.topology, false).map_err(anyhow::Error::msg)?;
+    let plan = Plan::new(topology);
+    if args.cluster != "both" && !running.clusters.contains(&args.cluster) {
+        bail!("there is no cluster {}; there are: {}", args.cluster, running.clusters.join(", "));
+    }
+    let chosen = plan.clusters.iter().filter(|one| args.cluster == "both" || args.cluster == one.name);
+    let mut parts = Vec::new();
+    for cluster in chosen {
+        let objects = manifest::change_for(&args.filename, &cluster.name, &running.clusters)?;
+        let client = Client::from_kubeconfig(&dir.kubeconfig(&cluster.name))?;
+        parts.push(Part { cluster, objects, client });
+    }
+    let istiods = istiods(dir, &running, &plan)?;
+    inside::enter(running.pid, &["user", "net"])?;
+    let open = |(cluster, pid): (String, i32)| {
+        let netns = Netns::open(Path::new(&format!("/proc/{pid}/ns/net")))?;
+        anyhow::Ok(Istiod { cluster, netns: Arc::new(netns) })
+    };
+    let istiods: Vec<Istiod> = istiods.into_iter().map(open).collect::<Result<_, _>>()?;
+    let deadline = Instant::now() + Duration::from_secs(args.wait);
+    crate::block_on(async {
+        let mut before = BTreeMap::new();
+        for istiod in &istiods {
+            before.insert(istiod.cluster.clone(), istiod.pushes().await?.number);
+        }
+        let mut written = Vec::new();
+        for part in &parts {
+            part.change(dir, &plan, intent, &mut written).await?;
+        }
+        for part in &parts {
+            part.roll_out(intent, deadline, &mut written).await?;
+        }
+        let mut all_well = true;
+        for istiod in &istiods {
+            let (pushes, is_settled) = istiod.settle(&written, deadline).await?;
+            all_well &= is_settled;
+            tell(&pushes, before.get(&istiod.cluster).copied().unwrap_or_default());
+        }
+        Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
+}
+
+/// The control planes that run, each with a process of its pod as we number it.
+fn istiods(dir: &Dir, running: &Running, plan: &Plan) -> anyhow::Result<Vec<(String, i32)>> {
+    let primaries = plan.clusters.iter().filter(|cluster| cluster.primary);
+    let found = primaries.map(|cluster| {
+        let record = Record::find(dir, &format!("{}/istiod", cluster.name))?;
+        let inner = record.pid.with_context(|| format!("istiod of {} does not run", cluster.name))?;
+        anyhow::Ok((cluster.name.clone(), inside::outer_pid(running.pid, inner)?))
+    });
+    found.collect()
+}
+
+/// One version of one object that a control plane must have read.
+#[derive(Debug)]
+struct Written {
+    cluster: String,
+    kind: String,
+    version: u64,
+}
+
+impl Written {
+    /// Nothing when control planes do not care.
+    fn of(cluster: &Cluster, stored: &Value) -> Option<Self> {
+        let version = object::text(stored, "/metadata/resourceVersion").parse().ok()?;
+        let kind = object::text(stored, "/kind").to_owned();
+        is_followed(stored, SYSTEM).then(|| Self { cluster: cluster.name.clone(), kind, version })
+    }
+
+    fn is_read(&self, pushes: &Pushes) -> bool {
+        let read = pushes.read.get(&self.cluster).and_then(|kinds| kinds.get(&self.kind));
+        read.is_some_and(|version| *version >= self.version)
+    }
+}
+
+/// What changes in one cluster.
+struct Part<'a> {
+    cluster: &'a Cluster,
+    objects: Vec<Value>,
+    client: Client,
+}
+
+// === impl Part ===
+
+impl Part<'_> {
+    /// Writes the objects, and what controllers outside of the API server would make of them.
+    async fn change(
+        &self,
+        dir: &Dir,
+        plan: &Plan,
+        intent: Intent,
+        written: &mut Vec<Written>,
+    ) -> anyhow::Result<()> {
+        let istiod = format!("/api/v1/namespaces/{SYSTEM}/services/istiod");
+        let istiod = self.client.get(&istiod).await?.unwrap_or_default();
+        let istiod = Some(object::text(&istiod, "/spec/clusterIP"));
+        let place = gateway::Place { dir, plan, cluster: self.cluster, istiod };
+        let mut objects = Vec::new();
+        for one in &self.objects {
+            objects.extend(std::iter::once(one.clone()).chain(gateway::expand(place, one, &self.objects)));
+        }
+        if intent == Intent::Delete {
+            objects.reverse();
+        }
+        for one in &objects {
+            let stored = match intent {
+                Intent::Apply => Some(self.client.apply(one).await?),
+                Intent::Delete => self.client.delete(&path(one)?).await?,
+            };
+            let done = match (intent, &stored) {
+                (Intent::Apply, _) => "applied",
+                (Intent::Delete, Some(_)) => "deleted",
+                (Intent::Delete, None) => "is not there",
+            };
+            println!("{}: {}/{} {done}", self.cluster.name, object::text(one, "/kind"), object::name(one));
+            written.extend(stored.and_then(|stored| Written::of(self.cluster, &stored)));
+        }
+        Ok(())
+    }
+
+    /// Waits until the pods of what was changed are as they should be.
+    async fn roll_out(
+        &self,
+        intent: Intent,
+        deadline: Instant,
+        written: &mut Vec<Written>,
+    ) -> anyhow::Result<()> {
+        let deployments = self.objects.iter().filter(|one| object::text(one, "/kind") == "Deployment");
+        for deployment in deployments {
+            let wanted = match intent {
+                Intent::Apply => deployment.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1),
+                Intent::Delete => 0,
+            };
+            let pods = self.pods_of(deployment, wanted, deadline).await?;
+            written.extend(pods.iter().filter_map(|pod| Written::of(self.cluster, pod)));
+        }
+        Ok(())
+    }
+
+    async fn pods_of(&self, owner: &Value, wanted: u64, deadline: Instant) -> anyhow::Result<Vec<Value>> {
+        let namespace = object::namespace(owner);
+        let selector = object::string_map(owner, "/spec/selector/matchLabels");
+        let collection = format!("/api/v1/namespaces/{namespace}/pods");
+        loop {
+            let mut pods = self.client.list(&collection).await?;
+            pods.retain(|pod| object::has_labels(pod, &selector));
+            let is_good = |pod: &Value| object::has_condition(pod, "Ready") && !object::is_deleting(pod);
+            if u64::try_from(pods.len()) == Ok(wanted) && pods.iter().all(is_good) {
+                return Ok(pods);
+            }
+            if Instant::now() > deadline {
+                let (name, cluster) = (object::name(owner), &self.cluster.name);
+                bail!(
+                    "{cluster}: the pods of {name} are not as they should be: {wanted} ready, nothing else"
+                );
+            }
+            tokio::time::sleep(STEP).await;
+        }
+    }
+}
+
+fn path(one: &Value) -> anyhow::Result<String> {
+    let kind = object::kind(one).context("an object of an unknown kind")?;
+    let namespace = if object::namespace(one).is_empty() { "default" } else { object::namespace(one) };
+    Ok(kind.path(namespace, object::name(one)))
+}
+
+/// A running control plane.
+struct Istiod {
+    cluster: String,
+    netns: Arc<Netns>,
+}
+
+// === impl Istiod ===
+
+impl Istiod {
+    /// What it has told.
+    async fn pushes(&self) -> anyhow::Result<Pushes> {
+        let exchange = async {
+            let stream = Sockets::in_netns(Arc::clone(&self.netns)).connect(LOG, None, PATIENCE).await?;
+            http::get(stream, "localhost:15014", pushes::PATH).await
+        };
+        let what = || format!("istiod of {} does not tell what it told", self.cluster);
+        let answer = tokio::time::timeout(PATIENCE, exchange).await.with_context(what)?.with_context(what)?;
+        serde_json::from_slice(&answer.body).with_context(what)
+    }
+
+    /// Waits until it has read everything, has told its agents, and they have answered; and whether that is so.
+    async fn settle(&self, written: &[Written], deadline: Instant) -> anyhow::Result<(Pushes, bool)> {
+        let mut since = (0, Instant::now());
+        loop {
+            let pushes = self.pushes().await?;
+            if since.0 != pushes.number {
+                since = (pushes.number, Instant::now());
+            }
+            let is_settled = pushes.is_settled() && written.iter().all(|one| one.is_read(&pushes));
+            if (is_settled && since.1.elapsed() >= QUIET) || Instant::now() > deadline {
+                return Ok((pushes, is_settled));
+            }
+            tokio::time::sleep(STEP).await;
+        }
+    }
+}
+
+/// Prints what was told after a number to agents that are connected.
+fn tell(pushes: &Pushes, before: u64) {
+    let clusters: BTreeSet<&str> = pushes.clients.iter().map(|client| client.cluster.as_str()).collect();
+    for cluster in clusters {
+        let clients: Vec<_> = pushes.clients.iter().filter(|client| client.cluster == cluster).collect();
+        let news = news(pushes, cluster, before);
+        if news.is_empty() {
+            println!("{cluster}: nothing was pushed to {} clients", clients.len());
+            continue;
+        }
+        println!("{cluster}: pushed to {} clients", clients.len());
+        for (name, what) in news {
+            println!("  {what:<8} {name}");
+        }
+        let behind = |client: &&&pushes::Client| client.told < pushes.number || client.unanswered > 0;
+        for client in clients.iter().filter(behind) {
+            println!("  not taken by {}", client.id);
+        }
+    }
+}
+
+/// What has become of each resource, all changes together.
+fn news<'a>(pushes: &'a Pushes, cluster: &str, before: u64) -> BTreeMap<&'a str, &'static str> {
+    let mut news: BTreeMap<&str, &'static str> = BTreeMap::new();
+    for change in pushes.changes.iter().filter(|one| one.cluster == cluster && one.number > before) {
+        for name in &change.added {
+            let was_gone = news.get(name.as_str()) == Some(&"gone");
+            news.insert(name, if was_gone { "changed" } else { "new" });
+        }
+        for name in &change.changed {
+            news.entry(name).or_insert("changed");
+        }
+        for name in &change.removed {
+            match news.get(name.as_str()) {
+                Some(&"new") => _ = news.remove(name.as_str()),
+                _ => _ = news.insert(name, "gone"),
+            }
+        }
+    }
+    news
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::istiod::pushes::Change;
+
+    #[test]
+    fn changes_are_told_together() {
+        let change = |number, added: &[&str], changed: &[&str], removed: &[&str]| {
+            let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            let (added, changed, removed) = (owned(added), owned(changed), owned(removed));
+            Change { number, cluster: "east".to_owned(), added, changed, removed }
+        };
+        let changes = vec![
+            change(1, &["old"], &[], &[]),
+            change(2, &["a", "b"], &["c"], &["d", "e"]),
+            change(3, &["d"], &["a"], &["b", "c"]),
+        ];
+        let pushes = Pushes { changes, ..Pushes::default() };
+        let told: Vec<_> = news(&pushes, "east", 1).into_iter().collect();
+        assert_eq!(told, [("a", "new"), ("c", "gone"), ("d", "changed"), ("e", "gone")]);
+        assert!(news(&pushes, "west", 0).is_empty());
+    }
+}
