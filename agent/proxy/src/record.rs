@@ -116,7 +116,9 @@ impl Record {
     pub(crate) fn learn_destination(&mut self, proven: Option<SpiffeId>, said: Option<End>) {
         if self.traffic.is_none() {
             if let Some(said) = said {
-                self.opening.destination = said;
+                // Its pod's name is not said: the log has its controller's.
+                let pod = said.party.workload.clone();
+                self.opening.destination = End { pod, ..said };
             }
             self.opening.destination.party.principal = proven;
         }
@@ -233,5 +235,34 @@ impl Count for Traffic {
     fn received(&self, n: u64) {
         self.to_local.inc_by(n);
         self.totals[1].fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::labels;
+
+    #[test]
+    fn a_server_that_only_said_who_it_is_is_logged_by_its_workload() {
+        let nowhere = SocketAddr::from(([10, 0, 0, 1], 80));
+        let opening = Opening {
+            reporter: Reporter::Source,
+            direction: Direction::Outbound,
+            src: nowhere,
+            source: End::of(None, None),
+            dst: nowhere,
+            hbone: None,
+            service: None,
+            destination: End::of(None, None),
+            mutual_tls: true,
+        };
+        let metrics = Metrics::register(&isthmus_rt::metrics::Metrics::default());
+        let mut record = Record::new(metrics, opening);
+        record.learn_destination(
+            None,
+            Some(labels::from_baggage("k8s.deployment.name=web-v1,service.name=web,service.version=v1")),
+        );
+        assert_eq!(record.line().dst_workload, Some("web-v1"));
     }
 }

@@ -244,11 +244,14 @@ impl<'s> Resolver<'s, '_> {
         proven_by: Option<&'s Arc<Service>>,
         reason: Reason,
     ) -> Resolved {
-        let destination =
-            Destination { workload: Some(Arc::clone(chosen.workload)), service: service.cloned() };
+        let to = |workload| Destination { workload: Some(Arc::clone(workload)), service: service.cloned() };
         match self.double(chosen.workload, service, proven_by) {
-            Ok(upstream) => Resolved { route: Route::DoubleHbone(upstream), reason, destination },
-            Err(denied) => Resolved::deny(denied, destination),
+            Ok(upstream) => {
+                // What was chosen stands for all workloads behind the gateway; who serves, only the far end can say.
+                let destination = to(&upstream.workload);
+                Resolved { route: Route::DoubleHbone(upstream), reason, destination }
+            }
+            Err(denied) => Resolved::deny(denied, to(chosen.workload)),
         }
     }
 

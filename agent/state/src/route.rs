@@ -66,7 +66,7 @@ pub struct Resolved {
 /// Whom a connection is for.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Destination {
-    /// The chosen workload; through a waypoint, the waypoint.
+    /// The chosen workload; through a waypoint, the waypoint; on another network, its gateway.
     pub workload: Option<Arc<Workload>>,
     /// The service that was asked for.
     pub service: Option<Arc<Service>>,

@@ -282,7 +282,7 @@ fn an_endpoint_on_another_network_is_reached_through_its_gateway() {
     let Route::DoubleHbone(upstream) = &resolved.route else { panic!("{:?}", resolved.route) };
     assert_eq!(upstream.identities, [GATEWAY_ID.parse().unwrap()]);
     assert_eq!(upstream.workload.service_account.as_str(), "gateway-sa");
-    assert_eq!(resolved.destination.workload.unwrap().network.as_str(), REMOTE);
+    assert_eq!(resolved.destination.workload.unwrap(), upstream.workload);
 }
 
 #[test]
