@@ -7,6 +7,7 @@ pub mod mesh;
 pub mod node;
 pub mod source;
 
+use std::fmt;
 use std::path::PathBuf;
 
 use isthmus_rt::log::Format;
@@ -23,12 +24,24 @@ pub struct LogConfig {
 }
 
 /// Where a bearer token is read from. A path that is missing is never taken for the token itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Token {
+    /// The token itself: only what is a JSON Web Token by its looks.
+    Literal(String),
     /// A file, read again for each request.
     File(PathBuf),
     /// No token.
     None,
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Literal(_) => f.write_str("Literal(hidden)"),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::None => f.write_str("None"),
+        }
+    }
 }
 
 /// Where trusted roots of the control plane come from. A path that is missing is never taken for PEM text.
@@ -82,10 +95,11 @@ fn read_roots(reader: &mut Reader<'_>, key: &str) -> Roots {
     }
 }
 
-/// `AUTH_TOKEN`: a path; unset means the projected token if there is one.
+/// `AUTH_TOKEN`: a path, or a token that can be nothing else; unset means the projected token if there is one.
 fn read_token(reader: &Reader<'_>) -> Token {
     const DEFAULT: &str = "./var/run/secrets/tokens/istio-token";
     match reader.text("AUTH_TOKEN") {
+        Some(text) if is_jwt(&text) => Token::Literal(text),
         Some(path) => Token::File(path.into()),
         None if std::path::Path::new(DEFAULT).exists() => Token::File(DEFAULT.into()),
         None => Token::None,
@@ -107,6 +121,14 @@ fn read_kubeconfig(reader: &mut Reader<'_>) -> Option<PathBuf> {
         reader.fail(format!("KUBECONFIG={path}: {error}"));
     }
     Some(path.into())
+}
+
+/// Three parts of base64url, the first of which is a JSON object: no path looks like this.
+fn is_jwt(text: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    text.starts_with("eyJ") && text.split('.').count() == 3 && text.split('.').all(part)
 }
 
 /// An address of the control plane, with `https://` when it has no scheme.

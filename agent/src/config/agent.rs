@@ -1,7 +1,8 @@
 //! Settings of `isthmus agent`: ztunnel's variables (reference: its configuration table), their defaults and meaning.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -173,10 +174,11 @@ pub fn read(strings: &dyn Strings) -> Result<AgentConfig, ConfigErrors> {
         tunnel: read_tunnel(r),
         sockets: read_sockets(r, ipv6),
         inpod_uds: r.text("INPOD_UDS").unwrap_or_else(|| "/var/run/ztunnel/ztunnel.sock".to_owned()).into(),
-        dns: r.text("ISTIO_META_DNS_CAPTURE").is_none_or(|text| text.eq_ignore_ascii_case("true")),
-        dns_port: read_dns_port(r),
+        dns: metadata(r, &proxy, "ISTIO_META_DNS_CAPTURE")
+            .is_none_or(|text| text.eq_ignore_ascii_case("true")),
+        dns_port: read_dns_port(r, &proxy),
         resolvers: read_resolvers(),
-        ports: read_ports(&proxy),
+        ports: read_ports(&proxy, ipv6),
         drain: read_drain(r),
         threads: read_threads(r, &proxy),
         secret_ttl: r.duration("SECRET_TTL", Duration::from_secs(86_400)),
@@ -197,13 +199,21 @@ fn refuse_unbuilt(r: &mut Reader<'_>) {
             r.text("PROXY_MODE").unwrap_or_default()
         ));
     }
-    for key in ["XDS_ON_DEMAND", "TLS12_ENABLED", "UNSTABLE_ENABLE_SOCKS5"] {
+    for key in ["XDS_ON_DEMAND", "UNSTABLE_ENABLE_SOCKS5"] {
         if r.flag(key, false) {
             r.fail(format!("{key}=true is not supported"));
         }
     }
-    if !r.flag("ENABLE_PROXY", true) {
-        r.fail("ENABLE_PROXY=false is not supported");
+    // Anything but exactly this is off.
+    for key in ["TLS12_ENABLED", "AUTHZ_POLICY_INFO_LOGGING"] {
+        if r.text(key).as_deref() == Some("true") {
+            r.fail(format!("{key}=true is not supported"));
+        }
+    }
+    for key in ["ENABLE_PROXY", "LOCALHOST_APP_TUNNEL"] {
+        if !r.flag(key, true) {
+            r.fail(format!("{key}=false is not supported"));
+        }
     }
     for key in ["CRL_PATH", "COMPLIANCE_POLICY"] {
         if let Some(value) = r.text(key) {
@@ -327,23 +337,29 @@ fn read_local(r: &mut Reader<'_>) -> Option<LocalConfig> {
     }))
 }
 
+/// What HTTP/2 allows a window and a frame to be, in bytes.
+const WINDOW: RangeInclusive<u32> = 1..=0x7fff_ffff;
+const FRAME: RangeInclusive<u32> = 16_384..=16_777_215;
+
 fn read_tunnel(r: &mut Reader<'_>) -> TunnelConfig {
     TunnelConfig {
-        stream_window: r.parsed_opt("HTTP2_STREAM_WINDOW_SIZE", "a number of bytes"),
-        connection_window: r.parsed_opt("HTTP2_CONNECTION_WINDOW_SIZE", "a number of bytes"),
-        frame_size: r.parsed_opt("HTTP2_FRAME_SIZE", "a number of bytes"),
+        stream_window: r.within("HTTP2_STREAM_WINDOW_SIZE", WINDOW),
+        connection_window: r.within("HTTP2_CONNECTION_WINDOW_SIZE", WINDOW),
+        frame_size: r.within("HTTP2_FRAME_SIZE", FRAME),
         max_streams: r.parsed("POOL_MAX_STREAMS_PER_CONNECTION", 100, "a number from 0 to 65535"),
         idle: r.duration("POOL_UNUSED_RELEASE_TIMEOUT", Duration::from_secs(300)),
     }
 }
 
 fn read_sockets(r: &mut Reader<'_>, ipv6: bool) -> SocketConfig {
-    let keepalive = r.flag("KEEPALIVE_ENABLED", true).then(|| Keepalive {
+    // Read even when it is off: a bad value is one all the same.
+    let keepalive = Keepalive {
         time: r.duration("KEEPALIVE_TIME", Duration::from_secs(180)),
         interval: r.duration("KEEPALIVE_INTERVAL", Duration::from_secs(180)),
         retries: r.parsed("KEEPALIVE_RETRIES", 9, "a number"),
         user_timeout: r.flag("USER_TIMEOUT_ENABLED", false),
-    });
+    };
+    let keepalive = r.flag("KEEPALIVE_ENABLED", true).then_some(keepalive);
     SocketConfig {
         mark: r.parsed("PACKET_MARK", 0x539, "a number"),
         reuse_port: r.flag("INPOD_PORT_REUSE", true),
@@ -353,8 +369,14 @@ fn read_sockets(r: &mut Reader<'_>, ipv6: bool) -> SocketConfig {
     }
 }
 
-fn read_dns_port(r: &mut Reader<'_>) -> u16 {
-    let Some(text) = r.text("ISTIO_META_DNS_PROXY_ADDR") else { return 15053 };
+/// A setting that the mesh's operator may also give to all proxies as metadata; the environment wins.
+fn metadata(r: &Reader<'_>, proxy: &ProxyConfig, key: &str) -> Option<String> {
+    let given = || proxy.metadata.get(key).or_else(|| proxy.metadata.get(&meta_key(key))).cloned();
+    r.text(key).or_else(given)
+}
+
+fn read_dns_port(r: &mut Reader<'_>, proxy: &ProxyConfig) -> u16 {
+    let Some(text) = metadata(r, proxy, "ISTIO_META_DNS_PROXY_ADDR") else { return 15053 };
     let port = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
     port.unwrap_or_else(|| {
         r.fail(format!("ISTIO_META_DNS_PROXY_ADDR={text:?} is not localhost:<port>"));
@@ -377,8 +399,8 @@ fn name_servers(text: &str) -> Vec<SocketAddr> {
     text.lines().filter_map(server).collect()
 }
 
-fn read_ports(proxy: &ProxyConfig) -> Ports {
-    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+fn read_ports(proxy: &ProxyConfig, ipv6: bool) -> Ports {
+    let any = if ipv6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
     Ports {
         admin: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), proxy.admin_port.unwrap_or(15000)),
         stats: SocketAddr::new(any, proxy.stats_port.unwrap_or(15020)),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -117,6 +118,17 @@ impl<'a> Reader<'a> {
             self.fail(format!("{key}={text:?} is not {wanted}"));
         }
         value
+    }
+
+    /// A number within bounds, `None` when unset or empty.
+    pub fn within(&mut self, key: &str, bounds: RangeInclusive<u32>) -> Option<u32> {
+        let wanted = format!("a number from {} to {}", bounds.start(), bounds.end());
+        let value = self.parsed_opt(key, &wanted)?;
+        let fits = bounds.contains(&value);
+        if !fits {
+            self.fail(format!("{key}={value} is not {wanted}"));
+        }
+        fits.then_some(value)
     }
 
     /// `true` or `false`.

@@ -30,6 +30,7 @@ pub(crate) fn server(plane: &ControlPlane, place: &Place) -> Server {
             Roots::Pem(pem) => RootSource::Pem(pem.clone()),
         },
         token: match &plane.token {
+            Token::Literal(token) => TokenSource::Literal(token.clone()),
             Token::File(path) => TokenSource::File(path.clone()),
             Token::None => TokenSource::None,
         },

@@ -109,3 +109,120 @@ fn name_servers_are_those_of_resolv_conf() {
     let found: Vec<_> = name_servers(text).iter().map(ToString::to_string).collect();
     assert_eq!(found, ["172.21.0.10:53", "[fd00::a]:53"]);
 }
+
+/// Every variable of the reference's table that has a form, with a value that has it not, and every one that asks for
+/// what is not built.
+#[test]
+fn every_row_of_the_table_refuses_what_it_cannot_be() {
+    let rows = [
+        ("ENABLE_PROXY", "no"),
+        ("ENABLE_PROXY", "false"),
+        ("PROXY_MODE", "dedicated"),
+        ("PROXY_MODE", "sideways"),
+        ("XDS_ROOT_CA", "SYSTEM"),
+        ("CA_ROOT_CA", "SYSTEM"),
+        ("XDS_ON_DEMAND", "true"),
+        ("XDS_ON_DEMAND", "yes"),
+        ("LOCAL_XDS_PATH", "/nowhere/config.yaml"),
+        ("LOCAL_XDS", "workload: []"),
+        ("SECRET_TTL", "soon"),
+        ("FAKE_CA", "1"),
+        ("ISTIO_META_DNS_PROXY_ADDR", "0.0.0.0:53"),
+        ("UNSTABLE_ENABLE_SOCKS5", "true"),
+        ("HTTP2_STREAM_WINDOW_SIZE", "2147483648"),
+        ("HTTP2_STREAM_WINDOW_SIZE", "0"),
+        ("HTTP2_CONNECTION_WINDOW_SIZE", "-1"),
+        ("HTTP2_FRAME_SIZE", "16383"),
+        ("HTTP2_FRAME_SIZE", "16777216"),
+        ("POOL_MAX_STREAMS_PER_CONNECTION", "65536"),
+        ("POOL_UNUSED_RELEASE_TIMEOUT", "5"),
+        ("CONNECTION_TERMINATION_DEADLINE", "x"),
+        ("TERMINATION_GRACE_PERIOD_SECONDS", "30s"),
+        ("ENABLE_ORIG_SRC", "maybe"),
+        ("INPOD_PORT_REUSE", "True"),
+        ("PACKET_MARK", "0x539"),
+        ("KEEPALIVE_ENABLED", "on"),
+        ("KEEPALIVE_TIME", "180"),
+        ("KEEPALIVE_INTERVAL", "180"),
+        ("KEEPALIVE_RETRIES", "many"),
+        ("USER_TIMEOUT_ENABLED", "0"),
+        ("LOCALHOST_APP_TUNNEL", "false"),
+        ("IPV6_ENABLED", "off"),
+        ("CRL_PATH", "/crl.pem"),
+        ("ENABLE_RESPONSE_BAGGAGE", "2"),
+        ("AUTHZ_POLICY_INFO_LOGGING", "true"),
+        ("COMPLIANCE_POLICY", "pqc"),
+        ("TLS12_ENABLED", "true"),
+        ("RUST_LOG", "loud"),
+        ("LOG_FORMAT", "xml"),
+        ("PROXY_CONFIG", "[]"),
+        ("ZTUNNEL_WORKER_THREADS", "101%"),
+        ("ZTUNNEL_CPU_LIMIT", "half"),
+        ("ZTUNNEL_RESOURCE_CPU_LIMIT", "1,5"),
+        ("ZTUNNEL_RESOURCE_CPU_REQUEST", "m"),
+    ];
+    for (key, value) in rows {
+        let found = errors(&[(key, value)]);
+        assert!(found.len() == 1 && found[0].contains(key), "{key}={value}: {found:?}");
+    }
+    // All of them together are as many errors as there are variables.
+    let keys: std::collections::BTreeSet<_> = rows.iter().map(|(key, _)| *key).collect();
+    let found = errors(&rows);
+    for key in keys.iter().filter(|key| !key.starts_with("LOCAL_XDS")) {
+        assert!(found.iter().any(|line| line.contains(key)), "{key} is not named in {found:?}");
+    }
+}
+
+/// What each of the other variables does when it has a value.
+#[test]
+fn every_row_of_the_table_is_honoured() {
+    let with = |key: &str, value: &str| read(&env(&[(key, value)])).unwrap();
+    assert_eq!(with("NODE_NAME", "n1").place.node.as_str(), "n1");
+    assert_eq!(with("NETWORK", "net1").place.network.as_str(), "net1");
+    assert_eq!(with("CLUSTER_ID", "c1").place.cluster.as_str(), "c1");
+    let both = [("CLUSTER_ID", "c1"), ("ISTIO_META_CLUSTER_ID", "c2")];
+    assert_eq!(read(&env(&both)).unwrap().place.cluster.as_str(), "c2");
+    assert_eq!(with("CLUSTER_DOMAIN", "a.b").place.domain, "a.b");
+    assert_eq!(with("TRUST_DOMAIN", "td").place.trust_domain.as_str(), "td");
+    assert_eq!(with("CA_ADDRESS", "").ca, CaChoice::None);
+    assert_eq!(with("PREFERED_SERVICE_NAMESPACE", "ns").place.preferred_namespace, Some("ns".into()));
+    let plane = |key: &str, value: &str| with(key, value).xds.unwrap();
+    assert_eq!(plane("XDS_ADDRESS", "a:1").address, "https://a:1");
+    assert_eq!(plane("XDS_ADDRESS", "http://a:1").address, "http://a:1");
+    assert_eq!(plane("ALT_XDS_HOSTNAME", "b").alt_hostname.as_deref(), Some("b"));
+    assert_eq!(plane("XDS_HEADER_x-a", "b").headers["x-a"], "b");
+    assert_eq!(plane("XDS_ROOT_CA", "-----BEGIN X").roots, Roots::Pem("-----BEGIN X".to_owned()));
+    let token = plane("AUTH_TOKEN", "eyJh.eyJi.c2ln").token;
+    assert_eq!(token, Token::Literal("eyJh.eyJi.c2ln".to_owned()));
+    assert!(!format!("{token:?}").contains("eyJ"), "a token is never shown");
+    assert_eq!(plane("AUTH_TOKEN", "eyJh.eyJi/c2ln").token, Token::File("eyJh.eyJi/c2ln".into()));
+    assert!(!with("ISTIO_META_DNS_CAPTURE", "no").dns && with("ISTIO_META_DNS_CAPTURE", "TRUE").dns);
+    assert!(!with("PROXY_CONFIG", "proxyMetadata: {ISTIO_META_DNS_CAPTURE: 'false'}").dns);
+    assert_eq!(with("ISTIO_META_DNS_PROXY_ADDR", "localhost:15054").dns_port, 15054);
+    assert_eq!(with("HTTP2_STREAM_WINDOW_SIZE", "65535").tunnel.stream_window, Some(65_535));
+    assert_eq!(with("HTTP2_CONNECTION_WINDOW_SIZE", "65535").tunnel.connection_window, Some(65_535));
+    assert_eq!(with("HTTP2_FRAME_SIZE", "16384").tunnel.frame_size, Some(16_384));
+    assert_eq!(with("POOL_MAX_STREAMS_PER_CONNECTION", "7").tunnel.max_streams, 7);
+    assert_eq!(with("POOL_UNUSED_RELEASE_TIMEOUT", "7s").tunnel.idle.as_secs(), 7);
+    assert_eq!(with("ENABLE_ORIG_SRC", "false").sockets.original_source, Some(false));
+    assert_eq!(with("INPOD_UDS", "/a").inpod_uds, PathBuf::from("/a"));
+    assert!(!with("INPOD_PORT_REUSE", "false").sockets.reuse_port);
+    assert_eq!(with("PACKET_MARK", "7").sockets.mark, 7);
+    assert!(with("KEEPALIVE_ENABLED", "false").sockets.keepalive.is_none());
+    let keepalive = |key: &str, value: &str| with(key, value).sockets.keepalive.unwrap();
+    assert_eq!(keepalive("KEEPALIVE_TIME", "7s").time.as_secs(), 7);
+    assert_eq!(keepalive("KEEPALIVE_INTERVAL", "7s").interval.as_secs(), 7);
+    assert_eq!(keepalive("KEEPALIVE_RETRIES", "7").retries, 7);
+    assert!(keepalive("USER_TIMEOUT_ENABLED", "true").user_timeout);
+    assert!(!with("IPV6_ENABLED", "false").sockets.ipv6);
+    assert!(!with("ENABLE_RESPONSE_BAGGAGE", "false").response_baggage);
+    assert_eq!(with("SECRET_TTL", "7s").secret_ttl.as_secs(), 7);
+    assert_eq!(with("INSTANCE_IP", "10.0.0.7").place.instance_ip, "10.0.0.7");
+    assert_eq!(with("ISTIO_META_A", "b").place.metadata["A"], "b");
+    assert_eq!(with("ISTIO_METAJSON_A", "{}").place.json_metadata["A"], "{}");
+    assert_eq!(with("LOG_FORMAT", "json").log.format, isthmus_rt::log::Format::Json);
+    assert_eq!(with("RUST_LOG", "access:off,info").log.filter, "access:off,info");
+    // Anything but exactly "true" is off.
+    with("TLS12_ENABLED", "1");
+    with("AUTHZ_POLICY_INFO_LOGGING", "yes");
+}
