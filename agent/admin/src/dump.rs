@@ -1,28 +1,37 @@
 //! `/config_dump`: objects of the vocabulary as the JSON that istioctl's `ztunnel-config` and the field's scripts read
-//! (reference: ztunnel's config dump schema). Lists are arrays, never null and never absent.
+//! (reference: ztunnel's config dump schema). Lists are arrays, never null and never absent. It is written object by
+//! object from one pinned picture of the mesh: beyond that it costs a pointer for each object of one kind, and it never
+//! keeps others from running for longer than one chunk takes.
 
+mod certificate;
+mod json;
+mod order;
 pub mod pods;
-pub mod policy;
-pub mod service;
-pub mod workload;
+mod policy;
+mod service;
+mod workload;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use base64::Engine as _;
+use bytes::Bytes;
 use isthmus_model::workload::PortMap;
-use isthmus_model::{GatewayAddress, Health, WorkloadUid};
+use isthmus_model::{GatewayAddress, Health, NamespacedHostname, Policy, Service, Workload, WorkloadUid};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::json;
+use tokio::sync::mpsc;
 
-use crate::Source;
+use self::json::Json;
+use self::order::Order;
+use crate::{Source, View, query};
 
 /// One endpoint of a service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EndpointView {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndpointView<'a> {
     /// The workload.
-    pub uid: WorkloadUid,
+    pub uid: &'a WorkloadUid,
     /// Its ports for the service.
-    pub ports: PortMap,
+    pub ports: &'a PortMap,
     /// Its health.
     pub status: Health,
 }
@@ -73,11 +82,6 @@ pub(crate) fn ports(ports: &PortMap) -> BTreeMap<String, u16> {
     ports.iter().map(|(service, target)| (service.to_string(), *target)).collect()
 }
 
-/// A DTO as a value. Our DTOs have text keys only, so this cannot fail; were one to, it would show as null.
-pub(crate) fn value(dto: &impl Serialize) -> Value {
-    serde_json::to_value(dto).unwrap_or_default()
-}
-
 /// Which part of the dump is wanted; everything by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -94,13 +98,14 @@ impl Filter {
     #[must_use]
     pub fn from_query(query: &str) -> Self {
         let mut filter = Self::default();
-        for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-            match key {
-                "kind" => filter.kind = Some(value.to_owned()),
-                "namespace" => filter.namespace = Some(value.to_owned()),
-                "name" => filter.name = Some(value.to_owned()),
-                _ => {}
-            }
+        for (key, value) in query::pairs(query) {
+            let wanted = match key.as_ref() {
+                "kind" => &mut filter.kind,
+                "namespace" => &mut filter.namespace,
+                "name" => &mut filter.name,
+                _ => continue,
+            };
+            *wanted = Some(value.into_owned());
         }
         filter
     }
@@ -115,80 +120,138 @@ impl Filter {
     }
 }
 
-/// The whole dump.
-#[must_use]
-pub fn dump(source: &dyn Source, filter: &Filter) -> Value {
-    let mut top = Map::new();
-    let mut put = |key: &str, value: &dyn Fn() -> Value| {
-        if filter.wants(key) {
-            top.insert(key.to_owned(), value());
-        }
-    };
-    put("certificates", &|| certificates(source));
-    put("config", &|| source.config());
-    put("policies", &|| policy::list(&source.policies(), filter));
-    put("services", &|| service::list(&source.services(), filter));
-    put("stagedServices", &|| staged(source));
-    put("staticConfig", &|| static_config(source));
-    put("version", &version);
-    put("workloads", &|| workload::list(&source.workloads(), filter));
-    put("rejectedResources", &|| rejected(source));
-    if let Some(pods) = source.pods() {
-        put("workloadState", &|| pods::map(&pods));
+/// Writes the whole dump into a channel, chunk by chunk. The picture of the mesh is taken when this is first polled.
+pub(crate) async fn write(source: Arc<dyn Source>, filter: Filter, out: mpsc::Sender<Bytes>) {
+    let view = source.pin();
+    let (source, filter, mut whole) = (source.as_ref(), &filter, Json::new(out));
+    let text = &mut whole;
+    text.open(b'{');
+    if text.wants(filter, "certificates") {
+        certificate::list(source.certificates(), filter, text).await;
     }
-    Value::Object(top)
+    if text.wants(filter, "config") {
+        text.value(&source.config());
+    }
+    if text.wants(filter, "policies") {
+        policies(view.as_ref(), filter, text).await;
+    }
+    if text.wants(filter, "services") {
+        services(view.as_ref(), filter, text).await;
+    }
+    if text.wants(filter, "stagedServices") {
+        staged(view.as_ref(), filter, text).await;
+    }
+    if text.wants(filter, "staticConfig") {
+        static_config(source.static_config().as_ref(), filter, text).await;
+    }
+    if text.wants(filter, "version") {
+        text.value(&version(&source.istio_version()));
+    }
+    if text.wants(filter, "workloads") {
+        workloads(view.as_ref(), filter, text).await;
+    }
+    if text.wants(filter, "rejectedResources") {
+        rejected(source, filter, text).await;
+    }
+    if let Some(pods) = source.pods()
+        && text.wants(filter, "workloadState")
+    {
+        pods::map(pods, filter, text).await;
+    }
+    whole.close(b'}');
+    whole.finish().await;
 }
 
-fn certificates(source: &dyn Source) -> Value {
-    let mut all = source.certificates();
-    all.sort_by(|a, b| a.identity.cmp(&b.identity));
-    let one = |pem: &PemView| {
-        json!({
-            "pem": base64::engine::general_purpose::STANDARD.encode(&pem.pem),
-            "serialNumber": pem.serial,
-            "validFrom": pem.valid_from,
-            "expirationTime": pem.expires,
-        })
-    };
-    let entry = |view: &CertificateView| {
-        json!({
-            "identity": view.identity,
-            "state": view.state,
-            "certChain": view.chain.iter().map(one).collect::<Vec<_>>(),
-            "rootCerts": view.roots.iter().map(one).collect::<Vec<_>>(),
-        })
-    };
-    all.iter().map(entry).collect()
+impl Json {
+    /// Begins a top-level member if it is wanted.
+    fn wants(&mut self, filter: &Filter, kind: &str) -> bool {
+        let wanted = filter.wants(kind);
+        if wanted {
+            self.key(kind);
+        }
+        wanted
+    }
 }
 
-fn staged(source: &dyn Source) -> Value {
-    let entry = |(key, endpoints): (String, Vec<EndpointView>)| (key, service::endpoints(&endpoints));
-    Value::Object(source.staged().into_iter().map(entry).collect())
+async fn workloads(view: &dyn View, filter: &Filter, json: &mut Json) {
+    let wanted = |w: &Workload| filter.fits(w.namespace.as_str(), w.name.as_str());
+    let mut order = Order::of(view.workloads(), wanted, json).await;
+    json.open(b'[');
+    while let Some(workload) = order.next() {
+        json.item();
+        json.value(&workload::dto(workload));
+        json.breathe().await;
+    }
+    json.close(b']');
 }
 
-fn static_config(source: &dyn Source) -> Value {
-    let held = source.static_config();
-    let all = Filter::default();
-    let services: Vec<_> = held.services.iter().map(|service| (service.clone(), Vec::new())).collect();
-    json!({
-        "workloads": workload::list(&held.workloads, &all),
-        "services": service::list(&services, &all),
-        "policies": policy::list(&held.policies, &all),
-    })
+async fn services(view: &dyn View, filter: &Filter, json: &mut Json) {
+    let wanted = |s: &Service| filter.fits(s.namespace.as_str(), s.name.as_str());
+    let mut order = Order::of(view.services(), wanted, json).await;
+    json.open(b'[');
+    while let Some(service) = order.next() {
+        json.item();
+        service::write(service, view, json).await;
+        json.breathe().await;
+    }
+    json.close(b']');
 }
 
-fn rejected(source: &dyn Source) -> Value {
-    source.rejected().into_iter().map(|(name, reason)| json!({"name": name, "reason": reason})).collect()
+async fn policies(view: &dyn View, filter: &Filter, json: &mut Json) {
+    let wanted = |p: &Policy| filter.fits(p.namespace.as_str(), p.name.as_str());
+    let mut order = Order::of(view.policies(), wanted, json).await;
+    json.open(b'[');
+    while let Some(policy) = order.next() {
+        json.item();
+        json.value(&policy::one(policy));
+        json.breathe().await;
+    }
+    json.close(b']');
 }
 
-fn version() -> Value {
+async fn staged(view: &dyn View, filter: &Filter, json: &mut Json) {
+    let wanted = |key: &NamespacedHostname| filter.fits(key.namespace.as_str(), key.hostname.as_str());
+    let mut order = Order::of(view.staged(), wanted, json).await;
+    json.open(b'{');
+    while let Some(key) = order.next() {
+        json.key(&key.to_string());
+        service::endpoints(key, view, json).await;
+        json.breathe().await;
+    }
+    json.close(b'}');
+}
+
+async fn static_config(held: &dyn View, filter: &Filter, json: &mut Json) {
+    json.open(b'{');
+    json.key("workloads");
+    workloads(held, filter, json).await;
+    json.key("services");
+    services(held, filter, json).await;
+    json.key("policies");
+    policies(held, filter, json).await;
+    json.close(b'}');
+}
+
+async fn rejected(source: &dyn Source, filter: &Filter, json: &mut Json) {
+    json.open(b'[');
+    for (name, reason) in source.rejected() {
+        if filter.name.as_ref().is_none_or(|wanted| *wanted == name) {
+            json.item();
+            json.value(&json!({"name": name, "reason": reason}));
+            json.breathe().await;
+        }
+    }
+    json.close(b']');
+}
+
+fn version(istio: &str) -> serde_json::Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "gitRevision": option_env!("ISTHMUS_GIT_REVISION").unwrap_or("unknown"),
         "rustVersion": env!("CARGO_PKG_RUST_VERSION"),
         "buildProfile": if cfg!(debug_assertions) { "debug" } else { "release" },
         "buildStatus": option_env!("ISTHMUS_BUILD_STATUS").unwrap_or("unknown"),
-        "istioVersion": "unknown",
+        "istioVersion": istio,
         "cryptoProvider": "tls-aws-lc",
     })
 }

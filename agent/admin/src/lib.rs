@@ -1,48 +1,51 @@
 //! Admin, metrics and readiness endpoints, and the JSON shapes that `istioctl ztunnel-config` reads.
 //!
-//! It knows the vocabulary and HTTP, not how anything works inside: what it shows comes through [`Source`], which the
-//! root implements.
+//! It knows the vocabulary and HTTP, not how anything works inside: what it shows comes through [`Source`] and [`View`],
+//! which the root implements.
 
 pub mod dump;
 pub mod logging;
+mod query;
 pub mod server;
 
 use std::sync::Arc;
 
-use isthmus_model::{Policy, Service, Workload};
+use isthmus_model::{NamespacedHostname, Policy, Service, Workload};
 
 use crate::dump::pods::PodView;
 use crate::dump::{CertificateView, EndpointView};
 
+/// Objects that are lent one by one.
+pub type Each<'a, T> = Box<dyn Iterator<Item = T> + Send + 'a>;
+
 /// What the endpoints show. Implemented by the root over the live parts.
 pub trait Source: Send + Sync {
-    /// Every workload held.
-    fn workloads(&self) -> Vec<Arc<Workload>>;
-    /// Every service held, with its endpoints.
-    fn services(&self) -> Vec<(Arc<Service>, Vec<EndpointView>)>;
-    /// Endpoints of services that have not arrived: service key, endpoints.
-    fn staged(&self) -> Vec<(String, Vec<EndpointView>)>;
-    /// Every policy held.
-    fn policies(&self) -> Vec<Arc<Policy>>;
-    /// Every certificate managed.
-    fn certificates(&self) -> Vec<CertificateView>;
-    /// Pods of this node; `None` when the process has none by design (the gateway).
-    fn pods(&self) -> Option<Vec<PodView>>;
+    /// The mesh as it is now; it is held until the whole dump was read.
+    fn pin(&self) -> Arc<dyn View>;
+    /// Every certificate managed, by identity.
+    fn certificates(&self) -> Each<'_, CertificateView>;
+    /// Pods of this node, by UID; `None` when the process has none by design (the gateway).
+    fn pods(&self) -> Option<Each<'_, PodView>>;
     /// Resources that were refused: name and reason.
     fn rejected(&self) -> Vec<(String, String)>;
     /// The configuration in force, without secrets.
     fn config(&self) -> serde_json::Value;
     /// Static configuration, as read at start.
-    fn static_config(&self) -> StaticConfig;
+    fn static_config(&self) -> Arc<dyn View>;
+    /// Which release of the mesh this process was deployed for.
+    fn istio_version(&self) -> String;
 }
 
-/// What the local file or text held.
-#[derive(Debug, Clone, Default)]
-pub struct StaticConfig {
-    /// Workloads.
-    pub workloads: Vec<Arc<Workload>>,
-    /// Services.
-    pub services: Vec<Arc<Service>>,
-    /// Policies.
-    pub policies: Vec<Arc<Policy>>,
+/// One picture of the mesh. Nothing is copied out of it, and the order in which it lends does not matter.
+pub trait View: Send + Sync {
+    /// Every workload held.
+    fn workloads(&self) -> Each<'_, &Workload>;
+    /// Every service held.
+    fn services(&self) -> Each<'_, &Service>;
+    /// Services that have endpoints but have not arrived themselves.
+    fn staged(&self) -> Each<'_, &NamespacedHostname>;
+    /// Every policy held.
+    fn policies(&self) -> Each<'_, &Policy>;
+    /// Endpoints of a service, by uid.
+    fn endpoints<'a>(&'a self, service: &'a NamespacedHostname) -> Each<'a, EndpointView<'a>>;
 }

@@ -3,6 +3,8 @@
 
 use isthmus_rt::log::Handle;
 
+use crate::query;
+
 /// What to answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
@@ -34,9 +36,9 @@ impl Logging {
         if !post {
             return Answer { status: 405, body: format!("only POST is allowed\n{USAGE}") };
         }
-        let level = query.split('&').find_map(|pair| pair.strip_prefix("level=")).unwrap_or_default();
-        let level = unescape(level);
-        let reset = query.split('&').any(|pair| pair == "reset" || pair.starts_with("reset="));
+        let found = |key: &str| query::pairs(query).find_map(|(k, value)| (k == key).then_some(value));
+        let level = found("level").unwrap_or_default();
+        let reset = found("reset").is_some();
         let base = if reset { self.initial.clone() } else { self.handle.current() };
         let wanted = match (level.is_empty(), reset) {
             (true, false) => return self.show(),
@@ -69,14 +71,6 @@ fn merge(base: &str, added: &str) -> String {
         entries.push(entry);
     }
     entries.join(",")
-}
-
-/// Undoes the percent-encoding of `:`, `=` and `,` that clients apply.
-fn unescape(text: &str) -> String {
-    ["%3A:", "%3a:", "%3D=", "%3d=", "%2C,", "%2c,"].iter().fold(text.to_owned(), |text, pair| {
-        let (code, plain) = pair.split_at(3);
-        text.replace(code, plain)
-    })
 }
 
 #[cfg(test)]

@@ -1,50 +1,56 @@
 //! The three HTTP endpoints: admin (loopback), metrics and readiness. One small HTTP/1.1 server, bounded in header size
 //! and time; it lives on the control runtime, so a slow reader is never felt by a connection.
 
+mod body;
+mod encoding;
+mod stalled;
+mod stats;
+
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{Method, Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http::{HeaderValue, Method, Response};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use isthmus_rt::BoxFuture;
 use isthmus_rt::drain;
-use isthmus_rt::metrics::Metrics;
 use isthmus_rt::ready::Readiness;
 use isthmus_rt::task::Tasks;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
+use self::body::Body;
+use self::stalled::Stalled;
+pub use self::stats::Stats;
 use crate::Source;
 use crate::dump::Filter;
 use crate::logging::Logging;
 
-type Reply = Response<Full<Bytes>>;
+/// What is answered.
+pub type Reply = Response<Body>;
+
+/// How long a reader may take nothing of what it asked for.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Dumps that are written at the same time, each of which holds a picture of the mesh; others wait for their turn.
+const DUMPS: usize = 2;
 
 /// A set of paths.
 pub trait Routes: Send + Sync + 'static {
-    /// Answers one request.
-    fn route(&self, request: &Request<Incoming>) -> Reply;
+    /// Answers one request; none of them has a body that matters.
+    fn route(&self, request: Parts) -> BoxFuture<'_, Reply>;
 }
 
 /// `/`, `/config_dump`, `/logging`, `/quitquitquit` on loopback.
 pub struct Admin {
-    /// What is dumped.
-    pub source: Arc<dyn Source>,
-    /// The log filter.
-    pub logging: Logging,
-    /// Told when somebody asks the process to end.
-    pub quit: mpsc::Sender<()>,
+    source: Arc<dyn Source>,
+    logging: Logging,
+    quit: mpsc::Sender<()>,
+    dumps: Arc<Semaphore>,
 }
-
-/// `/metrics` and `/stats/prometheus`.
-#[derive(Debug)]
-pub struct Stats(pub Metrics);
 
 /// `/healthz/ready`, and istio-cni's `/readyz` (ready or not) and `/healthz` (alive).
 #[derive(Debug)]
@@ -71,13 +77,14 @@ pub async fn serve(listener: TcpListener, routes: Arc<dyn Routes>, drain: drain:
         };
         let routes = Arc::clone(&routes);
         tasks.spawn("http connection", async move {
-            let service = service_fn(move |request| {
-                let reply = routes.route(&request);
-                async move { Ok::<_, Infallible>(reply) }
+            let service = service_fn(|request: http::Request<_>| {
+                let reply = routes.route(request.into_parts().0);
+                async move { Ok::<_, Infallible>(reply.await) }
             });
             let mut builder = hyper::server::conn::http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(2)).max_buf_size(8192);
-            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+            let io = TokioIo::new(Stalled::new(stream, PATIENCE));
+            if let Err(error) = builder.serve_connection(io, service).await {
                 tracing::debug!(%error, "admin connection ended");
             }
         });
@@ -86,11 +93,19 @@ pub async fn serve(listener: TcpListener, routes: Arc<dyn Routes>, drain: drain:
     let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
 }
 
-impl Routes for Admin {
-    fn route(&self, request: &Request<Incoming>) -> Reply {
-        let post = request.method() == Method::POST;
-        let query = request.uri().query().unwrap_or_default();
-        match request.uri().path() {
+// === impl Admin ===
+
+impl Admin {
+    /// Over what is dumped and the log filter; `quit` is told when somebody asks the process to end.
+    #[must_use]
+    pub fn new(source: Arc<dyn Source>, logging: Logging, quit: mpsc::Sender<()>) -> Self {
+        Self { source, logging, quit, dumps: Arc::new(Semaphore::new(DUMPS)) }
+    }
+
+    fn answer(&self, request: &Parts) -> Reply {
+        let post = request.method == Method::POST;
+        let query = request.uri.query().unwrap_or_default();
+        match request.uri.path() {
             "/" => reply(200, "text/html; charset=utf-8", INDEX),
             "/config_dump" => self.dump(query),
             "/logging" => {
@@ -106,39 +121,30 @@ impl Routes for Admin {
             _ => reply(404, PLAIN, ""),
         }
     }
-}
 
-impl Admin {
     fn dump(&self, query: &str) -> Reply {
-        let dump = crate::dump::dump(self.source.as_ref(), &Filter::from_query(query));
-        match serde_json::to_vec_pretty(&dump) {
-            Ok(text) => reply(200, "application/json", text),
-            Err(error) => reply(500, PLAIN, format!("config dump: {error}\n")),
-        }
+        let (source, filter) = (Arc::clone(&self.source), Filter::from_query(query));
+        let turns = Arc::clone(&self.dumps);
+        let body = Body::generated(|out| async move {
+            // It is never closed, so there is always a turn to come.
+            let _turn = turns.acquire_owned().await;
+            crate::dump::write(source, filter, out).await;
+        });
+        reply(200, "application/json", body)
     }
 }
 
-impl Routes for Stats {
-    fn route(&self, request: &Request<Incoming>) -> Reply {
-        if !matches!(request.uri().path(), "/metrics" | "/stats/prometheus") {
-            return reply(404, PLAIN, "");
-        }
-        let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let kind = if accept.contains("application/openmetrics-text") {
-            "application/openmetrics-text;charset=utf-8;version=1.0.0"
-        } else {
-            PLAIN
-        };
-        match self.0.encode() {
-            Ok(text) => reply(200, kind, text),
-            Err(error) => reply(500, PLAIN, format!("metrics: {error}\n")),
-        }
+impl Routes for Admin {
+    fn route(&self, request: Parts) -> BoxFuture<'_, Reply> {
+        Box::pin(std::future::ready(self.answer(&request)))
     }
 }
 
-impl Routes for Ready {
-    fn route(&self, request: &Request<Incoming>) -> Reply {
-        match request.uri().path() {
+// === impl Ready ===
+
+impl Ready {
+    fn answer(&self, path: &str) -> Reply {
+        match path {
             "/healthz/ready" | "/readyz" => {}
             "/healthz" => return reply(200, PLAIN, "alive\n"),
             _ => return reply(404, PLAIN, ""),
@@ -152,18 +158,32 @@ impl Routes for Ready {
     }
 }
 
+impl Routes for Ready {
+    fn route(&self, request: Parts) -> BoxFuture<'_, Reply> {
+        Box::pin(std::future::ready(self.answer(request.uri.path())))
+    }
+}
+
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 const INDEX: &str = "<!DOCTYPE html><html lang=\"en\"><head><title>isthmus</title></head><body><h1>isthmus</h1><ul>\
-<li><a href=\"config_dump\">config_dump</a>: what the agent holds; ?kind=workloads&amp;namespace=…&amp;name=… narrows it</li>\
-<li>logging: POST; ?level=scope:level changes the log filter, ?reset restores it</li>\
+<li><a href=\"config_dump\">config_dump</a>: what the agent holds. Parts: \
+<a href=\"config_dump?kind=config\">config</a>, <a href=\"config_dump?kind=workloads\">workloads</a>, \
+<a href=\"config_dump?kind=services\">services</a>, <a href=\"config_dump?kind=policies\">policies</a>, \
+<a href=\"config_dump?kind=certificates\">certificates</a>, \
+<a href=\"config_dump?kind=workloadState\">workloadState</a>, \
+<a href=\"config_dump?kind=rejectedResources\">rejectedResources</a>; \
+&amp;namespace=…&amp;name=… narrow it further</li>\
+<li><form method=\"post\" action=\"logging\"><button>logging</button>: POST; shows the log filter; \
+?level=scope:level changes it, ?reset restores it</form></li>\
 <li>quitquitquit: POST; drains and ends the process</li></ul></body></html>\n";
 
-fn reply(status: u16, kind: &'static str, body: impl Into<Bytes>) -> Reply {
-    let mut reply = Response::new(Full::new(body.into()));
+/// An answer of a known kind; a status that is none is our mistake and shows as such.
+fn reply(status: u16, kind: &'static str, body: impl Into<Body>) -> Reply {
+    let mut reply = Response::new(body.into());
     *reply.status_mut() =
         http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
-    reply.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     reply
 }
 

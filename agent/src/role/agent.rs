@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use isthmus_admin::StaticConfig;
+use isthmus_admin::logging::Logging;
 use isthmus_admin::server::Admin;
 use isthmus_control::local::LocalConfig;
 use isthmus_control::xds::{self, Rejections};
@@ -24,7 +24,7 @@ use crate::runtime;
 use crate::wiring::config_dump::{self, Live};
 use crate::wiring::discovery::Discovery;
 use crate::wiring::pods::Pods;
-use crate::wiring::{control, world};
+use crate::wiring::{control, metrics, world};
 
 /// Runs the role.
 pub(crate) fn run(config: AgentConfig, log: Handle) -> Result<(), RunError> {
@@ -46,7 +46,10 @@ pub(crate) fn run(config: AgentConfig, log: Handle) -> Result<(), RunError> {
 async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), RunError> {
     let mut signals = Signals::install()?;
     let common = Common::bind(config.ports.stats, config.ports.ready).await?;
-    let admin = Endpoint::bind("admin", config.ports.admin).await?;
+    let mut admin = Endpoint::bind("admin", config.ports.admin).await?;
+    if config.sockets.ipv6 {
+        admin = admin.with_ipv6_loopback(config.ports.admin.port()).await;
+    }
     let (registry, readiness) = (Metrics::default(), Readiness::default());
     let tasks = Tasks::new("agent");
     let (drain, watch) = drain::channel();
@@ -56,19 +59,13 @@ async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), R
     let shared = world::world(&config, mesh.state.clone(), mesh.certs.clone(), &registry);
     let pods = Pods::new(shared, &config, &registry, watch.clone());
     let (quit, mut asked) = mpsc::channel(1);
-    log.register(&registry);
-    let live = Live {
-        state: mesh.state,
-        certs: mesh.certs,
-        pods: Some(Arc::clone(&pods)),
-        rejections: mesh.rejections,
-        config: config_dump::config(&config),
-        fixed: fixed(&config.local),
-    };
+    metrics::process(&registry, &log, data.handle());
+    metrics::build(&registry, config_dump::istio_version(&config.place));
+    let live = Live::new(&config, mesh.state, mesh.certs, mesh.rejections, Some(Arc::clone(&pods)));
     common.serve(&registry, &readiness, &tasks, &served_watch);
-    let admin_routes =
-        Admin { source: Arc::new(live), logging: isthmus_admin::logging::Logging::new(log), quit };
-    admin.serve(admin_routes, &tasks, served_watch);
+    admin.serve(Admin::new(live, Logging::new(log), quit), &tasks, &served_watch);
+    // Those that serve hold it now: ours would be one more to wait for.
+    drop(served_watch);
 
     let data_tasks = Tasks::new("data");
     {
@@ -173,14 +170,5 @@ fn batch(local: &LocalConfig) -> Batch {
         upsert_services: local.services.clone(),
         upsert_policies: local.policies.iter().map(|policy| (policy.key(), policy.clone())).collect(),
         ..Batch::default()
-    }
-}
-
-/// The static configuration as the admin endpoints show it.
-pub(super) fn fixed(local: &LocalConfig) -> StaticConfig {
-    StaticConfig {
-        workloads: local.workloads.iter().cloned().map(Arc::new).collect(),
-        services: local.services.iter().cloned().map(Arc::new).collect(),
-        policies: local.policies.iter().cloned().map(Arc::new).collect(),
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use isthmus_admin::logging::Logging;
 use isthmus_admin::server::Admin;
 use isthmus_model::NamespacedHostname;
 use isthmus_node::ApiServer;
@@ -20,13 +21,13 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use super::RunError;
-use super::agent::{Holds, Mesh, fixed};
+use super::agent::{Holds, Mesh};
 use super::http::{Common, Endpoint};
 use super::signal::{Drained, Signals};
 use crate::config::gateway::GatewayConfig;
 use crate::runtime;
-use crate::wiring::config_dump::{self, Live};
-use crate::wiring::world;
+use crate::wiring::config_dump::Live;
+use crate::wiring::{metrics, world};
 
 /// Under this name readiness waits for the set of global services.
 const GLOBALS: &str = "global services";
@@ -51,7 +52,10 @@ async fn serve(config: GatewayConfig, log: Handle, data: &Runtime) -> Result<(),
     let base = &config.base;
     let mut signals = Signals::install()?;
     let common = Common::bind(base.ports.stats, base.ports.ready).await?;
-    let admin = Endpoint::bind("admin", base.ports.admin).await?;
+    let mut admin = Endpoint::bind("admin", base.ports.admin).await?;
+    if base.sockets.ipv6 {
+        admin = admin.with_ipv6_loopback(base.ports.admin.port()).await;
+    }
     let (registry, readiness) = (Metrics::default(), Readiness::default());
     let tasks = Tasks::new("gateway");
     let (drain, watch) = drain::channel();
@@ -60,18 +64,13 @@ async fn serve(config: GatewayConfig, log: Handle, data: &Runtime) -> Result<(),
     let shared = world::world(base, mesh.state.clone(), mesh.certs.clone(), &registry);
     let globals = follow_globals(&config, &readiness, &tasks, &watch).await?;
     let (quit, mut asked) = mpsc::channel(1);
-    log.register(&registry);
-    let live = Live {
-        state: mesh.state,
-        certs: mesh.certs,
-        pods: None,
-        rejections: mesh.rejections,
-        config: config_dump::config(base),
-        fixed: fixed(&base.local),
-    };
+    metrics::process(&registry, &log, data.handle());
+    let live = Live::new(base, mesh.state, mesh.certs, mesh.rejections, None);
     common.serve(&registry, &readiness, &tasks, &served_watch);
-    let logging = isthmus_admin::logging::Logging::new(log);
-    admin.serve(Admin { source: Arc::new(live), logging, quit }, &tasks, served_watch);
+    admin.serve(Admin::new(live, Logging::new(log), quit), &tasks, &served_watch);
+    // Those that serve hold it now: ours would be one more to wait for.
+    drop(served_watch);
+
     let gateway = start(&config, shared, globals, data, watch)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = %config.identity, network = %base.place.network, "gateway started");
     let why = signals.stop(&mut asked).await;

@@ -1,6 +1,6 @@
 //! The process' own endpoints: bound before anything else starts, served on the control runtime.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use isthmus_admin::server::{Ready, Routes, Stats, serve};
@@ -8,23 +8,42 @@ use isthmus_rt::drain::Watch;
 use isthmus_rt::metrics::Metrics;
 use isthmus_rt::ready::Readiness;
 use isthmus_rt::task::Tasks;
+use isthmus_sys::socket::{Sockets, Transparent};
 use tokio::net::TcpListener;
 
 use super::RunError;
 
 /// A bound endpoint.
-pub(super) struct Endpoint(TcpListener);
+pub(super) struct Endpoint(Vec<TcpListener>);
 
 impl Endpoint {
-    /// Binds.
+    /// Binds. Every address means both families, where the kernel has both.
     pub(super) async fn bind(what: &str, address: SocketAddr) -> Result<Self, RunError> {
-        let bound = TcpListener::bind(address).await;
-        bound.map(Self).map_err(RunError::os(format!("{what} endpoint {address}")))
+        let bound = if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+            let listener = Sockets::host().listen_wildcard(address.port(), Transparent::Never);
+            listener.map(|(listener, _)| listener).map_err(std::io::Error::other)
+        } else {
+            TcpListener::bind(address).await
+        };
+        let listener = bound.map_err(RunError::os(format!("{what} endpoint {address}")))?;
+        Ok(Self(vec![listener]))
+    }
+
+    /// Listens on the same port of the IPv6 loopback address too, where there is one.
+    pub(super) async fn with_ipv6_loopback(mut self, port: u16) -> Self {
+        match TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await {
+            Ok(listener) => self.0.push(listener),
+            Err(error) => tracing::debug!(%error, port, "no endpoint on the IPv6 loopback address"),
+        }
+        self
     }
 
     /// Serves until the drain.
-    pub(super) fn serve(self, routes: impl Routes, tasks: &Tasks, drain: Watch) {
-        tasks.spawn("endpoint", serve(self.0, Arc::new(routes), drain));
+    pub(super) fn serve(self, routes: impl Routes, tasks: &Tasks, drain: &Watch) {
+        let routes: Arc<dyn Routes> = Arc::new(routes);
+        for listener in self.0 {
+            tasks.spawn("endpoint", serve(listener, Arc::clone(&routes), drain.clone()));
+        }
     }
 }
 
@@ -45,7 +64,7 @@ impl Common {
 
     /// Serves both.
     pub(super) fn serve(self, registry: &Metrics, readiness: &Readiness, tasks: &Tasks, drain: &Watch) {
-        self.stats.serve(Stats(registry.clone()), tasks, drain.clone());
-        self.ready.serve(Ready(readiness.clone()), tasks, drain.clone());
+        self.stats.serve(Stats::new(registry.clone()), tasks, drain);
+        self.ready.serve(Ready(readiness.clone()), tasks, drain);
     }
 }

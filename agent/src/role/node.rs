@@ -16,6 +16,7 @@ use super::http::Common;
 use super::signal::Signals;
 use crate::config::node::NodeConfig;
 use crate::runtime;
+use crate::wiring::metrics;
 
 /// Under this name readiness waits for the first snapshot of the node's pods.
 const READY: &str = "node";
@@ -33,7 +34,7 @@ async fn serve(config: NodeConfig, log: Handle) -> Result<(), RunError> {
     let (registry, readiness) = (Metrics::default(), Readiness::default());
     let tasks = Tasks::new("node endpoints");
     let (drain, watch) = drain::channel();
-    log.register(&registry);
+    metrics::process(&registry, &log, &tokio::runtime::Handle::current());
     common.serve(&registry, &readiness, &tasks, &watch);
 
     let server = config.kubeconfig.clone().map_or(ApiServer::InCluster, ApiServer::Kubeconfig);

@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use isthmus_admin::Each;
 use isthmus_admin::dump::pods::{ConnectionView, Connections, PodView};
 use isthmus_dns::DnsProxy;
-use isthmus_inpod::{Pod, PodRuntime, PodState, Pods as Table, StartError, Stop};
+use isthmus_inpod::{Pod, PodEntry, PodRuntime, PodState, Pods as Table, StartError, Stop};
 use isthmus_model::PodUid;
 use isthmus_proxy::{Conn, Listeners, PodInfo, PodProxy, World};
 use isthmus_rt::BoxFuture;
@@ -85,10 +86,17 @@ impl Pods {
         self.table.clone()
     }
 
-    /// The pods as the config dump shows them.
-    pub(crate) fn view(&self) -> Vec<PodView> {
+    /// The pods as the config dump shows them, by UID. Their connections are looked at one pod after the other.
+    pub(crate) fn view(&self) -> Each<'_, PodView> {
+        let table = self.table.snapshot();
+        let mut order: Vec<usize> = (0..table.len()).collect();
+        order.sort_by(|a, b| table[*a].uid.cmp(&table[*b].uid));
+        Box::new(order.into_iter().map(move |at| self.view_of(&table[at])))
+    }
+
+    fn view_of(&self, pod: &PodEntry) -> PodView {
         let running = self.lock();
-        let view = |pod: &isthmus_inpod::PodEntry| PodView {
+        PodView {
             uid: pod.uid.clone(),
             name: pod.info.name.clone(),
             namespace: pod.info.namespace.clone(),
@@ -97,8 +105,7 @@ impl Pods {
                 .get(&pod.uid)
                 .filter(|_| pod.state == PodState::Up)
                 .map(|running| connections(&running.proxy)),
-        };
-        self.table.snapshot().iter().map(view).collect()
+        }
     }
 
     fn launch(&self, pod: &Pod) -> Result<Running, StartError> {

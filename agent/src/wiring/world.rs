@@ -33,7 +33,8 @@ pub(crate) fn world(config: &AgentConfig, state: State, certs: Manager, registry
     })
 }
 
-fn proxy(config: &AgentConfig) -> Config {
+/// Settings of the data plane.
+pub(crate) fn proxy(config: &AgentConfig) -> Config {
     Config {
         original_source: match config.sockets.original_source {
             None => Transparent::BestEffort,
@@ -47,7 +48,7 @@ fn proxy(config: &AgentConfig) -> Config {
 }
 
 /// A stream window that was set alone takes the connection's along, so that stalled streams still cannot stop others.
-fn settings(tunnel: &TunnelConfig) -> Settings {
+pub(crate) fn settings(tunnel: &TunnelConfig) -> Settings {
     let default = Settings::default();
     let streams = usize::from(tunnel.max_streams).max(1);
     let stream_window = tunnel.stream_window.unwrap_or(default.stream_window);

@@ -1,7 +1,11 @@
 //! `workloadState` of the dump: the pods of this node and their open connections.
 
 use isthmus_model::{Namespace, PodUid, ServiceAccount, Text};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+
+use super::Filter;
+use super::json::Json;
+use crate::Each;
 
 /// One pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,30 +44,46 @@ pub struct ConnectionView {
     pub protocol: &'static str,
 }
 
-/// The object, keyed by pod UID.
-pub(super) fn map(pods: &[PodView]) -> Value {
-    let mut sorted: Vec<_> = pods.iter().collect();
-    sorted.sort_by(|a, b| a.uid.cmp(&b.uid));
-    Value::Object(sorted.into_iter().map(|pod| (pod.uid.to_string(), one(pod))).collect())
+/// The object, keyed by pod UID, as it is lent.
+pub(super) async fn map(pods: Each<'_, PodView>, filter: &Filter, json: &mut Json) {
+    json.open(b'{');
+    for pod in pods {
+        if filter.fits(pod.namespace.as_str(), pod.name.as_str()) {
+            json.key(pod.uid.as_str());
+            one(&pod, json).await;
+        }
+        json.look().await;
+    }
+    json.close(b'}');
 }
 
-fn one(pod: &PodView) -> Value {
-    let mut object = Map::new();
-    object.insert("state".into(), if pod.connections.is_some() { "Up" } else { "Pending" }.into());
+async fn one(pod: &PodView, json: &mut Json) {
+    json.open(b'{');
+    json.key("state");
+    json.value(&if pod.connections.is_some() { "Up" } else { "Pending" });
     if let Some(open) = &pod.connections {
-        let list = |all: &[ConnectionView]| all.iter().map(connection).collect::<Value>();
-        object.insert(
-            "connections".into(),
-            json!({"inbound": list(&open.inbound), "outbound": list(&open.outbound)}),
-        );
+        json.key("connections");
+        json.open(b'{');
+        for (direction, list) in [("inbound", &open.inbound), ("outbound", &open.outbound)] {
+            json.key(direction);
+            json.open(b'[');
+            for view in list {
+                json.item();
+                json.value(&connection(view));
+                json.breathe().await;
+            }
+            json.close(b']');
+        }
+        json.close(b'}');
     }
-    let info = json!({
+    json.key("info");
+    json.value(&json!({
         "name": pod.name.as_str(),
         "namespace": pod.namespace.as_str(),
         "serviceAccount": pod.service_account.as_str(),
-    });
-    object.insert("info".into(), info);
-    Value::Object(object)
+    }));
+    json.close(b'}');
+    json.breathe().await;
 }
 
 fn connection(view: &ConnectionView) -> Value {

@@ -1,22 +1,11 @@
 //! Policies of the dump: rules as list of list of list of matches, string matches as one-key objects.
 
-use std::sync::Arc;
-
 use isthmus_model::policy::{AccountMatch, Match, StringMatch};
 use isthmus_model::{Action, Policy, Scope};
 use serde_json::{Map, Value, json};
 
-use super::Filter;
-
-/// The list, sorted by key.
-pub(super) fn list(policies: &[Arc<Policy>], filter: &Filter) -> Value {
-    let mut wanted: Vec<_> =
-        policies.iter().filter(|p| filter.fits(p.namespace.as_str(), p.name.as_str())).collect();
-    wanted.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-    wanted.into_iter().map(|policy| one(policy)).collect()
-}
-
-fn one(policy: &Policy) -> Value {
+/// One policy.
+pub(super) fn one(policy: &Policy) -> Value {
     let rules: Value = policy
         .rules
         .iter()

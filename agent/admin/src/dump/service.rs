@@ -1,19 +1,20 @@
 //! Services of the dump, with their endpoints by workload uid.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use isthmus_model::service::{HealthPolicy, LbMode, LbScope, LoadBalancer};
-use isthmus_model::{IpFamilies, Service, Visibility};
+use isthmus_model::{IpFamilies, NamespacedHostname, Service, Visibility};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{EndpointView, Filter, GatewayDto};
+use super::GatewayDto;
+use super::json::Json;
+use crate::View;
 
-/// `services[]`.
+/// `services[]` up to the endpoints.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ServiceDto<'a> {
+struct HeadDto<'a> {
     name: &'a str,
     namespace: &'a str,
     hostname: &'a str,
@@ -21,7 +22,12 @@ struct ServiceDto<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cidr_vips: Vec<Value>,
     ports: BTreeMap<String, u16>,
-    endpoints: Value,
+}
+
+/// `services[]` after the endpoints.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TailDto {
     subject_alt_names: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     waypoint: Option<GatewayDto>,
@@ -43,31 +49,33 @@ struct BalancerDto {
     health_policy: &'static str,
 }
 
-/// The list, sorted by hostname.
-pub(super) fn list(services: &[(Arc<Service>, Vec<EndpointView>)], filter: &Filter) -> Value {
-    let mut wanted: Vec<_> =
-        services.iter().filter(|(s, _)| filter.fits(s.namespace.as_str(), s.name.as_str())).collect();
-    wanted.sort_by(|(a, _), (b, _)| (&a.hostname, &a.namespace).cmp(&(&b.hostname, &b.namespace)));
-    wanted.into_iter().map(|(service, endpoints)| super::value(&dto(service, endpoints))).collect()
+/// One service with its endpoints.
+pub(super) async fn write(service: &Service, view: &dyn View, json: &mut Json) {
+    json.open(b'{');
+    json.members(&head(service));
+    json.key("endpoints");
+    endpoints(&service.key(), view, json).await;
+    json.members(&tail(service));
+    json.close(b'}');
 }
 
-/// Endpoints by workload uid.
-pub(super) fn endpoints(endpoints: &[EndpointView]) -> Value {
-    let mut sorted: Vec<_> = endpoints.iter().collect();
-    sorted.sort_by(|a, b| a.uid.cmp(&b.uid));
-    let entry = |endpoint: &EndpointView| {
-        let body = json!({
+/// Endpoints by workload uid; there can be as many as there are workloads.
+pub(super) async fn endpoints(key: &NamespacedHostname, view: &dyn View, json: &mut Json) {
+    json.open(b'{');
+    for endpoint in view.endpoints(key) {
+        json.key(endpoint.uid.as_str());
+        json.value(&json!({
             "workloadUid": endpoint.uid.as_str(),
-            "port": super::ports(&endpoint.ports),
+            "port": super::ports(endpoint.ports),
             "status": super::workload::health(endpoint.status),
-        });
-        (endpoint.uid.to_string(), body)
-    };
-    Value::Object(sorted.into_iter().map(entry).collect::<Map<_, _>>())
+        }));
+        json.breathe().await;
+    }
+    json.close(b'}');
 }
 
-fn dto<'a>(s: &'a Service, held: &[EndpointView]) -> ServiceDto<'a> {
-    ServiceDto {
+fn head(s: &Service) -> HeadDto<'_> {
+    HeadDto {
         name: s.name.as_str(),
         namespace: s.namespace.as_str(),
         hostname: s.hostname.as_str(),
@@ -78,7 +86,11 @@ fn dto<'a>(s: &'a Service, held: &[EndpointView]) -> ServiceDto<'a> {
             .map(|v| json!({"network": v.network.as_str(), "cidr": v.cidr.to_string()}))
             .collect(),
         ports: super::ports(&s.ports),
-        endpoints: endpoints(held),
+    }
+}
+
+fn tail(s: &Service) -> TailDto {
+    TailDto {
         subject_alt_names: s.subject_alt_names.iter().map(ToString::to_string).collect(),
         waypoint: s.waypoint.as_ref().map(Into::into),
         weighted_waypoints: s

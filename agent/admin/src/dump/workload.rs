@@ -1,13 +1,10 @@
 //! Workloads of the dump. Empty texts are left out, as istioctl's structs expect.
 
-use std::sync::Arc;
-
 use isthmus_model::workload::TunnelKind;
 use isthmus_model::{Health, NetworkMode, Protocol, Workload};
 use serde::Serialize;
-use serde_json::Value;
 
-use super::{Filter, GatewayDto};
+use super::GatewayDto;
 
 /// `workloads[]`.
 #[derive(Debug, Serialize)]
@@ -69,12 +66,9 @@ struct LocalityDto<'a> {
     subzone: &'a str,
 }
 
-/// The list, sorted by uid.
-pub(super) fn list(workloads: &[Arc<Workload>], filter: &Filter) -> Value {
-    let mut wanted: Vec<_> =
-        workloads.iter().filter(|w| filter.fits(w.namespace.as_str(), w.name.as_str())).collect();
-    wanted.sort_by(|a, b| a.uid.cmp(&b.uid));
-    wanted.into_iter().map(|workload| super::value(&WorkloadDto::from(&**workload))).collect()
+/// One workload.
+pub(super) fn dto(workload: &Workload) -> impl Serialize {
+    WorkloadDto::from(workload)
 }
 
 /// `Healthy` or `Unhealthy`.

@@ -1,4 +1,10 @@
 use super::*;
+use std::io::Read as _;
+
+use flate2::read::{GzDecoder, ZlibDecoder};
+use http_body_util::BodyExt as _;
+use isthmus_rt::metrics::Metrics;
+use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 async fn get(routes: Arc<dyn Routes>, head: &str) -> String {
@@ -17,24 +23,81 @@ async fn get(routes: Arc<dyn Routes>, head: &str) -> String {
     text
 }
 
+/// Status, a header, and the body of an answer.
+async fn ask(
+    routes: &dyn Routes,
+    path: &str,
+    headers: &[(&str, &str)],
+    wanted: &str,
+) -> (u16, String, Vec<u8>) {
+    let request = headers.iter().fold(http::Request::get(path), |r, (name, value)| r.header(*name, *value));
+    let reply = routes.route(request.body(()).unwrap().into_parts().0).await;
+    let header = reply.headers().get(wanted).map(|value| value.to_str().unwrap().to_owned());
+    let status = reply.status().as_u16();
+    let body = reply.into_body().collect().await.unwrap().to_bytes().to_vec();
+    (status, header.unwrap_or_default(), body)
+}
+
 #[tokio::test]
 async fn readiness_names_what_is_pending() {
     let ready = Readiness::default();
     let guard = ready.block("state manager");
-    let _other = ready.block("workload proxy manager");
+    let other = ready.block("workload proxy manager");
     let text = get(Arc::new(Ready(ready.clone())), "GET /healthz/ready").await;
     assert!(text.starts_with("HTTP/1.1 500"), "{text}");
     assert!(text.ends_with("not ready, pending: state manager, workload proxy manager\n"), "{text}");
-    drop((guard, _other));
+    drop((guard, other));
     let text = get(Arc::new(Ready(ready)), "GET /healthz/ready").await;
     assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("ready\n"), "{text}");
 }
 
 #[tokio::test]
 async fn metrics_are_openmetrics_text_on_both_paths() {
+    let stats = Stats::new(Metrics::default());
     for path in ["/metrics", "/stats/prometheus"] {
-        let text = get(Arc::new(Stats(Metrics::default())), &format!("GET {path}")).await;
-        assert!(text.contains("# EOF"), "{text}");
+        let (status, kind, body) = ask(&stats, path, &[], "content-type").await;
+        assert_eq!((status, kind.as_str(), body.as_slice()), (200, PLAIN, b"# EOF\n".as_slice()));
+        let accept = ("accept", "text/plain;q=0.5, application/openmetrics-text;version=1.0.0");
+        let (_, kind, _) = ask(&stats, path, &[accept], "content-type").await;
+        assert_eq!(kind, "application/openmetrics-text;charset=utf-8;version=1.0.0");
     }
-    assert!(get(Arc::new(Stats(Metrics::default())), "GET /other").await.starts_with("HTTP/1.1 404"));
+    assert!(get(Arc::new(stats), "GET /other").await.starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test]
+async fn metrics_are_compressed_for_who_takes_it() {
+    let registry = Metrics::default();
+    (0..100).for_each(|n| registry.register(&format!("seen_{n}"), "Seen", Counter::<u64>::default()));
+    let stats = Stats::new(registry.clone());
+    let plain = registry.encode().unwrap();
+    let encoding =
+        async |accepted| ask(&stats, "/metrics", &[("accept-encoding", accepted)], "content-encoding").await;
+    let (_, name, body) = encoding("gzip, br").await;
+    let mut text = String::new();
+    GzDecoder::new(body.as_slice()).read_to_string(&mut text).unwrap();
+    assert!(name == "gzip" && text == plain && body.len() < plain.len() / 2, "{name}");
+    let (_, name, body) = encoding("deflate").await;
+    let mut text = String::new();
+    ZlibDecoder::new(body.as_slice()).read_to_string(&mut text).unwrap();
+    assert!(name == "deflate" && text == plain, "{name}");
+    assert_eq!(encoding("br").await, (200, String::new(), plain.into_bytes()));
+}
+
+#[tokio::test]
+async fn a_body_ends_when_its_writer_does_and_runs_only_while_it_is_read() {
+    let (alive, mut gone) = mpsc::channel::<()>(1);
+    let body = Body::generated(|out| async move {
+        for chunk in ["a", "b", "c"] {
+            out.send(chunk.into()).await.unwrap();
+        }
+    });
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "abc");
+    let mut body = Body::generated(|out| async move {
+        out.send("a".into()).await.unwrap();
+        let _alive = alive;
+        std::future::pending::<()>().await;
+    });
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
+    drop(body);
+    assert!(gone.recv().await.is_none());
 }

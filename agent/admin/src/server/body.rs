@@ -1,0 +1,86 @@
+//! Bodies of answers: a text that is there, or one that is written while it is read.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame};
+use isthmus_rt::BoxFuture;
+use tokio::sync::mpsc;
+
+/// A body.
+pub struct Body(Kind);
+
+enum Kind {
+    Whole(Option<Bytes>),
+    Generated {
+        /// Writes into the channel; it runs only while somebody reads, and is gone with the body.
+        writer: Option<BoxFuture<'static, ()>>,
+        chunks: mpsc::Receiver<Bytes>,
+    },
+}
+
+impl Body {
+    /// One that `write` writes into a channel of one chunk.
+    pub(super) fn generated<F>(write: impl FnOnce(mpsc::Sender<Bytes>) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (out, chunks) = mpsc::channel(1);
+        Self(Kind::Generated { writer: Some(Box::pin(write(out))), chunks })
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for Body {
+    fn from(text: T) -> Self {
+        Self(Kind::Whole(Some(text.into()).filter(|text| !text.is_empty())))
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body").finish_non_exhaustive()
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let (writer, chunks) = match &mut self.0 {
+            Kind::Whole(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Kind::Generated { writer, chunks } => (writer, chunks),
+        };
+        loop {
+            // None: whoever wrote has ended and everything was read.
+            if let Poll::Ready(chunk) = chunks.poll_recv(cx) {
+                return Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))));
+            }
+            let Some(running) = writer else { return Poll::Pending };
+            match running.as_mut().poll(cx) {
+                Poll::Ready(()) => *writer = None,
+                Poll::Pending if chunks.is_empty() => return Poll::Pending,
+                Poll::Pending => {}
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.0, Kind::Whole(None))
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        match &self.0 {
+            Kind::Whole(text) => {
+                hyper::body::SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
+            }
+            Kind::Generated { .. } => hyper::body::SizeHint::default(),
+        }
+    }
+}

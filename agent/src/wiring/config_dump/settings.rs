@@ -1,0 +1,193 @@
+//! The settings of an agent under the names and in the shapes of the field's config dump. Tokens and header values are
+//! not shown.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::super::world;
+use crate::config::Roots;
+use crate::config::agent::{AgentConfig, CaChoice, ControlPlane, SocketConfig};
+
+/// All of it. What we do not have, the dump says is off.
+pub(crate) fn config(config: &AgentConfig) -> Value {
+    let parts = [process(config), mesh(config), control_planes(config), data_plane(config)];
+    // Sorted, as whoever looks for one of many keys expects.
+    let all: BTreeMap<_, _> =
+        parts.into_iter().filter_map(|part| part.as_object().cloned()).flatten().collect();
+    json!(all)
+}
+
+fn process(config: &AgentConfig) -> Value {
+    json!({
+        "proxyMode": "Shared",
+        "proxyArgs": std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+        "proxyWorkloadInformation": null,
+        "proxyMetadata": config.place.metadata,
+        "proxy": true,
+        "adminAddr": address(config.ports.admin, config.sockets.ipv6),
+        "statsAddr": address(config.ports.stats, config.sockets.ipv6),
+        "readinessAddr": address(config.ports.ready, config.sockets.ipv6),
+        "inpodUds": config.inpod_uds.display().to_string(),
+        "inpodPortReuse": config.sockets.reuse_port,
+        "numWorkerThreads": config.threads,
+        "selfTerminationDeadline": duration(config.drain),
+    })
+}
+
+fn mesh(config: &AgentConfig) -> Value {
+    let place = &config.place;
+    let own = [&place.pod_name, &place.pod_namespace, &place.service_account];
+    let own = own.iter().all(|part| !part.is_empty()).then(|| {
+        json!({"name": place.pod_name, "namespace": place.pod_namespace, "serviceAccount": place.service_account})
+    });
+    let identity = own.as_ref().map(|_| {
+        format!("spiffe://{}/ns/{}/sa/{}", place.trust_domain, place.pod_namespace, place.service_account)
+    });
+    json!({
+        "network": place.network.as_str(),
+        "clusterId": place.cluster.as_str(),
+        "clusterDomain": place.domain,
+        "localNode": (!place.node.as_str().is_empty()).then(|| place.node.as_str()),
+        "preferedServiceNamespace": place.preferred_namespace.as_ref().map(isthmus_model::Namespace::as_str),
+        "ztunnelIdentity": identity,
+        "ztunnelWorkload": own,
+    })
+}
+
+fn control_planes(config: &AgentConfig) -> Value {
+    let xds = config.xds.as_ref();
+    let ca = match &config.ca {
+        CaChoice::Remote(plane) => Some(plane),
+        CaChoice::Fake | CaChoice::None => None,
+    };
+    json!({
+        "xdsAddress": xds.map(|plane| &plane.address),
+        "xdsRootCert": xds.map(roots),
+        "xdsHeaders": xds.map(headers).unwrap_or_default(),
+        "altXdsHostname": xds.and_then(|plane| plane.alt_hostname.as_ref()),
+        "xdsOnDemand": false,
+        "caAddress": ca.map(|plane| &plane.address),
+        "caRootCert": ca.map(roots),
+        "caHeaders": ca.map(headers).unwrap_or_default(),
+        "altCaHostname": ca.and_then(|plane| plane.alt_hostname.as_ref()),
+        "fakeCa": matches!(config.ca, CaChoice::Fake),
+        "secretTtl": duration(config.secret_ttl),
+        "crlPath": null,
+    })
+}
+
+fn data_plane(config: &AgentConfig) -> Value {
+    let (tunnel, proxy, sockets) = (world::settings(&config.tunnel), world::proxy(config), &config.sockets);
+    let any = |port| SocketAddr::new(wildcard(sockets.ipv6), port).to_string();
+    json!({
+        "inboundAddr": any(proxy.ports.inbound),
+        "inboundPlaintextAddr": any(proxy.ports.inbound_plaintext),
+        "outboundAddr": any(proxy.ports.outbound),
+        "socks5Addr": null,
+        "illegalPorts": proxy.illegal_ports,
+        "dnsProxy": config.dns,
+        "dnsProxyAddr": {"Localhost": [sockets.ipv6, config.dns_port]},
+        "dnsResolverCfg": {"domain": null, "search": [], "name_servers": config.resolvers},
+        "dnsResolverOpts": {},
+        "windowSize": tunnel.stream_window,
+        "connectionWindowSize": tunnel.connection_window,
+        "frameSize": tunnel.frame_size,
+        "poolMaxStreamsPerConn": tunnel.client_max_streams,
+        "poolUnusedReleaseTimeout": duration(config.tunnel.idle),
+        "packetMark": sockets.mark,
+        "socketConfig": keepalive(sockets),
+        "requireOriginalSource": sockets.original_source,
+        "ipv6Enabled": sockets.ipv6,
+        "localhostAppTunnel": true,
+        "fakeSelfInbound": false,
+        "enableEnhancedBaggage": config.response_baggage,
+    })
+}
+
+fn keepalive(sockets: &SocketConfig) -> Value {
+    let settings = sockets.keepalive.unwrap_or_default();
+    json!({
+        "keepaliveEnabled": sockets.keepalive.is_some(),
+        "keepaliveTime": duration(settings.time),
+        "keepaliveInterval": duration(settings.interval),
+        "keepaliveRetries": settings.retries,
+        "userTimeoutEnabled": settings.user_timeout,
+    })
+}
+
+fn address(address: SocketAddr, ipv6: bool) -> Value {
+    if address.ip().is_loopback() {
+        json!({"Localhost": [ipv6, address.port()]})
+    } else {
+        json!({"SocketAddr": address.to_string()})
+    }
+}
+
+fn wildcard(ipv6: bool) -> IpAddr {
+    if ipv6 { std::net::Ipv6Addr::UNSPECIFIED.into() } else { std::net::Ipv4Addr::UNSPECIFIED.into() }
+}
+
+fn duration(value: Duration) -> Value {
+    json!({"secs": value.as_secs(), "nanos": value.subsec_nanos()})
+}
+
+fn roots(plane: &ControlPlane) -> Value {
+    match &plane.roots {
+        Roots::File(path) => json!({"File": path.display().to_string()}),
+        Roots::Pem(_) => json!("Static"),
+    }
+}
+
+fn headers(plane: &ControlPlane) -> Vec<(&str, &'static str)> {
+    plane.headers.keys().map(|name| (name.as_str(), "(hidden)")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The keys that tools may look for.
+    const KEYS: &str = "adminAddr altCaHostname altXdsHostname caAddress caHeaders caRootCert clusterDomain clusterId \
+        connectionWindowSize crlPath dnsProxy dnsProxyAddr dnsResolverCfg dnsResolverOpts enableEnhancedBaggage fakeCa \
+        fakeSelfInbound frameSize illegalPorts inboundAddr inboundPlaintextAddr inpodPortReuse inpodUds ipv6Enabled \
+        localNode localhostAppTunnel network numWorkerThreads outboundAddr packetMark poolMaxStreamsPerConn \
+        poolUnusedReleaseTimeout preferedServiceNamespace proxy proxyArgs proxyMetadata proxyMode \
+        proxyWorkloadInformation readinessAddr requireOriginalSource secretTtl selfTerminationDeadline socketConfig \
+        socks5Addr statsAddr windowSize xdsAddress xdsHeaders xdsOnDemand xdsRootCert ztunnelIdentity ztunnelWorkload";
+
+    fn dump(pairs: &[(&str, &str)]) -> Value {
+        let env: BTreeMap<_, _> = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        config(&crate::config::agent::read(&env).unwrap())
+    }
+
+    #[test]
+    fn the_keys_and_shapes_are_the_fields() {
+        let dump = dump(&[
+            ("XDS_ADDRESS", "istiod:15012"),
+            ("XDS_HEADER_secret", "value"),
+            ("POD_NAME", "ztunnel-x"),
+            ("POD_NAMESPACE", "istio-system"),
+            ("SERVICE_ACCOUNT", "ztunnel"),
+        ]);
+        let keys: Vec<_> = dump.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys, KEYS.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(dump["adminAddr"], json!({"Localhost": [true, 15000]}));
+        assert_eq!(dump["statsAddr"], json!({"SocketAddr": "[::]:15020"}));
+        assert_eq!(dump["outboundAddr"], "[::]:15001");
+        assert_eq!(dump["secretTtl"], json!({"secs": 86_400, "nanos": 0}));
+        assert_eq!(dump["ztunnelIdentity"], "spiffe://cluster.local/ns/istio-system/sa/ztunnel");
+        assert_eq!(dump["ztunnelWorkload"]["serviceAccount"], "ztunnel");
+        assert!(!dump.to_string().contains("value"), "{dump}");
+    }
+
+    #[test]
+    fn without_ipv6_only_ipv4_is_listened_on() {
+        let dump = dump(&[("XDS_ADDRESS", "istiod:15012"), ("IPV6_ENABLED", "false")]);
+        assert_eq!(dump["adminAddr"], json!({"Localhost": [false, 15000]}));
+        assert_eq!(dump["readinessAddr"], json!({"SocketAddr": "0.0.0.0:15021"}));
+        assert_eq!((&dump["ztunnelIdentity"], &dump["localNode"]), (&Value::Null, &Value::Null));
+    }
+}

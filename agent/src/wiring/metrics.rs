@@ -1,0 +1,47 @@
+//! Families about the process itself, the same for every role.
+
+use isthmus_rt::log::Handle;
+use isthmus_rt::metrics::process::Process;
+use isthmus_rt::metrics::runtime::Runtime;
+use isthmus_rt::metrics::{Family, Metrics};
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::runtime;
+
+/// Declares what is known of the process: its log, its descriptors and the runtime of its connections.
+pub(crate) fn process(registry: &Metrics, log: &Handle, data: &runtime::Handle) {
+    log.register(registry);
+    registry.collect(Process);
+    registry.collect(Runtime::new(data.clone()));
+}
+
+/// Declares `istio_build`: dashboards count the proxies of a release by it.
+pub(crate) fn build(registry: &Metrics, tag: String) {
+    let family = Family::<Vec<(&'static str, String)>, Gauge>::default();
+    family.get_or_create(&vec![("component", "ztunnel".to_owned()), ("tag", tag)]).set(1);
+    registry.register("istio_build", "The release of the mesh that this was deployed for", family);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_families_of_a_process_are_there() {
+        let runtime = crate::runtime::data(1).unwrap();
+        let registry = Metrics::default();
+        let log = isthmus_rt::log::init(isthmus_rt::log::Format::Text, "off").unwrap();
+        process(&registry, &log, runtime.handle());
+        build(&registry, "1.31.0".to_owned());
+        let text = registry.encode().unwrap();
+        for line in [
+            "istio_build{component=\"ztunnel\",tag=\"1.31.0\"} 1",
+            "isthmus_log_lines_dropped_total 0",
+            "process_open_fds ",
+            "process_max_fds ",
+            "tokio_num_workers 1",
+            "tokio_worker_park_count_total{worker=\"0\"} ",
+        ] {
+            assert!(text.lines().any(|found| found.starts_with(line)), "{line} is missing in\n{text}");
+        }
+    }
+}
