@@ -1,0 +1,29 @@
+//! The real ztunnel beside ours, under our control plane and our node role. `ISTHMUS_UPSTREAM_ZTUNNEL` names its
+//! program; without it every test here fails, because then nothing would be shown.
+
+use std::process::ExitCode;
+
+use isthmus_kit::{binaries, lab};
+
+mod admin;
+mod compare;
+mod ends;
+mod logs;
+mod routes;
+mod setup;
+#[path = "../two_clusters/world.rs"]
+#[expect(dead_code, reason = "what the other tests of whole worlds need")]
+mod world;
+
+fn main() -> ExitCode {
+    // The programs are built before the clock of the first test runs; the tests' own processes find them built.
+    if !std::env::args().any(|arg| arg.starts_with("--lab-")) {
+        let _ = binaries::path("playground");
+    }
+    lab::main(&lab::tests![
+        routes::ztunnel_is_the_agent_of_west,
+        routes::ztunnel_is_the_agent_of_east,
+        compare::one_node_of_each_cluster_is_ztunnels,
+        ends::either_agent_stops_gracefully
+    ])
+}
