@@ -135,7 +135,9 @@ impl World {
 
     /// Applies a manifest of the repository to a cluster.
     pub(crate) fn apply(&self, cluster: &str, manifest: &str) -> Result<()> {
-        let output = self.playground("apply")?.arg(cluster).arg(repository().join(manifest)).output()?;
+        let mut apply = self.playground("apply")?;
+        let output =
+            apply.arg("-f").arg(repository().join(manifest)).args(["--cluster", cluster]).output()?;
         succeeded("playground apply", &output).map(drop)
     }
 
