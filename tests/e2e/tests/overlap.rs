@@ -1,0 +1,103 @@
+//! An upgrade: a new agent serves the same pod beside the old one, which is then told to stop. Connections made all the
+//! while succeed, on the side that dials as on the side that is dialled, and the old agent ends by itself.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use isthmus_kit::lab;
+use isthmus_kit::two_nodes::{Agent, VIP, World};
+use isthmus_kit::zds::{ZdsPeer, ZdsPod, ZdsServer};
+use isthmus_node::rules::{self, PodRules};
+use isthmus_rt::task::compute;
+
+/// Connections that are made at least in each part of the switch.
+const ENOUGH: usize = 100;
+const PATIENCE: Duration = Duration::from_secs(60);
+const WORDS: &[u8] = b"as if nothing had happened";
+
+fn main() -> std::process::ExitCode {
+    lab::main_with_programs(&lab::tests![
+        connections_succeed_while_the_agent_of_their_client_is_replaced,
+        connections_succeed_while_the_agent_of_their_server_is_replaced
+    ])
+}
+
+fn connections_succeed_while_the_agent_of_their_client_is_replaced() -> anyhow::Result<()> {
+    replaced(0)
+}
+
+fn connections_succeed_while_the_agent_of_their_server_is_replaced() -> anyhow::Result<()> {
+    replaced(1)
+}
+
+/// A pod's agent; the node role's side of its ZDS connection keeps it serving.
+struct Served {
+    agent: Agent,
+    _zds: ZdsPeer,
+}
+
+/// Starts an agent on a node and makes it serve the node's pod.
+async fn served(world: &World, zds: &mut ZdsServer, at: usize) -> anyhow::Result<Served> {
+    let agent = world.agent(at, &world.local(""))?;
+    let peer = zds.accept().await?;
+    let (pod, name) = if at == 0 { (&world.client, "client") } else { (&world.server, "server") };
+    let info = ZdsPod { uid: name, name, namespace: "ns", service_account: name };
+    let refused = peer.add(&info, pod.netns.fd()).await?;
+    ensure!(refused.is_none(), "add: {refused:?}");
+    ensure!(peer.snapshot_sent().await?.is_none(), "snapshot_sent");
+    Ok(Served { agent, _zds: peer })
+}
+
+fn replaced(at: usize) -> anyhow::Result<()> {
+    let mut world = World::new()?;
+    lab::block_on(async {
+        let app = SocketAddr::new(world.server.v4.into(), 8080);
+        lab::echo(&world.server.sockets(), app, &world.tasks)?;
+        let rules = PodRules { dns_capture: false, ..PodRules::default() };
+        rules::apply_pod(&world.client.netns, &rules)?;
+        rules::apply_pod(&world.server.netns, &rules)?;
+        let mut sockets = [ZdsServer::bind(&world.socket(0))?, ZdsServer::bind(&world.socket(1))?];
+        let old = served(&world, &mut sockets[at], at).await?;
+        let other = served(&world, &mut sockets[1 - at], 1 - at).await?;
+        // Two agents of one node are two pods: each has a network namespace of its own.
+        let node = world.lan.host()?;
+        let _old_node = std::mem::replace(&mut world.nodes[at], node);
+
+        let (made, done) = (Cell::new(0), Cell::new(false));
+        let client = async || {
+            while !done.get() {
+                let answer = world.exchange(&world.client, VIP, WORDS).await;
+                let answer = answer.with_context(|| format!("connection {}", made.get()))?;
+                ensure!(answer == WORDS, "connection {} brought {} bytes", made.get(), answer.len());
+                made.set(made.get() + 1);
+            }
+            Ok(())
+        };
+        let more = async || {
+            let goal = made.get() + ENOUGH;
+            let reached = async {
+                while made.get() < goal {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, reached).await.context("too few connections")
+        };
+        let switch = async {
+            more().await?;
+            let new = served(&world, &mut sockets[at], at).await?;
+            more().await?;
+            let log = compute("stop", move || old.agent.stop()).await.context("stop panicked")??;
+            ensure!(log.contains("draining"), "{log}");
+            more().await?;
+            done.set(true);
+            Ok(new)
+        };
+        let (new, ..) = tokio::try_join!(switch, client(), client(), client(), client())?;
+        let log = new.agent.stop()?;
+        ensure!(log.contains("connection complete"), "the new agent carried nothing:\n{log}");
+        other.agent.stop()?;
+        Ok(())
+    })
+}
