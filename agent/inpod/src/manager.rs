@@ -75,6 +75,7 @@ pub async fn run(
             opened = Connection::open(&config.uds) => opened,
             () = drain.graceful() => return,
         };
+        let failed_again = opened.is_err();
         let lost = match opened {
             Ok(connection) => match manager.serve(connection, &mut backoff, &drain).await {
                 Ended::Drained => return,
@@ -84,7 +85,7 @@ pub async fn run(
         };
         let delay = backoff.next_delay();
         // An outage is one line, not one per attempt.
-        if lost == told {
+        if failed_again && lost == told {
             tracing::debug!(socket = %config.uds.display(), retry_in = ?delay, "still no ZDS connection: {lost}");
         } else {
             tracing::warn!(socket = %config.uds.display(), retry_in = ?delay, "no ZDS connection: {lost}");
