@@ -90,7 +90,7 @@ fn data_plane(config: &AgentConfig) -> Value {
         "illegalPorts": proxy.illegal_ports,
         "dnsProxy": config.dns,
         "dnsProxyAddr": {"Localhost": [sockets.ipv6, config.dns_port]},
-        "dnsResolverCfg": {"domain": null, "search": [], "name_servers": config.resolvers},
+        "dnsResolverCfg": {"domain": null, "search": [], "name_servers": resolvers(&config.resolvers)},
         "dnsResolverOpts": {},
         "windowSize": tunnel.stream_window,
         "connectionWindowSize": tunnel.connection_window,
@@ -105,6 +105,20 @@ fn data_plane(config: &AgentConfig) -> Value {
         "fakeSelfInbound": false,
         "enableEnhancedBaggage": config.response_baggage,
     })
+}
+
+/// As the field's resolver library would put it.
+fn resolvers(resolvers: &[SocketAddr]) -> Vec<Value> {
+    let connection =
+        |port, protocol| json!({"bind_addr": null, "port": port, "protocol": {"type": protocol}});
+    let server = |at: &SocketAddr| {
+        json!({
+            "ip": at.ip(),
+            "trust_negative_responses": true,
+            "connections": [connection(at.port(), "udp"), connection(at.port(), "tcp")],
+        })
+    };
+    resolvers.iter().map(server).collect()
 }
 
 fn keepalive(sockets: &SocketConfig) -> Value {
