@@ -7,10 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use isthmus_kit::lab;
+use isthmus_kit::process::Process;
 use isthmus_kit::two_nodes::{Agent, VIP, World};
 use isthmus_kit::zds::{ZdsPeer, ZdsPod, ZdsServer};
 use isthmus_node::rules::{self, PodRules};
 use isthmus_rt::task::compute;
+use isthmus_sys::socket::Sockets;
+use nix::sys::signal::Signal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Connections that are made at least in each part of the switch.
 const ENOUGH: usize = 100;
@@ -20,7 +24,8 @@ const WORDS: &[u8] = b"as if nothing had happened";
 fn main() -> std::process::ExitCode {
     lab::main_with_programs(&lab::tests![
         connections_succeed_while_the_agent_of_their_client_is_replaced,
-        connections_succeed_while_the_agent_of_their_server_is_replaced
+        connections_succeed_while_the_agent_of_their_server_is_replaced,
+        quitquitquit_drains_and_a_second_sigint_does_not_wait
     ])
 }
 
@@ -98,6 +103,51 @@ fn replaced(at: usize) -> anyhow::Result<()> {
         let log = new.agent.stop()?;
         ensure!(log.contains("connection complete"), "the new agent carried nothing:\n{log}");
         other.agent.stop()?;
+        Ok(())
+    })
+}
+
+/// A connection that stays open holds the drain; its deadline is far beyond the patience of this test.
+fn quitquitquit_drains_and_a_second_sigint_does_not_wait() -> anyhow::Result<()> {
+    let world = World::new()?;
+    lab::block_on(async {
+        let app = SocketAddr::new(world.server.v4.into(), 8080);
+        lab::echo(&world.server.sockets(), app, &world.tasks)?;
+        let rules = PodRules { dns_capture: false, ..PodRules::default() };
+        rules::apply_pod(&world.server.netns, &rules)?;
+        let mut zds = ZdsServer::bind(&world.socket(1))?;
+        let (local, socket) = (world.local(""), world.socket(1));
+        let env = [
+            ("FAKE_CA", "true"),
+            ("LOCAL_XDS", local.as_str()),
+            ("NETWORK", "net1"),
+            ("NODE_NAME", "n1"),
+            ("INPOD_UDS", socket.to_str().context("path")?),
+            ("CONNECTION_TERMINATION_DEADLINE", "1h"),
+        ];
+        let agent = Process::start(&world.nodes[1].netns, "isthmus", &["proxy", "ztunnel"], &env, "")?;
+        let peer = zds.accept().await?;
+        let info = ZdsPod { uid: "server", name: "server", namespace: "ns", service_account: "server" };
+        ensure!(peer.add(&info, world.server.netns.fd()).await?.is_none(), "add");
+        ensure!(peer.snapshot_sent().await?.is_none(), "snapshot_sent");
+        let mut open = world.outsider.sockets().connect(app, None, Duration::from_secs(10)).await?;
+        open.write_all(b"x").await?;
+        open.read_exact(&mut [0]).await?;
+
+        let admin = SocketAddr::from(([127, 0, 0, 1], 15000));
+        let stream = Sockets::in_netns(world.nodes[1].netns.clone());
+        let mut stream = stream.connect(admin, None, Duration::from_secs(10)).await?;
+        stream.write_all(b"POST /quitquitquit HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        ensure!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("shutdown now\n"), "{answer}");
+        agent.line(&["draining", "quitquitquit"]).await?;
+        open.write_all(b"y").await?;
+        open.read_exact(&mut [0]).await.context("a drain must leave open connections alone")?;
+        agent.signal(Signal::SIGINT)?;
+        let ended = agent.ended().await?;
+        ensure!(ended.status.success(), "{ended:?}");
+        ensure!(ended.lines.iter().any(|line| line.text.contains("SIGINT while draining")), "{ended:?}");
         Ok(())
     })
 }

@@ -113,12 +113,20 @@ impl Process {
         Ok(Ended { status, lines: self.lines() })
     }
 
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
+    }
+
     /// Ends it as Kubernetes would; what it has said.
     ///
     /// # Errors
     /// When it does not end in time and with success.
     pub async fn stop(self) -> Result<Vec<Line>> {
-        kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?;
+        self.signal(Signal::SIGTERM)?;
         let ended = self.ended().await?;
         ensure!(ended.status.success(), "{}:\n{}", ended.status, text(&ended.lines));
         Ok(ended.lines)
