@@ -27,7 +27,9 @@ impl Mesh {
             ensure!(theirs == ours, "{part}: {:?}", theirs.symmetric_difference(&ours).collect::<Vec<_>>());
         }
         let (theirs_keys, ours_keys) = (keys(&theirs_dump["config"]), keys(&ours_dump["config"]));
-        let lost: Vec<_> = theirs_keys.difference(&ours_keys).collect();
+        // Options of a resolver library that we do not have.
+        let lost = theirs_keys.difference(&ours_keys).filter(|key| !key.starts_with("/dnsResolverOpts/"));
+        let lost: Vec<_> = lost.collect();
         ensure!(lost.is_empty(), "config: ours has no {lost:?}");
 
         for (port, path) in
@@ -39,6 +41,23 @@ impl Mesh {
             ensure!(theirs == ours, "{address}{path}: {theirs:?} {ours:?}");
         }
         Ok(())
+    }
+
+    /// Every family of metrics that ztunnel shows, ours show too, as the same type.
+    pub(crate) async fn no_family_is_lost(&self, theirs: &Pod, ours: &[&Pod]) -> Result<()> {
+        let mut lost = self.families(theirs).await?;
+        for agent in ours {
+            let shown = self.families(agent).await?;
+            lost.retain(|family| !shown.contains(family));
+        }
+        ensure!(lost.is_empty(), "/metrics: ours has no {lost:?}");
+        Ok(())
+    }
+
+    async fn families(&self, agent: &Pod) -> Result<BTreeSet<String>> {
+        let answer = probe::get(&*self.world.netns(agent)?, "127.0.0.1:15020", "/metrics").await?;
+        ensure!(answer.body.ends_with("# EOF\n"), "{answer:?}");
+        Ok(answer.body.lines().filter(|line| line.starts_with("# TYPE ")).map(str::to_owned).collect())
     }
 
     async fn dump(&self, agent: &Pod) -> Result<Value> {

@@ -39,6 +39,7 @@ pub(crate) fn one_node_of_each_cluster_is_ztunnels() -> Result<()> {
             ensure!(theirs == ours, "{}", difference(&theirs, &ours));
         }
         mesh.both_versions_answer()?;
+        mesh.no_family_is_lost(&mesh.near("east")?, &[&mesh.near("west")?, &mesh.far("east")?]).await?;
         mesh.admin_endpoints_agree(&mesh.near("east")?, &mesh.far("east")?).await
     })
 }
