@@ -51,6 +51,18 @@ pub(crate) struct RunArgs {
     pub(crate) json: bool,
 }
 
+/// A scenario, and the world that it is played in.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ScenarioArgs {
+    /// Which one.
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) world: WorldArgs,
+    /// Prints the report as JSON; the steps still go to standard error.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// What is to be changed where.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Change {
@@ -95,6 +107,11 @@ pub(crate) enum Command {
     Delete(Change),
     /// Ends the world.
     Down,
+    /// Plays a scenario in a world of its own: up, a change, checks, down. Without a name: lists the scenarios.
+    Scenario(ScenarioArgs),
+    /// A world that lives as long as its standard input is open.
+    #[command(hide = true)]
+    Hold(WorldArgs),
 
     /// A plain HTTP client, for use inside pods.
     #[command(hide = true)]

@@ -5,9 +5,10 @@
 //! gone. In a run it dies with us, even when we are killed: by its parent-death signal and because its standard input
 //! is a pipe that only we hold.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -65,12 +66,33 @@ pub(crate) fn up(dir: &Dir, args: &WorldArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Begins a world that lives as long as our standard input is open, and we.
+pub(crate) fn held(dir: &Dir, args: &WorldArgs) -> anyhow::Result<Child> {
+    start(dir, args, Mode::Hold)
+}
+
+/// The folder of the manifests.
+pub(crate) fn manifests(args: &WorldArgs) -> anyhow::Result<PathBuf> {
+    let folder = args.manifests.clone().unwrap_or_else(|| binaries::workspace().join("deploy/manifests"));
+    fs::canonicalize(&folder).with_context(|| format!("no manifests in {}", folder.display()))
+}
+
+/// What makes a world like this, as arguments again.
+pub(crate) fn arguments(args: &WorldArgs) -> Vec<OsString> {
+    let topology = clap::ValueEnum::to_possible_value(&args.topology);
+    let topology = topology.map(|value| value.get_name().to_owned()).unwrap_or_default();
+    let mut all: Vec<OsString> = vec!["--topology".into(), topology.into()];
+    if let Some(manifests) = &args.manifests {
+        all.extend(["--manifests".into(), manifests.into()]);
+    }
+    all.extend(args.agent_program.iter().map(|program| format!("--agent-program={program}").into()));
+    all
+}
+
 fn start(dir: &Dir, args: &WorldArgs, mode: Mode) -> anyhow::Result<Child> {
     // Fail before the build, which may take minutes, if the world cannot be had anyway.
     drop(dir.lock(DYING)?);
-    let manifests = args.manifests.clone().unwrap_or_else(|| binaries::workspace().join("deploy/manifests"));
-    let manifests =
-        fs::canonicalize(&manifests).with_context(|| format!("no manifests in {}", manifests.display()))?;
+    let manifests = manifests(args)?;
     let plan = Plan::new(args.topology);
     for cluster in &plan.clusters {
         manifest::for_cluster(&manifests, &cluster.name)?;
@@ -105,6 +127,8 @@ fn spawn(
     command.args(args.agent_program.iter().map(|program| format!("--agent-program={program}")));
     match mode {
         Mode::Stay => command.stdin(Stdio::null()).stdout(Stdio::piped()),
+        // Whoever holds the other end of our standard input holds the world.
+        Mode::Hold => command.stdin(Stdio::inherit()).stdout(Stdio::null()),
         Mode::Check | Mode::CheckJson => command.stdin(Stdio::piped()).stdout(Stdio::inherit()),
     };
     command.spawn().map_err(|error| match error.kind() {

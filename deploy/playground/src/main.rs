@@ -24,6 +24,7 @@ mod pki;
 mod plan;
 mod pod_init;
 mod request;
+mod scenario;
 mod tls;
 mod topology;
 mod world;
@@ -64,6 +65,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Logs { component }) => launch::logs(&users(cli.dir)?, component.as_deref()),
         Some(Command::Apply(to)) => launch::change(&users(cli.dir)?, &to, Intent::Apply),
         Some(Command::Delete(to)) => launch::change(&users(cli.dir)?, &to, Intent::Delete),
+        Some(Command::Scenario(args)) => scenario::run(&users(cli.dir)?, &args),
+        Some(Command::Hold(world)) => scenario::hold(&users(cli.dir)?, &world),
         Some(Command::Down) => launch::down(&users(cli.dir)?),
 
         Some(Command::World(options)) => world::run(&inner(cli.dir)?, &options, die),

@@ -61,6 +61,8 @@ pub(crate) enum Mode {
     CheckJson,
     /// Stay until told to end.
     Stay,
+    /// Stay as long as whoever started it.
+    Hold,
 }
 
 /// How long a world that was killed a moment ago may hold the folder.
@@ -73,6 +75,7 @@ impl Mode {
             Self::Check => "check",
             Self::CheckJson => "check-json",
             Self::Stay => "stay",
+            Self::Hold => "hold",
         }
     }
 }
@@ -99,7 +102,7 @@ pub(crate) fn run(dir: &Dir, options: &Options, die: fn()) -> anyhow::Result<Exi
         let mut clusters = Clusters::new(dir, &plan, namespaces, outer_pid)?;
         clusters.start(options, &progress).await?;
         match options.mode {
-            Mode::Stay => stay(dir, &plan, &mut clusters, &progress).await,
+            Mode::Stay | Mode::Hold => stay(dir, &plan, &mut clusters, &progress).await,
             Mode::Check => check(&clusters, &progress, false).await,
             Mode::CheckJson => check(&clusters, &progress, true).await,
         }

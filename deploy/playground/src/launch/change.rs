@@ -71,12 +71,12 @@ pub(crate) fn change(dir: &Dir, args: &cli::Change, intent: Intent) -> anyhow::R
         for istiod in &istiods {
             before.insert(istiod.cluster.clone(), istiod.pushes().await?.number);
         }
-        let mut written = Vec::new();
+        let (mut written, mut changed) = (Vec::new(), Vec::new());
         for part in &parts {
-            part.change(dir, &plan, intent, &mut written).await?;
+            changed.push((part, part.change(dir, &plan, intent, &mut written).await?));
         }
-        for part in &parts {
-            part.roll_out(intent, deadline, &mut written).await?;
+        for (part, objects) in &changed {
+            part.roll_out(objects, intent, deadline, &mut written).await?;
         }
         let mut all_well = true;
         for istiod in &istiods {
@@ -131,14 +131,14 @@ struct Part<'a> {
 // === impl Part ===
 
 impl Part<'_> {
-    /// Writes the objects, and what controllers outside of the API server would make of them.
+    /// Writes the objects, and what controllers outside of the API server would make of them; gives all of them.
     async fn change(
         &self,
         dir: &Dir,
         plan: &Plan,
         intent: Intent,
         written: &mut Vec<Written>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Vec<Value>> {
         let istiod = format!("/api/v1/namespaces/{SYSTEM}/services/istiod");
         let istiod = self.client.get(&istiod).await?.unwrap_or_default();
         let istiod = Some(object::text(&istiod, "/spec/clusterIP"));
@@ -163,17 +163,18 @@ impl Part<'_> {
             println!("{}: {}/{} {done}", self.cluster.name, object::text(one, "/kind"), object::name(one));
             written.extend(stored.and_then(|stored| Written::of(self.cluster, &stored)));
         }
-        Ok(())
+        Ok(objects)
     }
 
     /// Waits until the pods of what was changed are as they should be.
     async fn roll_out(
         &self,
+        objects: &[Value],
         intent: Intent,
         deadline: Instant,
         written: &mut Vec<Written>,
     ) -> anyhow::Result<()> {
-        let deployments = self.objects.iter().filter(|one| object::text(one, "/kind") == "Deployment");
+        let deployments = objects.iter().filter(|one| object::text(one, "/kind") == "Deployment");
         for deployment in deployments {
             let wanted = match intent {
                 Intent::Apply => deployment.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1),
