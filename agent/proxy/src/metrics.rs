@@ -4,10 +4,9 @@ pub mod labels;
 
 use std::sync::Arc;
 
-use isthmus_rt::metrics::Metrics as Registry;
+use isthmus_rt::metrics::{Family, Metrics as Registry};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 pub use labels::{Flag, Labels, Party, Reporter};
@@ -59,7 +58,7 @@ impl Metrics {
 
     /// Counts an accepted socket for as long as the guard lives.
     pub(crate) fn socket(&self, reporter: Reporter) -> OpenSocket {
-        let gauge = self.sockets.get_or_create_owned(&SocketLabels { reporter: reporter.as_str() });
+        let gauge = self.sockets.get_or_create(&SocketLabels { reporter: reporter.as_str() });
         gauge.inc();
         OpenSocket(gauge)
     }

@@ -131,10 +131,8 @@ impl Record {
         }
         let labels = self.opening.labels(Flag::None);
         self.metrics.opened.get_or_create(&labels).inc();
-        let (sent, received) = (
-            self.metrics.sent.get_or_create_owned(&labels),
-            self.metrics.received.get_or_create_owned(&labels),
-        );
+        let (sent, received) =
+            (self.metrics.sent.get_or_create(&labels), self.metrics.received.get_or_create(&labels));
         // `sent` flows towards the client. The local workload is the client outbound and the server inbound.
         let (from_local, to_local) = match self.opening.direction {
             Direction::Outbound => (received, sent),
