@@ -143,8 +143,9 @@ impl Routes for Admin {
 // === impl Ready ===
 
 impl Ready {
-    fn answer(&self, path: &str) -> Reply {
-        match path {
+    fn answer(&self, request: &Parts) -> Reply {
+        match request.uri.path() {
+            "/healthz/ready" | "/readyz" if request.method != Method::GET => return reply(405, PLAIN, ""),
             "/healthz/ready" | "/readyz" => {}
             "/healthz" => return reply(200, PLAIN, "alive\n"),
             _ => return reply(404, PLAIN, ""),
@@ -160,7 +161,7 @@ impl Ready {
 
 impl Routes for Ready {
     fn route(&self, request: Parts) -> BoxFuture<'_, Reply> {
-        Box::pin(std::future::ready(self.answer(request.uri.path())))
+        Box::pin(std::future::ready(self.answer(&request)))
     }
 }
 

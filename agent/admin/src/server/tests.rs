@@ -47,6 +47,8 @@ async fn readiness_names_what_is_pending() {
     assert!(text.starts_with("HTTP/1.1 500"), "{text}");
     assert!(text.ends_with("not ready, pending: state manager, workload proxy manager\n"), "{text}");
     drop((guard, other));
+    let text = get(Arc::new(Ready(ready.clone())), "POST /healthz/ready").await;
+    assert!(text.starts_with("HTTP/1.1 405"), "{text}");
     let text = get(Arc::new(Ready(ready)), "GET /healthz/ready").await;
     assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("ready\n"), "{text}");
 }
