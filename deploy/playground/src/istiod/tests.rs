@@ -256,6 +256,39 @@ async fn agents_are_told_what_is_and_what_changes() {
 }
 
 #[tokio::test]
+async fn an_entry_without_addresses_gets_one_that_agents_are_told() {
+    let world = World::new().await;
+    let client = world.east.client();
+    let entry = json!({
+        "kind": "ServiceEntry", "apiVersion": "networking.istio.io/v1",
+        "metadata": {"name": "e", "namespace": "sample"},
+        "spec": {
+            "hosts": ["x.example"], "resolution": "STATIC", "endpoints": [{"address": "192.0.2.1"}],
+            "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
+        },
+    });
+    client.apply(&entry).await.unwrap();
+    let token = World::token(&world.east, "n1").await;
+    let mut stream = world.subscribe(&token, "east").await.unwrap();
+    // The alias of the service is the address, on the network of the cluster.
+    let alias = |push: &DeltaDiscoveryResponse| {
+        let service = push.resources.iter().find(|resource| resource.name == "sample/x.example")?;
+        service.aliases.first().cloned()
+    };
+    let push = stream.until(|push| alias(push).is_some()).await;
+    let path = "/apis/networking.istio.io/v1/namespaces/sample/serviceentries/e";
+    let stored = client.get(path).await.unwrap().unwrap();
+    let address = object::text(&stored, "/status/addresses/0/value");
+    assert!(address.starts_with("240.240."), "{stored}");
+    assert_eq!(alias(&push), Some(format!("east/{address}")));
+    // Who is refused is told why.
+    let mut bad = entry;
+    bad["spec"]["resolution"] = "NEVER".into();
+    let said = client.apply(&bad).await.unwrap_err().to_string();
+    assert!(said.contains("spec.resolution"), "{said}");
+}
+
+#[tokio::test]
 async fn only_tokens_of_the_right_cluster_open_a_stream() {
     let world = World::new().await;
     let token = World::token(&world.east, "n1").await;

@@ -115,3 +115,32 @@ fn a_namespace_has_its_own_objects_and_is_emptied_before_it_goes() {
     assert!(server.get(&sample).is_none());
     assert!(server.get(&key("ServiceAccount", "default")).is_none());
 }
+
+#[test]
+fn what_was_given_no_address_shares_one_where_its_ports_are_free() {
+    let server = server();
+    let balanced = |name: &str, port: u16| {
+        let labels = json!({"gateway.networking.k8s.io/gateway-name": "other"});
+        let spec = json!({"type": "LoadBalancer", "ports": [{"port": port}]});
+        server.create(
+            "Service",
+            Some("sample"),
+            json!({"metadata": {"name": name, "labels": labels}, "spec": spec}),
+        )
+    };
+    let gateway = json!({"metadata": {"name": "other"}, "spec": {"gatewayClassName": "istio"}});
+    server.create("Gateway", Some("sample"), gateway).unwrap();
+    let ip = |name: &str| {
+        let service = server.get(&key("Service", name)).unwrap();
+        object::text(&service, "/status/loadBalancer/ingress/0/ip").to_owned()
+    };
+    balanced("other", 30443).unwrap();
+    assert_eq!(ip("other"), "192.168.97.1");
+    let gateway = server.get(&key("Gateway", "other")).unwrap();
+    assert_eq!(object::text(&gateway, "/status/addresses/0/value"), "192.168.97.1");
+    balanced("third", 30443).unwrap();
+    assert_eq!((ip("other").as_str(), ip("third").as_str()), ("192.168.97.1", ""));
+    // Who was given the address has its ports, whoever came first.
+    balanced("gw", 30443).unwrap();
+    assert_eq!((ip("gw").as_str(), ip("other").as_str()), ("192.168.97.1", ""));
+}
