@@ -31,6 +31,8 @@ const CHUNK: usize = 256 * 1024;
 /// How a request begins: its own length and that of the answer, both of 8 bytes.
 const HEADER: usize = 16;
 const PORT: u16 = 8080;
+/// Threads of a server: more than connections that are being closed when the next one comes.
+const SERVERS: usize = 8;
 
 fn main() -> anyhow::Result<ExitCode> {
     // The process that makes the namespaces is not in the new process namespace; its child is the first one there.
@@ -40,11 +42,13 @@ fn main() -> anyhow::Result<ExitCode> {
 /// Makes the namespaces before any thread runs, and this program again in them. When that one ends, the kernel ends
 /// the agents too.
 fn enter() -> anyhow::Result<ExitCode> {
-    // Built while there is still a network that a package could come from.
-    let _ = binaries::path("isthmus");
+    // Built while there is still a network that a package could come from, and not again inside.
+    let binary = binaries::path("isthmus");
+    let binaries = binary.parent().context("a program is in a folder")?;
     userns::enter()?;
     unshare(CloneFlags::CLONE_NEWPID)?;
-    let status = Command::new(std::env::current_exe()?).args(std::env::args_os().skip(1)).status()?;
+    let mut again = Command::new(std::env::current_exe()?);
+    let status = again.args(std::env::args_os().skip(1)).env("ISTHMUS_BIN_DIR", binaries).status()?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -235,28 +239,31 @@ fn receive(stream: &mut TcpStream, mut length: usize, buffer: &mut [u8]) -> io::
     Ok(())
 }
 
-/// A server in a host's namespace: a thread for each connection.
+/// A server in a host's namespace. Its threads wait for connections, so that none has to be started for one.
 fn serve(host: &Host) -> anyhow::Result<SocketAddr> {
     let address = SocketAddr::new(host.v4.into(), PORT);
     let listener = host.netns.run(|| TcpListener::bind(address))?.context("listening")?;
-    std::thread::Builder::new().name("server".to_owned()).spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || answer(stream));
-        }
-    })?;
+    for _ in 0..SERVERS {
+        let listener = listener.try_clone()?;
+        std::thread::Builder::new().name("server".to_owned()).spawn(move || {
+            let mut buffer = vec![0; CHUNK];
+            for stream in listener.incoming().flatten() {
+                // Ends with an error in any case: the client is gone. What went wrong, that side reports.
+                let _ = answer(stream, &mut buffer);
+            }
+        })?;
+    }
     Ok(address)
 }
 
-/// Answers until the client is gone; its side reports what went wrong.
-fn answer(mut stream: TcpStream) -> io::Result<()> {
-    let mut buffer = vec![0; CHUNK];
+fn answer(mut stream: TcpStream, buffer: &mut [u8]) -> io::Result<()> {
     stream.set_nodelay(true)?;
     loop {
         let mut lengths = [[0; HEADER / 2]; 2];
         stream.read_exact(lengths.as_flattened_mut())?;
         let [ask, answer] = lengths.map(|length| usize::try_from(u64::from_be_bytes(length)));
         let rest = ask.map_err(io::Error::other)?.saturating_sub(HEADER);
-        receive(&mut stream, rest, &mut buffer)?;
-        send(&mut stream, answer.map_err(io::Error::other)?, &buffer)?;
+        receive(&mut stream, rest, buffer)?;
+        send(&mut stream, answer.map_err(io::Error::other)?, buffer)?;
     }
 }
