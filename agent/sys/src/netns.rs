@@ -126,8 +126,12 @@ impl Netns {
     /// # Errors
     /// When the thread cannot be started, the namespace cannot be entered, or `f` panicked.
     pub fn run_thread<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T, Error> {
+        // The new thread begins where the caller is; entering that again would only ask for a privilege.
+        let there = Self::current()?.id() == self.id();
         on_thread("in-netns", || {
-            setns(&self.0.fd, CloneFlags::CLONE_NEWNET).map_err(Error::on("enter", self.id()))?;
+            if !there {
+                setns(&self.0.fd, CloneFlags::CLONE_NEWNET).map_err(Error::on("enter", self.id()))?;
+            }
             CURRENT.set(Some(self.clone()));
             Ok(f())
         })?
