@@ -97,9 +97,11 @@ fn build() -> anyhow::Result<PathBuf> {
     }
     let profile = if profile == "debug" { "dev".as_ref() } else { profile };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // This package is named too: it has features in common with theirs, and cargo compiles a dependency anew for every
+    // other set of features.
     let status = Command::new(&cargo)
         .current_dir(workspace())
-        .args(["build", "--quiet", "-p", ISTHMUS, "-p", CNI, "--target-dir"])
+        .args(["build", "--quiet", "-p", env!("CARGO_PKG_NAME"), "-p", ISTHMUS, "-p", CNI, "--target-dir"])
         .arg(target)
         .arg("--profile")
         .arg(profile)
