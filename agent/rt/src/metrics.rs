@@ -1,32 +1,59 @@
 //! The metric registry. Families are declared where they are emitted; the root registers them here and admin encodes.
 
+pub mod expiring;
 pub mod family;
 pub mod process;
 pub mod runtime;
+pub mod total;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::{Metric, Registry};
 
+use expiring::{Bounded, Bounds, Coarse, Pair};
+
+pub use expiring::Expiring;
 pub use family::Family;
+pub use total::{Count, Histogram, Total};
 
 /// The process' registry. Clones share it. Its lock is taken to declare and to encode, never to count.
 #[derive(Debug, Clone, Default)]
-pub struct Metrics(Arc<Mutex<Registry>>);
+pub struct Metrics(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    registry: Mutex<Registry>,
+    /// Families whose number of series has a bound.
+    bounded: Bounds,
+}
 
 impl Metrics {
     /// Registers one family under its full name; counters must be given without the `_total` suffix, which the
     /// encoder adds.
     pub fn register(&self, name: &str, help: &str, metric: impl Metric) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).register(name, help, metric);
+        self.registry().register(name, help, metric);
     }
 
     /// Registers families whose values are read when they are asked for.
     pub fn collect(&self, collector: impl Collector) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).register_collector(Box::new(collector));
+        self.registry().register_collector(Box::new(collector));
+    }
+
+    /// Registers a family whose series end, together with the one that keeps their sums: `istio_…` is accompanied by
+    /// `isthmus_expired_…`. How many series there are, may be and were ended is shown in `isthmus_metric_series…`.
+    pub fn register_expiring<L: Coarse, M: Total>(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        family: &Expiring<L, M>,
+    ) {
+        self.collect(Pair::new(name, help, family.clone()));
+        if self.0.bounded.add(Bounded::new(name, family.clone())) {
+            self.collect(self.0.bounded.clone());
+        }
     }
 
     /// The OpenMetrics text of every family.
@@ -44,6 +71,10 @@ impl Metrics {
     /// # Errors
     /// When a metric cannot be formatted or written.
     pub fn encode_to(&self, out: &mut impl fmt::Write) -> Result<(), fmt::Error> {
-        encode(out, &self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        encode(out, &self.registry())
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.0.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,10 +6,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::{MetricType, TypedMetric};
+use tokio::time::Instant;
 
 /// Parts with a lock each; more than there are threads of the data plane on most nodes.
 const SHARDS: usize = 16;
@@ -20,7 +22,27 @@ pub struct Family<L, M>(Arc<Shards<L, M>>);
 
 struct Shards<L, M> {
     hasher: RandomState,
-    shards: [RwLock<HashMap<Key<L>, M>>; SHARDS],
+    /// How many series there are in all parts.
+    count: AtomicUsize,
+    shards: [Shard<L, M>; SHARDS],
+}
+
+type Series<L, M> = HashMap<Key<L>, Entry<M>>;
+
+struct Shard<L, M>(RwLock<Series<L, M>>);
+
+struct Entry<M> {
+    metric: M,
+    mark: Mark,
+}
+
+/// What was seen of a series when it was looked at last.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// How often it had changed.
+    pub(super) changes: u64,
+    /// Since when it has not; `None` when it has not been looked at.
+    pub(super) since: Option<Instant>,
 }
 
 /// Labels that a scrape can hold on to without copying them.
@@ -46,12 +68,31 @@ impl<L> Borrow<L> for Key<L> {
     }
 }
 
+// === impl Shard ===
+
+impl<L, M> Default for Shard<L, M> {
+    fn default() -> Self {
+        Self(RwLock::default())
+    }
+}
+
+impl<L, M> Shard<L, M> {
+    // Nothing panics while a part is half changed.
+    fn read(&self) -> RwLockReadGuard<'_, Series<L, M>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Series<L, M>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 // === impl Family ===
 
 impl<L, M> Default for Family<L, M> {
     fn default() -> Self {
-        let shards = std::array::from_fn(|_| RwLock::default());
-        Self(Arc::new(Shards { hasher: RandomState::new(), shards }))
+        let shards = std::array::from_fn(|_| Shard::default());
+        Self(Arc::new(Shards { hasher: RandomState::new(), count: AtomicUsize::new(0), shards }))
     }
 }
 
@@ -71,9 +112,7 @@ impl<L, M> Family<L, M> {
     /// How many series there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        let count =
-            |shard: &RwLock<HashMap<Key<L>, M>>| shard.read().unwrap_or_else(PoisonError::into_inner).len();
-        self.0.shards.iter().map(count).sum()
+        self.0.count.load(Ordering::Relaxed)
     }
 
     /// Whether there is no series.
@@ -87,20 +126,55 @@ impl<L: Clone + Eq + Hash, M: Clone + Default> Family<L, M> {
     /// The series of these labels, made when there is none.
     #[must_use]
     pub fn get_or_create(&self, labels: &L) -> M {
+        self.get_or_create_below(labels, usize::MAX).unwrap_or_default()
+    }
+
+    /// The same while there are less than `limit` series; then only those that there are.
+    pub(super) fn get_or_create_below(&self, labels: &L, limit: usize) -> Option<M> {
         let shard = self.shard(labels);
-        if let Some(metric) = shard.read().unwrap_or_else(PoisonError::into_inner).get(labels) {
-            return metric.clone();
+        if let Some(entry) = shard.read().get(labels) {
+            return Some(entry.metric.clone());
         }
-        let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
-        shard.entry(Key(Arc::new(labels.clone()))).or_default().clone()
+        let mut shard = shard.write();
+        if let Some(entry) = shard.get(labels) {
+            return Some(entry.metric.clone());
+        }
+        if self.0.count.fetch_add(1, Ordering::Relaxed) >= limit {
+            self.0.count.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let entry = Entry { metric: M::default(), mark: Mark::default() };
+        let metric = entry.metric.clone();
+        shard.insert(Key(Arc::new(labels.clone())), entry);
+        Some(metric)
     }
 
     /// Ends the series of these labels; whether there was one. Whoever still holds it counts for nobody.
     pub fn remove(&self, labels: &L) -> bool {
-        self.shard(labels).write().unwrap_or_else(PoisonError::into_inner).remove(labels).is_some()
+        self.remove_if(labels, |_, _| true)
     }
 
-    fn shard(&self, labels: &L) -> &RwLock<HashMap<Key<L>, M>> {
+    /// The same if `last` agrees, which is called while nobody else can get at the series.
+    pub(super) fn remove_if(&self, labels: &L, last: impl FnOnce(&M, Mark) -> bool) -> bool {
+        let mut shard = self.shard(labels).write();
+        let goes = shard.get(labels).is_some_and(|entry| last(&entry.metric, entry.mark));
+        if goes {
+            shard.remove(labels);
+            self.0.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        goes
+    }
+
+    /// Looks at every series, one part after the other.
+    pub(super) fn look(&self, mut look: impl FnMut(&Arc<L>, &M, &mut Mark)) {
+        for shard in &self.0.shards {
+            for (key, entry) in shard.write().iter_mut() {
+                look(&key.0, &entry.metric, &mut entry.mark);
+            }
+        }
+    }
+
+    fn shard(&self, labels: &L) -> &Shard<L, M> {
         let hash = self.0.hasher.hash_one(labels).to_le_bytes();
         &self.0.shards[usize::from(hash[0]) % SHARDS]
     }
@@ -115,8 +189,8 @@ where
         for shard in &self.0.shards {
             // Pointers are copied under the lock and written out without it.
             let series: Vec<(Arc<L>, M)> = {
-                let held = shard.read().unwrap_or_else(PoisonError::into_inner);
-                held.iter().map(|(labels, metric)| (Arc::clone(&labels.0), metric.clone())).collect()
+                let held = shard.read();
+                held.iter().map(|(labels, entry)| (Arc::clone(&labels.0), entry.metric.clone())).collect()
             };
             for (labels, metric) in &series {
                 metric.encode(encoder.encode_family(labels.as_ref())?)?;
