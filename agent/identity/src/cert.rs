@@ -1,17 +1,19 @@
 //! A certificate with its key and roots, parsed once, and the TLS configurations made from it.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use isthmus_model::SpiffeId;
-use rustls::server::{NoServerSessionStorage, VerifierBuilderError};
+use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, CommonState, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
-use crate::provider::{ALPN_H2, VERSIONS, mesh_provider};
+use crate::provider::{ALPN_H2, VERSIONS};
+use crate::trust::{Peer, PeerRole, Trust, Vouched};
 use crate::verify::{ClientIdentity, ServerIdentity, spiffe_ids};
 
 /// A leaf with its key, its intermediates, and the roots that its peers are judged by.
@@ -22,10 +24,16 @@ pub struct Certificate {
     roots: Vec<Described>,
     not_before: SystemTime,
     not_after: SystemTime,
-    trust: Arc<RootCertStore>,
+    trusted: Arc<RootCertStore>,
+    trust: Trust,
     client: ClientConfig,
+    /// Made so far, by whom they expect.
+    clients: Mutex<HashMap<Vec<SpiffeId>, Arc<ClientConfig>>>,
     server: Arc<ServerConfig>,
 }
+
+/// Client configurations that are kept. A workload that calls more services than this has some made anew.
+const CLIENTS: usize = 256;
 
 /// One certificate as the config dump shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +109,19 @@ impl Certificate {
     /// # Errors
     /// As [`Certificate::from_pem`].
     pub fn new(identity: SpiffeId, key: PrivateKeyDer<'static>, chain: &[String]) -> Result<Self, CertError> {
+        Self::with_trust(identity, key, chain, &Trust::default())
+    }
+
+    /// As [`Certificate::new`], for a process whose peers are judged by `trust` as well.
+    ///
+    /// # Errors
+    /// As [`Certificate::from_pem`].
+    pub fn with_trust(
+        identity: SpiffeId,
+        key: PrivateKeyDer<'static>,
+        chain: &[String],
+        trust: &Trust,
+    ) -> Result<Self, CertError> {
         let Some((roots, [_, ..])) = chain.split_last() else {
             return Err(CertError::NoRoots(chain.len()));
         };
@@ -110,31 +131,34 @@ impl Certificate {
             certs.extend(parse(element, text)?);
         }
         let roots = parse(last, roots)?;
-        let mut trust = RootCertStore::empty();
+        let mut trusted = RootCertStore::empty();
         for root in &roots {
             let reason =
                 |error: rustls::Error| CertError::Unreadable { element: last, reason: error.to_string() };
-            trust.add(root.der.clone()).map_err(reason)?;
+            trusted.add(root.der.clone()).map_err(reason)?;
         }
-        let trust = Arc::new(trust);
+        let trusted = Arc::new(trusted);
         let (not_before, not_after) = (certs[0].not_before, certs[0].not_after);
         let unreadable =
             |error: webpki::Error| CertError::Unreadable { element: 0, reason: error.to_string() };
         let leaf_ids = spiffe_ids(&certs[0].der).map_err(unreadable)?;
         let ders = certs.iter().map(|cert| cert.der.clone()).collect();
-        let key = CertifiedKey::from_der(ders, key, &mesh_provider())
+        let key = CertifiedKey::from_der(ders, key, &trust.key_exchange().provider())
             .map_err(|error| CertError::Key(error.to_string()))?;
         let key = Arc::new(SingleCertAndKey::from(key));
+        let tls = |error: rustls::Error| CertError::Tls(error.to_string());
         Ok(Self {
-            client: client_base(&trust, &key).map_err(|error| CertError::Tls(error.to_string()))?,
-            server: Arc::new(server(&identity, &trust, &key)?),
+            client: client_base(&identity, &trusted, trust, &key).map_err(tls)?,
+            clients: Mutex::default(),
+            server: Arc::new(server(&identity, &trusted, trust, &key).map_err(tls)?),
             identity,
             leaf_ids,
             chain: certs.into_iter().map(|cert| cert.described).collect(),
             roots: roots.into_iter().map(|cert| cert.described).collect(),
             not_before,
             not_after,
-            trust,
+            trusted,
+            trust: trust.clone(),
         })
     }
 
@@ -187,12 +211,41 @@ impl Certificate {
     }
 
     /// Configuration for dialling a peer that must prove one of `expected`. With an empty set every handshake fails.
+    /// Asked again for the same ones, it answers the same configuration.
     #[must_use]
     pub fn client_config(&self, expected: &[SpiffeId]) -> Arc<ClientConfig> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = clients.get(expected) {
+            return Arc::clone(known);
+        }
+        if clients.len() >= CLIENTS {
+            clients.clear();
+        }
         let mut config = self.client.clone();
-        let verifier = ServerIdentity::new(Arc::clone(&self.trust), expected);
+        let verifier = ServerIdentity::new(
+            &self.identity.trust_domain,
+            Arc::clone(&self.trusted),
+            &self.trust,
+            expected,
+        );
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
-        Arc::new(config)
+        Arc::clone(clients.entry(expected.to_vec()).or_insert_with(|| Arc::new(config)))
+    }
+
+    /// Keeps track of the peer of a finished handshake that was made with one of this certificate's configurations, so
+    /// that its connection ends when it is revoked. Nothing is tracked where no revocations are to be expected.
+    #[must_use]
+    pub fn vouch(&self, connection: &CommonState, role: PeerRole) -> Vouched {
+        let chain = match connection.peer_certificates() {
+            Some(shown) if !connection.is_handshaking() && self.trust.is_revocable() => shown,
+            _ => return Vouched::default(),
+        };
+        let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
+        self.trust.vouch(Peer { chain, role, roots: Arc::clone(&self.trusted), at: UnixTime::now() })
+    }
+
+    pub(crate) fn trusted(&self) -> &RootCertStore {
+        &self.trusted
     }
 
     /// Configuration for accepting peers, which must prove an identity of our own trust domain.
@@ -214,12 +267,14 @@ impl fmt::Debug for Certificate {
 }
 
 fn client_base(
-    trust: &Arc<RootCertStore>,
+    identity: &SpiffeId,
+    trusted: &Arc<RootCertStore>,
+    trust: &Trust,
     key: &Arc<SingleCertAndKey>,
 ) -> Result<ClientConfig, rustls::Error> {
     // The empty expectation refuses everybody; `client_config` replaces it.
-    let nobody = ServerIdentity::new(Arc::clone(trust), &[]);
-    let mut config = ClientConfig::builder_with_provider(mesh_provider())
+    let nobody = ServerIdentity::new(&identity.trust_domain, Arc::clone(trusted), trust, &[]);
+    let mut config = ClientConfig::builder_with_provider(trust.key_exchange().provider())
         .with_protocol_versions(VERSIONS)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(nobody))
@@ -232,14 +287,13 @@ fn client_base(
 
 fn server(
     identity: &SpiffeId,
-    trust: &Arc<RootCertStore>,
+    trusted: &Arc<RootCertStore>,
+    trust: &Trust,
     key: &Arc<SingleCertAndKey>,
-) -> Result<ServerConfig, CertError> {
-    let verifier = ClientIdentity::new(Arc::clone(trust), identity.trust_domain.clone())
-        .map_err(|error: VerifierBuilderError| CertError::Tls(error.to_string()))?;
-    let mut config = ServerConfig::builder_with_provider(mesh_provider())
-        .with_protocol_versions(VERSIONS)
-        .map_err(|error| CertError::Tls(error.to_string()))?
+) -> Result<ServerConfig, rustls::Error> {
+    let verifier = ClientIdentity::new(&identity.trust_domain, Arc::clone(trusted), trust);
+    let mut config = ServerConfig::builder_with_provider(trust.key_exchange().provider())
+        .with_protocol_versions(VERSIONS)?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::<SingleCertAndKey>::clone(key));
     // rustls refuses only clients that offer protocols without h2 among them; those that offer none are accepted.
@@ -303,4 +357,4 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

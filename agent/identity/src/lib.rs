@@ -13,6 +13,7 @@ pub mod peer;
 pub mod provider;
 pub mod schedule;
 pub mod source;
+pub mod trust;
 pub mod verify;
 
 use std::sync::Arc;
@@ -22,9 +23,10 @@ pub use cert::{CertError, Certificate, Described};
 pub use manager::{Config, Entry, Manager, State};
 pub use metrics::Metrics;
 pub use peer::PeerIdentity;
-pub use provider::{install_crypto_provider, nameless_peer};
+pub use provider::{KeyExchange, install_crypto_provider, nameless_peer};
 pub use source::{CertSource, FetchError, SignError, Signer};
-pub use verify::{VerifyError, rejection};
+pub use trust::{PeerRole, Trust, Vouched};
+pub use verify::{VerifyError, is_revocation, rejection};
 
 /// Where the time of day comes from; tests put a paused clock here.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;

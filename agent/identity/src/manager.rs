@@ -20,6 +20,7 @@ use crate::cert::Certificate;
 use crate::metrics::Metrics;
 use crate::schedule::Limits;
 use crate::source::{CertSource, FetchError, Signer};
+use crate::trust::Trust;
 use crate::{Clock, system_clock};
 
 /// Settings of the manager.
@@ -37,6 +38,8 @@ pub struct Config {
     pub clock: Clock,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// What peers are judged by.
+    pub trust: Trust,
 }
 
 /// Keeps a certificate for each identity that was asked for. Clones share it.
@@ -87,6 +90,7 @@ impl Default for Config {
             check_identity: true,
             clock: system_clock(),
             metrics: Arc::default(),
+            trust: Trust::default(),
         }
     }
 }

@@ -1,9 +1,9 @@
-//! The one choice of cryptography: aws-lc-rs, TLS 1.3, the suites and groups of the mesh.
+//! The choice of cryptography: aws-lc-rs, TLS 1.3, the suites and groups of the mesh.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock};
 
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls_pki_types::ServerName;
 
 /// TLS 1.3 and nothing else.
@@ -12,25 +12,56 @@ pub static VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::
 /// ALPN of HBONE and of gRPC.
 pub const ALPN_H2: &[u8] = b"h2";
 
-/// The provider of every mesh configuration: AES-GCM suites only, the hybrid X25519MLKEM768 offered first.
-#[must_use]
-pub fn mesh_provider() -> Arc<CryptoProvider> {
-    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    Arc::clone(PROVIDER.get_or_init(|| {
-        Arc::new(CryptoProvider {
-            cipher_suites: vec![
-                aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
-                aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
-            ],
-            kx_groups: vec![
+/// How keys are agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KeyExchange {
+    /// X25519MLKEM768 is preferred; a peer that only has the classical groups is spoken to.
+    #[default]
+    Preferred,
+    /// X25519MLKEM768 or nothing (`COMPLIANCE_POLICY=pqc`).
+    PostQuantum,
+}
+
+impl KeyExchange {
+    fn groups(self) -> Vec<&'static dyn SupportedKxGroup> {
+        match self {
+            Self::Preferred => vec![
                 aws_lc_rs::kx_group::X25519MLKEM768,
                 aws_lc_rs::kx_group::X25519,
                 aws_lc_rs::kx_group::SECP256R1,
                 aws_lc_rs::kx_group::SECP384R1,
             ],
-            ..aws_lc_rs::default_provider()
+            Self::PostQuantum => vec![aws_lc_rs::kx_group::X25519MLKEM768],
+        }
+    }
+
+    /// The provider of every mesh configuration under this policy: AES-GCM suites only.
+    #[must_use]
+    pub fn provider(self) -> Arc<CryptoProvider> {
+        static PREFERRED: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| make(KeyExchange::Preferred));
+        static POST_QUANTUM: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| make(KeyExchange::PostQuantum));
+        Arc::clone(match self {
+            Self::Preferred => &PREFERRED,
+            Self::PostQuantum => &POST_QUANTUM,
         })
-    }))
+    }
+}
+
+fn make(policy: KeyExchange) -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![
+            aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
+            aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
+        ],
+        kx_groups: policy.groups(),
+        ..aws_lc_rs::default_provider()
+    })
+}
+
+/// The provider under the default policy.
+#[must_use]
+pub fn mesh_provider() -> Arc<CryptoProvider> {
+    KeyExchange::default().provider()
 }
 
 /// Makes aws-lc-rs the default of libraries that build their own configurations. May be called more than once.
@@ -58,5 +89,12 @@ mod tests {
             suites,
             [rustls::CipherSuite::TLS13_AES_256_GCM_SHA384, rustls::CipherSuite::TLS13_AES_128_GCM_SHA256]
         );
+    }
+
+    #[test]
+    fn under_the_policy_the_hybrid_group_is_the_only_one() {
+        let provider = KeyExchange::PostQuantum.provider();
+        let groups: Vec<_> = provider.kx_groups.iter().map(|group| group.name()).collect();
+        assert_eq!(groups, [rustls::NamedGroup::X25519MLKEM768]);
     }
 }

@@ -8,6 +8,7 @@ pub mod identity;
 pub mod name;
 pub mod policy;
 pub mod service;
+pub mod trust;
 pub mod wire;
 pub mod workload;
 
@@ -19,5 +20,6 @@ pub use name::{
 };
 pub use policy::{Action, Facts, Policy, Scope};
 pub use service::{IpFamilies, LoadBalancer, Service, Visibility};
+pub use trust::TrustDomains;
 pub use wire::{Resource, WireError};
 pub use workload::{Health, Locality, NetworkMode, Protocol, Workload};

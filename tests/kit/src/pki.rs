@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use rcgen::{
-    CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams, CertifiedIssuer,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType, SerialNumber,
 };
 use rustls::crypto::aws_lc_rs;
 use rustls::server::WebPkiClientVerifier;
@@ -69,12 +70,7 @@ impl Ca {
     /// # Errors
     /// When no key can be made.
     pub fn new(name: &str) -> anyhow::Result<Self> {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let root = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        let root = CertifiedIssuer::self_signed(authority(name), KeyPair::generate()?)?;
         let pem = root.pem();
         let issuer = Issuer::from_ca_cert_pem(&pem, KeyPair::from_pem(&root.key().serialize_pem())?)?;
         Ok(Self { issuer, root: pem, intermediates: String::new() })
@@ -87,6 +83,51 @@ impl Ca {
     pub fn intermediate(cert: &str, key: &str, root: &str) -> anyhow::Result<Self> {
         let issuer = Issuer::from_ca_cert_pem(cert, KeyPair::from_pem(key)?)?;
         Ok(Self { issuer, root: root.to_owned(), intermediates: cert.to_owned() })
+    }
+
+    /// A new intermediate under this one.
+    ///
+    /// # Errors
+    /// When no key can be made.
+    pub fn under(&self, name: &str) -> anyhow::Result<Self> {
+        let key = KeyPair::generate()?;
+        let cert = authority(name).signed_by(&key, &self.issuer)?.pem();
+        let mut made = Self::intermediate(&cert, &key.serialize_pem(), &self.root)?;
+        made.intermediates.push_str(&self.intermediates);
+        Ok(made)
+    }
+
+    /// What a leaf shows beside itself, PEM; empty when this is a root.
+    #[must_use]
+    pub fn intermediates_pem(&self) -> String {
+        self.intermediates.clone()
+    }
+
+    /// A list that revokes these certificates of this CA, each given as PEM (the first certificate of a text counts).
+    ///
+    /// # Errors
+    /// When one of them does not parse.
+    pub fn crl(&self, revoked: &[&str]) -> anyhow::Result<String> {
+        let now = SystemTime::now();
+        let entry = |pem: &&str| {
+            let der = CertificateDer::from_pem_slice(pem.as_bytes()).context("certificate")?;
+            let (_, parsed) = x509_parser::parse_x509_certificate(&der).context("certificate")?;
+            Ok(RevokedCertParams {
+                serial_number: SerialNumber::from_slice(parsed.raw_serial()),
+                revocation_time: now.into(),
+                reason_code: None,
+                invalidity_date: None,
+            })
+        };
+        let params = CertificateRevocationListParams {
+            this_update: (now - Duration::from_secs(60)).into(),
+            next_update: (now + Duration::from_secs(60 * 60)).into(),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect::<anyhow::Result<_>>()?,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(params.signed_by(&self.issuer)?.pem()?)
     }
 
     /// The root.
@@ -133,6 +174,15 @@ impl Ca {
         fill(&mut request.params, spec)?;
         Ok(request.signed_by(&self.issuer)?.pem())
     }
+}
+
+fn authority(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
 }
 
 fn fill(params: &mut CertificateParams, spec: &Spec) -> anyhow::Result<()> {

@@ -6,6 +6,7 @@ use rustls::{CertificateError, ClientConnection, Error as TlsError, ServerConnec
 
 use super::*;
 use crate::peer::PeerIdentity;
+use crate::provider::mesh_provider;
 use crate::verify::{VerifyError, rejection};
 use crate::{csr, fake, nameless_peer};
 
@@ -13,7 +14,7 @@ const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 const ELSEWHERE: &str = "spiffe://elsewhere/ns/shop/sa/web";
 
-fn id(text: &str) -> SpiffeId {
+pub(crate) fn id(text: &str) -> SpiffeId {
     text.parse().unwrap()
 }
 
@@ -29,12 +30,12 @@ fn proper(ca: &Ca, who: &str) -> Certificate {
 }
 
 /// The verdict of a handshake over memory.
-struct Verdict {
-    client: Result<ClientConnection, TlsError>,
-    server: Result<ServerConnection, TlsError>,
+pub(crate) struct Verdict {
+    pub(crate) client: Result<ClientConnection, TlsError>,
+    pub(crate) server: Result<ServerConnection, TlsError>,
 }
 
-fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Verdict {
+pub(crate) fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Verdict {
     let mut client = ClientConnection::new(client, nameless_peer()).unwrap();
     let mut server = ServerConnection::new(server).unwrap();
     let (mut client_error, mut server_error) = (None, None);
@@ -63,7 +64,7 @@ fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Verdict {
     Verdict { client: client_error.map_or(Ok(client), Err), server: server_error.map_or(Ok(server), Err) }
 }
 
-fn refusal(error: Option<TlsError>) -> VerifyError {
+pub(crate) fn refusal(error: Option<TlsError>) -> VerifyError {
     let error = error.expect("a refusal");
     rejection(&error).unwrap_or_else(|| panic!("{error} is no refusal of ours")).clone()
 }
@@ -87,6 +88,8 @@ fn both_sides_prove_who_they_are_with_the_meshs_cryptography() {
     assert_eq!(server.server_name(), None, "no SNI");
     assert_eq!(client.tls13_tickets_received(), 0, "nothing to resume with");
     assert!(Arc::ptr_eq(&cart.server_config(), &cart.server_config()), "built once");
+    assert!(Arc::ptr_eq(&web.client_config(&[id(CART)]), &web.client_config(&[id(CART)])), "built once");
+    assert!(!Arc::ptr_eq(&web.client_config(&[id(CART)]), &web.client_config(&[id(WEB)])));
 }
 
 #[test]
@@ -173,7 +176,12 @@ fn a_client_without_a_certificate_is_refused() {
         .with_protocol_versions(VERSIONS)
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ServerIdentity::new(Arc::clone(&web.trust), &[id(CART)])))
+        .with_custom_certificate_verifier(Arc::new(ServerIdentity::new(
+            &"cluster.local".into(),
+            Arc::clone(&web.trusted),
+            &Trust::default(),
+            &[id(CART)],
+        )))
         .with_no_client_auth();
     bare.alpn_protocols = vec![ALPN_H2.to_vec()];
     let verdict = handshake(Arc::new(bare), cart.server_config());

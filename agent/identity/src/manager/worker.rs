@@ -1,6 +1,6 @@
 //! The loop around the schedule: it owns every state change, makes the requests, and answers those who wait.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +13,7 @@ use crate::cert::{CertError, Certificate, rfc3339};
 use crate::csr;
 use crate::schedule::{Job, Priority, Schedule, Validity};
 use crate::source::{FetchError, SignError, Signer};
+use crate::trust::Trust;
 
 /// The longest sleep, so that a clock that was set forward is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -26,7 +27,19 @@ pub(super) struct Worker {
     published: Published,
     /// Requests under way; they end with the worker.
     requests: Tasks,
+    outage: Outage,
 }
+
+/// What was said of the failures since the last success. An outage is a line for each of its reasons, not one for each
+/// attempt and identity.
+#[derive(Default)]
+struct Outage {
+    failures: u64,
+    told: BTreeSet<String>,
+}
+
+/// Reasons of one outage that are told; texts that never repeat must not fill the log.
+const REASONS: usize = 8;
 
 /// The end of one request.
 struct Done {
@@ -50,6 +63,7 @@ impl Worker {
             waiting: HashMap::new(),
             published,
             requests: Tasks::new("certificate requests"),
+            outage: Outage::default(),
         }
     }
 
@@ -119,10 +133,11 @@ impl Worker {
     fn request(&self, job: Job, to: mpsc::UnboundedSender<Done>) {
         let signer = Arc::clone(&self.signer);
         let (ttl, deadline, check) = (self.config.ttl, self.config.deadline, self.config.check_identity);
+        let trust = self.config.trust.clone();
         self.requests.spawn("sign", async move {
             let id = job.identity.clone();
             let report = Report { job: Some(job), to };
-            let signed = tokio::time::timeout(deadline, sign(&*signer, id, ttl, check)).await;
+            let signed = tokio::time::timeout(deadline, sign(&*signer, id, ttl, check, &trust)).await;
             report.send(signed.unwrap_or(Err(SignError::Deadline(deadline))));
         });
     }
@@ -134,12 +149,14 @@ impl Worker {
             false => Err(CertError::Expired(rfc3339(certificate.not_after())).into()),
         });
         self.config.metrics.signed(outcome.is_ok());
+        self.outage.observe(outcome.as_ref().err());
         let id = job.identity.clone();
         match outcome {
             Ok(certificate) => {
                 let validity =
                     Validity { not_before: certificate.not_before(), not_after: certificate.not_after() };
                 if self.schedule.signed(&job, validity, now) {
+                    self.config.trust.learn(certificate.trusted(), validity.not_after, now);
                     let certificate = Arc::new(certificate);
                     tracing::debug!(identity = %id, expires = %rfc3339(validity.not_after), "certificate signed");
                     self.set(id.clone(), State::Available(Arc::clone(&certificate)));
@@ -158,10 +175,15 @@ impl Worker {
         let reason = error.to_string();
         match self.states.get(&id) {
             Some(State::Available(old)) if old.is_valid_at(now) => {
-                tracing::warn!(
-                    identity = %id, error = %reason, expires = %rfc3339(old.not_after()),
-                    "certificate was not renewed, the old one is kept"
-                );
+                let expires = rfc3339(old.not_after());
+                if self.outage.is_news(&reason) {
+                    tracing::warn!(
+                        identity = %id, error = %reason, %expires,
+                        "certificate was not renewed, the old one is kept; the same of others is not logged"
+                    );
+                } else {
+                    tracing::debug!(identity = %id, error = %reason, %expires, "certificate was not renewed");
+                }
             }
             known => {
                 // An outage is one line for an identity, not one per attempt.
@@ -193,15 +215,37 @@ impl Worker {
     }
 }
 
+// === impl Outage ===
+
+impl Outage {
+    /// Counts a failure, or ends the outage.
+    fn observe(&mut self, failure: Option<&SignError>) {
+        if failure.is_some() {
+            self.failures += 1;
+            return;
+        }
+        let Self { failures, told } = std::mem::take(self);
+        if !told.is_empty() {
+            tracing::info!(failures, "certificates are signed again");
+        }
+    }
+
+    /// Whether this reason is to be told; it is not the next time.
+    fn is_news(&mut self, reason: &str) -> bool {
+        self.told.len() < REASONS && self.told.insert(reason.to_owned())
+    }
+}
+
 async fn sign(
     signer: &dyn Signer,
     id: SpiffeId,
     ttl: Duration,
     check_identity: bool,
+    trust: &Trust,
 ) -> Result<Certificate, SignError> {
     let request = csr::generate(&id).map_err(|error| SignError::Request(error.to_string()))?;
     let chain = signer.sign(&id, request.pem, ttl).await?;
-    let certificate = Certificate::new(id, request.key, &chain)?;
+    let certificate = Certificate::with_trust(id, request.key, &chain, trust)?;
     if check_identity {
         certificate.check_identity()?;
     }

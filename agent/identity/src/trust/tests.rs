@@ -1,0 +1,326 @@
+use std::future::poll_fn;
+
+use isthmus_kit::pki::{Ca, Spec};
+use rustls::{CertRevocationListError, CertificateError, Error as TlsError};
+use rustls_pki_types::PrivateKeyDer;
+
+use super::*;
+use crate::Certificate;
+use crate::cert::tests::{Verdict, handshake, id, refusal};
+use crate::csr;
+use crate::peer::PeerIdentity;
+use crate::verify::{VerifyError, is_revocation};
+
+const CART: &str = "spiffe://new/ns/shop/sa/cart";
+const WEB: &str = "spiffe://new/ns/shop/sa/web";
+const OLD_WEB: &str = "spiffe://old/ns/shop/sa/web";
+const OLD_CART: &str = "spiffe://old/ns/shop/sa/cart";
+const PARTNER: &str = "spiffe://partner/ns/shop/sa/web";
+
+/// A workload as one agent sees the world.
+fn member(ca: &Ca, roots: &[&Ca], who: &str, trust: &Trust) -> Certificate {
+    let request = csr::generate(&id(who)).unwrap();
+    let spec = Spec { uris: vec![who.to_owned()], ..Spec::default() };
+    let leaf = ca.sign(&request.pem, &spec).unwrap() + &ca.intermediates_pem();
+    let bundle: String = roots.iter().map(|root| root.root_pem()).collect();
+    Certificate::with_trust(id(who), request.key, &[leaf, bundle], trust).unwrap()
+}
+
+/// A handshake in which each side expects the identity that the other one was made for.
+fn meet(client: &Certificate, server: &Certificate) -> Verdict {
+    handshake(client.client_config(&[server.identity().clone()]), server.server_config())
+}
+
+fn both_accept(verdict: &Verdict) -> bool {
+    verdict.client.is_ok() && verdict.server.is_ok()
+}
+
+fn aliased(aliases: &[&str], roots: Vec<BoundRoot>) -> Trust {
+    let trust = Trust::default();
+    let aliases = aliases.iter().map(|alias| TrustDomain::from(*alias));
+    trust.set_domains(TrustDomains::new(Some("new".into()), aliases), roots);
+    trust
+}
+
+fn revocable() -> Trust {
+    Trust::new(Options { revocable: true, ..Options::default() })
+}
+
+fn lists(texts: &[String]) -> Revocations {
+    Revocations::parse(texts.concat().as_bytes()).unwrap()
+}
+
+fn leaf(certificate: &Certificate) -> &str {
+    &certificate.chain()[0].pem
+}
+
+#[test]
+fn an_alias_is_the_mesh_for_servers_and_for_clients() {
+    let ca = Ca::new("root").unwrap();
+    let (plain, trust) = (aliased(&[], vec![]), aliased(&["old"], vec![]));
+    let old = member(&ca, &[&ca], OLD_WEB, &trust);
+    let verdict = meet(&old, &member(&ca, &[&ca], CART, &trust));
+    assert!(both_accept(&verdict));
+    let seen = PeerIdentity::of(&verdict.server.unwrap()).unwrap();
+    assert_eq!(seen.id(), &id(OLD_WEB), "it is told by the name it has");
+    let verdict = meet(&old, &member(&ca, &[&ca], CART, &plain));
+    assert!(matches!(refusal(verdict.server.err()), VerifyError::ForeignTrustDomain { .. }));
+    // The server is expected under the mesh's name and proves the other one.
+    let server = member(&ca, &[&ca], OLD_CART, &trust).server_config();
+    let expecting = |trust: &Trust, who: &str| member(&ca, &[&ca], WEB, trust).client_config(&[id(who)]);
+    assert!(both_accept(&handshake(expecting(&trust, CART), Arc::clone(&server))));
+    let verdict = handshake(expecting(&plain, CART), Arc::clone(&server));
+    assert!(matches!(refusal(verdict.client.err()), VerifyError::UnexpectedIdentity { .. }));
+    let verdict = handshake(expecting(&trust, WEB), Arc::clone(&server));
+    assert!(
+        matches!(refusal(verdict.client.err()), VerifyError::UnexpectedIdentity { .. }),
+        "another account"
+    );
+}
+
+#[test]
+fn aliases_that_change_count_from_the_next_handshake_on() {
+    let ca = Ca::new("root").unwrap();
+    let trust = aliased(&[], vec![]);
+    let (old, cart) =
+        (member(&ca, &[&ca], OLD_WEB, &aliased(&["old"], vec![])), member(&ca, &[&ca], CART, &trust));
+    assert!(meet(&old, &cart).server.is_err());
+    trust.set_domains(TrustDomains::new(Some("new".into()), ["old".into()]), vec![]);
+    assert!(both_accept(&meet(&old, &cart)), "with the configuration that was built before");
+    trust.set_domains(TrustDomains::default(), vec![]);
+    assert!(meet(&old, &cart).server.is_err());
+}
+
+#[test]
+fn a_root_speaks_for_its_own_trust_domains_only() {
+    let (mesh, partners) = (Ca::new("mesh").unwrap(), Ca::new("partner").unwrap());
+    let roots = BoundRoot::from_pem(&partners.root_pem(), &["partner".into()]).unwrap();
+    let trust = aliased(&["partner"], roots);
+    let cart = member(&mesh, &[&mesh], CART, &trust);
+    // What they trust is theirs to say; here it is we who refuse.
+    let from = |ca: &Ca, who: &str| member(ca, &[&mesh, &partners], who, &trust);
+    assert!(both_accept(&meet(&from(&partners, PARTNER), &cart)));
+    let forged = meet(&from(&partners, WEB), &cart);
+    let presented = vec![WEB.to_owned()];
+    assert_eq!(refusal(forged.server.err()), VerifyError::UnboundRoot { presented });
+    // The same when it is dialled.
+    let impostor = from(&partners, CART);
+    let verdict = meet(&member(&mesh, &[&mesh], WEB, &trust), &impostor);
+    assert!(matches!(refusal(verdict.client.err()), VerifyError::UnboundRoot { .. }));
+    // Nor may it hide an identity of ours behind one of its own.
+    let request = csr::generate(&id(WEB)).unwrap();
+    let uris = vec![PARTNER.to_owned(), WEB.to_owned()];
+    let two = partners.sign(&request.pem, &Spec { uris, ..Spec::default() }).unwrap();
+    let two = Certificate::new(id(WEB), request.key, &[two, mesh.root_pem()]).unwrap();
+    assert!(matches!(refusal(meet(&two, &cart).server.err()), VerifyError::UnboundRoot { .. }));
+}
+
+#[test]
+fn a_domain_that_a_configured_root_claims_is_no_longer_the_meshs_to_speak_for() {
+    let (mesh, partners) = (Ca::new("mesh").unwrap(), Ca::new("partner").unwrap());
+    let claimed = aliased(&[], BoundRoot::from_pem(&partners.root_pem(), &["partner".into()]).unwrap());
+    let server = member(&mesh, &[&mesh], PARTNER, &aliased(&["partner"], vec![]));
+    let dial = |trust: &Trust| {
+        let web = member(&mesh, &[&mesh], WEB, trust);
+        handshake(web.client_config(&[id(PARTNER)]), server.server_config()).client.err()
+    };
+    assert_eq!(
+        dial(&aliased(&[], vec![])),
+        None,
+        "the control plane expects it and nobody else speaks for it"
+    );
+    assert!(matches!(refusal(dial(&claimed)), VerifyError::UnboundRoot { .. }));
+}
+
+#[test]
+fn a_root_without_domains_is_one_more_of_the_mesh() {
+    let (mesh, more) = (Ca::new("mesh").unwrap(), Ca::new("more").unwrap());
+    let trust = aliased(&["old"], BoundRoot::from_pem(&more.root_pem(), &[]).unwrap());
+    let cart = member(&mesh, &[&mesh], CART, &trust);
+    for who in [WEB, OLD_WEB] {
+        assert!(both_accept(&meet(&member(&more, &[&mesh], who, &trust), &cart)), "{who}");
+    }
+    let dialled = member(&more, &[&mesh], PARTNER, &trust);
+    let verdict = meet(&member(&mesh, &[&mesh], WEB, &trust), &dialled);
+    assert!(matches!(refusal(verdict.client.err()), VerifyError::UnboundRoot { .. }));
+    assert!(BoundRoot::from_pem("no certificate", &[]).is_err());
+}
+
+#[test]
+fn old_and_new_roots_of_the_mesh_overlap_and_then_no_longer() {
+    let (old, new) = (Ca::new("old").unwrap(), Ca::new("new").unwrap());
+    let trust = Trust::default();
+    let learn = |certificate: &Certificate, expires: SystemTime| {
+        trust.learn(certificate.trusted(), expires, SystemTime::now());
+    };
+    let hour = Duration::from_secs(3600);
+    // This agent was signed for before the rotation, and then after it.
+    let before = member(&old, &[&old], CART, &trust);
+    learn(&before, SystemTime::now() + hour);
+    let peers = || {
+        let theirs = Trust::default();
+        theirs.learn(before.trusted(), SystemTime::now() + hour, SystemTime::now());
+        let fresh = member(&new, &[&new], WEB, &theirs);
+        theirs.learn(fresh.trusted(), SystemTime::now() + hour, SystemTime::now());
+        (member(&old, &[&old], WEB, &theirs), fresh)
+    };
+    let (early, late) = peers();
+    assert!(meet(&late, &before).server.is_err(), "nothing was heard of the new root yet");
+    let after = member(&new, &[&new], CART, &trust);
+    learn(&after, SystemTime::now() + hour);
+    for (client, name) in [(&early, "signed before"), (&late, "signed after")] {
+        assert!(both_accept(&meet(client, &before)), "{name}, met by the old certificate");
+        assert!(both_accept(&meet(client, &after)), "{name}, met by the new certificate");
+    }
+    // The last certificate that came with the old root has expired.
+    let trust = Trust::default();
+    trust.learn(before.trusted(), SystemTime::now() - Duration::from_secs(1), SystemTime::now() - hour);
+    let after = member(&new, &[&new], CART, &trust);
+    trust.learn(after.trusted(), SystemTime::now() + hour, SystemTime::now());
+    assert!(both_accept(&meet(&late, &after)));
+    let verdict = meet(&early, &after);
+    assert_eq!(verdict.server.err(), Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)));
+    assert_eq!(trust.rules().mesh.len(), 1, "it is forgotten, too");
+}
+
+#[test]
+fn the_revoked_are_refused_in_both_directions_whatever_part_of_their_chain_is() {
+    let root = Ca::new("root").unwrap();
+    let below = root.under("below").unwrap();
+    let (none, trust) = (Trust::default(), revocable());
+    let (web, cart) = (member(&below, &[&root], WEB, &none), member(&below, &[&root], CART, &none));
+    let (our_web, our_cart) = (member(&below, &[&root], WEB, &trust), member(&below, &[&root], CART, &trust));
+    let revoked = TlsError::InvalidCertificate(CertificateError::Revoked);
+    for lists_of in [
+        vec![below.crl(&[leaf(&web), leaf(&cart)]).unwrap()],
+        vec![below.crl(&[]).unwrap(), root.crl(&[&below.intermediates_pem()]).unwrap()],
+    ] {
+        trust.set_revocations(lists(&lists_of));
+        let verdict = meet(&web, &our_cart);
+        assert_eq!(verdict.server.err().as_ref(), Some(&revoked), "a client");
+        let verdict = meet(&our_web, &cart);
+        assert_eq!(verdict.client.err().as_ref(), Some(&revoked), "a server");
+    }
+    assert!(is_revocation(&revoked));
+    trust.set_revocations(lists(&[below.crl(&[leaf(&cart)]).unwrap()]));
+    assert!(both_accept(&meet(&web, &our_cart)), "somebody else is revoked");
+    trust.set_revocations(Revocations::None);
+    assert!(both_accept(&meet(&our_web, &cart)), "nobody is any more");
+}
+
+#[test]
+fn without_a_list_where_there_should_be_one_nobody_new_is_let_in() {
+    let ca = Ca::new("root").unwrap();
+    let trust = revocable();
+    let (web, cart) = (member(&ca, &[&ca], WEB, &trust), member(&ca, &[&ca], CART, &trust));
+    let error = meet(&web, &cart).client.err();
+    assert!(is_revocation(error.as_ref().unwrap()));
+    assert!(matches!(refusal(error), VerifyError::NoRevocationList(why) if why.contains("not read yet")));
+    let plain = member(&ca, &[&ca], WEB, &Trust::default());
+    assert!(matches!(refusal(meet(&plain, &cart).server.err()), VerifyError::NoRevocationList(_)));
+    trust.set_revocations(Revocations::None);
+    assert!(both_accept(&meet(&web, &cart)));
+}
+
+#[test]
+fn a_list_that_its_ca_did_not_sign_revokes_nobody_and_lets_nobody_in() {
+    let (ca, forger) = (Ca::new("root").unwrap(), Ca::new("root").unwrap());
+    let trust = revocable();
+    let (web, cart) = (member(&ca, &[&ca], WEB, &Trust::default()), member(&ca, &[&ca], CART, &trust));
+    trust.set_revocations(lists(&[forger.crl(&[]).unwrap()]));
+    let bad = TlsError::InvalidCertRevocationList(CertRevocationListError::BadSignature);
+    assert_eq!(meet(&web, &cart).server.err(), Some(bad.clone()));
+    assert!(is_revocation(&bad));
+}
+
+#[tokio::test]
+async fn open_connections_of_the_revoked_are_told_and_no_others() {
+    let ca = Ca::new("root").unwrap();
+    let trust = revocable();
+    trust.set_revocations(Revocations::None);
+    let (web, cart) = (member(&ca, &[&ca], WEB, &trust), member(&ca, &[&ca], CART, &trust));
+    let Verdict { client, server } = meet(&web, &cart);
+    let (client, server) = (client.unwrap(), server.unwrap());
+    // Each side watches the other one.
+    let (of_web, of_cart) = (cart.vouch(&server, PeerRole::Client), web.vouch(&client, PeerRole::Server));
+    assert!(of_web.is_tracked() && of_cart.is_tracked());
+    assert_eq!(trust.set_revocations(lists(&[ca.crl(&[leaf(&cart)]).unwrap()])), 1);
+    assert!(of_cart.is_revoked() && !of_web.is_revoked());
+    let mut waits = Box::pin(poll_fn(|cx| of_web.poll_revoked(cx)));
+    assert!(poll_fn(|cx| std::task::Poll::Ready(waits.as_mut().poll(cx).is_pending())).await);
+    let revoke = async { trust.set_revocations(lists(&[ca.crl(&[leaf(&cart), leaf(&web)]).unwrap()])) };
+    let ((), told) = tokio::join!(waits, revoke);
+    assert_eq!(told, 1, "the other one was told before");
+    // Who comes between a list and its register is told at once.
+    assert!(cart.vouch(&server, PeerRole::Client).is_revoked());
+    drop((of_web, of_cart));
+    assert_eq!(trust.0.live.recheck(&trust.rules()), 0, "nobody is left");
+}
+
+#[test]
+fn a_list_that_does_not_verify_ends_no_connection_by_serial_number_alone() {
+    let (ca, forger) = (Ca::new("root").unwrap(), Ca::new("other").unwrap());
+    let trust = revocable();
+    trust.set_revocations(Revocations::None);
+    let (web, cart) = (member(&ca, &[&ca], WEB, &trust), member(&ca, &[&ca], CART, &trust));
+    let server = meet(&web, &cart).server.unwrap();
+    let of_web = cart.vouch(&server, PeerRole::Client);
+    assert_eq!(trust.set_revocations(lists(&[forger.crl(&[leaf(&web)]).unwrap()])), 0);
+    assert!(!of_web.is_revoked());
+}
+
+#[test]
+fn where_no_revocations_are_expected_nothing_is_kept() {
+    let ca = Ca::new("root").unwrap();
+    let trust = Trust::default();
+    let (web, cart) = (member(&ca, &[&ca], WEB, &trust), member(&ca, &[&ca], CART, &trust));
+    let server = meet(&web, &cart).server.unwrap();
+    assert!(!cart.vouch(&server, PeerRole::Client).is_tracked());
+}
+
+#[test]
+fn under_the_post_quantum_policy_classical_peers_are_refused_on_both_sides() {
+    let ca = Ca::new("root").unwrap();
+    let strict = Trust::new(Options { key_exchange: KeyExchange::PostQuantum, ..Options::default() });
+    let (web, cart) = (member(&ca, &[&ca], WEB, &strict), member(&ca, &[&ca], CART, &strict));
+    let Verdict { client, .. } = meet(&web, &cart);
+    let group = client.unwrap().negotiated_key_exchange_group().unwrap().name();
+    assert_eq!(group, rustls::NamedGroup::X25519MLKEM768);
+    // The default policy has the group, too.
+    assert!(both_accept(&meet(&member(&ca, &[&ca], WEB, &Trust::default()), &cart)));
+    let peer = ca.workload(WEB).unwrap();
+    let classical = |alpn: &[&str]| {
+        let mut config = rustls::ClientConfig::clone(&peer.client_config(alpn).unwrap());
+        let mut provider = rustls::crypto::CryptoProvider::clone(config.crypto_provider());
+        provider.kx_groups.retain(|group| group.name() != rustls::NamedGroup::X25519MLKEM768);
+        let roots = isthmus_kit::pki::roots(&peer.root).unwrap();
+        config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(
+                vec![CertificateDer::from_pem_slice(peer.cert.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(peer.key.as_bytes()).unwrap(),
+            )
+            .unwrap();
+        Arc::new(config)
+    };
+    let verdict = handshake(classical(&["h2"]), cart.server_config());
+    let error = verdict.server.unwrap_err().to_string();
+    assert!(error.contains("NoKxGroupsInCommon"), "{error}");
+    // A server that has only classical groups finds none in our hello.
+    let mut provider = rustls::crypto::CryptoProvider::clone(&KeyExchange::Preferred.provider());
+    provider.kx_groups.retain(|group| group.name() != rustls::NamedGroup::X25519MLKEM768);
+    let leaf = ca.workload(CART).unwrap();
+    let server = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(leaf.cert.as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    let verdict = handshake(web.client_config(&[id(CART)]), Arc::new(server));
+    assert!(verdict.client.is_err() && verdict.server.is_err());
+}
