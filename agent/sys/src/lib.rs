@@ -1,7 +1,8 @@
-//! The kernel seam: network namespaces, sockets made inside them, nftables, routes, limits. Nothing here knows a pod, a
+//! The kernel seam: network namespaces, sockets made inside them, nftables, conntrack, routes, limits. Nothing here knows a pod, a
 //! policy or a mesh; every function says what it does to the kernel and fails with the operation and its object.
 
 pub mod capture;
+pub mod conntrack;
 pub mod limits;
 pub mod netns;
 pub mod nft;

@@ -1,4 +1,4 @@
-//! Blocking netlink for nftables, which no client crate covers: the kernel answers a request before `send` returns, so
+//! Blocking netlink for netfilter, which no client crate covers: the kernel answers a request before `send` returns, so
 //! there is nothing to wait for and no reason for a runtime. A socket stays in the namespace it was made in.
 
 use std::io;
@@ -16,6 +16,7 @@ use crate::netns::Netns;
 const MAX_DUMPS: usize = 16;
 
 /// A netlink socket of one protocol inside one namespace.
+#[derive(Debug)]
 pub(crate) struct Netlink {
     socket: Socket,
 }

@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
 use crate::Error;
+use crate::conntrack::Conntrack;
 use crate::netns::Netns;
 
 mod connect_error;
@@ -160,6 +161,17 @@ impl Sockets {
         }
         socket.bind(&addr.into()).map_err(Error::on("bind UDP", addr))?;
         UdpSocket::from_std(socket.into()).map_err(Error::on("register UDP socket", addr))
+    }
+
+    /// The connection table of the namespace that the sockets are made in.
+    ///
+    /// # Errors
+    /// When the kernel does not offer it.
+    pub fn conntrack(&self) -> Result<Conntrack, Error> {
+        match &self.netns {
+            Some(netns) => Conntrack::open(netns),
+            None => Conntrack::open(&Netns::current()?),
+        }
     }
 
     /// Connects to `to`, with `from` as the source address even when it is not ours (unless it is the destination's

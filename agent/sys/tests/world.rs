@@ -12,7 +12,7 @@ use isthmus_rt::task::Tasks;
 use isthmus_sys::capture::Capture;
 use isthmus_sys::netns::Netns;
 use isthmus_sys::socket::{ConnectError, Sockets, Transparent, original_dst};
-use isthmus_sys::{IpNet, limits, route, sysctl};
+use isthmus_sys::{IpNet, limits, nft, route, sysctl};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         settings_are_those_of_the_namespace,
         links_go_and_are_not_missed,
         a_capture_sees_one_interface_and_all_of_it,
+        conntrack_knows_where_a_datagram_was_going,
     ])
 }
 
@@ -195,4 +196,65 @@ fn a_capture_sees_one_interface_and_all_of_it() -> anyhow::Result<()> {
 
 fn text(outcome: Result<(), isthmus_sys::Error>) -> String {
     outcome.map_or_else(|error| error.to_string(), |()| "no error".to_owned())
+}
+
+/// Sends datagrams to port 53 of other hosts to a port of this one instead.
+fn redirect_dns(netns: &Netns, port: u16) -> anyhow::Result<()> {
+    let query = nft::Statement::Port(nft::Proto::Udp, nft::Side::Destination, nft::Op::Eq, 53);
+    let base = nft::Base {
+        kind: nft::ChainKind::Nat,
+        hook: nft::Hook::Output,
+        priority: -100,
+        policy: nft::Policy::Accept,
+    };
+    let chain = nft::Chain {
+        name: "output".to_owned(),
+        base: Some(base),
+        rules: vec![nft::Rule::new([query, nft::Statement::Redirect(port)])],
+    };
+    let table =
+        nft::Table { family: nft::Family::Inet, name: "test".to_owned(), sets: vec![], chains: vec![chain] };
+    Ok(nft::apply(netns, &nft::Ruleset { tables: vec![table] })?)
+}
+
+fn conntrack_knows_where_a_datagram_was_going() -> anyhow::Result<()> {
+    lab::block_on(async {
+        let lan = lab::Lan::new()?;
+        let host = lan.host()?;
+        redirect_dns(&host.netns, 5353)?;
+        let conntrack = host.sockets().conntrack()?;
+        let servers: [[std::net::SocketAddr; 2]; 2] = [
+            ["198.51.100.1:53".parse()?, "198.51.100.2:53".parse()?],
+            ["[2001:db8::1]:53".parse()?, "[2001:db8::2]:53".parse()?],
+        ];
+        for (servers, loopback) in servers.into_iter().zip(["127.0.0.1:5353", "[::1]:5353"]) {
+            let (at, mut buffer) = (loopback.parse()?, [0; 64]);
+            let proxy = host.sockets().udp(at)?;
+            let any = if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            // One socket that asks several servers at once, as some resolvers do.
+            let client = host.sockets().udp(any.parse()?)?;
+            for server in servers {
+                client.send_to(server.to_string().as_bytes(), server).await?;
+            }
+            for _ in servers {
+                let (length, from) = tokio::time::timeout(SOON, proxy.recv_from(&mut buffer)).await??;
+                let said: std::net::SocketAddr = std::str::from_utf8(&buffer[..length])?.parse()?;
+                let found = conntrack.original_udp(from, at)?;
+                ensure!(found == Some(said), "sent to {said}, found {found:?}");
+                // The answer comes back in the name of the server that was asked.
+                proxy.send_to(b"answer", from).await?;
+                let (_, answered) = tokio::time::timeout(SOON, client.recv_from(&mut buffer)).await??;
+                ensure!(answered == said, "{answered} answered for {said}");
+                ensure!(conntrack.original_udp(from, at)? == Some(said), "it is known as long as it is used");
+            }
+            // What nobody redirected was going where it came.
+            client.send_to(b"direct", at).await?;
+            let (_, from) = tokio::time::timeout(SOON, proxy.recv_from(&mut buffer)).await??;
+            ensure!(conntrack.original_udp(from, at)?.is_none_or(|to| to == at));
+            // And what never was is not known.
+            let stranger = std::net::SocketAddr::new(from.ip(), 9);
+            ensure!(conntrack.original_udp(stranger, at)?.is_none());
+        }
+        Ok(())
+    })
 }
