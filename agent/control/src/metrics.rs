@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use isthmus_rt::metrics::Family;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 /// Counters of the xDS client, under the names that the dashboards know.

@@ -9,7 +9,7 @@ mod stream;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use isthmus_model::{Policy, PolicyKey, Resource};
+use isthmus_model::{Policy, PolicyKey, RefusedPolicy, Resource};
 
 use crate::channel::Server;
 pub use node::{Metadata, Node};
@@ -31,8 +31,14 @@ pub struct Config {
 pub trait Sink: Send + Sync {
     /// Workloads and services that changed, and names (`<uid>`, `<namespace>/<hostname>`) that are gone.
     fn addresses(&self, upserts: Vec<Resource>, removed: Vec<String>);
-    /// Policies that changed, that are gone, and that were refused and so are unknown.
-    fn policies(&self, upserts: Vec<(PolicyKey, Policy)>, removed: Vec<PolicyKey>, undecodable: Vec<String>);
+    /// Policies that changed, that are gone, and that were refused: of those whoever enforces policies keeps the version
+    /// that it has, and without one lets nothing through that they might have refused.
+    fn policies(
+        &self,
+        upserts: Vec<(PolicyKey, Policy)>,
+        removed: Vec<PolicyKey>,
+        refused: Vec<RefusedPolicy>,
+    );
 }
 
 /// Resources that are refused at present. Clones share the list.

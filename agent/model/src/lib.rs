@@ -18,7 +18,7 @@ pub use name::{
     ClusterId, Hostname, Namespace, NamespacedHostname, NetworkId, NodeName, PodUid, PolicyKey,
     ServiceAccount, Text, WorkloadUid,
 };
-pub use policy::{Action, Facts, Policy, Scope};
+pub use policy::{Action, Facts, Outline, Policy, RefusedPolicy, Scope};
 pub use service::{IpFamilies, LoadBalancer, Service, Visibility};
 pub use trust::TrustDomains;
 pub use wire::{Resource, WireError};

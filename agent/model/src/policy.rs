@@ -94,8 +94,30 @@ pub struct AccountMatch {
     pub service_account: ServiceAccount,
 }
 
-/// What is known of a connection when it is judged.
+/// A policy that was refused: its key, and what could be read of it nevertheless.
 #[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RefusedPolicy {
+    /// The name of its resource.
+    pub key: PolicyKey,
+    /// `None` when not even its scope is known.
+    pub outline: Option<Outline>,
+}
+
+/// The part of a refused policy that says how far it reaches.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outline {
+    /// Namespace; empty when the message has none.
+    pub namespace: Namespace,
+    /// What it applies to.
+    pub scope: Scope,
+    /// What a match means; an action that is not known is a denial.
+    pub action: Action,
+    /// Only logged, never enforced.
+    pub dry_run: bool,
+}
+
+/// What is known of a connection when it is judged.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Facts {
     /// The proven identity of the peer; `None` for plaintext.
     pub peer: Option<crate::SpiffeId>,
@@ -103,6 +125,38 @@ pub struct Facts {
     pub source: IpAddr,
     /// Address and final port of the destination.
     pub destination: std::net::SocketAddr,
+}
+
+impl RefusedPolicy {
+    /// What is enforced in place of a policy of which no version was ever accepted. It lets nothing through that the
+    /// policy might have refused: an ALLOW is there and matches nothing, a DENY matches all of its scope, and what could
+    /// not be read at all denies all of the namespace in its key. Policies of `root` may apply to the whole mesh, so one
+    /// of those (or any, while `root` is not known) denies everywhere.
+    #[must_use]
+    pub fn stand_in(&self, root: Option<&Namespace>) -> Policy {
+        let (namespace, name) = self.key.as_str().split_once('/').unwrap_or(("", self.key.as_str()));
+        let namespace = Namespace::from(namespace);
+        let everywhere = namespace.is_empty() || root.is_none_or(|root| *root == namespace);
+        let unread = || Outline {
+            namespace: namespace.clone(),
+            scope: if everywhere { Scope::Global } else { Scope::Namespace },
+            action: Action::Deny,
+            dry_run: false,
+        };
+        let Outline { namespace: said, scope, action, dry_run } = self.outline.clone().unwrap_or_else(unread);
+        Policy {
+            name: name.into(),
+            namespace: if said.is_empty() { namespace } else { said },
+            scope,
+            action,
+            rules: match action {
+                Action::Allow => Vec::new(),
+                // A rule without clauses matches everything.
+                Action::Deny => vec![Vec::new()],
+            },
+            dry_run,
+        }
+    }
 }
 
 impl Policy {

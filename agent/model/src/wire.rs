@@ -12,7 +12,7 @@ mod workload;
 
 use isthmus_proto::{security, workload as proto};
 
-use crate::policy::Policy;
+use crate::policy::{Outline, Policy};
 use crate::service::Service;
 use crate::workload::Workload;
 
@@ -96,6 +96,13 @@ pub fn address(wire: proto::Address) -> Result<Resource, WireError> {
 /// When anything in it is not understood: a policy is taken whole or not at all.
 pub fn policy(wire: security::Authorization) -> Result<Policy, WireError> {
     Policy::try_from(wire)
+}
+
+/// How far a policy reaches that [`policy`] refuses; `None` when its scope is not one that we know. An action that is not
+/// known counts as a denial: whatever it means, it was not meant to let more through.
+#[must_use]
+pub fn outline(wire: &security::Authorization) -> Option<Outline> {
+    policy::outline(wire)
 }
 
 #[cfg(test)]

@@ -74,6 +74,9 @@ pub struct Place {
     pub service_account: String,
     /// Own address.
     pub instance_ip: String,
+    /// The namespace whose policies may apply to the whole mesh (`ISTHMUS_ROOT_NAMESPACE`, else the mesh config's
+    /// `rootNamespace`).
+    pub root_namespace: Namespace,
     /// A namespace whose services win when several have one name (`PREFERED_SERVICE_NAMESPACE`, with one R).
     pub preferred_namespace: Option<Namespace>,
     /// Further node metadata.
@@ -222,12 +225,15 @@ fn refuse_unbuilt(r: &mut Reader<'_>) {
     }
 }
 
+/// Where charts mount the mesh's configuration.
+const MESH_CONFIG: &str = "./etc/istio/config/mesh";
+
 fn read_proxy_config(r: &mut Reader<'_>, warnings: &mut Vec<String>) -> ProxyConfig {
     let mut whence = "PROXY_CONFIG";
     let parsed = match r.text("PROXY_CONFIG") {
         Some(text) => super::mesh::proxy_config(&text),
         None => {
-            whence = "./etc/istio/config/mesh";
+            whence = MESH_CONFIG;
             std::fs::read_to_string(whence)
                 .map_or_else(|_| Ok(ProxyConfig::default()), |t| super::mesh::mesh_default_config(&t))
         }
@@ -309,9 +315,15 @@ fn read_place(r: &Reader<'_>, proxy: &ProxyConfig) -> Place {
         service_account: text("SERVICE_ACCOUNT"),
         preferred_namespace: r.text("PREFERED_SERVICE_NAMESPACE").map(Namespace::from),
         instance_ip: r.text("INSTANCE_IP").unwrap_or_else(|| "1.1.1.1".to_owned()),
+        root_namespace: read_root_namespace(r),
         metadata,
         json_metadata: r.prefixed("ISTIO_METAJSON_"),
     }
+}
+
+fn read_root_namespace(r: &Reader<'_>) -> Namespace {
+    let mesh = || super::mesh::root_namespace(&std::fs::read_to_string(MESH_CONFIG).ok()?);
+    r.text("ISTHMUS_ROOT_NAMESPACE").or_else(mesh).unwrap_or_else(|| "istio-system".to_owned()).into()
 }
 
 fn meta_key(key: &str) -> String {

@@ -61,6 +61,12 @@ pub fn mesh_default_config(text: &str) -> Result<ProxyConfig, String> {
     }
 }
 
+/// Reads `rootNamespace` out of a mesh config file; what is wrong with the file is told by [`mesh_default_config`].
+pub fn root_namespace(text: &str) -> Option<String> {
+    let document: Value = yaml_serde::from_str(text).ok()?;
+    document.get("rootNamespace")?.as_str().filter(|name| !name.is_empty()).map(str::to_owned)
+}
+
 fn string(key: &str, value: &Value) -> Result<String, String> {
     value.as_str().map(str::to_owned).ok_or_else(|| format!("{key}: {} is not a text", shown(value)))
 }
@@ -105,6 +111,8 @@ mod tests {
         assert_eq!(config.metadata["A"], "b");
         assert_eq!(proxy_config("").unwrap(), ProxyConfig::default());
         assert_eq!(mesh_default_config("defaultConfig: {statsPort: 1}").unwrap().stats_port, Some(1));
+        assert_eq!(root_namespace("rootNamespace: mesh").as_deref(), Some("mesh"));
+        assert_eq!(root_namespace("defaultConfig: {}"), None);
     }
 
     #[test]

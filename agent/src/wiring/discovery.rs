@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use isthmus_control::xds::Sink;
 use isthmus_identity::Manager;
-use isthmus_model::{Action, NodeName, Policy, PolicyKey, Protocol, Resource, Scope, SpiffeId, Workload};
+use isthmus_model::{NodeName, Policy, PolicyKey, Protocol, RefusedPolicy, Resource, SpiffeId, Workload};
 use isthmus_state::{Applied, Batch, State};
 
 /// Feeds the state.
@@ -70,33 +70,19 @@ impl Sink for Discovery {
         self.apply(batch);
     }
 
-    fn policies(&self, upserts: Vec<(PolicyKey, Policy)>, removed: Vec<PolicyKey>, undecodable: Vec<String>) {
-        let snapshot = self.state.load();
-        let unknown = |name: &String| snapshot.policy(&PolicyKey::from(name.as_str())).is_none();
-        let closed = undecodable.iter().filter(|name| unknown(name)).filter_map(|name| closed(name));
-        let upsert_policies = closed.chain(upserts).collect();
-        self.apply(Batch { upsert_policies, remove_policies: removed, ..Batch::default() });
+    fn policies(
+        &self,
+        upserts: Vec<(PolicyKey, Policy)>,
+        removed: Vec<PolicyKey>,
+        refused: Vec<RefusedPolicy>,
+    ) {
+        self.apply(Batch {
+            upsert_policies: upserts,
+            refused_policies: refused,
+            remove_policies: removed,
+            ..Batch::default()
+        });
     }
-}
-
-/// Stands in for a policy that was refused and of which no earlier version is held: what it meant cannot be known, so
-/// its namespace takes no traffic until it can be read. Access is never widened by a resource that we do not understand.
-fn closed(name: &str) -> Option<(PolicyKey, Policy)> {
-    let (namespace, short) = name.split_once('/')?;
-    tracing::warn!(
-        policy = name,
-        "a refused policy without an earlier version denies traffic to its namespace"
-    );
-    let policy = Policy {
-        name: short.into(),
-        namespace: namespace.into(),
-        scope: Scope::Namespace,
-        action: Action::Deny,
-        // A rule without clauses matches everything.
-        rules: vec![Vec::new()],
-        dry_run: false,
-    };
-    Some((PolicyKey::from(name), policy))
 }
 
 #[cfg(test)]
@@ -107,14 +93,15 @@ mod tests {
 
     #[test]
     fn a_policy_that_cannot_be_read_closes_its_namespace_until_it_can() {
-        let state = State::new(Options::default());
+        let state = State::new(Options { root_namespace: "istio-system".into(), ..Options::default() });
         let discovery = Discovery::new(state.clone(), NodeName::default(), None);
         let pod = Workload { namespace: "shop".into(), ..Workload::default() };
         let facts =
             Facts { peer: None, source: [10, 0, 0, 1].into(), destination: ([10, 0, 0, 2], 80).into() };
         let allowed = || authorize(&state.load(), &pod, &facts).is_ok();
         assert!(allowed());
-        discovery.policies(Vec::new(), Vec::new(), vec!["shop/odd".to_owned()]);
+        let odd = RefusedPolicy { key: "shop/odd".into(), outline: None };
+        discovery.policies(Vec::new(), Vec::new(), vec![odd]);
         assert!(!allowed());
         discovery.policies(Vec::new(), vec!["shop/odd".into()], Vec::new());
         assert!(allowed());

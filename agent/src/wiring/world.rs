@@ -17,6 +17,7 @@ pub(crate) fn state(place: &Place) -> State {
         own_network: place.network.clone(),
         own_cluster: place.cluster.clone(),
         own_node: place.node.clone(),
+        root_namespace: place.root_namespace.clone(),
     })
 }
 

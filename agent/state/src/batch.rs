@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use isthmus_model::{NamespacedHostname, Policy, PolicyKey, Service, Workload};
+use isthmus_model::{NamespacedHostname, Policy, PolicyKey, RefusedPolicy, Service, Workload};
 
 use crate::snapshot::Snapshot;
 
@@ -16,6 +16,9 @@ pub struct Batch {
     pub upsert_services: Vec<Service>,
     /// Policies, new or changed, by the name of their resource.
     pub upsert_policies: Vec<(PolicyKey, Policy)>,
+    /// Policies that were refused: the version that is held stays, and without one nothing is let through that they
+    /// might have refused.
+    pub refused_policies: Vec<RefusedPolicy>,
     /// Names of resources that are gone: a workload's uid or a service's `<namespace>/<hostname>`.
     pub remove_addresses: Vec<String>,
     /// Policies that are gone.
@@ -48,8 +51,14 @@ impl Applied {
 impl Snapshot {
     /// Applies a push to this copy.
     pub(crate) fn apply(&mut self, batch: Batch) -> Applied {
-        let Batch { upsert_workloads, upsert_services, upsert_policies, remove_addresses, remove_policies } =
-            batch;
+        let Batch {
+            upsert_workloads,
+            upsert_services,
+            upsert_policies,
+            refused_policies,
+            remove_addresses,
+            remove_policies,
+        } = batch;
         let mut applied = Applied::default();
         for workload in upsert_workloads {
             self.put_workload(workload, &mut applied);
@@ -58,10 +67,11 @@ impl Snapshot {
             self.put_service(service, &mut applied);
         }
         for (key, policy) in upsert_policies {
-            if self.policies.get(&key).is_none_or(|held| **held != policy) {
-                self.policies.put(key, Arc::new(policy));
-                applied.policies += 1;
-            }
+            applied.policies += usize::from(self.policies.accept(key, policy));
+        }
+        let root = Some(&self.options.root_namespace).filter(|root| !root.is_empty());
+        for refused in &refused_policies {
+            applied.policies += usize::from(self.policies.refuse(refused, root));
         }
         for name in remove_addresses {
             self.remove_address(&name, &mut applied);

@@ -102,7 +102,12 @@ pub(crate) fn by_name(name: &str) -> GatewayAddress {
 }
 
 pub(crate) fn snapshot(workloads: &[Workload], services: &[Service]) -> Snapshot {
-    let options = Options { own_network: NETWORK.into(), own_cluster: "c".into(), own_node: "node-1".into() };
+    let options = Options {
+        own_network: NETWORK.into(),
+        own_cluster: "c".into(),
+        own_node: "node-1".into(),
+        root_namespace: "istio-system".into(),
+    };
     let mut snapshot = Snapshot::new(options);
     let batch = Batch {
         upsert_workloads: workloads.to_vec(),

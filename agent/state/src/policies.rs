@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use isthmus_model::{Namespace, Policy, PolicyKey, Scope, Workload};
+use isthmus_model::{Namespace, Policy, PolicyKey, RefusedPolicy, Scope, Workload};
 
 use crate::index::Map;
 
@@ -15,6 +15,8 @@ pub(crate) struct Policies {
     by_key: Map<PolicyKey, Arc<Policy>>,
     by_namespace: Map<Namespace, Group>,
     global: Group,
+    /// Keys of those that only stand in for a refused one.
+    stand_ins: Map<PolicyKey, ()>,
 }
 
 /// A policy that applies to a workload, or should.
@@ -45,8 +47,45 @@ impl Policies {
             .chain(named.map(|key| Applicable { key, policy: self.by_key.get(key) }))
     }
 
-    pub(crate) fn put(&mut self, key: PolicyKey, policy: Arc<Policy>) {
-        self.take(&key);
+    /// Takes a policy that was understood; whether it is news.
+    pub(crate) fn accept(&mut self, key: PolicyKey, policy: Policy) -> bool {
+        let stood_in = self.stand_ins.remove_mut(&key);
+        let news = self.by_key.get(&key).is_none_or(|held| **held != policy);
+        if news {
+            self.put(key, Arc::new(policy));
+        }
+        news || stood_in
+    }
+
+    /// Takes note of a policy that was refused; whether that changes anything. A version that was accepted stays.
+    pub(crate) fn refuse(&mut self, refused: &RefusedPolicy, root: Option<&Namespace>) -> bool {
+        let key = &refused.key;
+        let held = self.by_key.get(key);
+        if held.is_some() && !self.stand_ins.contains_key(key) {
+            return false;
+        }
+        let stand_in = refused.stand_in(self.root(refused, root));
+        if held.is_some_and(|held| **held == stand_in) {
+            return false;
+        }
+        tracing::warn!(
+            policy = %key, scope = ?stand_in.scope, action = ?stand_in.action,
+            "a refused policy without an earlier version lets nothing through where it may apply"
+        );
+        self.put(key.clone(), Arc::new(stand_in));
+        self.stand_ins.insert_mut(key.clone(), ());
+        true
+    }
+
+    /// The root namespace as far as it matters for one policy: a namespace that has a policy of the whole mesh is it.
+    fn root<'a>(&'a self, refused: &RefusedPolicy, told: Option<&'a Namespace>) -> Option<&'a Namespace> {
+        let (namespace, _) = refused.key.as_str().split_once('/')?;
+        let seen = self.global.values().map(|policy| &policy.namespace);
+        told.into_iter().chain(seen).find(|root| root.as_str() == namespace).or(told)
+    }
+
+    fn put(&mut self, key: PolicyKey, policy: Arc<Policy>) {
+        self.unlist(&key);
         match policy.scope {
             Scope::Global => drop(Arc::make_mut(&mut self.global).insert(key.clone(), Arc::clone(&policy))),
             Scope::Namespace => {
@@ -64,6 +103,11 @@ impl Policies {
 
     /// Removes a policy; whether there was one.
     pub(crate) fn take(&mut self, key: &PolicyKey) -> bool {
+        self.stand_ins.remove_mut(key);
+        self.unlist(key)
+    }
+
+    fn unlist(&mut self, key: &PolicyKey) -> bool {
         let Some(policy) = self.by_key.get(key).cloned() else { return false };
         self.by_key.remove_mut(key);
         match policy.scope {
@@ -80,3 +124,6 @@ impl Policies {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

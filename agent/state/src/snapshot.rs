@@ -22,6 +22,8 @@ pub struct Options {
     pub own_cluster: ClusterId,
     /// Its node.
     pub own_node: NodeName,
+    /// The namespace whose policies may apply to the whole mesh; empty when it is not known.
+    pub root_namespace: Namespace,
 }
 
 /// The mesh at one moment. Cloning shares everything.

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use isthmus_model::{Policy, PolicyKey, Resource, wire};
+use isthmus_model::{Outline, Policy, PolicyKey, RefusedPolicy, Resource, wire};
 use isthmus_proto::discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use isthmus_proto::{security, type_url, workload};
 use prost::Message;
@@ -40,8 +40,8 @@ pub enum Push {
         upserts: Vec<(PolicyKey, Policy)>,
         /// Those that are gone.
         removed: Vec<PolicyKey>,
-        /// Names of those that were refused.
-        undecodable: Vec<String>,
+        /// Those that were refused, but for resources without a name, which are nobody's.
+        refused: Vec<RefusedPolicy>,
     },
 }
 
@@ -79,6 +79,19 @@ struct Held {
 struct Accepted<T> {
     name: String,
     value: T,
+}
+
+/// A resource of a response that cannot be used.
+struct Refused {
+    rejection: Rejection,
+    outline: Option<Outline>,
+}
+
+/// Why a resource cannot be used, and how far it reaches if it is a policy of which that much could be read.
+#[derive(Default)]
+struct Bad {
+    reason: String,
+    outline: Option<Outline>,
 }
 
 /// `google.rpc.Code.INVALID_ARGUMENT`. Control planes look at the presence of the detail and at its text only.
@@ -119,7 +132,7 @@ impl Session {
         let request = |kind: Kind| DeltaDiscoveryRequest {
             node: Some(self.node.clone()),
             type_url: kind.type_url().to_owned(),
-            initial_resource_versions: self.held(kind).versions.clone(),
+            initial_resource_versions: self.held(kind).told(),
             ..DeltaDiscoveryRequest::default()
         };
         Kind::ALL.map(request).to_vec()
@@ -147,11 +160,12 @@ impl Session {
                 let push = Push::Policies {
                     upserts: accepted.into_iter().map(keyed).collect(),
                     removed: removed.into_iter().map(PolicyKey::from).collect(),
-                    undecodable: rejected.iter().map(|rejection| rejection.name.clone()).collect(),
+                    refused: rejected.iter().filter_map(Refused::policy).collect(),
                 };
                 (push, rejected)
             }
         };
+        let rejected: Vec<Rejection> = rejected.into_iter().map(|refused| refused.rejection).collect();
         if !rejected.is_empty() {
             let each = |rejection: &Rejection| format!("{}: {}", rejection.name, rejection.reason);
             let message = rejected.iter().map(each).collect::<Vec<_>>().join("; ");
@@ -187,30 +201,58 @@ impl Session {
     }
 }
 
+// === impl Refused ===
+
+impl Refused {
+    fn policy(&self) -> Option<RefusedPolicy> {
+        let Self { rejection, outline } = self;
+        let key = Some(rejection.name.as_str()).filter(|name| !name.is_empty())?;
+        Some(RefusedPolicy { key: key.into(), outline: outline.clone() })
+    }
+}
+
+impl From<String> for Bad {
+    fn from(reason: String) -> Self {
+        Self { reason, outline: None }
+    }
+}
+
 // === impl Held ===
 
 impl Held {
+    /// What a new stream is told of it. A name of which nothing was ever accepted stands there without a version: it is
+    /// sent again if it still exists, and told to be gone if it does not, which lifts what stands in for it.
+    fn told(&self) -> HashMap<String, String> {
+        let mut told = self.versions.clone();
+        for name in self.rejected.keys().filter(|name| !name.is_empty()) {
+            told.entry(name.clone()).or_default();
+        }
+        told
+    }
+
     /// Takes what can be used, and remembers versions and reasons. A name whose new version is refused stays listed
     /// with the old one: that is what is held, and its removal must still be told to us.
     fn take<T>(
         &mut self,
         kind: Kind,
         resources: Vec<discovery::Resource>,
-        decode: fn(&[u8]) -> Result<T, String>,
-    ) -> (Vec<Accepted<T>>, Vec<Rejection>) {
+        decode: fn(&[u8]) -> Result<T, Bad>,
+    ) -> (Vec<Accepted<T>>, Vec<Refused>) {
         self.synced = true;
         let (mut accepted, mut rejected) = (Vec::with_capacity(resources.len()), Vec::new());
+        // An alias is an address of its workload, by which the workload is found anyhow; nobody waits here for a name.
         for discovery::Resource { version, resource, name, aliases: _ } in resources {
-            match body(kind, resource).and_then(|bytes| decode(&bytes)) {
+            match body(kind, resource).map_err(Bad::from).and_then(|bytes| decode(&bytes)) {
                 Ok(value) if !name.is_empty() => {
                     self.rejected.remove(&name);
                     self.versions.insert(name.clone(), version);
                     accepted.push(Accepted { name, value });
                 }
                 outcome => {
-                    let reason = outcome.err().unwrap_or_else(|| "resource has no name".to_owned());
+                    let nameless = || Bad::from("resource has no name".to_owned());
+                    let Bad { reason, outline } = outcome.err().unwrap_or_else(nameless);
                     self.rejected.insert(name.clone(), reason.clone());
-                    rejected.push(Rejection { kind, name, reason });
+                    rejected.push(Refused { rejection: Rejection { kind, name, reason }, outline });
                 }
             }
         }
@@ -234,14 +276,15 @@ fn body(kind: Kind, resource: Option<prost_types::Any>) -> Result<Vec<u8>, Strin
     Ok(any.value)
 }
 
-fn address(bytes: &[u8]) -> Result<Resource, String> {
+fn address(bytes: &[u8]) -> Result<Resource, Bad> {
     let message = workload::Address::decode(bytes).map_err(|error| error.to_string())?;
-    wire::address(message).map_err(|error| error.to_string())
+    Ok(wire::address(message).map_err(|error| error.to_string())?)
 }
 
-fn policy(bytes: &[u8]) -> Result<Policy, String> {
+fn policy(bytes: &[u8]) -> Result<Policy, Bad> {
     let message = security::Authorization::decode(bytes).map_err(|error| error.to_string())?;
-    wire::policy(message).map_err(|error| error.to_string())
+    let outline = wire::outline(&message);
+    wire::policy(message).map_err(|error| Bad { reason: error.to_string(), outline })
 }
 
 #[cfg(test)]

@@ -146,8 +146,8 @@ impl Client {
         let Reaction { push, reply, rejected } = self.session.response(response);
         match push {
             Some(Push::Addresses { upserts, removed }) => self.sink.addresses(upserts, removed),
-            Some(Push::Policies { upserts, removed, undecodable }) => {
-                self.sink.policies(upserts, removed, undecodable);
+            Some(Push::Policies { upserts, removed, refused }) => {
+                self.sink.policies(upserts, removed, refused);
             }
             None => tracing::debug!(%url, "xDS response of a type that was not asked for is ignored"),
         }

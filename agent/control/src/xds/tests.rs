@@ -25,8 +25,13 @@ impl Sink for Pushes {
         let _ = self.0.send(session::Push::Addresses { upserts, removed });
     }
 
-    fn policies(&self, upserts: Vec<(PolicyKey, Policy)>, removed: Vec<PolicyKey>, undecodable: Vec<String>) {
-        let _ = self.0.send(session::Push::Policies { upserts, removed, undecodable });
+    fn policies(
+        &self,
+        upserts: Vec<(PolicyKey, Policy)>,
+        removed: Vec<PolicyKey>,
+        refused: Vec<RefusedPolicy>,
+    ) {
+        let _ = self.0.send(session::Push::Policies { upserts, removed, refused });
     }
 }
 
@@ -180,8 +185,8 @@ async fn a_bad_resource_is_named_and_readiness_does_not_wait_for_it() {
 
     let policy = raw_resource(AUTHORIZATION, "ns/p", "", vec![0xff]);
     stream.push(&response(AUTHORIZATION, "2", vec![policy], &[]));
-    let session::Push::Policies { undecodable, .. } = client.push().await else { panic!("policies") };
-    assert_eq!(undecodable, ["ns/p"]);
+    let session::Push::Policies { refused, .. } = client.push().await else { panic!("policies") };
+    assert_eq!(refused, [RefusedPolicy { key: "ns/p".into(), outline: None }]);
     stream.recv().await.unwrap();
     assert!(client.readiness.pending().is_empty());
     let names: Vec<String> = client.rejections.list().into_iter().map(|rejection| rejection.name).collect();

@@ -4,33 +4,52 @@ use ipnet::IpNet;
 use isthmus_proto::security as proto;
 
 use super::{WireError, addr};
-use crate::policy::{AccountMatch, Action, Match, Policy, Scope, StringMatch};
+use crate::policy::{AccountMatch, Action, Match, Outline, Policy, Scope, StringMatch};
 
 impl TryFrom<proto::Authorization> for Policy {
     type Error = WireError;
 
     fn try_from(wire: proto::Authorization) -> Result<Self, Self::Error> {
         let proto::Authorization { name, namespace, scope, action, rules, dry_run, extensions: _ } = wire;
+        // It would apply to nobody, and whoever it was meant for would go without it.
+        if namespace.is_empty() && reach(scope) == Some(Scope::Namespace) {
+            return Err(WireError::Missing { field: "namespace" });
+        }
         Ok(Self {
             name: name.into(),
             namespace: namespace.into(),
-            scope: match proto::Scope::try_from(scope) {
-                Ok(proto::Scope::Global) => Scope::Global,
-                Ok(proto::Scope::Namespace) => Scope::Namespace,
-                Ok(proto::Scope::WorkloadSelector) => Scope::WorkloadSelector,
-                Err(_) => return Err(WireError::Unsupported { field: "scope", value: scope }),
-            },
-            action: match proto::Action::try_from(action) {
-                Ok(proto::Action::Allow) => Action::Allow,
-                Ok(proto::Action::Deny) => Action::Deny,
-                Err(_) => return Err(WireError::Unsupported { field: "action", value: action }),
-            },
+            scope: reach(scope).ok_or(WireError::Unsupported { field: "scope", value: scope })?,
+            action: verdict(action).ok_or(WireError::Unsupported { field: "action", value: action })?,
             rules: all(rules, |proto::Rule { clauses }| {
                 all(clauses, |proto::Clause { matches }| all(matches, Match::try_from))
             })?,
             dry_run,
         })
     }
+}
+
+fn reach(scope: i32) -> Option<Scope> {
+    Some(match proto::Scope::try_from(scope).ok()? {
+        proto::Scope::Global => Scope::Global,
+        proto::Scope::Namespace => Scope::Namespace,
+        proto::Scope::WorkloadSelector => Scope::WorkloadSelector,
+    })
+}
+
+fn verdict(action: i32) -> Option<Action> {
+    Some(match proto::Action::try_from(action).ok()? {
+        proto::Action::Allow => Action::Allow,
+        proto::Action::Deny => Action::Deny,
+    })
+}
+
+pub(super) fn outline(wire: &proto::Authorization) -> Option<Outline> {
+    Some(Outline {
+        namespace: wire.namespace.as_str().into(),
+        scope: reach(wire.scope)?,
+        action: verdict(wire.action).unwrap_or(Action::Deny),
+        dry_run: wire.dry_run,
+    })
 }
 
 impl TryFrom<proto::Match> for Match {

@@ -342,3 +342,19 @@ fn a_policy_that_is_not_understood_is_refused_whole() {
     let action = policy(security::Authorization { action: 2, ..Default::default() }).unwrap_err();
     assert_eq!(action.to_string(), "action: 2 is not supported");
 }
+
+#[test]
+fn what_is_known_of_a_refused_policy_is_how_far_it_reaches() {
+    let wire = |scope, action| security::Authorization { scope, action, dry_run: true, ..Default::default() };
+    let read = |scope, action| outline(&wire(scope, action)).map(|o| (o.scope, o.action, o.dry_run));
+    assert_eq!(read(0, 0), Some((Scope::Global, Action::Allow, true)));
+    assert_eq!(read(2, 1), Some((Scope::WorkloadSelector, Action::Deny, true)));
+    assert_eq!(
+        read(1, 7),
+        Some((Scope::Namespace, Action::Deny, true)),
+        "an action of the future lets nothing through"
+    );
+    assert_eq!(read(9, 0), None);
+    let nowhere = policy(security::Authorization { scope: 1, ..Default::default() }).unwrap_err();
+    assert_eq!(nowhere.to_string(), "namespace: missing");
+}

@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use isthmus_kit::istiod::{raw_resource, resource, response};
-use isthmus_model::Health;
+use isthmus_model::{Action, Health, Scope};
 
 use super::*;
 
@@ -136,7 +136,8 @@ fn a_bad_resource_is_refused_alone_and_by_name() {
     ]) {
         assert!(part.starts_with(&format!("{name}: ")) && part.contains(reason), "{part}");
     }
-    assert_eq!(versions(&session, Kind::Address), [("w1".into(), "1".into()), ("w8".into(), "1".into())]);
+    let told = [("w1", "1"), ("w2", ""), ("w3", ""), ("w4", ""), ("w5", ""), ("w6", ""), ("w8", "1")];
+    assert_eq!(versions(&session, Kind::Address), told.map(|(name, version)| (name.into(), version.into())));
 }
 
 #[test]
@@ -191,12 +192,51 @@ fn policies_are_keyed_by_their_xds_name_and_unknown_ones_are_named() {
         resource(AUTHORIZATION, "ns/new-action", "1", &policy("q", 9)),
     ];
     let reaction = session.response(response(AUTHORIZATION, "1", resources, &["ns/old"]));
-    let Some(Push::Policies { upserts, removed, undecodable }) = reaction.push else { panic!("policies") };
+    let Some(Push::Policies { upserts, removed, refused }) = reaction.push else { panic!("policies") };
     assert_eq!(upserts.len(), 1);
     assert_eq!(upserts[0].0, PolicyKey::from("ns/converted-name"));
     assert_eq!(removed, [PolicyKey::from("ns/old")]);
-    assert_eq!(undecodable, ["ns/new-action"]);
+    let outline =
+        Outline { namespace: "ns".into(), scope: Scope::Global, action: Action::Deny, dry_run: false };
+    assert_eq!(refused, [RefusedPolicy { key: "ns/new-action".into(), outline: Some(outline) }]);
     assert!(reaction.reply.error_detail.unwrap().message.starts_with("ns/new-action: "));
+}
+
+#[test]
+fn what_a_refused_policy_says_of_its_reach_is_handed_on() {
+    let far = |wire: &mut security::Authorization| {
+        let matches = vec![security::Match { destination_ports: vec![70_000], ..Default::default() }];
+        wire.rules = vec![security::Rule { clauses: vec![security::Clause { matches }] }];
+    };
+    let mut deny = policy("deny", 1);
+    deny.scope = 1;
+    far(&mut deny);
+    let mut nowhere = policy("nowhere", 0);
+    nowhere.scope = 9;
+    let resources = vec![
+        resource(AUTHORIZATION, "ns/deny", "1", &deny),
+        resource(AUTHORIZATION, "ns/nowhere", "1", &nowhere),
+        raw_resource(AUTHORIZATION, "ns/noise", "1", vec![0xff]),
+        raw_resource(AUTHORIZATION, "", "1", vec![0xff]),
+    ];
+    let reaction = session().response(response(AUTHORIZATION, "1", resources, &[]));
+    let Some(Push::Policies { refused, .. }) = reaction.push else { panic!("policies") };
+    let known =
+        Outline { namespace: "ns".into(), scope: Scope::Namespace, action: Action::Deny, dry_run: false };
+    let of = |key: &str, outline| RefusedPolicy { key: key.into(), outline };
+    assert_eq!(refused, [of("ns/deny", Some(known)), of("ns/nowhere", None), of("ns/noise", None)]);
+    assert_eq!(reaction.rejected.len(), 4, "one without a name is refused too");
+}
+
+#[test]
+fn a_resource_comes_under_its_own_name_whatever_its_aliases_are() {
+    let mut session = session();
+    let aliased = discovery::Resource {
+        aliases: vec!["net1/10.0.0.1".to_owned()],
+        ..resource(ADDRESS, "c//Pod/ns/a", "1", &workload("c//Pod/ns/a", &[10, 0, 0, 1]))
+    };
+    assert_eq!(uids(session.response(response(ADDRESS, "1", vec![aliased], &[])).push), ["c//Pod/ns/a"]);
+    assert_eq!(versions(&session, Kind::Address), [("c//Pod/ns/a".into(), "1".into())]);
 }
 
 #[test]
