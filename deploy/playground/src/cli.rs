@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::binaries::AgentProgram;
 use crate::plan::Topology;
@@ -13,7 +14,7 @@ use crate::{api, cluster_dns, helloworld, istiod, kube_proxy, kubelet, pod_init,
 /// Without a subcommand: builds the world, sends 20 requests from each `sleep`, prints what answered and takes
 /// everything down again.
 #[derive(Debug, Parser)]
-#[command(name = "playground", version, args_conflicts_with_subcommands = true)]
+#[command(name = "playground", version)]
 pub(crate) struct Cli {
     /// Where sockets, logs and keys of the world are kept [default: isthmus-playground in $XDG_RUNTIME_DIR, else
     /// /tmp/isthmus-playground-<uid>]
@@ -25,8 +26,29 @@ pub(crate) struct Cli {
     pub(crate) command: Option<Command>,
 }
 
+/// Reads the command line; says what is wrong with it and ends when it is.
+pub(crate) fn parse() -> Cli {
+    let cli = Cli::parse();
+    match cli.misplaced() {
+        Some(misplaced) => misplaced.exit(),
+        None => cli,
+    }
+}
+
+impl Cli {
+    /// `--dir` may stand anywhere. What is about a whole run means nothing to a subcommand that has the same option.
+    fn misplaced(&self) -> Option<clap::Error> {
+        if self.command.is_none() || self.run == RunArgs::default() {
+            return None;
+        }
+        let text =
+            "options before a subcommand, other than --dir, are for a run without one; put them behind it";
+        Some(Self::command().error(ErrorKind::ArgumentConflict, text))
+    }
+}
+
 /// What a world is made of.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub(crate) struct WorldArgs {
     /// Where the control planes are.
     #[arg(long, value_enum, default_value_t)]
@@ -42,7 +64,7 @@ pub(crate) struct WorldArgs {
 }
 
 /// A whole run: up, check, down.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) world: WorldArgs,
@@ -54,8 +76,11 @@ pub(crate) struct RunArgs {
 /// A scenario, and the world that it is played in.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ScenarioArgs {
-    /// Which one.
+    /// Which one; all of them, one after the other, when none is named.
     pub(crate) name: Option<String>,
+    /// Only lists them.
+    #[arg(long, conflicts_with = "name")]
+    pub(crate) list: bool,
     #[command(flatten)]
     pub(crate) world: WorldArgs,
     /// Prints the report as JSON; the steps still go to standard error.
@@ -107,7 +132,7 @@ pub(crate) enum Command {
     Delete(Change),
     /// Ends the world.
     Down,
-    /// Plays a scenario in a world of its own: up, a change, checks, down. Without a name: lists the scenarios.
+    /// Plays a scenario in a world of its own: up, a change, checks, down. Without a name: every scenario.
     Scenario(ScenarioArgs),
     /// A world that lives as long as its standard input is open.
     #[command(hide = true)]
@@ -153,4 +178,32 @@ pub(crate) enum Command {
     /// Does nothing until it is told to end.
     #[command(hide = true)]
     Sleep,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(args: &[&str]) -> Result<Cli, clap::Error> {
+        let cli = Cli::try_parse_from(std::iter::once(&"playground").chain(args))?;
+        cli.misplaced().map_or(Ok(cli), Err)
+    }
+
+    #[test]
+    fn the_folder_may_be_named_before_the_subcommand_and_behind_it() {
+        for args in [&["--dir", "/w", "up"][..], &["up", "--dir", "/w"], &["--dir", "/w"]] {
+            assert_eq!(line(args).unwrap().dir, Some("/w".into()), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn other_options_belong_behind_the_subcommand() {
+        let refused = line(&["--topology", "primary-remote", "up"]).unwrap_err();
+        assert!(refused.to_string().contains("put them behind it"), "{refused}");
+        let args = line(&["up", "--topology", "primary-remote"]).unwrap();
+        assert!(
+            matches!(args.command, Some(Command::Up(world)) if world.topology == Topology::PrimaryRemote)
+        );
+        assert!(line(&["--json"]).unwrap().run.json);
+    }
 }

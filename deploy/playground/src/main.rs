@@ -33,13 +33,15 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
-use clap::Parser as _;
-
 use cli::{Cli, Command};
 use dir::Dir;
 use launch::Intent;
+
+/// How long the last lines of a log may take to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let called = std::env::args_os().next().unwrap_or_default();
@@ -48,7 +50,7 @@ fn main() -> ExitCode {
     }
     // Started again through /proc, a process would be listed as `exe`.
     let _ = nix::sys::prctl::set_name(c"playground");
-    run(Cli::parse()).unwrap_or_else(|error| {
+    run(cli::parse()).unwrap_or_else(|error| {
         eprintln!("playground: {error:#}");
         ExitCode::FAILURE
     })
@@ -89,9 +91,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 /// Runs a process of the world, with a log on its standard output.
 fn serve(process: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
-    isthmus_rt::log::init(isthmus_rt::log::Format::Text, &filter)?;
-    block_on(process)?;
-    Ok(ExitCode::SUCCESS)
+    let log = isthmus_rt::log::init(isthmus_rt::log::Format::Text, &filter)?;
+    let ended = block_on(process);
+    // Why it ended is told by its last lines. When nobody takes them there is nothing more to do.
+    let _ = log.flush(LAST_LINES);
+    ended.map(|()| ExitCode::SUCCESS)
 }
 
 /// One thread is enough for each process: there are many.

@@ -41,24 +41,62 @@ struct Report {
     scenario: &'static str,
     pass: bool,
     checks: Vec<Check>,
+    /// Why it could not be played to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 /// How long a world that was killed a moment ago may take to be gone.
 const DYING: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(50);
 
-/// Plays a scenario in a world of its own, or lists what there is.
+/// Plays a scenario in a world of its own, or all of them one after the other, or lists what there is.
 pub(crate) fn run(dir: &Dir, args: &ScenarioArgs) -> anyhow::Result<ExitCode> {
-    let Some(name) = &args.name else {
+    if args.list {
         for scenario in &ALL {
             println!("{:<20} {}", scenario.name, scenario.about);
         }
         return Ok(ExitCode::SUCCESS);
-    };
-    let Some(scenario) = ALL.iter().find(|scenario| scenario.name == name) else {
+    }
+    let chosen: Vec<&Scenario> =
+        ALL.iter().filter(|one| args.name.as_deref().is_none_or(|name| one.name == name)).collect();
+    if chosen.is_empty() {
         let names: Vec<_> = ALL.iter().map(|scenario| scenario.name).collect();
-        bail!("there is no scenario {name}; there are: {}", names.join(", "));
-    };
+        bail!(
+            "there is no scenario {}; there are: {}",
+            args.name.as_deref().unwrap_or_default(),
+            names.join(", ")
+        );
+    }
+    let mut reports = Vec::new();
+    for scenario in chosen {
+        let report = play(dir, args, scenario)?;
+        if !args.json {
+            report.print();
+        }
+        reports.push(report);
+    }
+    if args.json {
+        // One that was named is told as itself.
+        let told = match &reports[..] {
+            [report] if args.name.is_some() => serde_json::to_value(report)?,
+            all => serde_json::to_value(all)?,
+        };
+        println!("{told:#}");
+    }
+    let failed: Vec<_> = reports.iter().filter(|report| !report.pass).collect();
+    if failed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.name.is_none() {
+        let names: Vec<_> = failed.iter().map(|report| report.scenario).collect();
+        eprintln!("{} of {} failed: {}", failed.len(), reports.len(), names.join(", "));
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+/// A world, the scenario, and the world's end. The logs stay when something went wrong, until the next world.
+fn play(dir: &Dir, args: &ScenarioArgs, scenario: &Scenario) -> anyhow::Result<Report> {
     dir.clean(&dir.lock(DYING)?).with_context(|| format!("cannot empty {}", dir.path().display()))?;
     let manifests = launch::manifests(&args.world)?;
     let world = Held::start(dir, &args.world)?;
@@ -66,23 +104,15 @@ pub(crate) fn run(dir: &Dir, args: &ScenarioArgs) -> anyhow::Result<ExitCode> {
     let played = (scenario.play)(&mut steps);
     let checks = steps.checks();
     let pass = played.is_ok() && !checks.is_empty() && checks.iter().all(|check| check.pass);
-    let report = Report { scenario: scenario.name, pass, checks };
+    let error = played.err().map(|error| format!("{error:#}"));
+    let report = Report { scenario: scenario.name, pass, checks, error };
     world.end()?;
-    if args.json {
-        println!("{:#}", serde_json::to_value(&report)?);
+    if report.pass {
+        dir.clean(&dir.lock(DYING)?).with_context(|| format!("cannot empty {}", dir.path().display()))?;
     } else {
-        for check in &report.checks {
-            println!("{}  {}: {}", if check.pass { "pass" } else { "FAIL" }, check.name, check.detail);
-        }
-        println!("{} ({name})", if pass { "everything passed" } else { "something FAILED" });
+        eprintln!("logs of {} are in {}", scenario.name, dir.logs().display());
     }
-    played?;
-    if !pass {
-        eprintln!("logs are in {}", dir.logs().display());
-        return Ok(ExitCode::FAILURE);
-    }
-    dir.clean(&dir.lock(DYING)?).with_context(|| format!("cannot empty {}", dir.path().display()))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(report)
 }
 
 /// The process that makes a world for its parent: its standard input is the world's, so that the world ends with whoever
@@ -94,6 +124,20 @@ pub(crate) fn hold(dir: &Dir, args: &WorldArgs) -> anyhow::Result<ExitCode> {
 
 /// A world that lives as long as this.
 struct Held(Child);
+
+// === impl Report ===
+
+impl Report {
+    fn print(&self) {
+        for check in &self.checks {
+            println!("{}  {}: {}", if check.pass { "pass" } else { "FAIL" }, check.name, check.detail);
+        }
+        if let Some(error) = &self.error {
+            println!("FAIL  it could not be played to its end: {error}");
+        }
+        println!("{} ({})", if self.pass { "everything passed" } else { "something FAILED" }, self.scenario);
+    }
+}
 
 // === impl Held ===
 

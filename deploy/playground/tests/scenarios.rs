@@ -72,6 +72,11 @@ fn plaintext_gateway() {
 }
 
 #[test]
+fn rollout() {
+    passes("rollout");
+}
+
+#[test]
 fn a_killed_scenario_leaves_nothing() {
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().unwrap();

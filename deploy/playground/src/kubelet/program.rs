@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use super::spec::{Container, Pod, expand};
 use crate::binaries;
 
+/// The variable that tells the sample's server for how many seconds it is to drain.
+const DRAIN: &str = "DRAIN_SECONDS";
+
 /// What runs for a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Program {
@@ -46,7 +49,9 @@ pub(super) fn of(
         _ if image.contains("helloworld") => {
             let version = pod.metadata.labels.get("version").map(String::as_str);
             let version = version.or_else(|| image.rsplit_once('-').map(|(_, last)| last)).unwrap_or("v1");
-            Ok(own(&["helloworld", "--version", version, "--instance", &pod.metadata.name]))
+            let drain = variables.iter().find(|(name, _)| name == DRAIN).map_or("0", |(_, value)| value);
+            let told = ["--version", version, "--instance", &pod.metadata.name, "--drain", drain];
+            Ok(own(&[&["helloworld"], &told[..]].concat()))
         }
         _ => Err(format!("image {}: nothing built in stands for it", container.image)),
     }
@@ -73,7 +78,7 @@ mod tests {
     #[test]
     fn images_stand_for_programs() {
         let hello = program("docker.io/istio/examples-helloworld-v2:1.0", &[]).unwrap();
-        assert_eq!(hello.args, ["helloworld", "--version", "v2", "--instance", "p"]);
+        assert_eq!(hello.args, ["helloworld", "--version", "v2", "--instance", "p", "--drain", "0"]);
         assert_eq!(program("curlimages/curl:8.16.0@sha256:0", &[]).unwrap().args, ["sleep"]);
         let gateway = program("isthmus", &["gateway"]).unwrap();
         assert_eq!((gateway.path, gateway.args), ("/bin/isthmus".into(), vec!["gateway".into()]));

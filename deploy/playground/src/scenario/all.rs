@@ -1,16 +1,15 @@
 //! The scenarios, one function each.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Scenario;
-use super::steps::Steps;
+use super::steps::{Answers, HELLO, Steps, outcomes};
 
 /// Probes come every five seconds.
 const PROBES: Duration = Duration::from_secs(30);
 
 /// Every scenario.
-pub(crate) const ALL: [Scenario; 5] = [
+pub(crate) const ALL: [Scenario; 6] = [
     Scenario {
         name: "failover",
         about: "while the local helloworld is there it answers; when it is gone the remote one does, and back",
@@ -35,6 +34,11 @@ pub(crate) const ALL: [Scenario; 5] = [
         name: "plaintext-gateway",
         about: "240.240.0.10 and names of ServiceEntries lead to three pods through a plain TCP listener",
         play: plaintext_gateway,
+    },
+    Scenario {
+        name: "rollout",
+        about: "pods of the other cluster are replaced one by one, and no request fails",
+        play: rollout,
     },
 ];
 
@@ -127,12 +131,54 @@ fn plaintext_gateway(steps: &mut Steps<'_>) -> anyhow::Result<()> {
         ("a name whose address was allocated", "hello.cluster-a.example"),
     ] {
         let answers = steps.ask("west/test-remote", &format!("http://{host}:8080/hello"), 40)?;
-        let instances: BTreeSet<&str> =
-            answers.texts.iter().filter_map(|text| Some(text.rsplit_once(' ')?.1)).collect();
+        let instances = answers.instances();
         let pass = answers.failed == 0 && instances.len() == 3;
         let detail = format!("{}: {}", answers.detail(), instances.into_iter().collect::<Vec<_>>().join(" "));
         steps.check(format!("{what} {host} leads to three pods of the other cluster"), pass, detail);
     }
+    Ok(())
+}
+
+/// Requests while pods are replaced, at least.
+const REQUESTS: usize = 1000;
+const PER_SECOND: &str = "50";
+
+fn rollout(steps: &mut Steps<'_>) -> anyhow::Result<()> {
+    steps.delete(&steps.worlds("east/helloworld-v1.yaml"), "east")?;
+    steps.apply(&steps.own(""), "both")?;
+    let before = steps.ask("east/sleep", HELLO, 40)?;
+    let old: Vec<String> = before.instances().into_iter().map(str::to_owned).collect();
+    let pass = before.failed == 0 && old.len() == 3;
+    steps.check(
+        "three pods of the other cluster answer",
+        pass,
+        format!("{}: {}", before.detail(), old.join(" ")),
+    );
+    let gateway = steps.pod("west/istio-eastwestgateway")?;
+    let carried = |steps: &Steps<'_>| steps.logged(&gateway, "connection complete");
+    let before = carried(steps);
+    let number = REQUESTS.to_string();
+    let how = ["--rate", PER_SECOND, "-n", &number, "--kept", "10", "--json", "--hold"];
+    let traffic = steps.send("east/sleep", HELLO, &how)?;
+    steps.apply(&steps.own("next/helloworld.yaml"), "west")?;
+    let sent = outcomes(&traffic.end()?)?;
+    let (kept, own): (Vec<_>, Vec<_>) = sent.into_iter().partition(|outcome| outcome.kept);
+    for (what, outcomes) in [("new connections", &own), ("connections that are kept alive", &kept)] {
+        let answers = Answers::of(outcomes);
+        let pass = answers.failed == 0 && answers.sent >= REQUESTS / 2;
+        steps.check(format!("no request over {what} fails meanwhile"), pass, answers.detail());
+        let new = answers.instances().into_iter().filter(|pod| !old.iter().any(|old| old == pod)).count();
+        let pass = answers.instances().len() == 6 && new == 3;
+        let detail = format!("{}, {new} of them new", answers.instances().len());
+        steps.check(format!("old and new pods answer over {what}"), pass, detail);
+    }
+    let tunnelled = steps.until(PROBES, |steps| carried(steps) >= before + own.len());
+    let detail = format!("{} connections through west's gateway", carried(steps) - before);
+    steps.check("they are carried by double HBONE", tunnelled, detail);
+    let after = steps.ask("east/sleep", HELLO, 40)?;
+    let left = after.instances().into_iter().filter(|pod| old.iter().any(|old| old == pod)).count();
+    let pass = after.failed == 0 && left == 0 && after.instances().len() == 3;
+    steps.check("only the new pods answer in the end", pass, after.detail());
     Ok(())
 }
 

@@ -1,9 +1,10 @@
 //! The steps that scenarios are made of: each runs a command against the world and keeps what it showed.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -24,6 +25,12 @@ pub(crate) struct Steps<'a> {
     manifests: &'a Path,
     name: &'a str,
     checks: Vec<Check>,
+}
+
+/// Requests that are being sent from a pod; ends with this.
+pub(super) struct Traffic {
+    child: Child,
+    said: File,
 }
 
 /// What became of some requests.
@@ -89,11 +96,7 @@ impl<'a> Steps<'a> {
         command.args([pod, "--", binaries::OWN, "request", url, "--json", "-n", &number.to_string()]);
         let output = command.output().context("cannot start exec")?;
         let lines = String::from_utf8_lossy(&output.stdout);
-        let outcomes: Vec<Outcome> = lines
-            .lines()
-            .map(serde_json::from_str)
-            .collect::<Result<_, _>>()
-            .context("the client's output")?;
+        let outcomes = outcomes(&lines)?;
         if outcomes.len() != number {
             bail!(
                 "{} of {number} requests from {pod} were reported: {}",
@@ -102,6 +105,17 @@ impl<'a> Steps<'a> {
             );
         }
         Ok(Answers::of(&outcomes))
+    }
+
+    /// Begins to send requests from inside a pod, with these arguments of the client.
+    pub(super) fn send(&self, pod: &str, url: &str, args: &[&str]) -> anyhow::Result<Traffic> {
+        eprintln!("$ playground exec {pod} -- playground request {url} {} &", args.join(" "));
+        let said = tempfile::tempfile().context("cannot keep what a client says")?;
+        let mut command = command(self.dir, "exec");
+        command.args([pod, "--", binaries::OWN, "request", url]).args(args);
+        // Its standard input ends when we say so, and when we end.
+        command.stdin(Stdio::piped()).stdout(said.try_clone()?);
+        Ok(Traffic { child: command.spawn().context("cannot start exec")?, said })
     }
 
     /// Notes what must be true.
@@ -152,10 +166,33 @@ impl<'a> Steps<'a> {
     }
 }
 
+// === impl Traffic ===
+
+impl Traffic {
+    /// Tells the client that it is enough, and waits for what it says in the end.
+    pub(super) fn end(mut self) -> anyhow::Result<String> {
+        drop(self.child.stdin.take());
+        // Failed requests are a failure of the client's, but told by it.
+        self.child.wait().context("cannot wait for the client")?;
+        let mut text = String::new();
+        self.said.rewind()?;
+        self.said.read_to_string(&mut text)?;
+        Ok(text)
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        // After `end` there is nothing left to wait for.
+        let _ = self.child.wait();
+    }
+}
+
 // === impl Answers ===
 
 impl Answers {
-    fn of(outcomes: &[Outcome]) -> Self {
+    pub(super) fn of(outcomes: &[Outcome]) -> Self {
         let is_good = |outcome: &&Outcome| outcome.status == Some(200);
         let texts = outcomes.iter().filter(is_good).map(|outcome| outcome.body.trim().to_owned()).collect();
         let bad = outcomes.iter().rfind(|outcome| !is_good(outcome));
@@ -174,11 +211,21 @@ impl Answers {
         named.map(|(version, _)| version).collect()
     }
 
+    /// The pods that have answered: `Hello version: v1, instance: x` is `x`.
+    pub(super) fn instances(&self) -> BTreeSet<&str> {
+        self.texts.iter().filter_map(|text| Some(text.rsplit_once(' ')?.1)).collect()
+    }
+
     pub(super) fn detail(&self) -> String {
         let error = self.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
         let versions: Vec<_> = self.versions().into_iter().collect();
         format!("{} sent, {} failed{error}, answered by [{}]", self.sent, self.failed, versions.join(" "))
     }
+}
+
+/// What a client says with `--json`.
+pub(super) fn outcomes(lines: &str) -> anyhow::Result<Vec<Outcome>> {
+    lines.lines().map(serde_json::from_str).collect::<Result<_, _>>().context("the client's output")
 }
 
 #[cfg(test)]
@@ -192,6 +239,7 @@ mod tests {
             body: body.to_owned(),
             error: error.map(str::to_owned),
             seconds: 0.0,
+            kept: false,
         };
         let answers = Answers::of(&[
             outcome(Some(200), "Hello version: v1, instance: a\n", None),

@@ -106,7 +106,7 @@ mod tests {
 
     fn outcome(status: Option<u16>, body: &str) -> Outcome {
         let error = status.is_none().then(|| "refused".to_owned());
-        Outcome { status, body: body.to_owned(), error, seconds: 0.002 }
+        Outcome { status, body: body.to_owned(), error, seconds: 0.002, kept: false }
     }
 
     #[test]

@@ -60,6 +60,34 @@ fn a_new_template_replaces_pods_once_the_new_ones_are_ready() {
 }
 
 #[test]
+fn many_pods_are_replaced_one_by_one() {
+    let server = server();
+    server.create("Deployment", Some("sample"), deployment("hello", 3, "a")).unwrap();
+    server.run_pods();
+    let image = json!({"spec": deployment("hello", 3, "b")["spec"]});
+    server.patch(&key("Deployment", "hello"), Part::Main, &image).unwrap();
+    for _ in 0..3 {
+        let pods = server.pods();
+        assert_eq!(pods.len(), 4, "one more than there should be");
+        assert!(pods.iter().all(|pod| !object::is_deleting(pod)), "none goes before its successor is ready");
+        server.run_pods();
+        let leaving = server.pods().iter().filter(|pod| object::is_deleting(pod)).count();
+        assert_eq!(leaving, 1);
+        server.stop_pods();
+    }
+    assert_eq!(server.pods().len(), 3);
+    let mut hasty = deployment("hasty", 4, "a");
+    hasty["spec"]["strategy"] = json!({"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "50%"}});
+    server.create("Deployment", Some("sample"), hasty.clone()).unwrap();
+    server.run_pods();
+    hasty["spec"]["template"]["spec"]["containers"][0]["image"] = "b".into();
+    server.patch(&key("Deployment", "hasty"), Part::Main, &json!({"spec": hasty["spec"]})).unwrap();
+    let pods = server.pods();
+    let of_hasty = || pods.iter().filter(|pod| object::name(pod).starts_with("hasty"));
+    assert_eq!((of_hasty().count(), of_hasty().filter(|pod| object::is_deleting(pod)).count()), (6, 2));
+}
+
+#[test]
 fn a_daemon_set_has_one_pod_per_node() {
     let server = server();
     server.create("DaemonSet", Some("sample"), deployment("agent", 1, "a")).unwrap();

@@ -110,11 +110,12 @@ impl<'a> Owner<'a> {
         Self { object, reference, hash }
     }
 
-    /// As many pods of the present template as there should be. Pods of an older template go when enough of the new
-    /// ones are ready.
+    /// As many pods of the present template as there should be. Pods of an older one are replaced at the pace of the
+    /// deployment's strategy: so many more, and so many fewer that are ready, as it allows.
     fn scale(&self, tx: &mut Tx<'_>, context: &Context<'_>) {
         let replicas = self.object.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1);
         let replicas = usize::try_from(replicas).unwrap_or(usize::MAX);
+        let Pace { surplus, missing } = Pace::of(self.object, replicas);
         let uid = object::uid(self.object);
         let is_ours = |pod: &Value| {
             let hash = object::label(pod, TEMPLATE_HASH).unwrap_or_default();
@@ -122,26 +123,32 @@ impl<'a> Owner<'a> {
         };
         let (mut new, old): (Vec<_>, Vec<_>) =
             living(tx, self.object, is_ours).into_iter().partition(|pod| self.is_current(pod));
-        let ready = new.iter().filter(|pod| object::has_condition(pod, "Ready")).count();
+        let ready = |pods: &[Arc<Value>]| pods.iter().filter(|pod| is_ready(pod)).count();
+        let (ready, ready_old) = (ready(&new), ready(&old));
         let mut failure = None;
-        for _ in new.len()..replicas {
+        let room = (replicas + surplus).saturating_sub(new.len() + old.len());
+        for _ in 0..replicas.saturating_sub(new.len()).min(room) {
             if let Err(error) = self.create(tx, context, None) {
                 failure = Some(error.to_string());
                 break;
             }
         }
         // What is not ready goes first.
-        new.sort_by_key(|pod| !object::has_condition(pod, "Ready"));
-        let surplus = new.iter().skip(replicas);
-        for pod in surplus.chain(old.iter().filter(|_| ready >= replicas)) {
+        new.sort_by_key(|pod| !is_ready(pod));
+        let too_many = new.iter().skip(replicas);
+        // Of the old ones that are ready, those that can be spared; the others are no loss.
+        let spare = (ready + ready_old).saturating_sub(replicas.saturating_sub(missing));
+        let idle = old.iter().filter(|pod| !is_ready(pod));
+        let spared = old.iter().filter(|pod| is_ready(pod)).take(spare);
+        for pod in too_many.chain(idle).chain(spared) {
             remove(tx, context, pod);
         }
         let updated = new.len().min(replicas);
         let status = json!({
             "observedGeneration": self.object["metadata"]["generation"],
             "replicas": updated + old.len(), "updatedReplicas": updated,
-            "readyReplicas": ready, "availableReplicas": ready,
-            "conditions": conditions(ready >= replicas, failure),
+            "readyReplicas": ready + ready_old, "availableReplicas": ready + ready_old,
+            "conditions": conditions(ready + ready_old >= replicas, failure),
         });
         self.report(tx, status);
     }
@@ -220,6 +227,40 @@ impl<'a> Owner<'a> {
         next["status"] = status;
         tx.put(&key, next);
     }
+}
+
+/// How fast a deployment replaces its pods.
+#[derive(Debug, PartialEq, Eq)]
+struct Pace {
+    /// So many more than there should be.
+    surplus: usize,
+    /// So many fewer that are ready.
+    missing: usize,
+}
+
+// === impl Pace ===
+
+impl Pace {
+    /// As the strategy says; Kubernetes' default is a quarter each, the one rounded up and the other down.
+    fn of(deployment: &Value, replicas: usize) -> Self {
+        const DEFAULT: &str = "25%";
+        let share = |key: &str, round_up: bool| {
+            let value = deployment.pointer(&format!("/spec/strategy/rollingUpdate/{key}"));
+            if let Some(number) = value.and_then(Value::as_u64) {
+                return usize::try_from(number).unwrap_or(usize::MAX);
+            }
+            let percent = value.and_then(Value::as_str).unwrap_or(DEFAULT).trim_end_matches('%');
+            let hundredths = percent.parse::<usize>().unwrap_or(25).saturating_mul(replicas);
+            if round_up { hundredths.div_ceil(100) } else { hundredths / 100 }
+        };
+        let (surplus, missing) = (share("maxSurge", true), share("maxUnavailable", false));
+        // With neither, nothing could ever be replaced.
+        Self { surplus: if missing == 0 { surplus.max(1) } else { surplus }, missing }
+    }
+}
+
+fn is_ready(pod: &Value) -> bool {
+    object::has_condition(pod, "Ready")
 }
 
 fn conditions(available: bool, failure: Option<String>) -> Value {
