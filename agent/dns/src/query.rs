@@ -51,6 +51,14 @@ pub(crate) fn read(message: &[u8]) -> Message<'_> {
     addresses(message).map_or(Message::Other, Message::Addresses)
 }
 
+/// Whether there may be more than one answer, or none: zone transfers, and what is no query at all.
+pub(crate) fn is_stream(message: &[u8]) -> bool {
+    const TRANSFERS: [u16; 2] = [251, 252];
+    let standard_query = message.get(2).is_some_and(|flags| flags & 0x78 == 0);
+    let kind = question_end(message).and_then(|end| count(message, end - 4));
+    !standard_query || kind.is_some_and(|kind| TRANSFERS.contains(&kind))
+}
+
 fn addresses(message: &[u8]) -> Option<Addresses<'_>> {
     let standard_query = message[2] & 0x78 == 0;
     if !standard_query || count(message, 4)? != 1 {

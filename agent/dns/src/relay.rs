@@ -1,5 +1,5 @@
-//! Sends a query to the cluster's DNS server and brings the answer back, both unchanged and over the client's own
-//! transport. Every query has a socket of its own: its port is as hard to guess as the kernel makes it, and answers
+//! Sends a query to a DNS server and brings the answer back, both unchanged and over the client's own transport: to the
+//! server that the client asked where that is known, otherwise to those of the agent. Every query has a socket of its own: its port is as hard to guess as the kernel makes it, and answers
 //! cannot be mixed up.
 
 use std::io;
@@ -7,7 +7,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use isthmus_sys::socket::{ConnectError, Sockets};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+use tokio::net::TcpStream;
 
 use crate::answer::Transport;
 
@@ -47,10 +48,16 @@ impl Relay {
         Self { sockets, servers, patience }
     }
 
-    /// The answer of the first server that has one.
-    pub(crate) async fn ask(&self, message: &[u8], transport: Transport) -> Result<Vec<u8>, RelayError> {
+    /// The answer of the server that the client asked; when nobody knows which that was, of the first of ours that has
+    /// one.
+    pub(crate) async fn ask(
+        &self,
+        message: &[u8],
+        transport: Transport,
+        asked: Option<SocketAddr>,
+    ) -> Result<Vec<u8>, RelayError> {
         let mut outcome = Err(RelayError::NoServer);
-        for server in &self.servers {
+        for server in self.candidates(asked.as_ref()) {
             outcome =
                 match tokio::time::timeout(self.patience, self.ask_one(message, transport, *server)).await {
                     Ok(outcome) => outcome,
@@ -61,6 +68,31 @@ impl Relay {
             }
         }
         outcome
+    }
+
+    /// Passes everything on in both directions after a first message, for exchanges that are no question and answer.
+    pub(crate) async fn pass(
+        &self,
+        client: &mut TcpStream,
+        message: &[u8],
+        asked: Option<SocketAddr>,
+    ) -> Result<(), RelayError> {
+        let mut outcome = Err(RelayError::NoServer);
+        for server in self.candidates(asked.as_ref()) {
+            match self.sockets.connect(*server, None, self.patience).await {
+                Ok(mut stream) => {
+                    let failed = |cause| RelayError::Io { server: *server, cause };
+                    write(&mut stream, message).await.map_err(failed)?;
+                    return copy_bidirectional(client, &mut stream).await.map(drop).map_err(failed);
+                }
+                Err(error) => outcome = Err(error.into()),
+            }
+        }
+        outcome
+    }
+
+    fn candidates<'a>(&'a self, asked: Option<&'a SocketAddr>) -> &'a [SocketAddr] {
+        asked.map_or(&self.servers, std::slice::from_ref)
     }
 
     async fn ask_one(

@@ -4,6 +4,7 @@
 mod handler;
 
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,14 +13,14 @@ use isthmus_rt::backoff::Backoff;
 use isthmus_rt::drain::Watch;
 use isthmus_rt::task::Tasks;
 use isthmus_state::{PodKey, State};
-use isthmus_sys::socket::Sockets;
+use isthmus_sys::socket::{self, Sockets};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 
 use crate::answer::{Failure, Transport, failure};
 use crate::listeners::{BindError, Listeners};
 use crate::metrics::Metrics;
-use crate::relay;
+use crate::{query, relay};
 use handler::{Handler, Outcome};
 
 /// Largest datagram.
@@ -108,7 +109,9 @@ impl DnsProxy {
         let connections = Arc::new(Semaphore::new(config.max_connections));
         let handler = Arc::new(Handler::new(state, pod, config, sockets, metrics));
         for socket in listeners.udp {
-            let serve = udp_loop(Arc::new(socket), Arc::clone(&handler), drain.clone(), queries.clone());
+            let decide = |handler: &Handler, message: &[u8]| handler.decide(message, Transport::Udp);
+            let serve =
+                udp_loop(Arc::new(socket), Arc::clone(&handler), decide, drain.clone(), queries.clone());
             loops.spawn("dns udp", serve);
         }
         for listener in listeners.tcp {
@@ -144,7 +147,15 @@ impl DnsProxy {
     }
 }
 
-async fn udp_loop(socket: Arc<UdpSocket>, handler: Arc<Handler>, drain: Watch, tasks: Tasks) {
+/// Takes datagrams until the drain begins. Most are decided in here, so a panic over one of them is caught: the others
+/// are still to be served.
+async fn udp_loop(
+    socket: Arc<UdpSocket>,
+    handler: Arc<Handler>,
+    decide: impl Fn(&Handler, &[u8]) -> Outcome,
+    drain: Watch,
+    tasks: Tasks,
+) {
     let mut buffer = vec![0; MAX_DATAGRAM];
     let mut backoff = retry_backoff();
     loop {
@@ -163,7 +174,12 @@ async fn udp_loop(socket: Arc<UdpSocket>, handler: Arc<Handler>, drain: Watch, t
         };
         backoff.reset();
         let message = &buffer[..length];
-        match handler.decide(message, Transport::Udp) {
+        let decided = catch_unwind(AssertUnwindSafe(|| decide(&handler, message)));
+        let outcome = decided.unwrap_or_else(|_| {
+            tracing::error!(%client, "a DNS query made the proxy panic");
+            failure(message, Failure::Server).map_or(Outcome::Ignore, Outcome::Answer)
+        });
+        match outcome {
             Outcome::Ignore => {}
             Outcome::Answer(answer) => send(&socket, &answer, client).await,
             Outcome::Wait => {
@@ -189,12 +205,14 @@ async fn wait_for_answer(
         }
         return;
     };
+    // At once: the kernel forgets, and the client may use its port for something else.
+    let asked = socket.local_addr().ok().and_then(|at| handler.asked(client, at));
     let (socket, handler, drain) = (Arc::clone(socket), Arc::clone(handler), drain.clone());
     tasks.spawn("dns query", async move {
         let _permit = permit;
         tokio::select! {
             () = drain.forced() => {}
-            answer = handler.finish(&message, Transport::Udp) => if let Some(answer) = answer {
+            answer = handler.finish(&message, Transport::Udp, asked) => if let Some(answer) = answer {
                 send(&socket, &answer, client).await;
             },
         }
@@ -251,6 +269,8 @@ async fn tcp_loop(
 
 /// One query after the other, until the client ends it, is silent for too long, or the proxy drains.
 async fn connection(mut stream: TcpStream, handler: &Handler, drain: &Watch) -> std::io::Result<()> {
+    let at = socket::canonical(stream.local_addr()?);
+    let asked = socket::original_dst(&stream).filter(|server| *server != at);
     loop {
         let message = tokio::select! {
             () = drain.graceful() => return Ok(()),
@@ -261,8 +281,12 @@ async fn connection(mut stream: TcpStream, handler: &Handler, drain: &Watch) -> 
         let answer = match handler.decide(&message, Transport::Tcp) {
             Outcome::Ignore => return Ok(()),
             Outcome::Answer(answer) => Some(answer),
+            Outcome::Wait if query::is_stream(&message) => {
+                handler.pass(&mut stream, &message, asked).await;
+                return Ok(());
+            }
             Outcome::Wait => match handler.waiting.try_acquire() {
-                Ok(_permit) => handler.finish(&message, Transport::Tcp).await,
+                Ok(_permit) => handler.finish(&message, Transport::Tcp, asked).await,
                 Err(_) => {
                     handler.overloaded(&message, Transport::Tcp);
                     failure(&message, Failure::Server)

@@ -1,13 +1,16 @@
 //! What becomes of one query: answered from the state at once, or after waiting for the pod's workload to be known, or
 //! relayed. Counts and logs it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_model::Workload;
 use isthmus_state::names::{self, Answer, Domains};
 use isthmus_state::{PodKey, Snapshot, State};
+use isthmus_sys::conntrack::Conntrack;
 use isthmus_sys::socket::Sockets;
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -30,6 +33,8 @@ pub(super) struct Handler {
     domains: Domains,
     relay: Relay,
     metrics: Arc<Metrics>,
+    /// Knows whom a datagram was for; `None` where it cannot be asked.
+    conntrack: Option<Conntrack>,
     /// Queries that may wait for somebody at a time.
     pub(super) waiting: Arc<Semaphore>,
 }
@@ -60,6 +65,10 @@ impl Handler {
         sockets: &Sockets,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let conntrack = sockets.conntrack();
+        if let Err(error) = &conntrack {
+            tracing::debug!(pod = %pod.name, %error, "the agent's own resolver is asked whomever an application asks");
+        }
         let Config { cluster_domain, preferred_namespace, upstream, patience, max_waiting, .. } = config;
         Self {
             state,
@@ -67,6 +76,7 @@ impl Handler {
             domains: Domains { cluster: cluster_domain, preferred_namespace },
             relay: Relay::new(sockets, upstream, patience),
             metrics,
+            conntrack: conntrack.ok(),
             waiting: Arc::new(Semaphore::new(max_waiting)),
         }
     }
@@ -94,8 +104,25 @@ impl Handler {
         }
     }
 
-    /// Answers a query that had to wait.
-    pub(super) async fn finish(&self, message: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    /// The server that a datagram was for which came `from` there to our socket `at`; `None` when it was for us or
+    /// nobody knows.
+    pub(super) fn asked(&self, from: SocketAddr, at: SocketAddr) -> Option<SocketAddr> {
+        match self.conntrack.as_ref()?.original_udp(from, at) {
+            Ok(found) => found.filter(|server| *server != at),
+            Err(error) => {
+                tracing::debug!(pod = %self.pod.name, %error, "cannot tell which DNS server was asked");
+                None
+            }
+        }
+    }
+
+    /// Answers a query that had to wait. `asked` is the server that the client meant, where that is known.
+    pub(super) async fn finish(
+        &self,
+        message: &[u8],
+        transport: Transport,
+        asked: Option<SocketAddr>,
+    ) -> Option<Vec<u8>> {
         let mut client = self.state.load().local_workload(&self.pod).cloned();
         if let Message::Addresses(query) = query::read(message) {
             if client.is_none() {
@@ -111,7 +138,21 @@ impl Handler {
                 return Some(answer);
             }
         }
-        self.relay(message, transport, client.as_deref()).await
+        self.relay(message, transport, client.as_deref(), asked).await
+    }
+
+    /// Gives a TCP connection to the server for good, from a message on to which there may be more than one answer.
+    pub(super) async fn pass(&self, stream: &mut TcpStream, message: &[u8], asked: Option<SocketAddr>) {
+        let snapshot = self.state.load();
+        let labels =
+            Labels::new(message, Transport::Tcp, snapshot.local_workload(&self.pod).map(AsRef::as_ref));
+        drop(snapshot);
+        self.metrics.upstream_requests.get_or_create(&labels).inc();
+        self.log(message, "forwarded", 0);
+        if let Err(error) = self.relay.pass(stream, message, asked).await {
+            self.metrics.upstream_failures.get_or_create(&labels).inc();
+            self.log(message, &format!("forwarding failed ({error})"), 0);
+        }
     }
 
     fn verdict(
@@ -147,11 +188,12 @@ impl Handler {
         message: &[u8],
         transport: Transport,
         client: Option<&Workload>,
+        asked: Option<SocketAddr>,
     ) -> Option<Vec<u8>> {
         let labels = Labels::new(message, transport, client);
         self.metrics.upstream_requests.get_or_create(&labels).inc();
         let start = Instant::now();
-        match self.relay.ask(message, transport).await {
+        match self.relay.ask(message, transport, asked).await {
             Ok(answer) => {
                 self.metrics.relayed(&labels, start.elapsed());
                 self.log(message, "forwarded", 0);
