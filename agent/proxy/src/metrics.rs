@@ -1,26 +1,30 @@
 //! The `istio_tcp_*` families and the gauge of open sockets. Owns their names; what a label says is in [`labels`].
 
 pub mod labels;
+mod present;
 
 use std::sync::Arc;
 
-use isthmus_rt::metrics::{Family, Metrics as Registry};
+use isthmus_rt::metrics::{Count, Expiring, Family, Metrics as Registry, expiring};
+use isthmus_rt::task::compute;
+use isthmus_state::{Snapshot, State};
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::time::Instant;
 
 pub use labels::{Flag, Labels, Party, Reporter};
+use present::Present;
 
 /// The families of the data plane.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    pub(crate) opened: Family<Labels, Counter>,
-    pub(crate) closed: Family<Labels, Counter>,
-    pub(crate) failed: Family<Labels, Counter>,
+    pub(crate) opened: Expiring<Labels, Count>,
+    pub(crate) closed: Expiring<Labels, Count>,
+    pub(crate) failed: Expiring<Labels, Count>,
     /// Upstream → downstream, that is towards the client: the field's naming, historic and kept.
-    pub(crate) sent: Family<Labels, Counter>,
+    pub(crate) sent: Expiring<Labels, Count>,
     /// Downstream → upstream.
-    pub(crate) received: Family<Labels, Counter>,
+    pub(crate) received: Expiring<Labels, Count>,
     sockets: Family<SocketLabels, Gauge>,
 }
 
@@ -46,7 +50,7 @@ impl Metrics {
             ("istio_tcp_received_bytes", "Bytes received as request, from the client", &metrics.received),
         ];
         for (name, help, family) in counters {
-            registry.register(name, help, family.clone());
+            registry.register_expiring(name, help, family);
         }
         registry.register(
             "istio_tcp_sockets_open",
@@ -54,6 +58,28 @@ impl Metrics {
             metrics.sockets.clone(),
         );
         Arc::new(metrics)
+    }
+
+    /// Ends the series of workloads and services that are not in the mesh any more, once they were idle for long enough;
+    /// how many those were. This computes for a while.
+    pub fn sweep(&self, now: Instant, mesh: &Snapshot) -> usize {
+        let mut present = Present::of(mesh);
+        let families = [&self.opened, &self.closed, &self.failed, &self.sent, &self.received];
+        families.into_iter().map(|family| family.sweep(now, |labels| present.lacks(labels))).sum()
+    }
+
+    /// Does so for ever, beside everything else.
+    pub async fn expire(self: Arc<Self>, state: State) {
+        let mut turns = tokio::time::interval(expiring::INTERVAL);
+        loop {
+            turns.tick().await;
+            let (metrics, mesh) = (Arc::clone(&self), state.load());
+            // A panic in there was logged.
+            let ended = compute("metric series", move || metrics.sweep(Instant::now(), &mesh)).await;
+            if let Some(series @ 1..) = ended {
+                tracing::debug!(series, "metric series of what is gone were ended");
+            }
+        }
     }
 
     /// Counts an accepted socket for as long as the guard lives.
@@ -96,5 +122,58 @@ mod tests {
         }
         drop(socket);
         assert!(registry.encode().unwrap().contains("istio_tcp_sockets_open{reporter=\"source\"} 0"));
+    }
+
+    fn value(registry: &Registry, series: &str) -> u64 {
+        let text = registry.encode().unwrap();
+        let lines = text.lines().filter(|line| line.starts_with(series));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    }
+
+    fn from(workload: &str) -> Labels {
+        let source =
+            Party { workload: workload.into(), namespace: "ns".into(), known: true, ..Party::default() };
+        Labels { source, ..Labels::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn series_of_workloads_that_are_gone_end_and_their_sums_stay() {
+        let registry = Registry::default();
+        let (metrics, state) = (Metrics::register(&registry), State::new(isthmus_state::Options::default()));
+        let here = isthmus_model::Workload {
+            uid: "here".into(),
+            workload_name: "here".into(),
+            namespace: "ns".into(),
+            ..isthmus_model::Workload::default()
+        };
+        state.apply(isthmus_state::Batch { upsert_workloads: vec![here], ..Default::default() });
+        for workload in ["here", "gone"] {
+            metrics.opened.get_or_create(&from(workload)).inc();
+            metrics.sent.get_or_create(&from(workload)).inc_by(7);
+        }
+        let tasks = isthmus_rt::task::Tasks::new("test");
+        tasks.spawn("expire", Arc::clone(&metrics).expire(state.clone()));
+        tokio::time::sleep(expiring::IDLE - expiring::INTERVAL).await;
+        assert_eq!(metrics.opened.series() + metrics.sent.series(), 4);
+        tokio::time::sleep(2 * expiring::INTERVAL).await;
+        assert_eq!(metrics.opened.series() + metrics.sent.series(), 2);
+        let kept = "isthmus_expired_tcp_sent_bytes_total{reporter=\"source\",response_flags=\"-\",";
+        assert_eq!(value(&registry, kept), 7);
+        assert_eq!(value(&registry, "istio_tcp_sent_bytes_total{"), 7);
+        assert_eq!(value(&registry, "isthmus_metric_series{family=\"istio_tcp_sent_bytes\"}"), 1);
+        state.apply(isthmus_state::Batch { remove_addresses: vec!["here".to_owned()], ..Default::default() });
+        tokio::time::sleep(2 * expiring::INTERVAL).await;
+        assert_eq!((metrics.opened.series(), value(&registry, kept)), (0, 14));
+    }
+
+    /// A peer may call itself what it likes, as often as it likes.
+    #[test]
+    fn invented_names_do_not_fill_the_memory() {
+        let registry = Registry::default();
+        let metrics = Metrics::register(&registry);
+        let invented = u64::try_from(expiring::LIMIT).unwrap() + 100;
+        (0..invented).for_each(|n| metrics.opened.get_or_create(&from(&n.to_string())).inc());
+        assert_eq!(metrics.opened.series(), expiring::LIMIT);
+        assert_eq!(value(&registry, "isthmus_expired_tcp_connections_opened_total{"), 100);
     }
 }

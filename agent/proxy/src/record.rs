@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use isthmus_hbone::copy::{Count, Ended, Side};
 use isthmus_model::{Authority, SpiffeId, Text, Workload};
-use prometheus_client::metrics::counter::Counter;
+use isthmus_rt::metrics::Count as Series;
 use tokio::time::Instant;
 
 use crate::access_log::{self, Ending, Line};
@@ -57,8 +57,8 @@ pub(crate) struct Record {
 /// Counts bytes while they flow.
 #[derive(Debug, Clone)]
 pub(crate) struct Traffic {
-    from_local: Counter,
-    to_local: Counter,
+    from_local: Series,
+    to_local: Series,
     totals: Arc<[AtomicU64; 2]>,
 }
 

@@ -57,7 +57,11 @@ async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), R
 
     let mesh = Mesh::start(&config, Holds::Node, &registry, &readiness, &tasks, &watch)?;
     let shared = world::world(&config, mesh.state.clone(), mesh.certs.clone(), &registry);
+    tasks.spawn("metric series", Arc::clone(&shared.metrics).expire(mesh.state.clone()));
     let pods = Pods::new(shared, &config, &registry, watch.clone());
+    if let Some(dns) = pods.dns_metrics() {
+        tasks.spawn("DNS metric series", dns.expire(mesh.state.clone()));
+    }
     let (quit, mut asked) = mpsc::channel(1);
     metrics::process(&registry, &log, data.handle());
     metrics::build(&registry, config_dump::istio_version(&config.place));

@@ -62,6 +62,7 @@ async fn serve(config: GatewayConfig, log: Handle, data: &Runtime) -> Result<(),
     let (served, served_watch) = drain::channel();
     let mesh = Mesh::start(base, Holds::Own, &registry, &readiness, &tasks, &watch)?;
     let shared = world::world(base, mesh.state.clone(), mesh.certs.clone(), &registry);
+    tasks.spawn("metric series", Arc::clone(&shared.metrics).expire(mesh.state.clone()));
     let globals = follow_globals(&config, &readiness, &tasks, &watch).await?;
     let (quit, mut asked) = mpsc::channel(1);
     metrics::process(&registry, &log, data.handle());

@@ -81,6 +81,11 @@ impl Pods {
         *self.drain.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// What the DNS proxies count.
+    pub(crate) fn dns_metrics(&self) -> Option<Arc<isthmus_dns::Metrics>> {
+        self.dns.as_ref().map(|dns| Arc::clone(&dns.metrics))
+    }
+
     /// The table that ZDS fills.
     pub(crate) fn table(&self) -> Table {
         self.table.clone()

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use isthmus_model::{ClusterId, Hostname, Namespace, Service, SpiffeId, Text, Workload};
+use isthmus_rt::metrics::expiring::Coarse;
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 
 /// Who reports a connection.
@@ -90,6 +91,14 @@ pub struct Labels {
     pub mutual_tls: bool,
 }
 
+/// What is kept of the labels when a series ends: what has few values, whoever connects.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KeptLabels {
+    reporter: &'static str,
+    response_flags: &'static str,
+    connection_security_policy: &'static str,
+}
+
 // === impl Reporter ===
 
 impl Reporter {
@@ -166,6 +175,24 @@ impl ServiceLabels {
 
 // === impl Labels ===
 
+impl Coarse for Labels {
+    type Kept = KeptLabels;
+
+    fn coarse(&self) -> KeptLabels {
+        KeptLabels {
+            reporter: self.reporter.as_str(),
+            response_flags: self.flag.as_str(),
+            connection_security_policy: known(self.security_policy()),
+        }
+    }
+}
+
+impl Labels {
+    fn security_policy(&self) -> &'static str {
+        if self.mutual_tls { "mutual_tls" } else { "" }
+    }
+}
+
 impl EncodeLabelSet for Labels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
         let mut put = |key: &str, value: &str| (key, known(value)).encode_pair(encoder);
@@ -192,7 +219,7 @@ impl EncodeLabelSet for Labels {
         put("destination_cluster", destination.cluster.as_str())?;
         put("request_protocol", "tcp")?;
         put("response_flags", self.flag.as_str())?;
-        put("connection_security_policy", if self.mutual_tls { "mutual_tls" } else { "" })?;
+        put("connection_security_policy", self.security_policy())?;
         if source.known || destination.known {
             put("source_region", source.region.as_str())?;
             put("source_zone", source.zone.as_str())?;
