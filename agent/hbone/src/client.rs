@@ -1,6 +1,7 @@
 //! The client's end of a tunnel: one connection, one owner task, many streams.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -11,6 +12,7 @@ use isthmus_rt::task::Tasks;
 use tokio::time::Instant;
 
 use crate::alive::{self, Listening};
+use crate::load::Load;
 use crate::stream::Fate;
 use crate::{Head, OpenError, ResponseHead, Settings, Stream, Transport, TunnelError};
 
@@ -35,6 +37,8 @@ struct Usage {
     limit: AtomicUsize,
     ended: AtomicBool,
     idle_since: Mutex<Instant>,
+    /// What the owner takes of its core.
+    load: Load,
 }
 
 /// The right to one stream of a tunnel, given back on drop.
@@ -59,14 +63,16 @@ pub async fn handshake<S: Transport>(
         limit: AtomicUsize::new(settings.client_max_streams),
         ended: AtomicBool::new(false),
         idle_since: Mutex::new(Instant::now()),
+        load: Load::new(),
     });
     let fate = Arc::new(Fate::default());
     let (pings, settings) = (connection.ping_pong(), settings.clone());
     let owner = (Arc::clone(&usage), Arc::clone(&fate));
     tasks.spawn("tunnel client", async move {
         let (usage, fate) = owner;
+        let carried = poll_fn(|cx| usage.load.poll(Pin::new(&mut connection), cx));
         let ended = tokio::select! {
-            ended = &mut connection => ended.map_or_else(TunnelError::from_h2, |()| TunnelError::Closed),
+            ended = carried => ended.map_or_else(TunnelError::from_h2, |()| TunnelError::Closed),
             silent = alive::lost(pings, heard, &settings) => silent,
         };
         usage.ended.store(true, Ordering::Release);
@@ -129,6 +135,12 @@ impl Tunnel {
     #[must_use]
     pub fn active_streams(&self) -> usize {
         self.0.usage.active.load(Ordering::Acquire)
+    }
+
+    /// Thousandths of a core that the tunnel's owner takes. It has one core at most, whatever its streams need.
+    #[must_use]
+    pub fn busy(&self) -> u64 {
+        self.0.usage.load.share()
     }
 
     /// How many streams there may be: the least of our limit and the peer's.

@@ -12,6 +12,7 @@ pub mod copy;
 pub mod error;
 pub mod forwarded;
 pub mod head;
+mod load;
 pub mod pool;
 pub mod reason;
 pub mod server;

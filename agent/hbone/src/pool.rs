@@ -1,15 +1,17 @@
 //! Tunnels shared by the connections of one pod: a caller uses a tunnel with room, waits for a dial under way, or dials.
 //!
 //! No lock is held across a dial. A dial belongs to the caller that makes it: when that caller gives up, one that waits
-//! takes over, so nobody is left behind, and everyone fails at its own deadline at the latest. The ordering is in
-//! [`entry`]; here are the clock, the wake-ups and the map.
+//! takes over, so nobody is left behind, and everyone fails at its own deadline at the latest. Only the tunnel that is
+//! added because the others are busy is dialled on nobody's time. The ordering is in [`entry`]; here are the clock, the
+//! wake-ups and the map.
 
 mod entry;
+mod slot;
 
 use std::error::Error;
 use std::fmt;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use isthmus_rt::BoxFuture;
@@ -18,9 +20,10 @@ use papaya::HashMap;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use self::entry::{Checkout, Entry, Member};
-use crate::client::{Permit, Tunnel};
-use crate::{Head, OpenError, ResponseHead, Stream, TunnelError};
+use self::entry::{Checkout, Spread};
+use self::slot::{Dial, Grant, Lease, Slot};
+use crate::client::Tunnel;
+use crate::{Head, OpenError, ResponseHead, Stream};
 
 /// What a pool keeps to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,19 +36,40 @@ pub struct Config {
     pub deadline: Duration,
     /// Streams a new tunnel is expected to carry. 100, as [`crate::Settings::client_max_streams`].
     pub streams: usize,
+    /// Tunnels to one key up to which load is a reason for another; beyond it one is opened only when all are full. A
+    /// tunnel's work is done on one core, so more of them than there are threads to run them are of no use. 1: only the
+    /// pool's owner knows how many there are.
+    pub tunnels: usize,
+    /// A tunnel with as many streams is busy. 25.
+    pub busy_streams: usize,
+    /// A tunnel that takes as many thousandths of a core is busy, too. 500.
+    pub busy_share: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let (idle, deadline) = (Duration::from_secs(300), Duration::from_secs(10));
-        Self { idle, max_idle: 500, deadline, streams: 100 }
+        let (tunnels, busy_streams, busy_share) = (1, 25, 500);
+        Self { idle, max_idle: 500, deadline, streams: 100, tunnels, busy_streams, busy_share }
+    }
+}
+
+impl Config {
+    fn spread(&self) -> Spread {
+        Spread {
+            per_tunnel: self.streams,
+            tunnels: self.tunnels,
+            calm_streams: self.busy_streams,
+            calm_share: self.busy_share,
+        }
     }
 }
 
 /// Makes the tunnel to a key.
 pub trait Connect<K> {
-    /// Dials, up to and including [`crate::client::handshake`]. May be dropped at any point.
-    fn connect<'a>(&'a self, key: &'a K) -> BoxFuture<'a, Result<Tunnel, ConnectFailure>>;
+    /// Dials, up to and including [`crate::client::handshake`]. May be dropped at any point, and may outlive the caller
+    /// for whom it was begun.
+    fn connect(&self, key: &K) -> BoxFuture<'static, Result<Tunnel, ConnectFailure>>;
 }
 
 /// Why a dial failed. Shared by all callers that waited for it.
@@ -114,31 +138,8 @@ pub struct Pool<K>(Arc<Shared<K>>);
 struct Shared<K> {
     config: Config,
     slots: HashMap<K, Arc<Slot>>,
-}
-
-/// How a waiting caller is told.
-type Waiter = oneshot::Sender<Grant>;
-
-#[derive(Debug)]
-struct Slot(Mutex<Entry<Tunnel, Waiter>>);
-
-/// What a waiting caller is told.
-#[derive(Debug)]
-enum Grant {
-    Use(Tunnel, Permit),
-    Dial(Dial),
-    Failed(ConnectFailure),
-}
-
-/// The duty to dial. Dropped without an outcome it goes to the next caller that waits.
-#[derive(Debug)]
-struct Dial(Option<Arc<Slot>>);
-
-/// A tunnel with room for one more stream.
-struct Lease {
-    tunnel: Tunnel,
-    permit: Permit,
-    reused: bool,
+    /// Dials that nobody waits for.
+    tasks: Tasks,
 }
 
 /// Tries with different tunnels before an error is the caller's.
@@ -159,10 +160,10 @@ impl<K> fmt::Debug for Pool<K> {
 // === impl Pool ===
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> Pool<K> {
-    /// An empty pool. Its sweeper runs in `tasks`.
+    /// An empty pool. Its sweeper, and the dials of tunnels that nobody waits for, run in `tasks`.
     #[must_use]
     pub fn new(config: Config, tasks: &Tasks) -> Self {
-        let shared = Arc::new(Shared { config, slots: HashMap::new() });
+        let shared = Arc::new(Shared { config, slots: HashMap::new(), tasks: tasks.clone() });
         tasks.spawn("pool sweeper", sweep(Arc::downgrade(&shared), shared.config.idle));
         Self(shared)
     }
@@ -224,13 +225,17 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Pool<K> {
         loop {
             let slot = self.0.slot(key);
             let mut told = None;
-            let found = slot.lock().checkout(|| {
+            let found = slot.lock().checkout(Instant::now(), || {
                 let (waiter, waiting) = oneshot::channel();
                 told = Some(waiting);
                 waiter
             });
             let granted = match (found, told) {
                 (Checkout::Use(tunnel, permit), _) => return Ok(Lease { tunnel, permit, reused: true }),
+                (Checkout::Grow(tunnel, permit), _) => {
+                    self.grow(slot, connect.connect(key));
+                    return Ok(Lease { tunnel, permit, reused: true });
+                }
                 (Checkout::Dial, _) => Grant::Dial(Dial(Some(slot))),
                 (Checkout::Wait, Some(waiting)) => match waiting.await {
                     Ok(granted) => granted,
@@ -249,6 +254,27 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Pool<K> {
             }
         }
     }
+
+    /// Dials one more tunnel because those there are have much to do. Nobody waits for it.
+    fn grow(&self, slot: Arc<Slot>, dial: BoxFuture<'static, Result<Tunnel, ConnectFailure>>) {
+        let (pool, deadline) = (Arc::downgrade(&self.0), self.0.config.deadline);
+        let duty = Dial(Some(Arc::clone(&slot)));
+        self.0.tasks.spawn("tunnel for load", async move {
+            let made = tokio::time::timeout(deadline, dial).await;
+            let late = |_| ConnectFailure::new(Stage::Timeout, PoolError::Deadline(deadline));
+            // Its first stream's place is given up at once.
+            match duty.done(made.unwrap_or_else(|passed| Err(late(passed)))) {
+                Ok(lease) => tracing::debug!(busy = lease.tunnel.busy(), "one more tunnel for load"),
+                Err(error) => {
+                    tracing::debug!(%error, "no more tunnel for load");
+                    slot.lock().cannot_grow(Instant::now());
+                }
+            }
+            if let Some(pool) = pool.upgrade() {
+                pool.trim();
+            }
+        });
+    }
 }
 
 // === impl Shared ===
@@ -256,7 +282,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Pool<K> {
 impl<K: Hash + Eq + Clone> Shared<K> {
     fn slot(&self, key: &K) -> Arc<Slot> {
         let slots = self.slots.pin();
-        let fresh = || Arc::new(Slot(Mutex::new(Entry::new(self.config.streams))));
+        let fresh = || Arc::new(Slot::new(self.config.spread()));
         let slot = slots.get(key).unwrap_or_else(|| slots.get_or_insert_with(key.clone(), fresh));
         Arc::clone(slot)
     }
@@ -299,91 +325,5 @@ async fn sweep<K: Hash + Eq + Clone>(pool: Weak<Shared<K>>, idle: Duration) {
         tick.tick().await;
         let Some(pool) = pool.upgrade() else { return };
         pool.expire(Instant::now());
-    }
-}
-
-// === impl Slot ===
-
-impl Slot {
-    fn lock(&self) -> MutexGuard<'_, Entry<Tunnel, Waiter>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gives the room there is to those who wait. Nobody is told under the lock: what a caller that has gone does not
-    /// take comes back by being dropped, and takes the lock again.
-    fn grant_all(&self) {
-        loop {
-            let Some((waiter, tunnel, permit)) = self.lock().grant() else { return };
-            let _ = waiter.send(Grant::Use(tunnel, permit));
-        }
-    }
-}
-
-// === impl Dial ===
-
-impl Dial {
-    /// Passes on how the dial went.
-    fn done(mut self, made: Result<Tunnel, ConnectFailure>) -> Result<Lease, ConnectFailure> {
-        let slot = self.0.take();
-        match (made, slot) {
-            (Ok(tunnel), slot) => {
-                let permit = tunnel.reserve();
-                if let Some(slot) = slot {
-                    slot.lock().dialed(tunnel.clone());
-                    slot.grant_all();
-                    let next = slot.lock().next_dialler();
-                    hand_on(&slot, next);
-                }
-                let lost = || tunnel.ended().cloned().unwrap_or(TunnelError::Closed);
-                let permit = permit.ok_or_else(|| ConnectFailure::new(Stage::Handshake, lost()))?;
-                Ok(Lease { tunnel, permit, reused: false })
-            }
-            (Err(failure), slot) => {
-                let lost = slot.map(|slot| slot.lock().failed()).unwrap_or_default();
-                for waiter in lost {
-                    let _ = waiter.send(Grant::Failed(failure.clone()));
-                }
-                Err(failure)
-            }
-        }
-    }
-}
-
-/// Makes a waiting caller the dialler; when it has gone, the next one.
-fn hand_on(slot: &Arc<Slot>, mut waiter: Option<Waiter>) {
-    while let Some(next) = waiter {
-        let Err(Grant::Dial(mut untaken)) = next.send(Grant::Dial(Dial(Some(Arc::clone(slot))))) else {
-            return;
-        };
-        untaken.0 = None;
-        waiter = slot.lock().abandoned();
-    }
-}
-
-impl Drop for Dial {
-    fn drop(&mut self) {
-        let Some(slot) = self.0.take() else { return };
-        let next = slot.lock().abandoned();
-        hand_on(&slot, next);
-    }
-}
-
-impl Member for Tunnel {
-    type Permit = Permit;
-
-    fn is_alive(&self) -> bool {
-        Self::is_alive(self) && (self.limit() > 0 || self.active_streams() > 0)
-    }
-
-    fn active(&self) -> usize {
-        self.active_streams()
-    }
-
-    fn idle_since(&self) -> Option<Instant> {
-        Self::idle_since(self)
-    }
-
-    fn reserve(&self) -> Option<Permit> {
-        Self::reserve(self)
     }
 }

@@ -4,6 +4,7 @@
 #[path = "support/pair.rs"]
 mod pair;
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,7 +24,10 @@ use tokio::time::Instant;
 use pair::{head, soon};
 
 /// Dials servers in memory that accept everything; what a key's peer is like is in its name.
-struct World {
+#[derive(Clone)]
+struct World(Arc<Inner>);
+
+struct Inner {
     tasks: Tasks,
     settings: Settings,
     dials: AtomicUsize,
@@ -42,20 +46,33 @@ enum Key {
     BlackHole,
     /// The dial fails after a second.
     Refusing,
+    /// One dial succeeds, those after it fail after a second.
+    Once,
     /// Scripted by the test.
     Scripted,
 }
 
+impl Deref for World {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
 impl World {
     fn new() -> Self {
-        Self {
+        Self::with_streams(4)
+    }
+
+    fn with_streams(streams: usize) -> Self {
+        Self(Arc::new(Inner {
             tasks: Tasks::new("test"),
-            settings: Settings { client_max_streams: 4, ..Settings::default() },
+            settings: Settings { client_max_streams: streams, ..Settings::default() },
             dials: AtomicUsize::new(0),
             accepted: Arc::default(),
             drains: Mutex::default(),
             scripted: Mutex::default(),
-        }
+        }))
     }
 
     fn pool(&self) -> Pool<Key> {
@@ -94,21 +111,24 @@ impl World {
 }
 
 impl Connect<Key> for World {
-    fn connect<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Tunnel, ConnectFailure>> {
+    fn connect(&self, key: &Key) -> BoxFuture<'static, Result<Tunnel, ConnectFailure>> {
         self.dials.fetch_add(1, Ordering::Relaxed);
+        let (world, key) = (self.clone(), key.clone());
         Box::pin(async move {
             match key {
                 Key::Good | Key::Numbered(_) => {
                     tokio::time::sleep(Duration::from_millis(5)).await;
-                    Ok(self.dial().await)
+                    Ok(world.dial().await)
                 }
                 Key::BlackHole => std::future::pending().await,
-                Key::Refusing => {
+                // The first dial is answered.
+                Key::Once if world.dials() == 1 => Ok(world.dial().await),
+                Key::Once | Key::Refusing => {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
                     Err(ConnectFailure::new(Stage::Connect, refused))
                 }
-                Key::Scripted => Ok(self.dial_scripted().await),
+                Key::Scripted => Ok(world.dial_scripted().await),
             }
         })
     }
@@ -313,4 +333,101 @@ async fn closing_the_pool_lets_streams_finish() {
     let mut far = far.unwrap();
     opened.stream.send("late".into()).await.unwrap();
     assert_eq!(soon(far.recv()).await.unwrap().unwrap(), "late");
+}
+
+/// A pool that opens up to three tunnels because of load, with tunnels of a hundred streams.
+fn spreading(world: &World) -> Pool<Key> {
+    // Only streams count here: the share is the machine's time, which no test should depend on by accident.
+    let config =
+        Config { streams: 100, tunnels: 3, busy_streams: 10, busy_share: u64::MAX, ..Config::default() };
+    Pool::new(config, &world.tasks)
+}
+
+/// Waits for as many tunnels; nobody's stream waits for them.
+async fn tunnels(pool: &Pool<Key>, want: usize) {
+    let reached = async {
+        while pool.len() != want {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    soon(reached).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pair_under_load_gets_more_tunnels_and_loses_them_when_it_is_over() {
+    let world = World::with_streams(100);
+    let pool = spreading(&world);
+    let mut opened = vec![open(&pool, &world).await];
+    for (streams, want) in [(10, 1), (11, 2), (21, 2), (22, 3), (40, 3)] {
+        while opened.len() < streams {
+            let begun = Instant::now();
+            opened.push(open(&pool, &world).await);
+            assert_eq!(begun.elapsed(), Duration::ZERO, "stream {} waited for a dial", opened.len());
+        }
+        tunnels(&pool, want).await;
+    }
+    assert_eq!(world.dials(), 3);
+    let carried = world.accepted.lock().unwrap().len();
+    assert_eq!(carried, 40);
+    let mut shares: Vec<_> = opened.iter().map(|opened| opened.tunnel.active_streams()).collect();
+    shares.sort_unstable();
+    assert!(shares[0] >= 10 && shares[39] <= 20, "{shares:?}");
+
+    // One connection at a time, more often than tunnels expire: all of them take the same tunnel.
+    opened.clear();
+    world.accepted.lock().unwrap().clear();
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        drop(open(&pool, &world).await);
+        world.accepted.lock().unwrap().clear();
+    }
+    assert_eq!((pool.len(), world.dials()), (1, 3));
+}
+
+/// Not on a paused clock: what is measured is the machine's time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bulk_transfer_makes_its_tunnel_busy() {
+    let world = World::with_streams(100);
+    let config = Config { streams: 100, tunnels: 2, busy_share: 100, ..Config::default() };
+    let pool = Pool::new(config, &world.tasks);
+    let Opened { mut stream, tunnel, .. } = open(&pool, &world).await;
+    assert!(open(&pool, &world).await.reused);
+    assert_eq!((pool.len(), tunnel.busy()), (1, 0), "nothing was carried yet");
+    let mut far = world.accepted.lock().unwrap().remove(0);
+    let read = async {
+        while let Some(Ok(data)) = far.recv().await {
+            far.release(data.len());
+        }
+    };
+    let write = async {
+        while pool.len() < 2 {
+            for _ in 0..8 {
+                stream.send(vec![7; 1 << 20].into()).await.unwrap();
+            }
+            drop(open(&pool, &world).await);
+        }
+        drop(stream);
+    };
+    soon(async { tokio::join!(read, write) }).await;
+    assert_eq!(world.dials(), 2);
+    assert!(tunnel.busy() >= 100, "{}", tunnel.busy());
+}
+
+#[tokio::test(start_paused = true)]
+async fn load_does_not_depend_on_a_tunnel_that_cannot_be_had() {
+    let world = World::with_streams(100);
+    let pool = spreading(&world);
+    let mut opened = Vec::new();
+    for _ in 0..50 {
+        opened.push(soon(pool.open(&Key::Once, &head(), &world)).await.unwrap());
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for _ in 0..40 {
+        opened.push(soon(pool.open(&Key::Once, &head(), &world)).await.unwrap());
+    }
+    assert_eq!((pool.len(), world.dials()), (1, 2), "a failed dial is not repeated at once");
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    opened.push(soon(pool.open(&Key::Once, &head(), &world)).await.unwrap());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((pool.len(), world.dials()), (1, 3));
 }

@@ -1,15 +1,19 @@
 //! Dials tunnels: TCP, mutual TLS as the source workload, HTTP/2. The pool decides when; see [`Connect`].
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use isthmus_hbone::client::{self, Tunnel};
 use isthmus_hbone::pool::{Connect, ConnectFailure};
 use isthmus_hbone::session::TlsSession;
 use isthmus_model::SpiffeId;
 use isthmus_rt::BoxFuture;
+use isthmus_rt::task::Tasks;
+use isthmus_sys::socket::Sockets;
 
 use crate::error::Error;
 use crate::scope::Scope;
+use crate::world::World;
 
 /// Connections may share a tunnel when all of this is the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -28,25 +32,33 @@ pub(crate) struct PoolKey {
 /// Dials on behalf of a pod.
 pub(crate) struct Dialer<'a>(pub(crate) &'a Scope);
 
-impl Dialer<'_> {
-    async fn dial(&self, key: &PoolKey) -> Result<Tunnel, Error> {
-        let world = self.0.world();
+/// One dial. It owns what it needs: it may outlive the connection for whose sake it was begun.
+struct Dial {
+    world: Arc<World>,
+    sockets: Sockets,
+    tunnels: Tasks,
+    key: PoolKey,
+}
+
+impl Dial {
+    async fn run(self) -> Result<Tunnel, Error> {
+        let Self { world, sockets, tunnels, key } = self;
         let config = &world.config;
         // Before the network is touched: without a certificate there is nothing to say to anybody.
-        let certificate = self.0.certificate(&key.source).await?;
-        let tcp = self.0.sockets().connect(key.address, None, config.dial_deadline).await;
+        let certificate = world.certificate(&key.source).await?;
+        let tcp = sockets.connect(key.address, None, config.dial_deadline).await;
         let tcp = tcp.map_err(Error::hbone_dial)?;
-        let session =
-            TlsSession::connect(certificate.client_config(&key.destinations), tcp, config.tls_deadline)
-                .await?;
-        Ok(client::handshake(session, &world.settings, self.0.tunnels()).await?)
+        let tls = certificate.client_config(&key.destinations);
+        let session = TlsSession::connect(tls, tcp, config.tls_deadline).await?;
+        Ok(client::handshake(session, &world.settings, &tunnels).await?)
     }
 }
 
 impl Connect<PoolKey> for Dialer<'_> {
-    fn connect<'a>(&'a self, key: &'a PoolKey) -> BoxFuture<'a, Result<Tunnel, ConnectFailure>> {
-        Box::pin(
-            async move { self.dial(key).await.map_err(|error| ConnectFailure::new(error.stage(), error)) },
-        )
+    fn connect(&self, key: &PoolKey) -> BoxFuture<'static, Result<Tunnel, ConnectFailure>> {
+        let scope = self.0;
+        let (sockets, tunnels) = (scope.sockets().clone(), scope.tunnels().clone());
+        let dial = Dial { world: scope.shared_world(), sockets, tunnels, key: key.clone() };
+        Box::pin(async move { dial.run().await.map_err(|error| ConnectFailure::new(error.stage(), error)) })
     }
 }

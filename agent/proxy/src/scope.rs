@@ -71,6 +71,11 @@ impl Scope {
         &self.world
     }
 
+    /// The same, for what may outlive this.
+    pub(crate) fn shared_world(&self) -> Arc<World> {
+        Arc::clone(&self.world)
+    }
+
     pub(crate) fn pod(&self) -> &PodInfo {
         &self.pod
     }
@@ -129,11 +134,9 @@ impl Scope {
         found.ok_or_else(|| Error::UnknownWorkload(self.name.clone()))
     }
 
-    /// Our certificate for an identity. The first one may still be signed; that is waited for no longer than a handshake.
+    /// Our certificate for an identity, as [`World::certificate`].
     pub(crate) async fn certificate(&self, id: &SpiffeId) -> Result<Arc<Certificate>, Error> {
-        let deadline = self.world.config.tls_deadline;
-        let signed = tokio::time::timeout(deadline, self.world.certs.certificate(id)).await;
-        Ok(signed.map_err(|_| Error::NoCertificate { identity: id.clone(), after: deadline })??)
+        self.world.certificate(id).await
     }
 
     /// Judges an inbound connection by the mesh of now. `known` is the pod as it was looked up, a moment ago: a policy
@@ -200,6 +203,14 @@ impl PartialEq for Applied {
     }
 }
 
+/// Tunnels to one destination that load alone may open.
+const MOST_TUNNELS: usize = 4;
+
+/// Threads that can run tunnels at the same time; outside of a runtime one.
+fn threads() -> usize {
+    tokio::runtime::Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers())
+}
+
 /// The dialler keeps its own deadlines and says which one passed; the pool's comes after all of them.
 fn pool_config(world: &World) -> pool::Config {
     let config = &world.config;
@@ -207,6 +218,7 @@ fn pool_config(world: &World) -> pool::Config {
         idle: config.pool_idle,
         deadline: config.dial_deadline + config.tls_deadline + Duration::from_secs(1),
         streams: world.settings.client_max_streams,
+        tunnels: threads().min(MOST_TUNNELS),
         ..pool::Config::default()
     }
 }

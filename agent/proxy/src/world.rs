@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use isthmus_hbone::Settings;
-use isthmus_identity::CertSource;
-use isthmus_model::{ClusterId, NetworkId};
+use isthmus_identity::{CertSource, Certificate};
+use isthmus_model::{ClusterId, NetworkId, SpiffeId};
 use isthmus_state::State;
 
 use crate::config::Config;
+use crate::error::Error;
 use crate::metrics::Metrics;
 
 /// What all pods share.
@@ -26,6 +27,15 @@ pub struct World {
     pub config: Config,
     /// Metrics of the data plane.
     pub metrics: Arc<Metrics>,
+}
+
+impl World {
+    /// The certificate of an identity. The first one may still be signed; that is waited for no longer than a handshake.
+    pub(crate) async fn certificate(&self, id: &SpiffeId) -> Result<Arc<Certificate>, Error> {
+        let deadline = self.config.tls_deadline;
+        let signed = tokio::time::timeout(deadline, self.certs.certificate(id)).await;
+        Ok(signed.map_err(|_| Error::NoCertificate { identity: id.clone(), after: deadline })??)
+    }
 }
 
 impl std::fmt::Debug for World {

@@ -2,11 +2,16 @@
 //!
 //! ```text
 //!             checkout
-//!                │ a tunnel has room ───────────────► Use
+//!                │ a tunnel has an easy time ───────► Use
+//!                │ all that have room are busy ─────► Grow ──dialed──► one more
+//!                │ ... and there are enough ────────► Use     failed──► not again for a while
 //!                │ a dial under way will have room ─► Wait ──dialed──► granted
 //!                └ otherwise ───────────────────────► Dial    failed──► told so
 //!                                                             abandoned ► the longest waiting dials
 //! ```
+//!
+//! The oldest tunnel that has an easy time is used, not the one with the fewest streams: when the load is over, the
+//! tunnels that it opened are left without streams, and expire.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -23,9 +28,27 @@ pub(super) trait Member: Clone {
     fn active(&self) -> usize;
     /// Since when none is in use.
     fn idle_since(&self) -> Option<Instant>;
+    /// Thousandths of a core that it takes; it can have no more than one.
+    fn busy(&self) -> u64;
     /// Takes a stream's place when there is room.
     fn reserve(&self) -> Option<Self::Permit>;
 }
+
+/// How many tunnels there are for what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Spread {
+    /// Streams a new tunnel will carry.
+    pub(super) per_tunnel: usize,
+    /// Tunnels up to which load alone is a reason for one more.
+    pub(super) tunnels: usize,
+    /// A tunnel with fewer streams than this has an easy time,
+    pub(super) calm_streams: usize,
+    /// unless it takes as many thousandths of a core.
+    pub(super) calm_share: u64,
+}
+
+/// How long a destination is left alone after one more tunnel could not be had.
+const PAUSE: Duration = Duration::from_secs(30);
 
 /// One destination's tunnels. `W` is how a waiting caller is told.
 #[derive(Debug)]
@@ -33,8 +56,9 @@ pub(super) struct Entry<M, W> {
     members: Vec<M>,
     dials: usize,
     waiting: VecDeque<W>,
-    /// Streams a new tunnel will carry.
-    per_tunnel: usize,
+    spread: Spread,
+    /// Until when load is no reason for another tunnel.
+    content_until: Option<Instant>,
     retired: bool,
 }
 
@@ -43,6 +67,8 @@ pub(super) struct Entry<M, W> {
 pub(super) enum Checkout<M, P> {
     /// Open its stream here.
     Use(M, P),
+    /// Open its stream here; and somebody shall dial, on nobody's time, and say how it went.
+    Grow(M, P),
     /// Dial, and say how it went.
     Dial,
     /// It was queued, and will be told.
@@ -52,31 +78,54 @@ pub(super) enum Checkout<M, P> {
 }
 
 impl<M: Member, W> Entry<M, W> {
-    pub(super) fn new(per_tunnel: usize) -> Self {
-        let per_tunnel = per_tunnel.max(1);
-        Self { members: Vec::new(), dials: 0, waiting: VecDeque::new(), per_tunnel, retired: false }
+    pub(super) fn new(spread: Spread) -> Self {
+        let per_tunnel = spread.per_tunnel.max(1);
+        let spread = Spread { per_tunnel, calm_streams: spread.calm_streams.min(per_tunnel), ..spread };
+        let (members, waiting) = (Vec::new(), VecDeque::new());
+        Self { members, dials: 0, waiting, spread, content_until: None, retired: false }
     }
 
     /// A caller wants a stream; `waiter` is kept when it has to wait.
-    pub(super) fn checkout(&mut self, waiter: impl FnOnce() -> W) -> Checkout<M, M::Permit> {
+    pub(super) fn checkout(&mut self, now: Instant, waiter: impl FnOnce() -> W) -> Checkout<M, M::Permit> {
         if self.retired {
             return Checkout::Retired;
         }
         self.members.retain(Member::is_alive);
-        // The least loaded first: one connection is one core's work.
-        self.members.sort_by_key(Member::active);
-        for member in &self.members {
-            if let Some(permit) = member.reserve() {
-                return Checkout::Use(member.clone(), permit);
-            }
+        let calm = self.members.iter().filter(|member| self.spread.is_calm(*member));
+        if let Some((member, permit)) = first_with_room(calm) {
+            return Checkout::Use(member, permit);
         }
-        // Each dial under way carries its dialler and as many more as a tunnel has streams.
-        if self.waiting.len() < self.dials * (self.per_tunnel - 1) {
+        let mut ranked: Vec<&M> = self.members.iter().collect();
+        // Whole quarters of a core first: a share is never still.
+        ranked.sort_by_key(|member| (member.busy() / 250, member.active()));
+        if let Some((member, permit)) = first_with_room(ranked.into_iter()) {
+            if !self.may_grow(now) {
+                return Checkout::Use(member, permit);
+            }
+            self.dials += 1;
+            return Checkout::Grow(member, permit);
+        }
+        // Each dial under way carries its dialler and as many more as its tunnel shall have streams.
+        let more = self.members.len() + self.dials < self.spread.tunnels;
+        let each = if more { self.spread.calm_streams.max(1) } else { self.spread.per_tunnel };
+        if self.waiting.len() < self.dials * (each - 1) {
             self.waiting.push_back(waiter());
             return Checkout::Wait;
         }
         self.dials += 1;
         Checkout::Dial
+    }
+
+    /// One at a time: what the last one carries is seen before there is a next one.
+    fn may_grow(&self, now: Instant) -> bool {
+        self.dials == 0
+            && self.members.len() < self.spread.tunnels
+            && self.content_until.is_none_or(|until| now >= until)
+    }
+
+    /// One more tunnel for load could not be had; what there is must do for a while.
+    pub(super) fn cannot_grow(&mut self, now: Instant) {
+        self.content_until = Some(now + PAUSE);
     }
 
     /// A dial succeeded. The dialler has its permit already.
@@ -90,18 +139,14 @@ impl<M: Member, W> Entry<M, W> {
         if self.waiting.is_empty() {
             return None;
         }
-        let (member, permit) = self
-            .members
-            .iter()
-            .filter(|member| member.is_alive())
-            .find_map(|member| Some((member.clone(), member.reserve()?)))?;
+        let (member, permit) = first_with_room(self.members.iter().filter(|member| member.is_alive()))?;
         Some((self.waiting.pop_front()?, member, permit))
     }
 
     /// A dial failed: the callers that no other dial will carry, to be told.
     pub(super) fn failed(&mut self) -> Vec<W> {
         self.dials = self.dials.saturating_sub(1);
-        let carried = self.dials * (self.per_tunnel - 1);
+        let carried = self.dials * (self.spread.per_tunnel - 1);
         let lost = self.waiting.len().saturating_sub(carried);
         self.waiting.drain(..lost).collect()
     }
@@ -115,7 +160,7 @@ impl<M: Member, W> Entry<M, W> {
     /// The longest waiting caller, when those who wait are more than the dials under way will carry: because a dialler
     /// gave up, or a new tunnel carries less than expected. It counts as dialling from now on.
     pub(super) fn next_dialler(&mut self) -> Option<W> {
-        if self.waiting.len() <= self.dials * (self.per_tunnel - 1) {
+        if self.waiting.len() <= self.dials * (self.spread.per_tunnel - 1) {
             return None;
         }
         self.dials += 1;
@@ -146,6 +191,16 @@ impl<M: Member, W> Entry<M, W> {
     pub(super) fn members(&self) -> &[M] {
         &self.members
     }
+}
+
+impl Spread {
+    fn is_calm(&self, member: &impl Member) -> bool {
+        member.active() < self.calm_streams && member.busy() < self.calm_share
+    }
+}
+
+fn first_with_room<'a, M: Member + 'a>(members: impl Iterator<Item = &'a M>) -> Option<(M, M::Permit)> {
+    members.into_iter().find_map(|member| Some((member.clone(), member.reserve()?)))
 }
 
 #[cfg(test)]
