@@ -1,103 +1,78 @@
 //! Choosing an endpoint of a service: who takes part, who is nearest, and a random one of those by capacity. Every
-//! connection chooses anew; nothing is remembered.
+//! connection chooses anew; what is remembered is only what follows from the set of endpoints itself, see [`table`].
 
+mod alias;
+mod ask;
 mod locality;
+mod table;
 
 use std::sync::Arc;
 
-use isthmus_model::service::{HealthPolicy, LbMode, LbScope};
-use isthmus_model::{Service, Workload};
+use isthmus_model::Workload;
 
-use crate::endpoints::{Among, EndpointSet};
+pub(crate) use ask::{Ask, Origin, among, is_here};
+pub(crate) use table::{ChunkTable, SetTable, Tables};
+
 use crate::snapshot::Snapshot;
-use crate::target::{Wanted, is_reachable};
+use table::Tier;
 
-/// Chooses an endpoint for a connection from `source`; `None` when no endpoint qualifies.
+/// Choices that are drawn before those to be avoided are passed over one by one. Half of a service's endpoints may be
+/// avoided at most, so that so many draws all fall on one of them once in 256 times.
+const DRAWS: usize = 8;
+
+/// A chosen endpoint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Picked<'s> {
+    pub(crate) workload: &'s Arc<Workload>,
+    /// How many it was chosen from, of every rank.
+    pub(crate) of: usize,
+}
+
+/// Why none was chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NoPick {
+    /// No endpoint qualifies.
+    Nobody,
+    /// Those that do are to be avoided for now.
+    Avoided,
+}
+
+/// Chooses an endpoint among those that are not to be avoided, of the highest rank that has one.
 pub(crate) fn choose<'s>(
     snapshot: &'s Snapshot,
-    source: &Workload,
-    wanted: &Wanted<'_>,
+    ask: &Ask<'_>,
+    avoid: impl Fn(&Workload) -> bool,
+    rng: &mut fastrand::Rng,
+) -> Result<Picked<'s>, NoPick> {
+    let set = snapshot.services.endpoints(&ask.wanted.key).ok_or(NoPick::Nobody)?;
+    set.with_table(ask, |table| {
+        if table.tiers.is_empty() {
+            return Err(NoPick::Nobody);
+        }
+        let member = |at| set.at(at);
+        let found = table.tiers.iter().find_map(|tier| one_of(tier, &member, &avoid, rng));
+        found.map(|workload| Picked { workload, of: table.count }).ok_or(NoPick::Avoided)
+    })
+}
+
+fn one_of<'s>(
+    tier: &Tier,
+    member: &impl Fn((usize, usize)) -> &'s Arc<Workload>,
+    avoid: &impl Fn(&Workload) -> bool,
     rng: &mut fastrand::Rng,
 ) -> Option<&'s Arc<Workload>> {
-    let set = snapshot.services.endpoints(&wanted.key)?;
-    let eligible = |workload: &Workload| is_reachable(workload, source) && wanted.port_of(workload).is_some();
-    match ranking(wanted.service) {
-        None => anyone(set, among(wanted.service), eligible, rng),
-        Some(Ranking::Strict(scopes)) => {
-            let near = |workload: &Workload| locality::matches_all(source, workload, scopes);
-            anyone(set, among(wanted.service), |workload| near(workload) && eligible(workload), rng)
-        }
-        Some(Ranking::Nearest(scopes)) => {
-            let among = among(wanted.service);
-            let members = || set.iter().filter(|workload| among.admits(workload));
-            let ranked = |workload: &'s Arc<Workload>| (locality::rank(source, workload, scopes), workload);
-            // As below, a first choice that is eligible is as good as one among the eligible only, and ranking alone
-            // is cheaper than asking everybody.
-            let first = nearest(members().map(ranked), rng)?;
-            if eligible(first) {
-                return Some(first);
-            }
-            nearest(members().filter(|workload| eligible(workload)).map(ranked), rng)
+    for _ in 0..DRAWS {
+        let drawn = member(tier.choose(rng));
+        if !avoid(drawn) {
+            return Some(drawn);
         }
     }
-}
-
-/// A random one by capacity of those that are eligible.
-pub(crate) fn anyone<'s>(
-    set: &'s EndpointSet,
-    among: Among,
-    eligible: impl Fn(&Workload) -> bool,
-    rng: &mut fastrand::Rng,
-) -> Option<&'s Arc<Workload>> {
-    // Nearly always everybody is eligible. Where the first choice is not, choosing again among the eligible ones
-    // leaves each of them its proper share.
-    let first = set.choose(among, rng)?;
-    if eligible(first) {
-        return Some(first);
-    }
-    let eligible = set.iter().filter(|workload| among.admits(workload) && eligible(workload));
-    nearest(eligible.map(|workload| (0, workload)), rng)
-}
-
-/// Which endpoints count for a service.
-pub(crate) fn among(service: &Service) -> Among {
-    match service.load_balancer.as_ref().map(|balancer| balancer.health_policy) {
-        Some(HealthPolicy::AllowAll) => Among::All,
-        Some(HealthPolicy::OnlyHealthy) | None => Among::Healthy,
-    }
-}
-
-enum Ranking<'a> {
-    Strict(&'a [LbScope]),
-    Nearest(&'a [LbScope]),
-}
-
-fn ranking(service: &Service) -> Option<Ranking<'_>> {
-    let balancer = service.load_balancer.as_ref()?;
-    match balancer.mode {
-        LbMode::Strict => Some(Ranking::Strict(&balancer.routing_preferences)),
-        LbMode::Failover => Some(Ranking::Nearest(&balancer.routing_preferences)),
-        LbMode::Standard | LbMode::Passthrough => None,
-    }
-}
-
-/// A random one by capacity of those with the best rank, in one pass: each replaces the choice so far with the
-/// probability that its share has in the sum so far.
-fn nearest<'s>(
-    ranked: impl Iterator<Item = (usize, &'s Arc<Workload>)>,
-    rng: &mut fastrand::Rng,
-) -> Option<&'s Arc<Workload>> {
-    let (mut best, mut sum, mut choice) = (0, 0_u64, None);
-    for (rank, workload) in ranked {
-        let capacity = u64::from(workload.capacity);
-        if capacity == 0 || rank < best {
-            continue;
-        }
-        if rank > best {
-            (best, sum) = (rank, 0);
-        }
-        sum += capacity;
-        if rng.u64(0..sum) < capacity {
+    // Most of them, or all, are to be avoided. Each of the others replaces the choice so far with the probability that
+    // its share has in the sum so far.
+    let (mut sum, mut choice) = (0_u64, None);
+    for workload in tier.all().map(member).filter(|workload| !avoid(workload)) {
+        sum += u64::from(workload.capacity);
+        if rng.u64(0..sum) < u64::from(workload.capacity) {
             choice = Some(workload);
         }
     }

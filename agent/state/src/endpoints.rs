@@ -2,12 +2,14 @@
 //! neither walks nor allocates.
 //!
 //! Members are ordered by workload uid and held in chunks of at most [`CHUNK`]. Every chunk is shared between
-//! snapshots until it changes, and is stored beside the sums of its members' capacities. One change copies one chunk
-//! and the list of chunks; a choice walks the sums, then one chunk.
+//! snapshots until it changes, with the tables that were made of it. One change copies one chunk and the list of
+//! chunks; see [`crate::balance`] for the choice.
 
 use std::sync::Arc;
 
-use isthmus_model::{Health, Workload, WorkloadUid};
+use isthmus_model::{Workload, WorkloadUid};
+
+use crate::balance::{Ask, ChunkTable, SetTable, Tables};
 
 /// Most members of one chunk.
 const CHUNK: usize = 64;
@@ -16,66 +18,52 @@ const CHUNK: usize = 64;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EndpointSet {
     chunks: Vec<Chunk>,
+    /// Shared by copies that are the same set.
+    tables: Arc<Tables<SetTable>>,
 }
 
 #[derive(Clone, Debug)]
-struct Chunk {
-    members: Arc<Vec<Arc<Workload>>>,
-    weight: Weight,
+struct Chunk(Arc<Members>);
+
+#[derive(Debug)]
+struct Members {
+    list: Vec<Arc<Workload>>,
+    tables: Tables<ChunkTable>,
 }
 
-/// Sums of capacities.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Weight {
-    healthy: u64,
-    all: u64,
-}
+// === impl Members ===
 
-/// Which members take part in a choice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Among {
-    Healthy,
-    All,
-}
-
-// === impl Among ===
-
-impl Among {
-    pub(crate) fn admits(self, workload: &Workload) -> bool {
-        self == Self::All || workload.status == Health::Healthy
-    }
-
-    fn of(self, weight: Weight) -> u64 {
-        match self {
-            Self::Healthy => weight.healthy,
-            Self::All => weight.all,
-        }
+impl Clone for Members {
+    /// A copy is made to be changed, so its tables would be of no use.
+    fn clone(&self) -> Self {
+        Self { list: self.list.clone(), tables: Tables::default() }
     }
 }
 
 // === impl Chunk ===
 
 impl Chunk {
-    fn new(members: Vec<Arc<Workload>>) -> Self {
-        let mut chunk = Self { members: Arc::new(members), weight: Weight::default() };
-        chunk.weigh();
-        chunk
+    fn new(list: Vec<Arc<Workload>>) -> Self {
+        Self(Arc::new(Members { list, tables: Tables::default() }))
     }
 
-    fn weigh(&mut self) {
-        self.weight = self.members.iter().fold(Weight::default(), |sum, member| {
-            let capacity = u64::from(member.capacity);
-            let healthy = if Among::Healthy.admits(member) { capacity } else { 0 };
-            Weight { healthy: sum.healthy + healthy, all: sum.all + capacity }
-        });
+    fn members(&self) -> &[Arc<Workload>] {
+        &self.0.list
+    }
+
+    /// Its members, to be changed.
+    fn edit(&mut self) -> &mut Vec<Arc<Workload>> {
+        let members = Arc::make_mut(&mut self.0);
+        members.tables.clear();
+        &mut members.list
     }
 
     fn find(&self, uid: &WorkloadUid) -> Result<usize, usize> {
-        self.members.binary_search_by(|member| member.uid.cmp(uid))
+        self.members().binary_search_by(|member| member.uid.cmp(uid))
     }
 
     fn starts_after(&self, uid: &WorkloadUid) -> bool {
-        self.members.first().is_none_or(|first| first.uid > *uid)
+        self.members().first().is_none_or(|first| first.uid > *uid)
     }
 }
 
@@ -83,7 +71,7 @@ impl Chunk {
 
 impl EndpointSet {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.chunks.iter().flat_map(|chunk| chunk.members.iter())
+        self.chunks.iter().flat_map(|chunk| chunk.members().iter())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -102,13 +90,14 @@ impl EndpointSet {
 
     /// Adds a workload, or replaces the one of the same uid.
     pub(crate) fn put(&mut self, workload: Arc<Workload>) {
+        self.changed();
         let Some(at) = self.chunk_of(&workload.uid) else {
             self.chunks.push(Chunk::new(vec![workload]));
             return;
         };
         let chunk = &mut self.chunks[at];
         let place = chunk.find(&workload.uid);
-        let members = Arc::make_mut(&mut chunk.members);
+        let members = chunk.edit();
         match place {
             Ok(place) => members[place] = workload,
             Err(place) => members.insert(place, workload),
@@ -117,48 +106,47 @@ impl EndpointSet {
             let upper = members.split_off(CHUNK / 2);
             self.chunks.insert(at + 1, Chunk::new(upper));
         }
-        self.chunks[at].weigh();
     }
 
     /// Removes the workload of this uid, if there is one.
     pub(crate) fn take(&mut self, uid: &WorkloadUid) {
         let Some(at) = self.chunk_of(uid) else { return };
-        let chunk = &mut self.chunks[at];
-        let Ok(place) = chunk.find(uid) else { return };
-        Arc::make_mut(&mut chunk.members).remove(place);
-        chunk.weigh();
-        let left = chunk.members.len();
+        let Ok(place) = self.chunks[at].find(uid) else { return };
+        self.changed();
+        let members = self.chunks[at].edit();
+        members.remove(place);
+        let left = members.len();
         if left == 0 {
             self.chunks.remove(at);
-        } else if self.chunks.get(at + 1).is_some_and(|next| left + next.members.len() <= CHUNK / 2) {
+        } else if self.chunks.get(at + 1).is_some_and(|next| left + next.members().len() <= CHUNK / 2) {
             // Rolling updates would otherwise leave many chunks with one member.
             let next = self.chunks.remove(at + 1);
-            let chunk = &mut self.chunks[at];
-            Arc::make_mut(&mut chunk.members).extend(next.members.iter().cloned());
-            chunk.weigh();
+            self.chunks[at].edit().extend(next.members().iter().cloned());
         }
     }
 
-    /// A member, with a probability in proportion to its capacity; `None` when all capacities are zero.
-    pub(crate) fn choose(&self, among: Among, rng: &mut fastrand::Rng) -> Option<&Arc<Workload>> {
-        let total: u64 = self.chunks.iter().map(|chunk| among.of(chunk.weight)).sum();
-        if total == 0 {
-            return None;
-        }
-        let mut left = rng.u64(0..total);
-        let chunk = self.chunks.iter().find(|chunk| passes(&mut left, among.of(chunk.weight)))?;
-        let admitted = chunk.members.iter().filter(|member| among.admits(member));
-        admitted.into_iter().find(|member| passes(&mut left, u64::from(member.capacity)))
+    /// Uses the table that answers a question, which is made of the chunks' when nobody asked it of this set before.
+    pub(crate) fn with_table<R>(&self, ask: &Ask<'_>, run: impl FnOnce(&SetTable) -> R) -> R {
+        let make = |view: &Arc<_>| {
+            SetTable::new(self.chunks.iter().map(|chunk| {
+                let table = |_: &_| ChunkTable::new(ask, chunk.members());
+                chunk.0.tables.with(|other| *other == **view, || Arc::clone(view), table, Arc::clone)
+            }))
+        };
+        self.tables.with(|view| ask.has(view), || Arc::new(ask.view()), make, |table| run(table))
     }
-}
 
-/// Whether the point lies within this weight; otherwise it moves on by it.
-fn passes(point: &mut u64, weight: u64) -> bool {
-    if *point < weight {
-        return true;
+    /// The member at a place that a table named.
+    pub(crate) fn at(&self, (chunk, member): (usize, usize)) -> &Arc<Workload> {
+        &self.chunks[chunk].members()[member]
     }
-    *point -= weight;
-    false
+
+    fn changed(&mut self) {
+        match Arc::get_mut(&mut self.tables) {
+            Some(tables) => tables.clear(),
+            None => self.tables = Arc::default(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,12 +5,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use isthmus_model::{
-    GatewayDestination, Hostname, NamespacedHostname, NetworkId, Protocol, Service, Workload,
-};
+use isthmus_model::{GatewayDestination, Hostname, NamespacedHostname, NetworkId, Service, Workload};
 
-use crate::balance;
-use crate::resolve::resolve_reference;
+use crate::balance::{self, Ask, NoPick, Origin, is_here};
+use crate::hints::{Candidate, Hints, Role};
+use crate::resolve::Chooser;
 use crate::services::Asker;
 use crate::snapshot::Snapshot;
 use crate::target::{HBONE_PORT, PortRule, Wanted};
@@ -46,6 +45,14 @@ pub enum GatewayRefusal {
     /// It has a waypoint that cannot be found in this network; a waypoint is never bypassed.
     #[error("unknown waypoint: {0}")]
     UnknownWaypoint(GatewayDestination),
+    /// Everybody who could be chosen is to be avoided for now.
+    #[error("no healthy upstream in this network: {hostname}:{port}: all that qualify refused lately")]
+    AllAvoided {
+        /// The service.
+        hostname: Hostname,
+        /// What was asked for.
+        port: u16,
+    },
     /// None of its endpoints in this network takes HBONE.
     #[error("no healthy upstream in this network: {hostname}:{port}")]
     NoHealthyUpstream {
@@ -56,7 +63,7 @@ pub enum GatewayRefusal {
     },
 }
 
-/// Chooses where a stream for `hostname:port` goes.
+/// Chooses where a stream for `hostname:port` goes; never to one that the hints say to avoid.
 ///
 /// # Errors
 /// When the service may not be reached from outside, or cannot be reached in this network.
@@ -66,6 +73,7 @@ pub fn gateway_target(
     port: u16,
     own_network: &NetworkId,
     is_global: impl Fn(&NamespacedHostname) -> bool,
+    hints: &dyn Hints,
     rng: &mut fastrand::Rng,
 ) -> Result<GatewayTarget, GatewayRefusal> {
     let named = snapshot.services.named(hostname.as_str());
@@ -82,24 +90,23 @@ pub fn gateway_target(
         workload: Arc::clone(workload),
         service: Arc::clone(service),
     };
+    let avoided = || GatewayRefusal::AllAvoided { hostname: hostname.clone(), port };
     if let Some(reference) = &service.waypoint {
-        let (addr, workload) = waypoint(snapshot, reference, own_network, rng)
-            .ok_or_else(|| GatewayRefusal::UnknownWaypoint(reference.destination.clone()))?;
+        let unknown = || GatewayRefusal::UnknownWaypoint(reference.destination.clone());
+        let (addr, workload) = waypoint(snapshot, reference, own_network, hints, rng)
+            .map_err(|why| if why == NoPick::Avoided { avoided() } else { unknown() })?;
         return Ok(target(addr, workload));
     }
     let wanted = Wanted::new(service, port, PortRule::Standard);
-    let takes_it = |workload: &Workload| is_here(workload, own_network) && wanted.port_of(workload).is_some();
-    snapshot
-        .services
-        .endpoints(&wanted.key)
-        .and_then(|set| balance::anyone(set, balance::among(service), takes_it, rng))
-        .and_then(|workload| Some(target(SocketAddr::new(address(service, workload)?, HBONE_PORT), workload)))
-        .ok_or_else(|| GatewayRefusal::NoHealthyUpstream { hostname: hostname.clone(), port })
-}
-
-/// What stands for endpoints of another network is never a target.
-fn is_here(workload: &Workload, own_network: &NetworkId) -> bool {
-    workload.network == *own_network && workload.protocol == Protocol::Hbone && !workload.addresses.is_empty()
+    let ask = Ask { origin: Origin::Gateway(own_network), wanted: &wanted };
+    let avoid = |workload: &Workload| {
+        hints.avoids(&Candidate { role: Role::Endpoint, service: Some(&wanted.key), port, workload })
+    };
+    let nobody = || GatewayRefusal::NoHealthyUpstream { hostname: hostname.clone(), port };
+    let picked = balance::choose(snapshot, &ask, avoid, rng)
+        .map_err(|why| if why == NoPick::Avoided { avoided() } else { nobody() })?;
+    let address = address(service, picked.workload).ok_or_else(nobody)?;
+    Ok(target(SocketAddr::new(address, HBONE_PORT), picked.workload))
 }
 
 fn address(service: &Service, workload: &Workload) -> Option<IpAddr> {
@@ -112,14 +119,16 @@ fn waypoint<'s>(
     snapshot: &'s Snapshot,
     reference: &isthmus_model::GatewayAddress,
     own_network: &NetworkId,
+    hints: &dyn Hints,
     rng: &mut fastrand::Rng,
-) -> Option<(SocketAddr, &'s Arc<Workload>)> {
+) -> Result<(SocketAddr, &'s Arc<Workload>), NoPick> {
     // Nobody in particular asks, from within this network; a name leaves the family open, and IPv4 is tried first.
     let asker = Workload { network: own_network.clone(), ..Workload::default() };
     let any = IpAddr::from([0, 0, 0, 0]);
-    let chosen = resolve_reference(snapshot, &asker, reference, PortRule::Waypoint, any, rng)?;
-    let here = is_here(chosen.workload, own_network);
-    here.then(|| Some((SocketAddr::new(chosen.address?, chosen.port), chosen.workload)))?
+    let mut chooser = Chooser { snapshot, source: &asker, hints, rng };
+    let chosen = chooser.reference(reference, Role::Waypoint, any)?;
+    let address = chosen.address.filter(|_| is_here(chosen.workload, own_network)).ok_or(NoPick::Nobody)?;
+    Ok((SocketAddr::new(address, chosen.port), chosen.workload))
 }
 
 #[cfg(test)]

@@ -1,22 +1,22 @@
 //! From (source workload, original destination) to a route. The order of the questions is the contract with the other
 //! implementations of the mesh, so it is spelled out in [`resolve`] and nowhere else.
 
+mod choose;
 mod reference;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use isthmus_model::service::LbMode;
-use isthmus_model::{
-    Authority, GatewayAddress, NetworkAddress, NetworkId, Protocol, Service, SpiffeId, Workload,
-};
+use isthmus_model::{Authority, GatewayAddress, NetworkAddress, NetworkId, Protocol, Service, Workload};
 
-use crate::balance;
+use crate::balance::NoPick;
+use crate::hints::{Hints, NoHints, Role};
 use crate::route::{DenyReason, Destination, Inner, Reason, Resolved, Route, Upstream};
 use crate::snapshot::Snapshot;
-use crate::target::{HBONE_PORT, ILLEGAL_PORTS, PortRule, Wanted, address_of};
+use crate::target::{HBONE_PORT, ILLEGAL_PORTS, PortRule, Wanted};
 
-pub(crate) use reference::{is_waypoint, resolve_reference};
+pub(crate) use choose::{Chooser, Chosen, is_passthrough};
+pub(crate) use reference::is_waypoint;
 
 /// Decides what becomes of a connection of `source` to `original`.
 ///
@@ -31,70 +31,43 @@ pub fn resolve(
     own_network: &NetworkId,
     rng: &mut fastrand::Rng,
 ) -> Resolved {
+    resolve_with(snapshot, source, original, own_network, &NoHints, rng)
+}
+
+/// [`resolve`] for one who knows more than the mesh says: whom to avoid, and what names mean.
+pub fn resolve_with(
+    snapshot: &Snapshot,
+    source: &Workload,
+    original: SocketAddr,
+    own_network: &NetworkId,
+    hints: &dyn Hints,
+    rng: &mut fastrand::Rng,
+) -> Resolved {
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());
     if original.ip().is_loopback() && ILLEGAL_PORTS.contains(&original.port()) {
         return Resolved::deny(DenyReason::Recursive, Destination::default());
     }
-    Resolver { snapshot, source, original, rng }.run(own_network)
+    let chooser = Chooser { snapshot, source, hints, rng };
+    Resolver { snapshot, source, original, chooser }.run(own_network)
 }
 
 struct Resolver<'s, 'r> {
     snapshot: &'s Snapshot,
     source: &'s Workload,
     original: SocketAddr,
-    rng: &'r mut fastrand::Rng,
-}
-
-/// A workload that was chosen, with the address and port to reach it at.
-pub(crate) struct Chosen<'s> {
-    pub(crate) workload: &'s Arc<Workload>,
-    /// The service it was chosen for.
-    pub(crate) service: Option<&'s Arc<Service>>,
-    /// `None` for a workload that stands for others on another network, or one that is known by name only.
-    pub(crate) address: Option<IpAddr>,
-    pub(crate) port: u16,
+    chooser: Chooser<'s, 'r>,
 }
 
 /// What is at the original destination.
 enum Found<'s> {
     Chosen(Chosen<'s>),
-    /// A service none of whose endpoints qualifies.
-    NoneOf(&'s Arc<Service>),
+    /// A service none of whose endpoints can be chosen.
+    NoneOf(&'s Arc<Service>, NoPick),
+    /// A workload that is to be avoided.
+    Avoided(&'s Arc<Workload>),
     /// A service that asks for no load balancing.
     Passthrough,
     Nothing,
-}
-
-// === impl Chosen ===
-
-impl Chosen<'_> {
-    fn socket(&self) -> Result<SocketAddr, DenyReason> {
-        match self.address {
-            Some(address) => Ok(SocketAddr::new(address, self.port)),
-            None if !self.workload.addresses.is_empty() || self.workload.hostname.is_empty() => {
-                Err(DenyReason::NoAddress(self.workload.uid.clone()))
-            }
-            None => Err(DenyReason::HostnameOnly {
-                workload: self.workload.uid.clone(),
-                hostname: self.workload.hostname.clone(),
-            }),
-        }
-    }
-
-    /// Identities of which this peer must prove one: the service's, and the workload's own.
-    fn identities(&self) -> Vec<SpiffeId> {
-        let mut identities =
-            self.service.map(|service| service.subject_alt_names.clone()).unwrap_or_default();
-        let own = self.workload.identity();
-        if !identities.contains(&own) {
-            identities.push(own);
-        }
-        identities
-    }
-
-    fn destination(&self) -> Destination {
-        Destination { workload: Some(Arc::clone(self.workload)), service: self.service.cloned() }
-    }
 }
 
 // === impl Resolver ===
@@ -110,15 +83,19 @@ impl<'s> Resolver<'s, '_> {
             None => snapshot.service_by_vip(&here, Some(&self.source.namespace)),
         };
         if let Some(service) = addressed
-            && let Some(waypoint) = service_waypoint(service, self.rng)
+            && let Some(waypoint) = service_waypoint(service, self.chooser.rng)
         {
             return self.through_waypoint(waypoint, Some(service), Reason::ServiceWaypoint);
         }
         match self.upstream() {
             Found::Chosen(chosen) => self.towards(&chosen, addressed.is_some()),
-            Found::NoneOf(service) => Resolved::deny(
-                DenyReason::NoHealthyUpstream(self.original),
+            Found::NoneOf(service, why) => Resolved::deny(
+                self.nobody(why, DenyReason::NoHealthyUpstream(self.original)),
                 Destination { workload: None, service: Some(Arc::clone(service)) },
+            ),
+            Found::Avoided(workload) => Resolved::deny(
+                DenyReason::AllAvoided(self.original),
+                Destination { workload: Some(Arc::clone(workload)), service: None },
             ),
             Found::Passthrough => self.passthrough(Reason::PassthroughService),
             Found::Nothing => self.passthrough(Reason::Unknown),
@@ -134,17 +111,22 @@ impl<'s> Resolver<'s, '_> {
                 return Found::Passthrough;
             }
             let wanted = Wanted::new(service, self.original.port(), PortRule::Standard);
-            let chosen = choose(snapshot, source, service, &wanted, self.original.ip(), self.rng);
-            return chosen.map_or(Found::NoneOf(service), Found::Chosen);
+            return match self.chooser.endpoint(service, &wanted, self.original.ip(), Role::Endpoint) {
+                Ok(chosen) => Found::Chosen(chosen),
+                Err(why) => Found::NoneOf(service, why),
+            };
         }
-        match snapshot.workload_by_addr(&there) {
-            Some(workload) => Found::Chosen(Chosen {
-                workload,
-                service: None,
-                address: Some(self.original.ip()),
-                port: self.original.port(),
-            }),
-            None => Found::Nothing,
+        let Some(workload) = snapshot.workload_by_addr(&there) else { return Found::Nothing };
+        let (address, port) = (self.original.ip(), self.original.port());
+        let only = self.chooser.only(workload, Some(address), port, Role::Endpoint);
+        only.map_or(Found::Avoided(workload), Found::Chosen)
+    }
+
+    /// `otherwise`, unless everybody is only to be avoided for now.
+    fn nobody(&self, why: NoPick, otherwise: DenyReason) -> DenyReason {
+        match why {
+            NoPick::Nobody => otherwise,
+            NoPick::Avoided => DenyReason::AllAvoided(self.original),
         }
     }
 
@@ -180,6 +162,7 @@ impl<'s> Resolver<'s, '_> {
             inner: None,
             workload: Arc::clone(chosen.workload),
             service: chosen.service.cloned(),
+            picks: vec![chosen.pick.clone()],
         };
         let route = match chosen.workload.protocol {
             Protocol::Hbone => {
@@ -199,16 +182,13 @@ impl<'s> Resolver<'s, '_> {
         reason: Reason,
     ) -> Resolved {
         let asked = || Destination { workload: None, service: service.cloned() };
-        let found = resolve_reference(
-            self.snapshot,
-            self.source,
-            waypoint,
-            PortRule::Waypoint,
-            self.original.ip(),
-            self.rng,
-        );
-        let Some(chosen) = found else {
-            return Resolved::deny(DenyReason::UnknownWaypoint(waypoint.destination.clone()), asked());
+        let found = self.chooser.reference(waypoint, Role::Waypoint, self.original.ip());
+        let chosen = match found {
+            Ok(chosen) => chosen,
+            Err(why) => {
+                let unknown = DenyReason::UnknownWaypoint(waypoint.destination.clone());
+                return Resolved::deny(self.nobody(why, unknown), asked());
+            }
         };
         if chosen.workload.network != self.source.network {
             let proven_by = chosen.service;
@@ -226,6 +206,7 @@ impl<'s> Resolver<'s, '_> {
                 inner: None,
                 workload: Arc::clone(chosen.workload),
                 service: service.cloned(),
+                picks: vec![chosen.pick.clone()],
             }),
             reason,
             destination: Destination {
@@ -245,7 +226,7 @@ impl<'s> Resolver<'s, '_> {
         reason: Reason,
     ) -> Resolved {
         let to = |workload| Destination { workload: Some(Arc::clone(workload)), service: service.cloned() };
-        match self.double(chosen.workload, service, proven_by) {
+        match self.double(chosen, service, proven_by) {
             Ok(upstream) => {
                 // What was chosen stands for all workloads behind the gateway; who serves, only the far end can say.
                 let destination = to(&upstream.workload);
@@ -257,26 +238,20 @@ impl<'s> Resolver<'s, '_> {
 
     fn double(
         &mut self,
-        workload: &'s Arc<Workload>,
+        chosen: &Chosen<'s>,
         service: Option<&'s Arc<Service>>,
         proven_by: Option<&'s Arc<Service>>,
     ) -> Result<Upstream, DenyReason> {
         let service = service.ok_or(DenyReason::NoServiceForTarget(self.original))?;
-        let no_gateway = || DenyReason::NoGateway(workload.uid.clone());
-        let reference = workload.network_gateway.as_ref().ok_or_else(no_gateway)?;
+        let no_gateway = || DenyReason::NoGateway(chosen.workload.uid.clone());
+        let reference = chosen.workload.network_gateway.as_ref().ok_or_else(no_gateway)?;
         let identities = proven_by.map(|service| service.subject_alt_names.clone()).unwrap_or_default();
         if identities.is_empty() {
             return Err(DenyReason::NoServiceIdentities(proven_by.unwrap_or(service).key()));
         }
-        let gateway = resolve_reference(
-            self.snapshot,
-            self.source,
-            reference,
-            PortRule::Standard,
-            self.original.ip(),
-            self.rng,
-        )
-        .ok_or_else(|| DenyReason::UnknownGateway(reference.destination.clone()))?;
+        let found = self.chooser.reference(reference, Role::Gateway, self.original.ip());
+        let unknown = || DenyReason::UnknownGateway(reference.destination.clone());
+        let gateway = found.map_err(|why| self.nobody(why, unknown()))?;
         let authority = Authority::Host { hostname: service.hostname.clone(), port: self.original.port() };
         Ok(Upstream {
             tcp_to: gateway.socket()?,
@@ -285,27 +260,9 @@ impl<'s> Resolver<'s, '_> {
             inner: Some(Inner { authority, identities }),
             workload: Arc::clone(gateway.workload),
             service: Some(Arc::clone(service)),
+            picks: vec![chosen.pick.clone(), gateway.pick.clone()],
         })
     }
-}
-
-/// Chooses an endpoint of a service, with the address and port to reach it at.
-pub(crate) fn choose<'s>(
-    snapshot: &'s Snapshot,
-    source: &Workload,
-    service: &'s Arc<Service>,
-    wanted: &Wanted<'_>,
-    original: IpAddr,
-    rng: &mut fastrand::Rng,
-) -> Option<Chosen<'s>> {
-    let workload = balance::choose(snapshot, source, wanted, rng)?;
-    let port = wanted.port_of(workload)?;
-    let address = address_of(workload, service.ip_families, original);
-    Some(Chosen { workload, service: Some(service), address, port })
-}
-
-pub(crate) fn is_passthrough(service: &Service) -> bool {
-    service.load_balancer.as_ref().is_some_and(|balancer| balancer.mode == LbMode::Passthrough)
 }
 
 /// One of several waypoints by weight; without weights, the one waypoint.

@@ -8,6 +8,8 @@ use isthmus_model::{
     Authority, GatewayDestination, Hostname, NamespacedHostname, Service, SpiffeId, Workload, WorkloadUid,
 };
 
+use crate::hints::Role;
+
 /// What to do with an outbound connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Route {
@@ -41,6 +43,23 @@ pub struct Upstream {
     pub workload: Arc<Workload>,
     /// The service that was asked for.
     pub service: Option<Arc<Service>>,
+    /// Who was chosen on the way: the endpoint or its waypoint; and, where it is on another network, the gateway.
+    pub picks: Vec<Pick>,
+}
+
+/// One that was chosen, and from how many.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pick {
+    /// What for.
+    pub role: Role,
+    /// The service it was chosen for; `None` when only this workload was meant.
+    pub service: Option<NamespacedHostname>,
+    /// The port of that service, or of the workload.
+    pub port: u16,
+    /// The workload.
+    pub workload: Arc<Workload>,
+    /// How many it was chosen from, those included that are to be avoided.
+    pub of: usize,
 }
 
 /// The tunnel inside a tunnel.
@@ -122,8 +141,12 @@ pub enum DenyReason {
     /// The workload has no address of an acceptable family.
     #[error("no address fits for workload: {0}")]
     NoAddress(WorkloadUid),
-    /// The workload is known by a hostname only.
-    #[error("workload {workload} has no address but hostname {hostname}, which is not resolved here")]
+    /// Everybody who could be chosen is to be avoided for now.
+    #[error("no healthy upstream: {0}: all that qualify refused lately")]
+    AllAvoided(SocketAddr),
+    /// The workload is known by a hostname only, and no address of it was given. Whoever has looked it up asks again,
+    /// with the address among the [`crate::Hints`].
+    #[error("no address is known of hostname {hostname} of workload {workload}")]
     HostnameOnly {
         /// The workload.
         workload: WorkloadUid,

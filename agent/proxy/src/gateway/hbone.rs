@@ -10,7 +10,7 @@ use isthmus_hbone::server::Responder;
 use isthmus_identity::PeerIdentity;
 use isthmus_model::{Authority, NetworkAddress};
 use isthmus_rt::drain::Watch;
-use isthmus_state::{GatewayTarget, gateway_target};
+use isthmus_state::{GatewayTarget, NoHints, gateway_target};
 
 use super::Globals;
 use crate::access_log;
@@ -81,7 +81,8 @@ impl Outer {
         let snapshot = self.scope.snapshot();
         let network = &self.scope.world().network;
         let is_global = |service: &_| self.globals.is_global(service);
-        gateway_target(&snapshot, hostname, *port, network, is_global, &mut fastrand::Rng::new())
+        let rng = &mut fastrand::Rng::new();
+        gateway_target(&snapshot, hostname, *port, network, is_global, &NoHints, rng)
             .map(|target| (head, target))
             .map_err(|refusal| (UNAVAILABLE, Error::Gateway(refusal)))
     }

@@ -3,16 +3,21 @@
 use isthmus_model::Workload;
 use isthmus_model::service::LbScope;
 
-/// Whether both are in the same place as far as this scope goes; two unknown places are the same.
-fn same(scope: LbScope, source: &Workload, endpoint: &Workload) -> bool {
+/// Where a workload is, as far as this scope goes. Two unknown places are the same.
+pub(super) fn place(scope: LbScope, workload: &Workload) -> &str {
     match scope {
-        LbScope::Region => source.locality.region == endpoint.locality.region,
-        LbScope::Zone => source.locality.zone == endpoint.locality.zone,
-        LbScope::Subzone => source.locality.subzone == endpoint.locality.subzone,
-        LbScope::Node => source.node == endpoint.node,
-        LbScope::Cluster => source.cluster_id == endpoint.cluster_id,
-        LbScope::Network => source.network == endpoint.network,
+        LbScope::Region => workload.locality.region.as_str(),
+        LbScope::Zone => workload.locality.zone.as_str(),
+        LbScope::Subzone => workload.locality.subzone.as_str(),
+        LbScope::Node => workload.node.as_str(),
+        LbScope::Cluster => workload.cluster_id.as_str(),
+        LbScope::Network => workload.network.as_str(),
     }
+}
+
+/// Whether both are in the same place.
+fn same(scope: LbScope, source: &Workload, endpoint: &Workload) -> bool {
+    place(scope, source) == place(scope, endpoint)
 }
 
 /// Whether every scope is the same.

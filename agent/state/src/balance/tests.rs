@@ -1,9 +1,14 @@
 use std::collections::BTreeMap;
 
+use isthmus_model::service::HealthPolicy;
+use isthmus_model::{Service, Workload};
+
 use super::*;
 use crate::fixture::{balanced, by_address, pod, rng, service, serving, snapshot, split_horizon, unhealthy};
-use crate::target::PortRule;
+use crate::target::{PortRule, Wanted};
 use isthmus_model::Locality;
+use isthmus_model::service::LbMode;
+use isthmus_model::service::LbScope;
 use isthmus_model::service::LbScope::{Cluster, Network, Node, Region, Subzone, Zone};
 
 /// How often each endpoint is chosen in 4000 connections.
@@ -12,8 +17,9 @@ fn counts(source: &Workload, service: &Service, workloads: &[Workload]) -> BTree
     let wanted = Wanted::new(service, 80, PortRule::Standard);
     let (mut rng, mut counts) = (rng(), BTreeMap::new());
     for _ in 0..4000 {
-        if let Some(chosen) = choose(&state, source, &wanted, &mut rng) {
-            *counts.entry(chosen.name.to_string()).or_default() += 1;
+        let ask = Ask { origin: Origin::Client(source), wanted: &wanted };
+        if let Ok(chosen) = choose(&state, &ask, |_| false, &mut rng) {
+            *counts.entry(chosen.workload.name.to_string()).or_default() += 1;
         }
     }
     counts
@@ -192,3 +198,5 @@ fn a_network_in_first_place_outranks_everything_and_stops_nothing() {
         "unknown = unknown"
     );
 }
+
+mod odds;
