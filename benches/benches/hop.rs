@@ -7,20 +7,16 @@
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, measurement::WallTime};
-use isthmus_kit::binaries;
 use isthmus_kit::lab::{self, Host};
 use isthmus_kit::two_nodes::{Agent, World};
 use isthmus_kit::zds::ZdsPeer;
 use isthmus_node::rules::{self, PodRules};
-use isthmus_sys::{sysctl, userns};
-use nix::sched::{CloneFlags, unshare};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
+use isthmus_sys::sysctl;
 
 /// What one iteration of a throughput benchmark moves.
 const BULK: usize = 64 * 1024 * 1024;
@@ -35,25 +31,10 @@ const PORT: u16 = 8080;
 const SERVERS: usize = 8;
 
 fn main() -> anyhow::Result<ExitCode> {
-    // The process that makes the namespaces is not in the new process namespace; its child is the first one there.
-    if std::process::id() == 1 { measure() } else { enter() }
-}
-
-/// Makes the namespaces before any thread runs, and this program again in them. When that one ends, the kernel ends
-/// the agents too.
-fn enter() -> anyhow::Result<ExitCode> {
-    // Built while there is still a network that a package could come from, and not again inside.
-    let binary = binaries::path("isthmus");
-    let binaries = binary.parent().context("a program is in a folder")?;
-    userns::enter()?;
-    unshare(CloneFlags::CLONE_NEWPID)?;
-    let mut again = Command::new(std::env::current_exe()?);
-    let status = again.args(std::env::args_os().skip(1)).env("ISTHMUS_BIN_DIR", binaries).status()?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    isthmus_benches::isolated(&["isthmus"], measure)
 }
 
 fn measure() -> anyhow::Result<ExitCode> {
-    set_pdeathsig(Signal::SIGKILL)?;
     let world = World::new()?;
     let plain = Road { name: "direct", client: world.lan.host()?, server: serve(&world.lan.host()?)? };
     let hop = Road { name: "hop", client: world.client.clone(), server: serve(&world.server)? };

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use arcstr::literal;
+
+use crate::intern::{Interner, Shared as _};
 use crate::name::{Namespace, ServiceAccount, Text};
 
 /// A trust domain, `cluster.local` unless configured.
@@ -31,11 +34,16 @@ impl TrustDomain {
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
+
+    /// As from text, sharing it with others.
+    pub(crate) fn interned(text: &str, texts: &mut Interner) -> Self {
+        if text.is_empty() { Self::default() } else { Self(texts.name(text)) }
+    }
 }
 
 impl Default for TrustDomain {
     fn default() -> Self {
-        Self("cluster.local".into())
+        Self(Text::from_shared(literal!("cluster.local")))
     }
 }
 

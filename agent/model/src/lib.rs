@@ -5,6 +5,7 @@
 
 pub mod addr;
 pub mod identity;
+pub mod intern;
 pub mod name;
 pub mod policy;
 pub mod service;
@@ -14,6 +15,7 @@ pub mod workload;
 
 pub use addr::{Authority, GatewayAddress, GatewayDestination, NetworkAddress};
 pub use identity::{SpiffeId, TrustDomain};
+pub use intern::Interner;
 pub use name::{
     ClusterId, Hostname, Namespace, NamespacedHostname, NetworkId, NodeName, PodUid, PolicyKey,
     ServiceAccount, Text, WorkloadUid,

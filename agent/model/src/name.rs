@@ -1,14 +1,18 @@
-//! Names of things, each a type of its own so that two of them cannot be swapped. All are cheap to clone.
+//! Names of things, each a type of its own so that two of them cannot be swapped. All are cheap to clone, one pointer
+//! wide, and equal ones of a whole mesh can share their text ([`crate::Interner`]).
 
 use std::fmt;
-use std::sync::Arc;
+
+use arcstr::ArcStr;
+
+use crate::intern::{Name, Shared};
 
 /// Declares a newtype over shared text.
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(Arc<str>);
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+        pub struct $name(ArcStr);
 
         impl $name {
             /// The text.
@@ -31,9 +35,22 @@ macro_rules! names {
             }
         }
 
-        impl Default for $name {
-            fn default() -> Self {
-                Self(Arc::from(""))
+        impl From<&$name> for Text {
+            /// The same text, not a copy of it.
+            fn from(name: &$name) -> Self {
+                Self(name.0.clone())
+            }
+        }
+
+        impl Name for $name {}
+
+        impl Shared for $name {
+            fn from_shared(text: ArcStr) -> Self {
+                Self(text)
+            }
+
+            fn shared(&self) -> &ArcStr {
+                &self.0
             }
         }
 
@@ -99,9 +116,15 @@ impl NamespacedHostname {
     /// Reads `<namespace>/<hostname>`; `None` when there is no slash, or more than one.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
+        let (namespace, hostname) = Self::split(text)?;
+        Some(Self { namespace: namespace.into(), hostname: hostname.into() })
+    }
+
+    /// Namespace and hostname of what [`Self::parse`] reads.
+    pub(crate) fn split(text: &str) -> Option<(&str, &str)> {
         let (namespace, hostname) = text.split_once('/')?;
         let fits = !namespace.is_empty() && !hostname.is_empty() && !hostname.contains('/');
-        fits.then(|| Self { namespace: namespace.into(), hostname: hostname.into() })
+        fits.then_some((namespace, hostname))
     }
 }
 

@@ -12,6 +12,7 @@ mod workload;
 
 use isthmus_proto::{security, workload as proto};
 
+use crate::intern::Interner;
 use crate::policy::{Outline, Policy};
 use crate::service::Service;
 use crate::workload::Workload;
@@ -78,15 +79,15 @@ pub enum WireError {
     },
 }
 
-/// Reads an `istio.workload.Address` resource.
+/// Reads an `istio.workload.Address` resource. What it has in common with others that `texts` knows is held once.
 ///
 /// # Errors
 /// When it is neither a workload nor a service, or when that does not fit.
-pub fn address(wire: proto::Address) -> Result<Resource, WireError> {
+pub fn address(wire: proto::Address, texts: &mut Interner) -> Result<Resource, WireError> {
     let proto::Address { r#type } = wire;
     match r#type.ok_or(WireError::Missing { field: "type" })? {
-        proto::address::Type::Workload(workload) => Workload::try_from(workload).map(Resource::Workload),
-        proto::address::Type::Service(service) => Service::try_from(service).map(Resource::Service),
+        proto::address::Type::Workload(workload) => workload::read(workload, texts).map(Resource::Workload),
+        proto::address::Type::Service(service) => service::read(service, texts).map(Resource::Service),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::{Arc, LazyLock};
 
 use crate::addr::GatewayAddress;
 use crate::identity::{SpiffeId, TrustDomain};
@@ -53,7 +55,7 @@ pub struct Workload {
     /// The application expects a tunnel on its port.
     pub application_tunnel: Option<ApplicationTunnel>,
     /// Membership: service → ports of this endpoint.
-    pub services: BTreeMap<NamespacedHostname, PortMap>,
+    pub services: Memberships,
     /// Keys of selector policies attached to it.
     pub authorization_policies: Vec<PolicyKey>,
     /// Health.
@@ -67,6 +69,11 @@ pub struct Workload {
     /// Weight among endpoints; 1 when the wire has none.
     pub capacity: u32,
 }
+
+/// The services that a workload belongs to, each with its ports there. Clones share it, and so can equal ones of
+/// different workloads: those of one deployment all have the same.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Memberships(Arc<BTreeMap<NamespacedHostname, PortMap>>);
 
 /// How a workload is reached.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -153,6 +160,50 @@ pub struct Locality {
     /// Subzone.
     pub subzone: Text,
 }
+
+// === impl Memberships ===
+
+impl Memberships {
+    /// Adds a service, or replaces its ports.
+    pub fn insert(&mut self, service: NamespacedHostname, ports: PortMap) {
+        Arc::make_mut(&mut self.0).insert(service, ports);
+    }
+
+    /// Whether nobody else holds this one.
+    pub(crate) fn is_unshared(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+}
+
+impl Default for Memberships {
+    /// Most workloads without services are of no deployment, so what is empty is shared by all of them.
+    fn default() -> Self {
+        static NONE: LazyLock<Memberships> = LazyLock::new(|| Memberships(Arc::default()));
+        NONE.clone()
+    }
+}
+
+impl Deref for Memberships {
+    type Target = BTreeMap<NamespacedHostname, PortMap>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl From<BTreeMap<NamespacedHostname, PortMap>> for Memberships {
+    fn from(services: BTreeMap<NamespacedHostname, PortMap>) -> Self {
+        if services.is_empty() { Self::default() } else { Self(Arc::new(services)) }
+    }
+}
+
+impl FromIterator<(NamespacedHostname, PortMap)> for Memberships {
+    fn from_iter<I: IntoIterator<Item = (NamespacedHostname, PortMap)>>(services: I) -> Self {
+        services.into_iter().collect::<BTreeMap<_, _>>().into()
+    }
+}
+
+// === impl Workload ===
 
 impl Workload {
     /// The identity it must prove.

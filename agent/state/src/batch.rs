@@ -93,23 +93,18 @@ impl Snapshot {
         }
         self.count(&workload, applied);
         if let Some(old) = old {
-            applied.own_node |= self.is_here(&old);
+            applied.own_node |= self.options.is_here(&old);
             self.workloads.take(&old);
             self.services.leave(&old, Some(&workload));
         }
         let workload = Arc::new(workload);
-        self.workloads.put(&workload);
+        self.workloads.put(&workload, &self.options);
         self.services.join(&workload);
     }
 
     fn count(&self, workload: &Workload, applied: &mut Applied) {
         applied.workloads += 1;
-        applied.own_node |= self.is_here(workload);
-    }
-
-    /// An agent that does not know its node takes every workload for its own.
-    fn is_here(&self, workload: &Workload) -> bool {
-        self.options.own_node.is_empty() || workload.node == self.options.own_node
+        applied.own_node |= self.options.is_here(workload);
     }
 
     fn put_service(&mut self, service: Service, applied: &mut Applied) {

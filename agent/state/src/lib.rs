@@ -20,6 +20,7 @@ mod resolve;
 pub mod route;
 mod services;
 mod snapshot;
+mod table;
 mod target;
 mod workloads;
 

@@ -45,6 +45,16 @@ pub struct Endpoint<'a> {
     pub ports: &'a PortMap,
 }
 
+// === impl Options ===
+
+impl Options {
+    /// Whether a workload is of this agent's node. An agent that does not know its node takes every workload for its
+    /// own.
+    pub(crate) fn is_here(&self, workload: &Workload) -> bool {
+        self.own_node.is_empty() || workload.node == self.own_node
+    }
+}
+
 // === impl Endpoint ===
 
 impl<'a> Endpoint<'a> {

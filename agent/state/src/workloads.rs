@@ -1,15 +1,17 @@
 //! Workloads and the ways to find one: by uid, address, pod, node and hostname.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use isthmus_model::{
-    Namespace, NamespacedHostname, NetworkAddress, NetworkMode, NodeName, Protocol, ServiceAccount, Text,
-    Workload, WorkloadUid,
+    Namespace, NamespacedHostname, NetworkAddress, NetworkId, NetworkMode, NodeName, Protocol,
+    ServiceAccount, Text, Workload, WorkloadUid,
 };
 
 use crate::index::{Map, Multi};
 use crate::snapshot::Options;
+use crate::table::{Key, Table};
 
 /// What the container runtime's side knows of a pod, enough to find its workload.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -25,8 +27,9 @@ pub struct PodKey {
 /// The store and its indices, which always agree.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Workloads {
-    by_uid: Map<WorkloadUid, Arc<Workload>>,
-    by_address: Multi<NetworkAddress, Arc<Workload>>,
+    by_uid: Table<Arc<Workload>>,
+    by_address: Table<Arc<Workload>>,
+    /// Those of this agent's node; all of them when it does not know its node.
     by_pod: Multi<PodKey, Arc<Workload>>,
     by_node: Map<NodeName, Arc<BTreeMap<WorkloadUid, Arc<Workload>>>>,
     by_hostname: Multi<NamespacedHostname, Arc<Workload>>,
@@ -48,21 +51,26 @@ impl PodKey {
 
 impl Workloads {
     pub(crate) fn get(&self, uid: &str) -> Option<&Arc<Workload>> {
-        self.by_uid.get(uid)
+        self.by_uid.get(Key::of(uid)).find(|workload| workload.uid.as_str() == uid)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.by_uid.values()
+        self.by_uid.iter()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.by_uid.size()
+        self.by_uid.len()
     }
 
     /// Of several workloads at one address a pod in the mesh is most likely the one meant: pod and HBONE, then pod,
     /// then HBONE, then the rest; the latest of equals.
     pub(crate) fn at(&self, address: &NetworkAddress) -> Option<&Arc<Workload>> {
-        self.by_address.get(address).iter().max_by_key(|workload| {
+        let NetworkAddress { network, address } = address;
+        let there = self
+            .by_address
+            .get(address_key(network, address))
+            .filter(|workload| workload.network == *network && workload.addresses.contains(address));
+        there.max_by_key(|workload| {
             (workload.uid.as_str().contains("//Pod/"), workload.protocol == Protocol::Hbone)
         })
     }
@@ -87,13 +95,15 @@ impl Workloads {
     }
 
     /// Adds a workload that is not in here.
-    pub(crate) fn put(&mut self, workload: &Arc<Workload>) {
+    pub(crate) fn put(&mut self, workload: &Arc<Workload>, own: &Options) {
         let same = |held: &Arc<Workload>| held.uid == workload.uid;
-        self.by_uid.insert_mut(workload.uid.clone(), Arc::clone(workload));
-        for address in addresses(workload) {
-            self.by_address.put(&address, Arc::clone(workload), same);
+        self.by_uid.put(Key::of(workload.uid.as_str()), Arc::clone(workload));
+        for key in address_keys(workload) {
+            self.by_address.put(key, Arc::clone(workload));
         }
-        self.by_pod.put(&PodKey::of(workload), Arc::clone(workload), same);
+        if own.is_here(workload) {
+            self.by_pod.put(&PodKey::of(workload), Arc::clone(workload), same);
+        }
         if let Some(name) = hostname(workload) {
             self.by_hostname.put(&name, Arc::clone(workload), same);
         }
@@ -110,9 +120,9 @@ impl Workloads {
     /// Removes a workload that is in here.
     pub(crate) fn take(&mut self, workload: &Arc<Workload>) {
         let same = |held: &Arc<Workload>| held.uid == workload.uid;
-        self.by_uid.remove_mut(&workload.uid);
-        for address in addresses(workload) {
-            self.by_address.take(&address, same);
+        self.by_uid.take(Key::of(workload.uid.as_str()), same);
+        for key in address_keys(workload) {
+            self.by_address.take(key, same);
         }
         self.by_pod.take(&PodKey::of(workload), same);
         if let Some(name) = hostname(workload) {
@@ -127,11 +137,18 @@ impl Workloads {
     }
 }
 
-/// The addresses by which a workload is found: none of a node's, which belong to every such pod and to none.
-fn addresses(workload: &Workload) -> impl Iterator<Item = NetworkAddress> {
+fn address_key(network: &NetworkId, address: &IpAddr) -> Key {
+    Key::of(&(network.as_str(), address))
+}
+
+/// The keys of the addresses by which a workload is found, each once: none of a node's, which belong to every such pod
+/// and to none.
+fn address_keys(workload: &Workload) -> impl Iterator<Item = Key> {
     let own = workload.network_mode != NetworkMode::HostNetwork;
-    let addresses = own.then_some(workload.addresses.iter()).into_iter().flatten();
-    addresses.map(|address| NetworkAddress { network: workload.network.clone(), address: *address })
+    let addresses = if own { workload.addresses.as_slice() } else { &[] };
+    let first = |(at, address): &(usize, &IpAddr)| !addresses[..*at].contains(address);
+    let first = addresses.iter().enumerate().filter(first);
+    first.map(|(_, address)| address_key(&workload.network, address))
 }
 
 fn hostname(workload: &Workload) -> Option<NamespacedHostname> {

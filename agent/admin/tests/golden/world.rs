@@ -93,7 +93,7 @@ fn workload<'a>(from: &Value, services: impl Iterator<Item = &'a Value>) -> Work
         canonical_revision: text(from, "canonicalRevision").into(),
         workload_name: text(from, "workloadName").into(),
         native_tunnel: from["nativeTunnel"] == true,
-        services: member,
+        services: member.into(),
         status: if from["status"] == "Healthy" { Health::Healthy } else { Health::Unhealthy },
         cluster_id: text(from, "clusterId").into(),
         capacity: 1,

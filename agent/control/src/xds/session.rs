@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use isthmus_model::{Outline, Policy, PolicyKey, RefusedPolicy, Resource, wire};
+use isthmus_model::{Interner, Outline, Policy, PolicyKey, RefusedPolicy, Resource, Text, wire};
 use isthmus_proto::discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use isthmus_proto::{security, type_url, workload};
 use prost::Message;
@@ -62,13 +62,14 @@ pub struct Session {
     node: discovery::Node,
     addresses: Held,
     policies: Held,
+    texts: Interner,
 }
 
 /// What is held of one type.
 #[derive(Debug, Default)]
 struct Held {
-    /// Last accepted version by name.
-    versions: HashMap<String, String>,
+    /// Last accepted version by name. Both are shared: a workload's name is its uid, and versions repeat.
+    versions: HashMap<Text, Text>,
     /// Reasons of what is refused at present by name.
     rejected: BTreeMap<String, String>,
     /// Whether a first response was taken.
@@ -77,7 +78,7 @@ struct Held {
 
 /// A resource of a response that can be used.
 struct Accepted<T> {
-    name: String,
+    name: Text,
     value: T,
 }
 
@@ -123,7 +124,7 @@ impl Session {
     /// A conversation that has not begun.
     #[must_use]
     pub fn new(node: discovery::Node) -> Self {
-        Self { node, addresses: Held::default(), policies: Held::default() }
+        Self { node, addresses: Held::default(), policies: Held::default(), texts: Interner::default() }
     }
 
     /// A stream was opened: the requests to start it with. Only these carry the node.
@@ -148,15 +149,16 @@ impl Session {
         };
         let (push, rejected) = match kind {
             Kind::Address => {
-                let (accepted, rejected) = self.addresses.take(kind, resources, address);
+                let (accepted, rejected) = self.addresses.take(kind, resources, address, &mut self.texts);
                 self.addresses.remove(&removed);
                 let upserts = accepted.into_iter().map(|accepted| accepted.value).collect();
                 (Push::Addresses { upserts, removed }, rejected)
             }
             Kind::Authorization => {
-                let (accepted, rejected) = self.policies.take(kind, resources, policy);
+                let (accepted, rejected) = self.policies.take(kind, resources, policy, &mut self.texts);
                 self.policies.remove(&removed);
-                let keyed = |accepted: Accepted<Policy>| (PolicyKey::from(accepted.name), accepted.value);
+                let keyed =
+                    |accepted: Accepted<Policy>| (PolicyKey::from(accepted.name.as_str()), accepted.value);
                 let push = Push::Policies {
                     upserts: accepted.into_iter().map(keyed).collect(),
                     removed: removed.into_iter().map(PolicyKey::from).collect(),
@@ -223,7 +225,8 @@ impl Held {
     /// What a new stream is told of it. A name of which nothing was ever accepted stands there without a version: it is
     /// sent again if it still exists, and told to be gone if it does not, which lifts what stands in for it.
     fn told(&self) -> HashMap<String, String> {
-        let mut told = self.versions.clone();
+        let text = |(name, version): (&Text, &Text)| (name.to_string(), version.to_string());
+        let mut told: HashMap<String, String> = self.versions.iter().map(text).collect();
         for name in self.rejected.keys().filter(|name| !name.is_empty()) {
             told.entry(name.clone()).or_default();
         }
@@ -236,17 +239,18 @@ impl Held {
         &mut self,
         kind: Kind,
         resources: Vec<discovery::Resource>,
-        decode: fn(&[u8]) -> Result<T, Bad>,
+        decode: fn(&str, &[u8], &mut Interner) -> Result<Accepted<T>, Bad>,
+        texts: &mut Interner,
     ) -> (Vec<Accepted<T>>, Vec<Refused>) {
         self.synced = true;
         let (mut accepted, mut rejected) = (Vec::with_capacity(resources.len()), Vec::new());
         // An alias is an address of its workload, by which the workload is found anyhow; nobody waits here for a name.
         for discovery::Resource { version, resource, name, aliases: _ } in resources {
-            match body(kind, resource).map_err(Bad::from).and_then(|bytes| decode(&bytes)) {
-                Ok(value) if !name.is_empty() => {
+            match body(kind, resource).map_err(Bad::from).and_then(|bytes| decode(&name, &bytes, texts)) {
+                Ok(one) if !name.is_empty() => {
                     self.rejected.remove(&name);
-                    self.versions.insert(name.clone(), version);
-                    accepted.push(Accepted { name, value });
+                    self.versions.insert(one.name.clone(), texts.name(&version));
+                    accepted.push(one);
                 }
                 outcome => {
                     let nameless = || Bad::from("resource has no name".to_owned());
@@ -261,7 +265,7 @@ impl Held {
 
     fn remove(&mut self, names: &[String]) {
         for name in names {
-            self.versions.remove(name);
+            self.versions.remove(name.as_str());
             self.rejected.remove(name);
         }
     }
@@ -276,15 +280,21 @@ fn body(kind: Kind, resource: Option<prost_types::Any>) -> Result<Vec<u8>, Strin
     Ok(any.value)
 }
 
-fn address(bytes: &[u8]) -> Result<Resource, Bad> {
+fn address(name: &str, bytes: &[u8], texts: &mut Interner) -> Result<Accepted<Resource>, Bad> {
     let message = workload::Address::decode(bytes).map_err(|error| error.to_string())?;
-    Ok(wire::address(message).map_err(|error| error.to_string())?)
+    let value = wire::address(message, texts).map_err(|error| error.to_string())?;
+    let name = match &value {
+        Resource::Workload(workload) if workload.uid.as_str() == name => Text::from(&workload.uid),
+        _ => texts.name(name),
+    };
+    Ok(Accepted { name, value })
 }
 
-fn policy(bytes: &[u8]) -> Result<Policy, Bad> {
+fn policy(name: &str, bytes: &[u8], _: &mut Interner) -> Result<Accepted<Policy>, Bad> {
     let message = security::Authorization::decode(bytes).map_err(|error| error.to_string())?;
     let outline = wire::outline(&message);
-    wire::policy(message).map_err(|error| Bad { reason: error.to_string(), outline })
+    let value = wire::policy(message).map_err(|error| Bad { reason: error.to_string(), outline })?;
+    Ok(Accepted { name: name.into(), value })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use isthmus_proto::workload as proto;
 
 use super::WireError;
 use crate::addr::{GatewayAddress, GatewayDestination, NetworkAddress};
+use crate::intern::Interner;
 use crate::name::NamespacedHostname;
 
 /// The port of HBONE when a gateway reference has none.
@@ -68,21 +69,25 @@ pub(super) fn ports(
 }
 
 /// Reads a reference to a waypoint or network gateway. An absent port is 15008.
-pub(super) fn gateway(field: &'static str, wire: proto::GatewayAddress) -> Result<GatewayAddress, WireError> {
+pub(super) fn gateway(
+    field: &'static str,
+    wire: proto::GatewayAddress,
+    texts: &mut Interner,
+) -> Result<GatewayAddress, WireError> {
     let proto::GatewayAddress { destination, hbone_mtls_port } = wire;
     let destination = match destination.ok_or(WireError::Missing { field })? {
         proto::gateway_address::Destination::Hostname(name) => {
             let proto::NamespacedHostname { namespace, hostname } = name;
             GatewayDestination::Hostname(NamespacedHostname {
-                namespace: namespace.into(),
-                hostname: hostname.into(),
+                namespace: texts.name(&namespace),
+                hostname: texts.name(&hostname),
             })
         }
         proto::gateway_address::Destination::Address(address) => {
             // A gateway is one address, so a prefix length has nothing to say.
             let proto::NetworkAddress { network, address, length: _ } = address;
             GatewayDestination::Address(NetworkAddress {
-                network: network.into(),
+                network: texts.name(&network),
                 address: ip(field, &address)?,
             })
         }

@@ -4,60 +4,61 @@ use isthmus_proto::workload as proto;
 
 use super::{WireError, addr};
 use crate::addr::{GatewayAddress, NetworkAddress};
+use crate::intern::Interner;
 use crate::service::{
     HealthPolicy, IpFamilies, LbMode, LbScope, LoadBalancer, NetworkCidr, Service, Visibility,
 };
 
-impl TryFrom<proto::Service> for Service {
-    type Error = WireError;
-
-    fn try_from(wire: proto::Service) -> Result<Self, Self::Error> {
-        let proto::Service {
-            name,
-            namespace,
-            hostname,
-            addresses,
-            ports,
-            subject_alt_names,
-            waypoint,
-            load_balancing,
-            ip_families: families,
-            extensions: _,
-            canonical,
-            ingress_use_waypoint: _,
-            weighted_waypoints,
-            visibility: seen_by,
-        } = wire;
-        if hostname.is_empty() {
-            return Err(WireError::Missing { field: "hostname" });
-        }
-        let (vips, cidr_vips) = virtual_addresses(addresses)?;
-        Ok(Self {
-            name: name.into(),
-            namespace: namespace.into(),
-            hostname: hostname.into(),
-            vips,
-            cidr_vips,
-            ports: addr::ports("ports", ports)?,
-            // A name that is no identity of the mesh cannot be proved by anybody: leaving it out expects less.
-            subject_alt_names: subject_alt_names.iter().filter_map(|name| name.parse().ok()).collect(),
-            waypoint: waypoint.map(|wire| addr::gateway("waypoint", wire)).transpose()?,
-            weighted_waypoints: weighted_waypoints.into_iter().map(weighted).collect::<Result<_, _>>()?,
-            load_balancer: load_balancing.map(load_balancer).transpose()?,
-            ip_families: ip_families(families),
-            canonical,
-            visibility: visibility(seen_by),
-        })
+pub(super) fn read(wire: proto::Service, texts: &mut Interner) -> Result<Service, WireError> {
+    let proto::Service {
+        name,
+        namespace,
+        hostname,
+        addresses,
+        ports,
+        subject_alt_names,
+        waypoint,
+        load_balancing,
+        ip_families: families,
+        extensions: _,
+        canonical,
+        ingress_use_waypoint: _,
+        weighted_waypoints,
+        visibility: seen_by,
+    } = wire;
+    if hostname.is_empty() {
+        return Err(WireError::Missing { field: "hostname" });
     }
+    let (vips, cidr_vips) = virtual_addresses(addresses, texts)?;
+    Ok(Service {
+        name: texts.name(&name),
+        namespace: texts.name(&namespace),
+        hostname: texts.name(&hostname),
+        vips,
+        cidr_vips,
+        ports: addr::ports("ports", ports)?,
+        // A name that is no identity of the mesh cannot be proved by anybody: leaving it out expects less.
+        subject_alt_names: subject_alt_names.iter().filter_map(|name| name.parse().ok()).collect(),
+        waypoint: waypoint.map(|wire| addr::gateway("waypoint", wire, texts)).transpose()?,
+        weighted_waypoints: weighted_waypoints
+            .into_iter()
+            .map(|wire| weighted(wire, texts))
+            .collect::<Result<_, _>>()?,
+        load_balancer: load_balancing.map(load_balancer).transpose()?,
+        ip_families: ip_families(families),
+        canonical,
+        visibility: visibility(seen_by),
+    })
 }
 
 /// A prefix as long as the address is an address like any other.
 fn virtual_addresses(
     wire: Vec<proto::NetworkAddress>,
+    texts: &mut Interner,
 ) -> Result<(Vec<NetworkAddress>, Vec<NetworkCidr>), WireError> {
     let (mut vips, mut cidr_vips) = (Vec::new(), Vec::new());
     for proto::NetworkAddress { network, address, length } in wire {
-        let network = network.into();
+        let network = texts.name(&network);
         let Some(length) = length else {
             vips.push(NetworkAddress { network, address: addr::ip("addresses", &address)? });
             continue;
@@ -72,11 +73,11 @@ fn virtual_addresses(
     Ok((vips, cidr_vips))
 }
 
-fn weighted(wire: proto::WeightedWaypoint) -> Result<(GatewayAddress, u32), WireError> {
+fn weighted(wire: proto::WeightedWaypoint, texts: &mut Interner) -> Result<(GatewayAddress, u32), WireError> {
     let proto::WeightedWaypoint { destination, weight } = wire;
     let field = "weighted_waypoints.destination";
     let destination = destination.ok_or(WireError::Missing { field })?;
-    Ok((addr::gateway(field, destination)?, weight))
+    Ok((addr::gateway(field, destination, texts)?, weight))
 }
 
 /// A scope or mode that is not known is ignored, but for one case: a strict balancer without one of its scopes would

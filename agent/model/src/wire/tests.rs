@@ -45,13 +45,13 @@ fn plain_service() -> proto::Service {
 fn workload_with(change: impl FnOnce(&mut proto::Workload)) -> Result<Workload, WireError> {
     let mut wire = plain_workload();
     change(&mut wire);
-    Workload::try_from(wire)
+    workload::read(wire, &mut Interner::default())
 }
 
 fn service_with(change: impl FnOnce(&mut proto::Service)) -> Result<Service, WireError> {
     let mut wire = plain_service();
     change(&mut wire);
-    Service::try_from(wire)
+    service::read(wire, &mut Interner::default())
 }
 
 fn policy_with(change: impl FnOnce(&mut security::Match)) -> Result<Policy, WireError> {
@@ -269,13 +269,13 @@ fn growth_of_a_service_is_ignored() {
 
 #[test]
 fn an_address_is_one_of_the_two() {
-    let wrap = |kind| proto::Address { r#type: kind };
-    let workload = address(wrap(Some(proto::address::Type::Workload(plain_workload())))).unwrap();
+    let (wrap, texts) = (|kind| proto::Address { r#type: kind }, &mut Interner::default());
+    let workload = address(wrap(Some(proto::address::Type::Workload(plain_workload()))), texts).unwrap();
     assert!(matches!(workload, Resource::Workload(w) if w.uid.as_str() == "c//Pod/ns/p"));
-    let service = address(wrap(Some(proto::address::Type::Service(plain_service())))).unwrap();
+    let service = address(wrap(Some(proto::address::Type::Service(plain_service()))), texts).unwrap();
     let want = Hostname::from("a.ns.svc.cluster.local");
     assert!(matches!(service, Resource::Service(s) if s.hostname == want));
-    assert_eq!(address(wrap(None)), Err(WireError::Missing { field: "type" }));
+    assert_eq!(address(wrap(None), texts), Err(WireError::Missing { field: "type" }));
 }
 
 #[test]

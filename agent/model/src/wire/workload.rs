@@ -1,11 +1,16 @@
 //! `istio.workload.Workload`.
 
+use std::collections::{BTreeMap, HashMap};
+
 use isthmus_proto::workload as proto;
 
 use super::{WireError, addr};
+use crate::identity::TrustDomain;
+use crate::intern::Interner;
 use crate::name::NamespacedHostname;
 use crate::workload::{
-    ApplicationTunnel, Health, Locality, NetworkMode, PortMap, Protocol, TunnelKind, Workload, WorkloadType,
+    ApplicationTunnel, Health, Locality, Memberships, NetworkMode, Protocol, TunnelKind, Workload,
+    WorkloadType,
 };
 
 /// Defaults of absent fields.
@@ -13,79 +18,72 @@ const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 const DEFAULT_CLUSTER: &str = "Kubernetes";
 const DEFAULT_CAPACITY: u32 = 1;
 
-impl TryFrom<proto::Workload> for Workload {
-    type Error = WireError;
-
-    #[expect(clippy::too_many_lines, reason = "one line per field, taken apart and put together")]
-    fn try_from(wire: proto::Workload) -> Result<Self, Self::Error> {
-        let proto::Workload {
-            uid,
-            name,
-            namespace,
-            addresses,
-            hostname,
-            network,
-            tunnel_protocol,
-            trust_domain,
-            service_account,
-            waypoint,
-            network_gateway,
-            node,
-            canonical_name,
-            canonical_revision,
-            workload_type,
-            workload_name,
-            native_tunnel,
-            application_tunnel,
-            services,
-            authorization_policies,
-            status,
-            cluster_id,
-            locality,
-            network_mode,
-            extensions: _,
-            capacity,
-        } = wire;
-        if uid.is_empty() {
-            return Err(WireError::Missing { field: "uid" });
-        }
-        Ok(Self {
-            uid: uid.into(),
-            name: name.into(),
-            namespace: namespace.into(),
-            addresses: addresses
-                .iter()
-                .map(|bytes| addr::ip("addresses", bytes))
-                .collect::<Result<_, _>>()?,
-            hostname: hostname.into(),
-            network: network.into(),
-            protocol: protocol(tunnel_protocol)?,
-            trust_domain: trust_domain.as_str().into(),
-            service_account: or_default(service_account, DEFAULT_SERVICE_ACCOUNT).into(),
-            waypoint: waypoint.map(|wire| addr::gateway("waypoint", wire)).transpose()?,
-            network_gateway: network_gateway
-                .map(|wire| addr::gateway("network_gateway", wire))
-                .transpose()?,
-            node: node.into(),
-            canonical_name: canonical_name.into(),
-            canonical_revision: canonical_revision.into(),
-            workload_type: kind(workload_type),
-            workload_name: workload_name.into(),
-            native_tunnel,
-            application_tunnel: application_tunnel.map(tunnel).transpose()?,
-            services: services.into_iter().map(membership).collect::<Result<_, _>>()?,
-            authorization_policies: authorization_policies.into_iter().map(Into::into).collect(),
-            status: health(status),
-            cluster_id: or_default(cluster_id, DEFAULT_CLUSTER).into(),
-            locality: locality.map(place).unwrap_or_default(),
-            network_mode: mode(network_mode),
-            capacity: capacity.unwrap_or(DEFAULT_CAPACITY),
-        })
+pub(super) fn read(wire: proto::Workload, texts: &mut Interner) -> Result<Workload, WireError> {
+    let proto::Workload {
+        uid,
+        name,
+        namespace,
+        addresses,
+        hostname,
+        network,
+        tunnel_protocol,
+        trust_domain,
+        service_account,
+        waypoint,
+        network_gateway,
+        node,
+        canonical_name,
+        canonical_revision,
+        workload_type,
+        workload_name,
+        native_tunnel,
+        application_tunnel,
+        services,
+        authorization_policies,
+        status,
+        cluster_id,
+        locality,
+        network_mode,
+        extensions: _,
+        capacity,
+    } = wire;
+    if uid.is_empty() {
+        return Err(WireError::Missing { field: "uid" });
     }
+    Ok(Workload {
+        // The only two that are the workload's own; whatever else is text, others have as well.
+        uid: uid.into(),
+        name: name.into(),
+        namespace: texts.name(&namespace),
+        addresses: addresses.iter().map(|bytes| addr::ip("addresses", bytes)).collect::<Result<_, _>>()?,
+        hostname: texts.name(&hostname),
+        network: texts.name(&network),
+        protocol: protocol(tunnel_protocol)?,
+        trust_domain: TrustDomain::interned(&trust_domain, texts),
+        service_account: texts.name(or_default(&service_account, DEFAULT_SERVICE_ACCOUNT)),
+        waypoint: waypoint.map(|wire| addr::gateway("waypoint", wire, texts)).transpose()?,
+        network_gateway: network_gateway
+            .map(|wire| addr::gateway("network_gateway", wire, texts))
+            .transpose()?,
+        node: texts.name(&node),
+        canonical_name: texts.name(&canonical_name),
+        canonical_revision: texts.name(&canonical_revision),
+        workload_type: kind(workload_type),
+        workload_name: texts.name(&workload_name),
+        native_tunnel,
+        application_tunnel: application_tunnel.map(tunnel).transpose()?,
+        services: memberships(services, texts)?,
+        authorization_policies: authorization_policies.iter().map(|key| texts.name(key)).collect(),
+        status: health(status),
+        cluster_id: texts.name(or_default(&cluster_id, DEFAULT_CLUSTER)),
+        locality: locality.map(|wire| place(&wire, texts)).unwrap_or_default(),
+        network_mode: mode(network_mode),
+        capacity: capacity.unwrap_or(DEFAULT_CAPACITY),
+    })
 }
 
-fn or_default(text: String, default: &str) -> String {
-    if text.is_empty() { default.to_owned() } else { text }
+fn or_default<'a>(text: &'a str, default: &'a str) -> &'a str {
+    if text.is_empty() { default } else { text }
 }
 
 /// A tunnel that is not spoken here must not be mistaken for plain text.
@@ -125,9 +123,9 @@ fn mode(value: i32) -> NetworkMode {
     }
 }
 
-fn place(wire: proto::Locality) -> Locality {
+fn place(wire: &proto::Locality, texts: &mut Interner) -> Locality {
     let proto::Locality { region, zone, subzone } = wire;
-    Locality { region: region.into(), zone: zone.into(), subzone: subzone.into() }
+    Locality { region: texts.name(region), zone: texts.name(zone), subzone: texts.name(subzone) }
 }
 
 /// Bytes that the application would not expect must not be written to it, so a new kind is refused.
@@ -144,9 +142,17 @@ fn tunnel(wire: proto::ApplicationTunnel) -> Result<ApplicationTunnel, WireError
     Ok(ApplicationTunnel { protocol: kind, port: (port != 0).then_some(port) })
 }
 
-fn membership(entry: (String, proto::PortList)) -> Result<(NamespacedHostname, PortMap), WireError> {
-    let (key, proto::PortList { ports }) = entry;
-    let service =
-        NamespacedHostname::parse(&key).ok_or(WireError::ServiceName { field: "services", value: key })?;
-    Ok((service, addr::ports("services.ports", ports)?))
+fn memberships(
+    wire: HashMap<String, proto::PortList>,
+    texts: &mut Interner,
+) -> Result<Memberships, WireError> {
+    let mut services = BTreeMap::new();
+    for (key, proto::PortList { ports }) in wire {
+        let Some((namespace, hostname)) = NamespacedHostname::split(&key) else {
+            return Err(WireError::ServiceName { field: "services", value: key });
+        };
+        let service = NamespacedHostname { namespace: texts.name(namespace), hostname: texts.name(hostname) };
+        services.insert(service, addr::ports("services.ports", ports)?);
+    }
+    Ok(texts.memberships(services))
 }

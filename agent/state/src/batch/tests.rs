@@ -80,6 +80,9 @@ fn an_update_of_a_workload_moves_it_in_every_index() {
         service_account: account.into(),
     };
     assert!(state.local_workload(&key("sa")).is_none());
+    assert!(state.local_workload(&key("other")).is_none(), "a pod of another node");
+    moved.node = "node-1".into();
+    state.apply(upsert(vec![moved], vec![]));
     assert!(state.local_workload(&key("other")).is_some());
 }
 
