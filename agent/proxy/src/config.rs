@@ -39,6 +39,10 @@ pub struct Config {
     pub answer_deadline: Duration,
     /// How long a connection waits for the control plane to tell of the pod it belongs to.
     pub workload_deadline: Duration,
+    /// How long a new connection waits for a policy that applies to it and has not arrived; then it is refused.
+    pub policy_deadline: Duration,
+    /// How long a connection may stay open while such a policy has not arrived.
+    pub policy_grace: Duration,
     /// TLS handshakes a pod's HBONE listener has under way at most; further ones wait in the backlog.
     pub handshakes: usize,
     /// How long one of them is safe when there are that many; after it, it is given up for one that waits.
@@ -61,6 +65,8 @@ impl Default for Config {
             tls_deadline: Duration::from_secs(10),
             answer_deadline: Duration::from_secs(30),
             workload_deadline: Duration::from_secs(5),
+            policy_deadline: Duration::from_secs(5),
+            policy_grace: Duration::from_secs(30),
             handshakes: 256,
             handshake_safe: Duration::from_secs(1),
             baggage: true,

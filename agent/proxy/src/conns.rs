@@ -4,11 +4,17 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use isthmus_model::Facts;
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
+use tokio::time::Instant;
 
 use crate::error::Refusal;
+
+/// How long a look through the table may keep its thread from the connections that it serves.
+const SLICE: Duration = Duration::from_micros(500);
 
 /// How a connection is carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,6 +66,28 @@ struct Judged {
     conn: Conn,
     facts: Facts,
     close: oneshot::Sender<Refusal>,
+    /// Since when a policy that applies to it has been missing.
+    undecided: Option<Instant>,
+}
+
+/// What is said of an open connection when it is judged again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It may stay.
+    Allowed,
+    /// It may stay for a while: this is what it will be refused with unless more is known by then.
+    Undecided(Refusal),
+    /// It must be closed.
+    Refused(Refusal),
+}
+
+/// What came of judging every open connection again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Rechecked {
+    /// How many were told to close.
+    pub(crate) refused: usize,
+    /// When the first one that is undecided will have waited for long enough.
+    pub(crate) next: Option<Instant>,
 }
 
 /// A connection's place in the table; it leaves when this is dropped.
@@ -92,7 +120,7 @@ impl Connections {
         let (close, closed) = oneshot::channel();
         let mut table = self.lock();
         let id = table.id();
-        table.inbound.insert(id, Judged { conn, facts, close });
+        table.inbound.insert(id, Judged { conn, facts, close, undecided: None });
         Tracked { id, table: self.clone(), close: Some(closed) }
     }
 
@@ -113,22 +141,25 @@ impl Connections {
         }
     }
 
-    /// Judges every inbound connection again and tells the owners of those that are refused. The table is not locked
-    /// while `judge` runs. Answers how many were refused.
-    pub(crate) fn recheck(&self, judge: impl Fn(&Facts) -> Result<(), Refusal>) -> usize {
-        let facts: Vec<(u64, Facts)> =
-            self.lock().inbound.iter().map(|(id, judged)| (*id, judged.facts.clone())).collect();
-        let refused: Vec<(u64, Refusal)> =
-            facts.into_iter().filter_map(|(id, facts)| judge(&facts).err().map(|why| (id, why))).collect();
-        let mut table = self.lock();
-        let mut told = 0;
-        for (id, why) in refused {
-            if let Some(judged) = table.inbound.remove(&id) {
-                // Its owner may be ending by itself.
-                told += usize::from(judged.close.send(why).is_ok());
+    /// Judges every inbound connection again and tells the owners of those that are refused, or have been undecided for
+    /// longer than `grace`. The table is not locked while `judge` runs, and every other task gets its turn between two
+    /// connections. Connections that are entered meanwhile are not looked at: they are judged as they come.
+    pub(crate) async fn recheck(&self, judge: impl Fn(&Facts) -> Verdict, grace: Duration) -> Rechecked {
+        let all: Vec<u64> = self.lock().inbound.keys().copied().collect();
+        // Streams of one tunnel differ in nothing that a policy looks at.
+        let mut known: HashMap<Facts, Verdict> = HashMap::new();
+        let mut done = Rechecked::default();
+        let mut began = std::time::Instant::now();
+        for id in all {
+            let Some(facts) = self.lock().inbound.get(&id).map(|judged| judged.facts.clone()) else { continue };
+            let verdict = known.entry(facts).or_insert_with_key(&judge).clone();
+            self.lock().settle(id, verdict, grace, &mut done);
+            if began.elapsed() > SLICE {
+                yield_now().await;
+                began = std::time::Instant::now();
             }
         }
-        told
+        done
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -141,6 +172,30 @@ impl Table {
     fn id(&mut self) -> u64 {
         self.next += 1;
         self.next
+    }
+
+    fn settle(&mut self, id: u64, verdict: Verdict, grace: Duration, done: &mut Rechecked) {
+        let Some(judged) = self.inbound.get_mut(&id) else { return };
+        let refusal = match verdict {
+            Verdict::Allowed => {
+                judged.undecided = None;
+                return;
+            }
+            Verdict::Undecided(refusal) => {
+                let now = Instant::now();
+                let until = *judged.undecided.get_or_insert(now) + grace;
+                if now < until {
+                    done.next = Some(done.next.map_or(until, |next| next.min(until)));
+                    return;
+                }
+                refusal
+            }
+            Verdict::Refused(refusal) => refusal,
+        };
+        if let Some(judged) = self.inbound.remove(&id) {
+            // Its owner may be ending by itself.
+            done.refused += usize::from(judged.close.send(refusal).is_ok());
+        }
     }
 }
 
@@ -186,25 +241,98 @@ mod tests {
         Facts { peer: None, source: [10, 0, 0, 1].into(), destination: ([10, 0, 0, 2], port).into() }
     }
 
+    fn refusal() -> Refusal {
+        Refusal { policy: Some("ns/p".into()), reason: "refused".into() }
+    }
+
+    /// Whether it was told to close by now.
+    async fn told(tracked: &mut Tracked) -> bool {
+        tokio::select! {
+            biased;
+            why = tracked.refused() => why == refusal(),
+            () = std::future::ready(()) => false,
+        }
+    }
+
+    const GRACE: Duration = Duration::from_secs(30);
+
     #[tokio::test]
     async fn a_change_closes_what_it_refuses_and_nothing_else() {
         let table = Connections::default();
         let (mut kept, mut cut) = (table.inbound(conn(1), facts(80)), table.inbound(conn(2), facts(81)));
         let outbound = table.outbound(conn(3));
         let judge = |facts: &Facts| match facts.destination.port() {
-            81 => Err(Refusal { policy: Some("ns/p".into()), reason: "refused".into() }),
-            _ => Ok(()),
+            81 => Verdict::Refused(refusal()),
+            _ => Verdict::Allowed,
         };
-        assert_eq!(table.recheck(judge), 1);
-        assert_eq!(cut.refused().await.policy, Some("ns/p".into()));
+        assert_eq!(table.recheck(judge, GRACE).await, Rechecked { refused: 1, next: None });
+        assert!(told(&mut cut).await);
         assert_eq!(table.snapshot(), ConnectionsSnapshot { inbound: vec![conn(1)], outbound: vec![conn(3)] });
-        assert_eq!(table.recheck(judge), 0, "it is told once");
-        tokio::select! {
-            biased;
-            _ = kept.refused() => panic!("it was not refused"),
-            () = std::future::ready(()) => {}
-        }
+        assert_eq!(table.recheck(judge, GRACE).await.refused, 0, "it is told once");
+        assert!(!told(&mut kept).await);
         drop((kept, cut, outbound));
         assert_eq!(table.snapshot(), ConnectionsSnapshot::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_undecided_stays_for_a_while_and_a_verdict_ends_the_wait() {
+        let table = Connections::default();
+        let mut open = table.inbound(conn(1), facts(80));
+        let undecided = |_: &Facts| Verdict::Undecided(refusal());
+        let begun = Instant::now();
+        let first = table.recheck(undecided, GRACE).await;
+        assert_eq!(first, Rechecked { refused: 0, next: Some(begun + GRACE) });
+        // One that comes later has its own time.
+        tokio::time::advance(GRACE / 2).await;
+        let mut later = table.inbound(conn(2), facts(80));
+        assert_eq!(table.recheck(undecided, GRACE).await.next, Some(begun + GRACE));
+        tokio::time::advance(GRACE / 2).await;
+        let second = table.recheck(undecided, GRACE).await;
+        assert_eq!(second, Rechecked { refused: 1, next: Some(begun + GRACE * 3 / 2) });
+        assert!(told(&mut open).await && !told(&mut later).await);
+        // What is allowed once begins anew.
+        assert_eq!(table.recheck(|_| Verdict::Allowed, GRACE).await, Rechecked::default());
+        let third = table.recheck(undecided, GRACE).await;
+        assert_eq!(third, Rechecked { refused: 0, next: Some(begun + GRACE * 2) });
+        assert!(!told(&mut later).await);
+    }
+
+    #[tokio::test]
+    async fn a_long_look_through_the_table_keeps_nobody_waiting() {
+        let table = Connections::default();
+        let open: Vec<_> = (0..200).map(|port| table.inbound(conn(1), facts(port))).collect();
+        let slow = |_: &Facts| {
+            let until = std::time::Instant::now() + SLICE / 2;
+            while std::time::Instant::now() < until {}
+            Verdict::Refused(refusal())
+        };
+        let turns = std::cell::Cell::new(0);
+        let others = async {
+            loop {
+                turns.set(turns.get() + 1);
+                yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = table.recheck(slow, GRACE) => assert_eq!(done.refused, 200),
+            () = others => {}
+        }
+        // A turn at the latest after every other connection, but for the last.
+        assert!(turns.get() >= 50, "{}", turns.get());
+        drop(open);
+    }
+
+    #[tokio::test]
+    async fn connections_that_look_the_same_are_judged_once() {
+        let table = Connections::default();
+        let open: Vec<_> = (0..1000).map(|at| table.inbound(conn(at), facts(at % 2))).collect();
+        let judged = std::cell::Cell::new(0);
+        let judge = |_: &Facts| {
+            judged.set(judged.get() + 1);
+            Verdict::Refused(refusal())
+        };
+        assert_eq!(table.recheck(judge, GRACE).await.refused, open.len());
+        assert_eq!(judged.get(), 2);
     }
 }

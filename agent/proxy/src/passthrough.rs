@@ -74,7 +74,7 @@ impl Visit<'_> {
             Conn { src: self.source, original_dst: None, actual_dst: self.original, protocol: Carrier::Tcp };
         // In the table first and judged after, so that no policy change falls between the two.
         let tracked = self.scope.connections().inbound(conn, facts.clone());
-        match self.scope.judge(workload, &facts) {
+        match self.scope.judge(workload, &facts).await {
             Ok(permit) => self.forward(permit, stream, tracked, record).await,
             Err(denied) => {
                 reset_on_close(&stream);

@@ -118,8 +118,8 @@ impl PodProxy {
 
     /// Holds every open inbound connection against the policies as they are now and closes what they refuse. This also
     /// happens by itself when the mesh's state changes. Answers how many were told to close.
-    pub fn recheck(&self) -> usize {
-        self.scope.recheck()
+    pub async fn recheck(&self) -> usize {
+        self.scope.recheck().await.refused
     }
 
     /// Takes no new connections, waits at most `deadline` for the open ones, then cuts what is left.

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use isthmus_hbone::pool::{self, Pool};
 use isthmus_identity::Certificate;
-use isthmus_model::{Facts, Policy, PolicyKey, SpiffeId, Workload};
+use isthmus_model::{Facts, Policy, PolicyKey, SpiffeId, TrustDomains, Workload};
 use isthmus_rt::task::{Spawnable, Tasks};
-use isthmus_state::{Permit, PodKey, Snapshot, authorize};
+use isthmus_state::{Denied, Permit, PodKey, Snapshot, authorize};
 use isthmus_sys::socket::Sockets;
+use tokio::time::Instant;
 
-use crate::conns::Connections;
+use crate::conns::{Connections, Rechecked, Verdict};
 use crate::dial::PoolKey;
 use crate::error::{Error, Refusal};
 use crate::metrics::Reporter;
@@ -29,6 +30,8 @@ pub(crate) struct Scope {
     sockets: Sockets,
     /// Whether connections to the application may carry the client's address.
     spoof: bool,
+    /// The only ports that inbound tunnels lead to, where that is limited.
+    only: Option<Box<[u16]>>,
     /// Stands in for a workload that the control plane does not describe; gateways have one.
     stand_in: Option<Arc<Workload>>,
     connections: Connections,
@@ -51,6 +54,7 @@ impl Scope {
             name: PodName::from(&pod),
             sockets,
             spoof,
+            only: None,
             stand_in: None,
             connections: Connections::default(),
             handshakes: Places::new(world.config.handshakes, world.config.handshake_safe),
@@ -65,6 +69,20 @@ impl Scope {
     /// With a workload to be taken as this one while the control plane describes none.
     pub(crate) fn with_stand_in(self, workload: Workload) -> Self {
         Self { stand_in: Some(Arc::new(workload)), ..self }
+    }
+
+    /// With inbound tunnels that lead to these ports only.
+    pub(crate) fn with_only(self, ports: &[u16]) -> Self {
+        Self { only: Some(ports.into()), ..self }
+    }
+
+    /// Whether inbound tunnels may lead to a port: to none of the agent's own in a pod, and nowhere else in the agent's
+    /// namespace.
+    pub(crate) fn may_reach(&self, port: u16) -> bool {
+        match &self.only {
+            Some(only) => only.contains(&port),
+            None => !self.world.config.is_illegal(port),
+        }
     }
 
     pub(crate) fn world(&self) -> &World {
@@ -139,55 +157,103 @@ impl Scope {
         self.world.certificate(id).await
     }
 
-    /// Judges an inbound connection by the mesh of now. `known` is the pod as it was looked up, a moment ago: a policy
-    /// that was attached to it since counts, or it would be seen neither here nor by the recheck that came before the
-    /// connection was in the table.
-    pub(crate) fn judge(&self, known: &Workload, facts: &Facts) -> Result<Permit, Refusal> {
+    /// Judges a new inbound connection by the mesh of now. `known` is the pod as it was looked up, a moment ago: a
+    /// policy that was attached to it since counts, or it would be seen neither here nor by the recheck that came before
+    /// the connection was in the table. A policy that applies and has not arrived is waited for, but not for long.
+    pub(crate) async fn judge(&self, known: &Workload, facts: &Facts) -> Result<Permit, Refusal> {
+        match self.verdict(known, facts) {
+            Err(denied) if denied.is_pending() => Box::pin(self.judge_in_time(known, facts)).await,
+            verdict => verdict.map_err(Refusal::from),
+        }
+    }
+
+    async fn judge_in_time(&self, known: &Workload, facts: &Facts) -> Result<Permit, Refusal> {
+        let deadline = Instant::now() + self.world.config.policy_deadline;
+        let mut changes = self.world.state.subscribe();
+        loop {
+            // Subscribed first, looked again after, so that nothing is missed in between.
+            let pending = match self.verdict(known, facts) {
+                Err(denied) if denied.is_pending() => denied,
+                verdict => return verdict.map_err(Refusal::from),
+            };
+            if tokio::time::timeout_at(deadline, changes.next()).await.is_err() {
+                return Err(pending.into());
+            }
+        }
+    }
+
+    fn verdict(&self, known: &Workload, facts: &Facts) -> Result<Permit, Denied> {
         let snapshot = self.snapshot();
         let workload = snapshot.local_workload(&self.key).map_or(known, |workload| &**workload);
-        authorize(&snapshot, workload, facts).map_err(Refusal::from)
+        authorize(&snapshot, workload, facts)
     }
 
     /// Holds the open inbound connections against the policies of now, by the workload of now: what was attached to it
     /// since they were opened counts.
-    pub(crate) fn recheck(&self) -> usize {
+    pub(crate) async fn recheck(&self) -> Rechecked {
         let snapshot = self.snapshot();
         // While the workload is away nothing new is let in; what is open was let in by it.
-        let Some(workload) = snapshot.local_workload(&self.key) else { return 0 };
-        let judge = |facts: &Facts| authorize(&snapshot, workload, facts).map(drop).map_err(Refusal::from);
-        let refused = self.connections.recheck(judge);
-        if refused > 0 {
-            tracing::info!(pod = %self.name, refused, "connections closed due to policy change");
+        let Some(workload) = snapshot.local_workload(&self.key) else { return Rechecked::default() };
+        let judge = |facts: &Facts| match authorize(&snapshot, workload, facts) {
+            Ok(_) => Verdict::Allowed,
+            Err(denied) if denied.is_pending() => Verdict::Undecided(denied.into()),
+            Err(denied) => Verdict::Refused(denied.into()),
+        };
+        let done = self.connections.recheck(judge, self.world.config.policy_grace).await;
+        if done.refused > 0 {
+            tracing::info!(pod = %self.name, refused = done.refused, "connections closed due to policy change");
         }
-        refused
+        done
     }
 
-    /// Rechecks, for ever, whenever the policies that apply to the pod are others than before. Most changes of the mesh
-    /// are about other workloads and cost a look. Watches from the call on, not from the first poll: nothing that is
-    /// accepted after the call is judged by policies whose change goes unseen.
+    /// Rechecks, for ever, whenever the policies that apply to the pod are others than before, or one of them is missing
+    /// for too long. Most changes of the mesh are about other workloads and cost a look. Watches from the call on, not
+    /// from the first poll: nothing that is accepted after the call is judged by policies whose change goes unseen.
     pub(crate) fn recheck_on_changes(self: Arc<Self>) -> impl Spawnable<Output = ()> {
         let mut changes = self.world.state.subscribe();
         let mut judged_by = Applied::of(&self.snapshot(), &self.key);
         async move {
+            let mut next = None;
             loop {
-                let now = Applied::of(&*changes.next().await, &self.key);
-                if now != judged_by {
-                    judged_by = now;
-                    self.recheck();
+                tokio::select! {
+                    snapshot = changes.next() => {
+                        let now = Applied::of(&snapshot, &self.key);
+                        if now == judged_by {
+                            continue;
+                        }
+                        judged_by = now;
+                    }
+                    () = until(next) => {}
                 }
+                next = self.recheck().await.next;
             }
         }
     }
 }
 
-/// The policies that applied to a pod at one moment, in the state's order.
-struct Applied(Vec<(PolicyKey, Option<Arc<Policy>>)>);
+/// Resolves at a moment; never when there is none.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a pod's connections were judged by at one moment: the policies, in the state's order, and the names by which they
+/// know identities.
+struct Applied {
+    policies: Vec<(PolicyKey, Option<Arc<Policy>>)>,
+    trust_domains: Arc<TrustDomains>,
+}
 
 impl Applied {
     fn of(snapshot: &Snapshot, pod: &PodKey) -> Self {
         let all =
             snapshot.local_workload(pod).into_iter().flat_map(|workload| snapshot.policies_for(workload));
-        Self(all.map(|one| (one.key.clone(), one.policy.cloned())).collect())
+        Self {
+            policies: all.map(|one| (one.key.clone(), one.policy.cloned())).collect(),
+            trust_domains: Arc::clone(snapshot.trust_domains()),
+        }
     }
 }
 
@@ -198,8 +264,10 @@ impl PartialEq for Applied {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
             (a, b) => a.is_none() && b.is_none(),
         };
-        self.0.len() == other.0.len()
-            && self.0.iter().zip(&other.0).all(|((a, old), (b, new))| a == b && same(old, new))
+        let all = || self.policies.iter().zip(&other.policies);
+        self.policies.len() == other.policies.len()
+            && all().all(|((a, old), (b, new))| a == b && same(old, new))
+            && self.trust_domains == other.trust_domains
     }
 }
 

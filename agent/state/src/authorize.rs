@@ -1,7 +1,7 @@
 //! Whether an inbound connection may go on. Only [`authorize`] makes a [`Permit`], and forwarding takes one.
 //!
 //! A policy that the workload names and that has not arrived denies: what it would have said is not known, so nothing
-//! is let through on its behalf.
+//! is let through on its behalf. Whether that is waited out is the caller's to say: see [`Denied::is_pending`].
 
 mod matcher;
 
@@ -50,6 +50,16 @@ impl Permit {
     }
 }
 
+// === impl Denied ===
+
+impl Denied {
+    /// Whether this is no verdict yet: a policy that applies has not arrived, and none that has refuses.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        matches!(self.reason, Rejection::NotArrived(_))
+    }
+}
+
 // === impl Rejection ===
 
 impl fmt::Display for Rejection {
@@ -63,25 +73,38 @@ impl fmt::Display for Rejection {
 }
 
 /// Judges a connection to `workload`: a DENY that matches refuses; without any ALLOW it goes through; otherwise an
-/// ALLOW must match. Dry-run policies are only logged.
+/// ALLOW must match. Dry-run policies change nothing: what each of them would have made of the connection is logged.
 ///
 /// # Errors
 /// When the connection must be refused, with the policy that says so.
 pub fn authorize(snapshot: &Snapshot, workload: &Workload, facts: &Facts) -> Result<Permit, Denied> {
-    let subject = Subject::new(facts);
+    let subject = Subject::new(facts).known_as(snapshot.trust_domains(), &workload.trust_domain);
+    let verdict = enforce(snapshot, workload, &subject);
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        let dry = applicable(snapshot, workload).filter(|(_, policy)| policy.dry_run);
+        dry.for_each(|(key, policy)| log_dry_run(key, policy, &subject, &verdict));
+    }
+    verdict
+}
+
+fn applicable<'a>(
+    snapshot: &'a Snapshot,
+    workload: &'a Workload,
+) -> impl Iterator<Item = (&'a PolicyKey, &'a Arc<Policy>)> {
+    snapshot.policies_for(workload).filter_map(|one| Some((one.key, one.policy?)))
+}
+
+fn enforce(snapshot: &Snapshot, workload: &Workload, subject: &Subject<'_>) -> Result<Permit, Denied> {
     let of = |action: Action| {
-        let known = snapshot.policies_for(workload).filter_map(|one| Some((one.key, one.policy?)));
-        known.filter(move |(_, policy)| policy.action == action)
+        applicable(snapshot, workload).filter(move |(_, policy)| policy.action == action && !policy.dry_run)
     };
-    log_dry_runs(of(Action::Deny), &subject, facts);
-    if let Some((key, _)) = of(Action::Deny).find(|(_, policy)| !policy.dry_run && subject.matches(policy)) {
+    if let Some((key, _)) = of(Action::Deny).find(|(_, policy)| subject.matches(policy)) {
         return Err(deny(key, Rejection::Denied));
     }
     if let Some(missing) = snapshot.policies_for(workload).find(|one| one.policy.is_none()) {
         return Err(deny(missing.key, Rejection::NotArrived));
     }
-    log_dry_runs(of(Action::Allow), &subject, facts);
-    let mut allowing = of(Action::Allow).filter(|(_, policy)| !policy.dry_run).peekable();
+    let mut allowing = of(Action::Allow).peekable();
     if allowing.peek().is_none() {
         return Ok(Permit { allowed_by: None });
     }
@@ -95,22 +118,35 @@ fn deny(policy: &PolicyKey, reason: impl FnOnce(PolicyKey) -> Rejection) -> Deni
     Denied { policy: Some(policy.clone()), reason: reason(policy.clone()) }
 }
 
-fn log_dry_runs<'a>(
-    policies: impl Iterator<Item = (&'a PolicyKey, &'a Arc<Policy>)>,
-    subject: &Subject<'_>,
-    facts: &Facts,
-) {
-    for (key, policy) in policies.filter(|(_, policy)| policy.dry_run) {
-        tracing::debug!(
-            policy = %key,
-            action = ?policy.action,
-            matched = subject.matches(policy),
-            source = %facts.source,
-            destination = %facts.destination,
-            "dry-run policy"
-        );
+fn log_dry_run(key: &PolicyKey, policy: &Policy, subject: &Subject<'_>, verdict: &Result<Permit, Denied>) {
+    let matched = subject.matches(policy);
+    let facts = subject.facts();
+    tracing::debug!(
+        policy = %key,
+        action = ?policy.action,
+        matched,
+        verdict = if would_allow(policy.action, matched, verdict) { "allow" } else { "deny" },
+        identity = facts.peer.as_ref().map(tracing::field::display),
+        source = %facts.source,
+        destination = %facts.destination,
+        "dry-run policy"
+    );
+}
+
+/// What the verdict would have been had a dry-run policy been enforced beside the others.
+fn would_allow(action: Action, matched: bool, verdict: &Result<Permit, Denied>) -> bool {
+    match (action, matched, verdict) {
+        (Action::Deny, true, _) => false,
+        (Action::Deny, false, verdict) => verdict.is_ok(),
+        (Action::Allow, true, Ok(_)) => true,
+        (Action::Allow, true, Err(denied)) => denied.reason == Rejection::NotAllowed,
+        // It would have been one more that allows, so somebody had to.
+        (Action::Allow, false, Ok(permit)) => permit.allowed_by.is_some(),
+        (Action::Allow, false, Err(_)) => false,
     }
 }
 
+#[cfg(test)]
+mod golden;
 #[cfg(test)]
 mod tests;

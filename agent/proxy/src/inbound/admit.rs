@@ -61,7 +61,7 @@ pub(super) async fn admit(
     let (snapshot, world) = (scope.snapshot(), scope.world());
     let found = inbound_target(&snapshot, &workload, arrival.local, &head.authority, &world.network);
     let target = found.map_err(|bad| Refused { status: bad.status(), error: Error::Inbound(bad) })?;
-    if world.config.is_illegal(target.addr.port()) {
+    if !scope.may_reach(target.addr.port()) {
         return Err(Refused { status: 503, error: Error::Recursive(target.addr) });
     }
     let source = source(&snapshot, arrival, &head, &world.network, world.config.baggage);

@@ -70,15 +70,20 @@ impl<'a> Judged<'a> {
         Self { scope, arrival, admitted, facts, tracked, record }
     }
 
-    async fn serve(self, responder: Responder) {
-        match self.scope.judge(&self.admitted.workload, &self.facts) {
+    async fn serve(self, mut responder: Responder) {
+        let verdict = tokio::select! {
+            biased;
+            verdict = self.scope.judge(&self.admitted.workload, &self.facts) => verdict.map_err(Error::Denied),
+            () = responder.cancelled() => Err(Error::GivenUp),
+        };
+        match verdict {
             Ok(permit) => {
                 let peer = self.arrival.peer.clone();
                 self.forward(&peer, permit, responder).await;
             }
-            Err(denied) => {
+            Err(error) => {
                 responder.reject(UNAUTHORIZED);
-                self.record.fail(&Error::Denied(denied));
+                self.record.fail(&error);
             }
         }
     }

@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use isthmus_hbone::session::TlsSession;
 use isthmus_hbone::{Head, OpenError, client};
 use isthmus_identity::{CertSource as _, PeerIdentity};
 use isthmus_model::policy::{Match, StringMatch};
 use isthmus_model::{Action, Authority, Policy, Scope, Workload};
+use isthmus_proxy::{Bound, Config, OwnProxy};
+use isthmus_sys::socket::Sockets;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::world::*;
@@ -166,4 +169,107 @@ async fn plaintext_has_no_identity() {
     network.remove_policy(&strict.key());
     let mut again = tokio::net::TcpStream::connect(server.plaintext).await.unwrap();
     ping(&mut again).await;
+}
+
+/// The pod's own policy, which it names.
+fn named(action: Action, principal: &isthmus_model::SpiffeId) -> Policy {
+    Policy { scope: Scope::WorkloadSelector, ..policy("late", action, principal) }
+}
+
+#[tokio::test]
+async fn new_connections_wait_for_a_policy_that_is_named_and_missing_and_it_decides() {
+    let (network, sleep, mut helloworld, _) = network();
+    let late = named(Action::Allow, &sleep.identity());
+    helloworld.authorization_policies = vec![late.key()];
+    network.push(std::slice::from_ref(&helloworld), &[], &[]);
+    let app = network.echo(&helloworld).await;
+    let server = network.run(&helloworld, app.address, Some(app.address));
+    let client = network.client(&sleep, app.address);
+    let mut tunnelled = client.dial().await;
+    let mut plain = tokio::net::TcpStream::connect(server.plaintext).await.unwrap();
+    eventually(|| server.proxy.connections().inbound.len() == 2, || "they are not judged".to_owned()).await;
+    assert_eq!(app.seen(), 0, "nothing reaches the application on a policy's behalf that nobody knows");
+    network.push(&[], &[], &[late]);
+    ping(&mut tunnelled).await;
+    assert!(end(&mut plain).await.is_err(), "it has no identity, and one is asked for");
+    assert_eq!(app.seen(), 1);
+}
+
+#[tokio::test]
+async fn a_policy_that_does_not_arrive_refuses_new_connections_in_the_end() {
+    let config = Config { policy_deadline: Duration::from_millis(50), ..Config::default() };
+    let network = Network::with_config("east", &Arc::new(Block::claim()), config);
+    let (sleep, mut helloworld) = (network.workload("sleep", 1), network.workload("helloworld", 2));
+    helloworld.authorization_policies = vec!["sample/late".into()];
+    network.push(&[sleep.clone(), helloworld.clone()], &[], &[]);
+    let app = network.echo(&helloworld).await;
+    let server = network.run(&helloworld, app.address, Some(app.address));
+    let to = SocketAddr::new(helloworld.addresses[0], HBONE);
+    let tunnel = network.tunnel(&sleep.identity(), to, &helloworld.identity()).await;
+    let refused = tunnel.open(&Head::new(Authority::Ip(app.address))).await.unwrap_err();
+    assert_eq!(refused, OpenError::Status(401));
+    let mut plain = tokio::net::TcpStream::connect(server.plaintext).await.unwrap();
+    assert!(end(&mut plain).await.is_err());
+    assert_eq!(app.seen(), 0);
+    let labels = ["reporter=\"destination\"", "response_flags=\"DENY\"", "source_workload=\"unknown\""];
+    network.metric_becomes(2, "istio_tcp_connections_failed_total", &labels).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_closes_hundreds_at_once_and_those_that_stay_notice_nothing() {
+    let (network, sleep, helloworld, thief) = network();
+    let app = network.echo(&helloworld).await;
+    let server = network.run(&helloworld, app.address, Some(app.address));
+    let (kept, cut) = (network.client(&sleep, app.address), network.client(&thief, app.address));
+    let mut kept = kept.dial().await;
+    ping(&mut kept).await;
+    let mut open = Vec::new();
+    for at in 0..200 {
+        let plain = tokio::net::TcpStream::connect(server.plaintext);
+        let mut stream = if at % 2 == 0 { cut.dial().await } else { plain.await.unwrap() };
+        ping(&mut stream).await;
+        open.push(stream);
+    }
+    let begun = tokio::time::Instant::now();
+    network.push(&[], &[], &[only_sleep(&sleep)]);
+    ping(&mut kept).await;
+    for stream in &mut open {
+        assert!(end(stream).await.is_err(), "cut, not finished");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    ping(&mut kept).await;
+    eventually(|| server.proxy.connections().inbound.len() == 1, || "some are still in the table".to_owned())
+        .await;
+}
+
+#[tokio::test]
+async fn the_agents_own_listener_leads_to_its_metrics_and_readiness_only() {
+    let (network, sleep, ztunnel, thief) = network();
+    network.push(&[], &[], &[only_sleep(&sleep)]);
+    let own = ztunnel.addresses[0];
+    let mut apps = Vec::new();
+    for port in [15020, 15021, APP_PORT] {
+        apps.push(Echo::listen(SocketAddr::new(own, port), &network.tasks).await);
+    }
+    let bound = std::net::TcpListener::bind((own, HBONE)).unwrap();
+    let _proxy = OwnProxy::start(
+        Arc::clone(&network.world),
+        info(&ztunnel),
+        Bound::from_std(bound, false).unwrap(),
+        Sockets::host(),
+        network.watch.clone(),
+    );
+    let ask = async |who: &Workload, port: u16| {
+        let tunnel =
+            network.tunnel(&who.identity(), SocketAddr::new(own, HBONE), &ztunnel.identity()).await;
+        let head = Head::new(Authority::Ip(SocketAddr::new(own, port)));
+        tunnel.open(&head).await.map(|_| ())
+    };
+    assert_eq!(ask(&sleep, 15020).await, Ok(()));
+    assert_eq!(ask(&sleep, 15021).await, Ok(()));
+    for port in [15000, 15001, 15006, HBONE, 15053, APP_PORT] {
+        assert_eq!(ask(&sleep, port).await, Err(OpenError::Status(503)), "{port}");
+    }
+    assert_eq!(ask(&thief, 15020).await, Err(OpenError::Status(401)), "policy holds here too");
+    assert_eq!(apps[2].seen(), 0);
 }

@@ -3,18 +3,31 @@
 
 use ipnet::IpNet;
 use isthmus_model::policy::{AccountMatch, Match, StringMatch};
-use isthmus_model::{Facts, Policy};
+use isthmus_model::{Facts, Policy, SpiffeId, TrustDomain, TrustDomains};
 
 /// A connection as policies look at it.
 pub(super) struct Subject<'a> {
     facts: &'a Facts,
     principal: Option<String>,
+    /// The same one under the mesh's other trust domains.
+    aliases: Vec<String>,
 }
 
 impl<'a> Subject<'a> {
     pub(super) fn new(facts: &'a Facts) -> Self {
-        let principal = facts.peer.as_ref().map(isthmus_model::SpiffeId::principal);
-        Self { facts, principal }
+        let principal = facts.peer.as_ref().map(SpiffeId::principal);
+        Self { facts, principal, aliases: Vec::new() }
+    }
+
+    /// With the names that the mesh of `own` has for its trust domain: a policy that names any of them means the peer.
+    pub(super) fn known_as(mut self, domains: &TrustDomains, own: &TrustDomain) -> Self {
+        let names = self.facts.peer.iter().flat_map(|peer| domains.other_names(own, peer));
+        self.aliases = names.map(|id| id.principal()).collect();
+        self
+    }
+
+    pub(super) fn facts(&self) -> &'a Facts {
+        self.facts
     }
 
     /// A policy without rules never matches; an empty rule or clause always does.
@@ -48,11 +61,15 @@ impl<'a> Subject<'a> {
         let in_range = |address: std::net::IpAddr| move |range: &IpNet| range.contains(&address);
         let destination = self.facts.destination;
         dimension(namespaces, not_namespaces, |text| is(text, namespace))
-            && dimension(principals, not_principals, |text| is(text, self.principal.as_deref()))
+            && dimension(principals, not_principals, |text| self.is_principal(text))
             && dimension(service_accounts, not_service_accounts, |account| self.is_account(account))
             && dimension(source_ips, not_source_ips, in_range(self.facts.source.to_canonical()))
             && dimension(destination_ips, not_destination_ips, in_range(destination.ip().to_canonical()))
             && dimension(destination_ports, not_destination_ports, |port| *port == destination.port())
+    }
+
+    fn is_principal(&self, wanted: &StringMatch) -> bool {
+        is(wanted, self.principal.as_deref()) || self.aliases.iter().any(|name| is(wanted, Some(name)))
     }
 
     /// The trust domain has no part in this one.

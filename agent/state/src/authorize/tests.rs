@@ -1,4 +1,9 @@
 use std::net::IpAddr;
+use std::sync::Mutex;
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
 
 use super::*;
 use crate::fixture::{pod, snapshot};
@@ -182,6 +187,84 @@ fn dry_run_policies_are_not_enforced_and_do_not_count_as_allowing() {
     assert_eq!(permit.allowed_by(), None);
 }
 
+/// The fields of what was logged while `work` ran.
+fn logged(work: impl FnOnce()) -> Vec<Vec<String>> {
+    #[derive(Default)]
+    struct Fields(Vec<String>);
+    impl Visit for Fields {
+        fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+            self.0.push(format!("{}={value:?}", field.name()));
+        }
+    }
+    struct Collect(Arc<Mutex<Vec<Vec<String>>>>);
+    impl Subscriber for Collect {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+        fn event(&self, event: &Event<'_>) {
+            let mut fields = Fields::default();
+            event.record(&mut fields);
+            self.0.lock().unwrap().push(fields.0);
+        }
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+    }
+    let seen = Arc::default();
+    tracing::subscriber::with_default(Collect(Arc::clone(&seen)), work);
+    let seen = seen.lock().unwrap();
+    seen.clone()
+}
+
+#[test]
+fn dry_run_policies_are_logged_with_the_verdict_that_there_would_have_been() {
+    use Action::{Allow, Deny};
+    let (web, api) = ("td/ns/shop/sa/web", "td/ns/shop/sa/api");
+    let named = |name: &str, action, principal: &str| policy(name, action, rules(from(principal)));
+    type Case = (Vec<Policy>, Action, &'static str, bool, &'static str);
+    let cases: [Case; 11] = [
+        (vec![], Deny, web, true, "deny"),
+        (vec![], Deny, api, true, "allow"),
+        (vec![named("d", Deny, web)], Deny, api, false, "deny"),
+        (vec![named("a", Allow, web)], Deny, web, true, "deny"),
+        (vec![named("a", Allow, web)], Deny, api, true, "allow"),
+        (vec![named("a", Allow, api)], Deny, api, false, "deny"),
+        (vec![], Allow, web, true, "allow"),
+        (vec![], Allow, api, true, "deny"),
+        (vec![named("a", Allow, web)], Allow, api, true, "allow"),
+        (vec![named("a", Allow, api)], Allow, web, false, "allow"),
+        (vec![named("d", Deny, web)], Allow, web, false, "deny"),
+    ];
+    for (enforced, action, principal, passes, verdict) in cases {
+        let mut dry = named("dry", action, principal);
+        dry.dry_run = true;
+        let case = format!("{action:?} of {principal} beside {enforced:?}");
+        let state = with([vec![dry], enforced].concat());
+        let mut passed = None;
+        let lines = logged(|| {
+            passed = Some(authorize(&state, &pod("a", "10.0.0.1"), &facts(Some(PEER))).is_ok());
+        });
+        assert_eq!(passed, Some(passes), "{case}: it is not enforced");
+        let [line] = lines.as_slice() else { panic!("{case}: {lines:?}") };
+        let matched = format!("matched={}", principal == web);
+        for field in [
+            "policy=ns/dry",
+            &format!("action={action:?}"),
+            &matched,
+            &format!("verdict={verdict:?}"),
+            "identity=spiffe://td/ns/shop/sa/web",
+            "source=10.0.0.9",
+            "destination=10.0.0.1:8080",
+        ] {
+            assert!(line.iter().any(|found| found == field), "{case}: no {field} in {line:?}");
+        }
+    }
+}
+
 #[test]
 fn a_named_policy_that_has_not_arrived_denies_and_its_arrival_decides() {
     let mut workload = pod("a", "10.0.0.1");
@@ -189,11 +272,13 @@ fn a_named_policy_that_has_not_arrived_denies_and_its_arrival_decides() {
     let mut allow_all = policy("all", Action::Allow, anybody());
     let denied = authorize(&with(vec![allow_all.clone()]), &workload, &facts(Some(PEER))).unwrap_err();
     assert_eq!(denied.reason, Rejection::NotArrived("ns/late".into()));
+    assert!(denied.is_pending());
     assert_eq!(denied.to_string(), "policy ns/late applies but has not arrived");
     // What is known to deny is the better reason.
     let deny = policy("d", Action::Deny, anybody());
     let denied = authorize(&with(vec![deny]), &workload, &facts(Some(PEER))).unwrap_err();
     assert_eq!(denied.reason, Rejection::Denied("ns/d".into()));
+    assert!(!denied.is_pending(), "whatever the other one says");
     allow_all.name = "late".into();
     allow_all.scope = Scope::WorkloadSelector;
     assert!(authorize(&with(vec![allow_all.clone()]), &workload, &facts(Some(PEER))).is_ok());
@@ -215,4 +300,49 @@ fn strict_mutual_tls_is_a_deny_of_whoever_has_no_identity() {
     let state = with(vec![strict]);
     assert!(authorize(&state, &workload, &facts(None)).is_err());
     assert!(authorize(&state, &workload, &facts(Some(PEER))).is_ok());
+}
+
+#[test]
+fn a_policy_that_names_an_alias_means_the_same_peer() {
+    let aliases = |mesh: &str| isthmus_model::TrustDomains::new(Some(mesh.into()), ["old".into()]);
+    let peer = |domain: &str| facts(Some(&format!("spiffe://{domain}/ns/shop/sa/web")));
+    let server = Workload { trust_domain: "td".into(), ..pod("a", "10.0.0.1") };
+    let not = |principal: &str| Match {
+        not_principals: vec![StringMatch::Exact(principal.into())],
+        source_ips: vec!["0.0.0.0/0".parse().unwrap()],
+        ..Match::default()
+    };
+    let prefix = Match { principals: vec![StringMatch::Prefix("old/ns/shop/".into())], ..Match::default() };
+    // A clause of an ALLOW, the peer's own domain, and whether it is let in with the alias and without.
+    let table = [
+        (from("old/ns/shop/sa/web"), "td", true, false),
+        (from("td/ns/shop/sa/web"), "old", true, false),
+        (from("td/ns/shop/sa/web"), "td", true, true),
+        (prefix, "td", true, false),
+        (from("old/ns/shop/sa/other"), "td", false, false),
+        (from("old/ns/shop/sa/web"), "foreign", false, false),
+        (not("old/ns/shop/sa/web"), "td", false, true),
+        (not("old/ns/shop/sa/web"), "foreign", true, true),
+    ];
+    for (clause, domain, with_alias, without) in table {
+        let mut state = with(vec![policy("p", Action::Allow, rules(clause.clone()))]);
+        assert_eq!(authorize(&state, &server, &peer(domain)).is_ok(), without, "{clause:?} {domain}");
+        state.trust_domains = aliases("td").into();
+        assert_eq!(authorize(&state, &server, &peer(domain)).is_ok(), with_alias, "{clause:?} {domain}");
+        // They are the aliases of another mesh's domain.
+        state.trust_domains = aliases("elsewhere").into();
+        assert_eq!(authorize(&state, &server, &peer(domain)).is_ok(), without, "{clause:?} {domain}");
+    }
+}
+
+#[tokio::test]
+async fn aliases_that_change_wake_those_who_judge_by_them() {
+    let state = crate::State::new(crate::Options::default());
+    let mut changes = state.subscribe();
+    let domains = isthmus_model::TrustDomains::new(None, ["old".into()]);
+    state.set_trust_domains(domains.clone());
+    assert_eq!(**changes.next().await.trust_domains(), domains);
+    let before = state.load();
+    state.set_trust_domains(domains);
+    assert!(Arc::ptr_eq(&before, &state.load()), "the same ones are no change");
 }
