@@ -244,6 +244,12 @@ impl Certificate {
         self.trust.vouch(Peer { chain, role, roots: Arc::clone(&self.trusted), at: UnixTime::now() })
     }
 
+    /// Whether the peers of this certificate's connections are kept track of.
+    #[must_use]
+    pub fn is_revocable(&self) -> bool {
+        self.trust.is_revocable()
+    }
+
     pub(crate) fn trusted(&self) -> &RootCertStore {
         &self.trusted
     }

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use isthmus_hbone::client::{self, Tunnel};
 use isthmus_hbone::pool::{Connect, ConnectFailure};
 use isthmus_hbone::session::TlsSession;
+use isthmus_identity::PeerRole;
 use isthmus_model::SpiffeId;
 use isthmus_rt::BoxFuture;
 use isthmus_rt::task::Tasks;
 use isthmus_sys::socket::Sockets;
 
 use crate::error::Error;
+use crate::metrics::Reporter;
+use crate::revocable::Revocable;
 use crate::scope::Scope;
 use crate::world::World;
 
@@ -38,18 +41,20 @@ struct Dial {
     sockets: Sockets,
     tunnels: Tasks,
     key: PoolKey,
+    reporter: Reporter,
 }
 
 impl Dial {
     async fn run(self) -> Result<Tunnel, Error> {
-        let Self { world, sockets, tunnels, key } = self;
+        let Self { world, sockets, tunnels, key, reporter } = self;
         let config = &world.config;
         // Before the network is touched: without a certificate there is nothing to say to anybody.
         let certificate = world.certificate(&key.source).await?;
         let tcp = sockets.connect(key.address, None, config.dial_deadline).await;
         let tcp = tcp.map_err(Error::hbone_dial)?;
         let tls = certificate.client_config(&key.destinations);
-        let session = TlsSession::connect(tls, tcp, config.tls_deadline).await?;
+        let done = TlsSession::connect(tls, tcp, config.tls_deadline).await;
+        let session = Revocable::of(done, &certificate, PeerRole::Server, &world.metrics, reporter)?;
         Ok(client::handshake(session, &world.settings, &tunnels).await?)
     }
 }
@@ -58,7 +63,8 @@ impl Connect<PoolKey> for Dialer<'_> {
     fn connect(&self, key: &PoolKey) -> BoxFuture<'static, Result<Tunnel, ConnectFailure>> {
         let scope = self.0;
         let (sockets, tunnels) = (scope.sockets().clone(), scope.tunnels().clone());
-        let dial = Dial { world: scope.shared_world(), sockets, tunnels, key: key.clone() };
+        let (key, reporter) = (key.clone(), scope.reporter());
+        let dial = Dial { world: scope.shared_world(), sockets, tunnels, key, reporter };
         Box::pin(async move { dial.run().await.map_err(|error| ConnectFailure::new(error.stage(), error)) })
     }
 }

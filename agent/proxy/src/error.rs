@@ -98,6 +98,9 @@ pub enum Error {
     /// The process or the pod stops.
     #[error("connection closed due to connection drain")]
     Drained,
+    /// The peer of the tunnel was revoked.
+    #[error("{}", crate::revocable::REVOKED)]
+    Revoked,
     /// The copy ended with an error.
     #[error("{0}")]
     Copy(#[source] CopyError),
@@ -149,6 +152,7 @@ impl Error {
         match self {
             Self::Denied(_) | Self::PolicyChanged(_) => Flag::Deny,
             Self::Tls(_) | Self::Crowded(_) | Self::NoPeerIdentity => Flag::TlsFailure,
+            Self::Revoked => Flag::CertRevoked,
             Self::Http2(_) => Flag::H2HandshakeFailure,
             Self::HboneTimeout(_) => Flag::NetworkPolicy,
             Self::Identity(_) | Self::NoCertificate { .. } => Flag::IdentityError,
@@ -222,6 +226,7 @@ mod tests {
         let table = [
             (Error::Denied(refusal()), Flag::Deny),
             (Error::PolicyChanged(refusal()), Flag::Deny),
+            (Error::Revoked, Flag::CertRevoked),
             (Error::Connect(silence()), Flag::Connect),
             (Error::Open(OpenError::Status(401)), Flag::Connect),
             (Error::Drained, Flag::Connect),

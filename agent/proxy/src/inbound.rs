@@ -12,7 +12,7 @@ use std::sync::Arc;
 use isthmus_hbone::Transport;
 use isthmus_hbone::server::{self, Request};
 use isthmus_hbone::session::TlsSession;
-use isthmus_identity::PeerIdentity;
+use isthmus_identity::{PeerIdentity, PeerRole};
 use isthmus_rt::drain::Watch;
 use isthmus_rt::task::{Spawnable, Tasks};
 use tokio::net::TcpStream;
@@ -23,6 +23,7 @@ use crate::listener::Accepted;
 use crate::metrics::Reporter;
 use crate::places::Place;
 use crate::record::Direction;
+use crate::revocable::Revocable;
 use crate::scope::Scope;
 
 /// Where a tunnel comes from and where it arrived.
@@ -33,6 +34,9 @@ pub(crate) struct Arrival {
     pub(crate) source: SocketAddr,
     pub(crate) local: SocketAddr,
 }
+
+/// A peer that finished its handshake, and the session with it.
+pub(crate) type Proven = (PeerIdentity, Revocable<TlsSession<TcpStream>>);
 
 /// Serves one connection to the HBONE port to its end.
 pub(crate) async fn accept(scope: Arc<Scope>, accepted: Accepted, drain: Watch) {
@@ -51,11 +55,7 @@ pub(crate) async fn accept(scope: Arc<Scope>, accepted: Accepted, drain: Watch) 
 }
 
 /// The server's side of mutual TLS, as the pod. The place is for the handshake only.
-pub(crate) async fn prove(
-    scope: &Scope,
-    stream: TcpStream,
-    place: Option<Place>,
-) -> Result<(PeerIdentity, TlsSession<TcpStream>), Error> {
+pub(crate) async fn prove(scope: &Scope, stream: TcpStream, place: Option<Place>) -> Result<Proven, Error> {
     in_place(scope, place, handshake(scope, stream)).await
 }
 
@@ -73,12 +73,17 @@ pub(crate) async fn in_place<T>(
     }
 }
 
-async fn handshake(scope: &Scope, stream: TcpStream) -> Result<(PeerIdentity, TlsSession<TcpStream>), Error> {
+async fn handshake(scope: &Scope, stream: TcpStream) -> Result<Proven, Error> {
     let world = scope.world();
     let workload = scope.workload().await?;
     let certificate = scope.certificate(&workload.identity()).await?;
-    let session = TlsSession::accept(certificate.server_config(), stream, world.config.tls_deadline).await?;
-    let peer = PeerIdentity::of(session.state()).ok_or(Error::NoPeerIdentity)?;
+    let done = TlsSession::accept(certificate.server_config(), stream, world.config.tls_deadline).await;
+    let reporter = match scope.reporter() {
+        Reporter::Source | Reporter::Destination => Reporter::Destination,
+        Reporter::Gateway => Reporter::Gateway,
+    };
+    let session = Revocable::of(done, &certificate, PeerRole::Client, &world.metrics, reporter)?;
+    let peer = PeerIdentity::of(session.session().state()).ok_or(Error::NoPeerIdentity)?;
     Ok((peer, session))
 }
 

@@ -22,6 +22,7 @@ mod passthrough;
 mod places;
 mod pod;
 mod record;
+mod revocable;
 mod running;
 mod scope;
 #[cfg(test)]

@@ -9,6 +9,7 @@ use isthmus_rt::metrics::{Count, Expiring, Family, Metrics as Registry, expiring
 use isthmus_rt::task::compute;
 use isthmus_state::{Snapshot, State};
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::Instant;
 
@@ -26,6 +27,8 @@ pub struct Metrics {
     /// Downstream → upstream.
     pub(crate) received: Expiring<Labels, Count>,
     sockets: Family<SocketLabels, Gauge>,
+    crl_rejections: Family<SocketLabels, Counter>,
+    crl_untracked: Family<SocketLabels, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -57,6 +60,16 @@ impl Metrics {
             "Captured sockets that are open",
             metrics.sockets.clone(),
         );
+        registry.register(
+            "istio_crl_policy_rejections",
+            "Peers refused, and connections ended, because of a revocation list",
+            metrics.crl_rejections.clone(),
+        );
+        registry.register(
+            "istio_crl_untracked_connections",
+            "Connections that a later revocation would not end",
+            metrics.crl_untracked.clone(),
+        );
         Arc::new(metrics)
     }
 
@@ -80,6 +93,15 @@ impl Metrics {
                 tracing::debug!(series, "metric series of what is gone were ended");
             }
         }
+    }
+
+    /// Counts a peer that a revocation list refused, or whose connection it ended.
+    pub(crate) fn crl_rejected(&self, reporter: Reporter) {
+        self.crl_rejections.get_or_create(&SocketLabels { reporter: reporter.as_str() }).inc();
+    }
+
+    pub(crate) fn crl_untracked(&self, reporter: Reporter) {
+        self.crl_untracked.get_or_create(&SocketLabels { reporter: reporter.as_str() }).inc();
     }
 
     /// Counts an accepted socket for as long as the guard lives.

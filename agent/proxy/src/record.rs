@@ -13,6 +13,7 @@ use crate::access_log::{self, Ending, Line};
 use crate::error::Error;
 use crate::metrics::labels::ServiceLabels;
 use crate::metrics::{Flag, Labels, Metrics, Party, Reporter};
+use crate::revocable;
 
 /// One end of a connection: its labels and the name of its pod, which only the log has.
 #[derive(Debug, Clone, Default)]
@@ -153,13 +154,18 @@ impl Record {
         };
         match ended.error {
             None => self.end(None, Some(by)),
+            Some(error) if revocable::ended_copy(&error) => self.fail(&Error::Revoked),
             Some(error) => self.end(Some(&Error::Copy(error)), Some(by)),
         }
     }
 
     /// Ends it before or while bytes were copied.
     pub(crate) fn fail(self, error: &Error) {
-        self.end(Some(error), None);
+        match error {
+            Error::Open(open) if revocable::ended_open(open) => self.fail(&Error::Revoked),
+            Error::Revoked => self.end(Some(error), Some("revocation")),
+            _ => self.end(Some(error), None),
+        }
     }
 
     fn end(mut self, error: Option<&Error>, closed_by: Option<&str>) {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use isthmus_model::Workload;
+use isthmus_model::{TrustDomains, Workload};
 use tokio::sync::watch;
 
 use crate::batch::{Applied, Batch};
@@ -58,13 +58,29 @@ impl State {
         let mut next = Snapshot::clone(&self.0.current.load());
         let applied = next.apply(batch);
         if applied.is_change() {
-            let old = self.0.current.swap(Arc::new(next));
-            if Arc::strong_count(&old) > 1 {
-                retired.push(old);
-            }
-            self.0.version.send_replace(applied.version);
+            self.publish(next, &mut retired);
         }
         applied
+    }
+
+    /// Replaces the names of the mesh's trust domain, by which policies know identities.
+    pub fn set_trust_domains(&self, domains: TrustDomains) {
+        let mut retired = self.0.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Snapshot::clone(&self.0.current.load());
+        if *next.trust_domains != domains {
+            next.trust_domains = Arc::new(domains);
+            next.version += 1;
+            self.publish(next, &mut retired);
+        }
+    }
+
+    fn publish(&self, next: Snapshot, retired: &mut Vec<Arc<Snapshot>>) {
+        let version = next.version;
+        let old = self.0.current.swap(Arc::new(next));
+        if Arc::strong_count(&old) > 1 {
+            retired.push(old);
+        }
+        self.0.version.send_replace(version);
     }
 
     /// Wakes at every change from now on.

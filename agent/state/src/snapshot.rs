@@ -5,7 +5,7 @@ use std::sync::Arc;
 use isthmus_model::workload::PortMap;
 use isthmus_model::{
     ClusterId, Health, Hostname, Namespace, NamespacedHostname, NetworkAddress, NetworkId, NodeName, Policy,
-    PolicyKey, Service, Workload, WorkloadUid,
+    PolicyKey, Service, TrustDomains, Workload, WorkloadUid,
 };
 
 use crate::endpoints::EndpointSet;
@@ -30,6 +30,7 @@ pub struct Options {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub(crate) options: Arc<Options>,
+    pub(crate) trust_domains: Arc<TrustDomains>,
     pub(crate) version: u64,
     pub(crate) workloads: Workloads,
     pub(crate) services: Services,
@@ -84,6 +85,12 @@ impl Snapshot {
     #[must_use]
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// The names of the mesh's trust domain.
+    #[must_use]
+    pub fn trust_domains(&self) -> &Arc<TrustDomains> {
+        &self.trust_domains
     }
 
     /// How many batches came before this picture.

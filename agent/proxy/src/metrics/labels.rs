@@ -36,6 +36,8 @@ pub enum Flag {
     NetworkPolicy,
     /// There is no certificate of our own.
     IdentityError,
+    /// The peer's certificate was revoked while the connection was open.
+    CertRevoked,
 }
 
 /// One end of a connection, as labels name it. Empty texts are `unknown`.
@@ -127,6 +129,7 @@ impl Flag {
             Self::H2HandshakeFailure => "H2_HANDSHAKE_FAILURE",
             Self::NetworkPolicy => "NETWORK_POLICY",
             Self::IdentityError => "IDENTITY_ERROR",
+            Self::CertRevoked => "CERT_REVOKED",
         }
     }
 }

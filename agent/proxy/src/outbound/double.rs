@@ -5,7 +5,7 @@
 use isthmus_hbone::client::{self, Tunnel};
 use isthmus_hbone::session::TlsSession;
 use isthmus_hbone::{ResponseHead, Stream, StreamIo};
-use isthmus_identity::PeerIdentity;
+use isthmus_identity::{PeerIdentity, PeerRole};
 use isthmus_model::SpiffeId;
 use isthmus_state::route::{Inner, Upstream};
 
@@ -15,6 +15,7 @@ use super::linger::Linger;
 use crate::conns::Carrier;
 use crate::error::Error;
 use crate::labels;
+use crate::revocable::Revocable;
 
 /// The inner tunnel and its one stream.
 struct Nested {
@@ -49,9 +50,11 @@ async fn open(way: &Way<'_>, flow: &Flow, upstream: &Upstream) -> Result<Nested,
     let (carrier, _) = way.open(flow, upstream, &outer).await?;
     let certificate = way.scope.certificate(&way.identity()).await?;
     let config = certificate.client_config(identities);
-    let session =
-        TlsSession::connect(config, Linger::new(StreamIo::new(carrier)), world.config.tls_deadline).await?;
-    let peer = PeerIdentity::of(session.state()).map(|peer| peer.id().clone());
+    let done =
+        TlsSession::connect(config, Linger::new(StreamIo::new(carrier)), world.config.tls_deadline).await;
+    let reporter = way.scope.reporter();
+    let session = Revocable::of(done, &certificate, PeerRole::Server, &world.metrics, reporter)?;
+    let peer = PeerIdentity::of(session.session().state()).map(|peer| peer.id().clone());
     let tunnel = client::handshake(session, &world.settings, way.scope.tunnels()).await?;
     let mut head = outer;
     head.authority = authority.clone();

@@ -8,4 +8,5 @@ mod hbone;
 mod life;
 mod plaintext;
 mod policy;
+mod revocation;
 mod world;

@@ -9,7 +9,7 @@ use isthmus_hbone::Settings;
 use isthmus_hbone::client::{self, Tunnel};
 use isthmus_hbone::session::TlsSession;
 use isthmus_identity::fake::FakeSigner;
-use isthmus_identity::{CertSource, Manager};
+use isthmus_identity::{CertSource, Manager, Signer, Trust};
 use isthmus_model::policy::{Match, StringMatch};
 use isthmus_model::{
     Action, NamespacedHostname, NetworkAddress, NetworkId, Policy, PolicyKey, Protocol, Scope, Service,
@@ -76,9 +76,20 @@ impl Network {
     }
 
     pub(crate) fn with_config(name: &str, block: &Arc<Block>, config: Config) -> Self {
+        Self::signed_by(name, block, config, Arc::new(FakeSigner::new()), Trust::default())
+    }
+
+    pub(crate) fn signed_by(
+        name: &str,
+        block: &Arc<Block>,
+        config: Config,
+        signer: Arc<dyn Signer>,
+        trust: Trust,
+    ) -> Self {
         isthmus_identity::install_crypto_provider();
         let (name, tasks, registry) = (NetworkId::from(name), Tasks::new("test"), Default::default());
-        let certs = Manager::new(Arc::new(FakeSigner::new()), isthmus_identity::Config::default(), &tasks);
+        let identity = isthmus_identity::Config { trust, ..isthmus_identity::Config::default() };
+        let certs = Manager::new(signer, identity, &tasks);
         let state = State::new(Options { own_network: name.clone(), ..Options::default() });
         let world = Arc::new(World {
             state: state.clone(),
