@@ -1,0 +1,66 @@
+//! What a pod's connections and queries meet, with real agents and packets: the DNS server that was asked, each family of
+//! addresses by itself, and a refusal for whatever makes no sense.
+
+mod dns;
+mod families;
+mod refused;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::{Context as _, Result};
+use isthmus_kit::lab::{self, Host};
+use isthmus_kit::two_nodes::{Agent, World};
+use isthmus_kit::zds::ZdsPeer;
+use isthmus_node::rules::{self, PodRules};
+use isthmus_sys::socket::Sockets;
+use tokio::net::UdpSocket;
+
+fn main() -> std::process::ExitCode {
+    lab::main_with_programs(&lab::tests![
+        dns::each_query_reaches_the_server_that_it_asked,
+        dns::the_agents_own_queries_are_kept_apart_from_the_applications,
+        families::a_pod_without_ipv6_is_carried,
+        families::a_pod_without_ipv4_is_carried,
+        families::a_pod_with_both_is_carried_over_both,
+        refused::a_request_that_makes_no_sense_is_refused_with_its_status_and_one_line,
+        refused::a_connection_that_leads_nowhere_is_closed_with_one_line,
+        refused::the_agents_own_ports_are_no_application,
+    ])
+}
+
+/// How long what happens may take.
+const SOON: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// An agent that serves one pod, with all of the node role's rules.
+async fn serve(world: &World, at: usize, pod: &Host, name: &str, local: &str) -> Result<(Agent, ZdsPeer)> {
+    let rules = |netns: &_| Ok(rules::apply_pod(netns, &PodRules::default())?);
+    world.serve(at, pod, name, local, rules).await
+}
+
+/// A DNS query of one question with a recognisable id.
+fn query(name: &str, kind: u16) -> Vec<u8> {
+    let mut message = vec![0xab, 0xcd, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        message.push(u8::try_from(label.len()).unwrap_or(u8::MAX));
+        message.extend_from_slice(label.as_bytes());
+    }
+    message.extend([0, kind.to_be_bytes()[0], kind.to_be_bytes()[1], 0, 1]);
+    message
+}
+
+/// A UDP socket for talking to addresses like this one.
+fn udp_towards(sockets: &Sockets, to: SocketAddr) -> Result<UdpSocket> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    Ok(sockets.udp((any, 0).into())?)
+}
+
+/// Asks over UDP as an application does that hears nobody but the server it asked.
+async fn ask_udp(from: &Sockets, server: SocketAddr, message: &[u8]) -> Result<Vec<u8>> {
+    let socket = udp_towards(from, server)?;
+    socket.connect(server).await?;
+    socket.send(message).await?;
+    let mut answer = vec![0; 4096];
+    let length = tokio::time::timeout(SOON, socket.recv(&mut answer)).await.context("no answer")??;
+    answer.truncate(length);
+    Ok(answer)
+}
