@@ -4,5 +4,6 @@ pub(crate) mod config_dump;
 pub(crate) mod control;
 pub(crate) mod discovery;
 pub(crate) mod metrics;
+pub(crate) mod own;
 pub(crate) mod pods;
 pub(crate) mod world;

@@ -24,7 +24,7 @@ use crate::runtime;
 use crate::wiring::config_dump::{self, Live};
 use crate::wiring::discovery::Discovery;
 use crate::wiring::pods::Pods;
-use crate::wiring::{control, metrics, world};
+use crate::wiring::{control, metrics, own, world};
 
 /// Runs the role.
 pub(crate) fn run(config: AgentConfig, log: Handle) -> Result<(), RunError> {
@@ -58,7 +58,7 @@ async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), R
     let mesh = Mesh::start(&config, Holds::Node, &registry, &readiness, &tasks, &watch)?;
     let shared = world::world(&config, mesh.state.clone(), mesh.certs.clone(), &registry);
     tasks.spawn("metric series", Arc::clone(&shared.metrics).expire(mesh.state.clone()));
-    let pods = Pods::new(shared, &config, &registry, watch.clone());
+    let pods = Pods::new(Arc::clone(&shared), &config, &registry, watch.clone());
     if let Some(dns) = pods.dns_metrics() {
         tasks.spawn("DNS metric series", dns.expire(mesh.state.clone()));
     }
@@ -72,11 +72,13 @@ async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), R
     drop(served_watch);
 
     let data_tasks = Tasks::new("data");
-    {
+    let _own = {
         let _inside = data.enter();
+        let own = own::start(&config, shared, watch.clone());
         let zds = zds(&config, Arc::clone(&pods), &registry, readiness.clone(), watch);
         data_tasks.spawn("zds", zds);
-    }
+        own
+    };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.place.node, network = %config.place.network, "agent started");
     let why = signals.stop(&mut asked).await;
     if signals.drain(drain, config.drain, why).await == Drained::Done {
