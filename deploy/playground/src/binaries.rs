@@ -62,6 +62,12 @@ pub(crate) fn command(program: &str) -> Command {
     if program == OWN { own() } else { Command::new(program) }
 }
 
+/// A program of the system, by its name.
+pub(crate) fn in_path(program: &str) -> Option<PathBuf> {
+    let folders = std::env::var_os("PATH")?;
+    std::env::split_paths(&folders).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
 /// The folder that holds [`ISTHMUS`] and [`CNI`]: the one in `ISTHMUS_BIN_DIR`, else freshly built beside this program
 /// with this program's own profile.
 pub(crate) fn folder() -> anyhow::Result<PathBuf> {

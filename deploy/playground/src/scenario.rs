@@ -2,6 +2,8 @@
 //! type, and is shown as one. The manifests are under `scenarios/` beside those of the world.
 
 mod all;
+mod flood;
+mod monitoring;
 mod steps;
 
 use std::path::Path;
@@ -26,6 +28,8 @@ pub(crate) struct Scenario {
     /// What it shows.
     pub(crate) about: &'static str,
     play: fn(&mut Steps<'_>) -> anyhow::Result<()>,
+    /// A program that is not ours and must be there; the name of Debian's package for it is the same.
+    needs: Option<&'static str>,
 }
 
 /// What must be true, and whether it is.
@@ -95,8 +99,13 @@ pub(crate) fn run(dir: &Dir, args: &ScenarioArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// A world, the scenario, and the world's end. The logs stay when something went wrong, until the next world.
+/// A world, the scenario, and the world's end. The logs stay when something went wrong, until the next world. Without a
+/// program that it needs a scenario has failed: what it would have shown is not known.
 fn play(dir: &Dir, args: &ScenarioArgs, scenario: &Scenario) -> anyhow::Result<Report> {
+    if let Some(program) = scenario.needs.filter(|program| binaries::in_path(program).is_none()) {
+        let error = format!("there is no program {program} here; `apt-get install {program}` would bring it");
+        return Ok(Report { scenario: scenario.name, pass: false, checks: Vec::new(), error: Some(error) });
+    }
     dir.clean(&dir.lock(DYING)?).with_context(|| format!("cannot empty {}", dir.path().display()))?;
     let manifests = launch::manifests(&args.world)?;
     let world = Held::start(dir, &args.world)?;

@@ -77,6 +77,15 @@ fn rollout() {
 }
 
 #[test]
+fn a_program_that_is_not_there_is_told_and_the_scenario_has_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = scenario(dir.path(), "prometheus").env("PATH", dir.path()).output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(!output.status.success() && report["pass"] == false, "{report:#}");
+    assert!(report["error"].as_str().unwrap().contains("apt-get install prometheus"), "{report:#}");
+}
+
+#[test]
 fn a_killed_scenario_leaves_nothing() {
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().unwrap();

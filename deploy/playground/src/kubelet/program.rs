@@ -45,6 +45,10 @@ pub(super) fn of(
         "isthmus" => Ok(Program { path: isthmus, args: given() }),
         "ztunnel" => Ok(Program { path: programs.agent.map_or(isthmus, Path::to_owned), args: given() }),
         "isthmus-playground" => Ok(Program { path: programs.own.to_owned(), args: given() }),
+        "prometheus" => match binaries::in_path(image) {
+            Some(path) => Ok(Program { path, args: given() }),
+            None => Err(format!("image {}: there is no program {image} here", container.image)),
+        },
         "curl" | "sleep" | "busybox" => Ok(own(&["sleep"])),
         _ if image.contains("helloworld") => {
             let version = pod.metadata.labels.get("version").map(String::as_str);

@@ -2,43 +2,61 @@
 
 use std::time::Duration;
 
-use super::Scenario;
 use super::steps::{Answers, HELLO, Steps, outcomes};
+use super::{Scenario, flood, monitoring};
 
 /// Probes come every five seconds.
 const PROBES: Duration = Duration::from_secs(30);
 
 /// Every scenario.
-pub(crate) const ALL: [Scenario; 6] = [
+pub(crate) const ALL: [Scenario; 8] = [
     Scenario {
         name: "failover",
         about: "while the local helloworld is there it answers; when it is gone the remote one does, and back",
         play: failover,
+        needs: None,
     },
     Scenario {
         name: "two-cluster-policy",
         about: "an AuthorizationPolicy names a client of each cluster; everybody else is refused",
         play: two_cluster_policy,
+        needs: None,
     },
     Scenario {
         name: "strict",
         about: "PeerAuthentication STRICT refuses clients outside of the mesh, and probes still work",
         play: strict,
+        needs: None,
     },
     Scenario {
         name: "trust-domain-alias",
         about: "a policy that names an old trust domain holds while that is an alias of the mesh's",
         play: trust_domain_alias,
+        needs: None,
     },
     Scenario {
         name: "plaintext-gateway",
         about: "240.240.0.10 and names of ServiceEntries lead to three pods through a plain TCP listener",
         play: plaintext_gateway,
+        needs: None,
     },
     Scenario {
         name: "rollout",
         about: "pods of the other cluster are replaced one by one, and no request fails",
         play: rollout,
+        needs: None,
+    },
+    Scenario {
+        name: "flood",
+        about: "a pod that floods new connections leaves its neighbour's p99 within twice the quiet one",
+        play: flood::play,
+        needs: None,
+    },
+    Scenario {
+        name: "prometheus",
+        about: "a Prometheus in each cluster scrapes its agents and federates the other's over the mesh",
+        play: monitoring::play,
+        needs: Some("prometheus"),
     },
 ];
 
