@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "all of this is tests")]
 
+#[cfg(feature = "istioctl")]
+mod istioctl;
 mod tables;
 mod world;
 
