@@ -15,7 +15,7 @@ const SECRET: &[u8] = b"the answer of the application, in plain words";
 const CLIENT_IDENTITY: &str = "src.identity=\"spiffe://cluster.local/ns/ns/sa/client\"";
 
 fn main() -> std::process::ExitCode {
-    lab::main(&lab::tests![
+    lab::main_with_programs(&lab::tests![
         two_agents_carry_a_pods_traffic_as_hbone,
         bad_local_configuration_is_named_and_ends_the_process,
         a_policy_lets_only_its_principal_in

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     if !std::env::args().any(|arg| arg.starts_with("--lab-")) {
         let _ = binaries::path("playground");
     }
-    lab::main(&lab::tests![
+    lab::main_with_programs(&lab::tests![
         routes::ztunnel_is_the_agent_of_west,
         routes::ztunnel_is_the_agent_of_east,
         compare::one_node_of_each_cluster_is_ztunnels,
