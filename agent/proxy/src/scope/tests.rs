@@ -22,6 +22,7 @@ fn scope(state: &State) -> Scope {
     let world = Arc::new(World {
         state: state.clone(),
         certs: Arc::new(Nobody),
+        names: Arc::new(crate::names::NoNames),
         network: "east".into(),
         cluster_id: "east".into(),
         settings: isthmus_hbone::Settings::default(),
@@ -202,4 +203,33 @@ async fn a_policy_that_was_attached_after_the_pod_was_looked_up_counts() {
     // A pod that the control plane no longer describes is judged as it was.
     state.apply(Batch { remove_addresses: vec![known.uid.to_string()], ..Batch::default() });
     assert!(scope.judge(&known, &facts).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_alias_that_is_taken_away_closes_what_was_let_in_by_it() {
+    let state = State::new(Options::default());
+    let scope = Arc::new(scope(&state));
+    let clause = isthmus_model::policy::Match {
+        principals: vec![isthmus_model::policy::StringMatch::Exact("old/ns/sample/sa/sleep".into())],
+        ..Default::default()
+    };
+    let only = Policy { rules: vec![vec![vec![clause]]], ..attached(Action::Allow) };
+    let mesh = |aliases: &[&str]| {
+        let names = aliases.iter().map(|name| (*name).into());
+        isthmus_model::TrustDomains::new(Some("new".into()), names)
+    };
+    state.set_trust_domains(mesh(&["old"]));
+    put(&state, Workload { trust_domain: "new".into(), ..naming() }, vec![only]);
+    let tasks = isthmus_rt::task::Tasks::new("test");
+    tasks.spawn("recheck", Arc::clone(&scope).recheck_on_changes());
+    let peer = "spiffe://new/ns/sample/sa/sleep";
+    let known = Facts { peer: Some(peer.parse().unwrap()), ..facts() };
+    assert!(scope.judge(&naming(), &known).await.is_ok());
+    let mut open = open(&scope, Some(peer), crate::conns::Carrier::Hbone);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(scope.connections().snapshot().inbound.len(), 1);
+    let begun = Instant::now();
+    state.set_trust_domains(mesh(&[]));
+    assert_eq!(open.refused().await.to_string(), "allow policies exist, but none allowed");
+    assert_eq!(begun.elapsed(), Duration::ZERO);
 }

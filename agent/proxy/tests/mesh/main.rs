@@ -5,6 +5,7 @@
 
 mod gateway;
 mod hbone;
+mod inbound;
 mod life;
 mod plaintext;
 mod policy;

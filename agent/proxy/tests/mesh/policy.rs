@@ -211,8 +211,11 @@ async fn a_policy_that_does_not_arrive_refuses_new_connections_in_the_end() {
     let mut plain = tokio::net::TcpStream::connect(server.plaintext).await.unwrap();
     assert!(end(&mut plain).await.is_err());
     assert_eq!(app.seen(), 0);
-    let labels = ["reporter=\"destination\"", "response_flags=\"DENY\"", "source_workload=\"unknown\""];
-    network.metric_becomes(2, "istio_tcp_connections_failed_total", &labels).await;
+    for who in ["unknown", "spiffe://cluster.local/ns/sample/sa/sleep"] {
+        let who = format!("source_principal=\"{who}\"");
+        let labels = ["reporter=\"destination\"", "response_flags=\"DENY\"", &who];
+        network.metric_becomes(1, "istio_tcp_connections_failed_total", &labels).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -260,8 +263,7 @@ async fn the_agents_own_listener_leads_to_its_metrics_and_readiness_only() {
         network.watch.clone(),
     );
     let ask = async |who: &Workload, port: u16| {
-        let tunnel =
-            network.tunnel(&who.identity(), SocketAddr::new(own, HBONE), &ztunnel.identity()).await;
+        let tunnel = network.tunnel(&who.identity(), SocketAddr::new(own, HBONE), &ztunnel.identity()).await;
         let head = Head::new(Authority::Ip(SocketAddr::new(own, port)));
         tunnel.open(&head).await.map(|_| ())
     };
