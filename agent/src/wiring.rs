@@ -4,6 +4,7 @@ pub(crate) mod config_dump;
 pub(crate) mod control;
 pub(crate) mod discovery;
 pub(crate) mod metrics;
+pub(crate) mod names;
 pub(crate) mod own;
 pub(crate) mod pods;
 pub(crate) mod world;

@@ -9,8 +9,10 @@ mod listeners;
 mod metrics;
 mod query;
 mod relay;
+mod resolver;
 mod server;
 
 pub use listeners::{BindError, Listeners};
 pub use metrics::Metrics;
+pub use resolver::{LookupError, Resolver};
 pub use server::{Config, DnsProxy};

@@ -39,6 +39,12 @@ pub(crate) struct Ending<'a> {
     pub(crate) closed_by: Option<&'a str>,
     /// The policy that refused it.
     pub(crate) policy: Option<String>,
+    /// How many ends were tried, when it is worth a word.
+    pub(crate) tries: Option<u32>,
+    /// Which of them refused, how, and who was put out for it.
+    pub(crate) tried: Option<&'a str>,
+    /// Why nobody else was tried.
+    pub(crate) gave_up: Option<&'a str>,
 }
 
 /// One event with the keys of a line, then `$more`.
@@ -78,7 +84,10 @@ macro_rules! complete {
             duration = format!("{}ms", $ending.duration.as_millis()).as_str(),
             error = $ending.error.as_deref(),
             closed_by = $ending.closed_by,
-            policy = $ending.policy.as_deref()
+            policy = $ending.policy.as_deref(),
+            tries = $ending.tries,
+            tried = $ending.tried,
+            gave_up = $ending.gave_up
         )
     };
 }

@@ -53,6 +53,38 @@ pub struct Config {
     pub pool_idle: Duration,
     /// How long a gateway waits for a TLS ClientHello.
     pub hello_deadline: Duration,
+    /// How outbound connections are tried again.
+    pub retry: Retry,
+}
+
+/// How an outbound connection that was not made is tried again, and who is not chosen for a while after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// Ends that are tried for one connection at most. 1: no retries.
+    pub tries: u32,
+    /// No try is begun so long after the first one. Longer than one dial, so that a black hole is tried past.
+    pub window: Duration,
+    /// Retries a second that a pod may always make.
+    pub reserve: u32,
+    /// Percent of its connections that it may retry besides.
+    pub percent: u32,
+    /// How long an end that refused is not chosen, the first time; each further time twice as long.
+    pub ejection: Duration,
+    /// But no longer than this.
+    pub longest_ejection: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            tries: 3,
+            window: Duration::from_secs(20),
+            reserve: 10,
+            percent: 20,
+            ejection: Duration::from_secs(1),
+            longest_ejection: Duration::from_secs(60),
+        }
+    }
 }
 
 impl Default for Config {
@@ -72,6 +104,7 @@ impl Default for Config {
             baggage: true,
             pool_idle: Duration::from_secs(300),
             hello_deadline: Duration::from_secs(5),
+            retry: Retry::default(),
         }
     }
 }

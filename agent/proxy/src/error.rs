@@ -7,12 +7,13 @@ use isthmus_hbone::copy::CopyError;
 use isthmus_hbone::pool::{ConnectFailure, PoolError, Stage};
 use isthmus_hbone::{OpenError, TlsError, TunnelError};
 use isthmus_identity::FetchError;
-use isthmus_model::{Hostname, NetworkId, PolicyKey, SpiffeId};
+use isthmus_model::{Hostname, NetworkId, PolicyKey, SpiffeId, WorkloadUid};
 use isthmus_state::route::DenyReason;
 use isthmus_state::{Denied, GatewayRefusal, InboundError};
 use isthmus_sys::socket::ConnectError;
 
 use crate::metrics::Flag;
+use crate::names::NameError;
 use crate::pod::PodName;
 
 /// A policy's verdict in words, with the policy when one is to blame.
@@ -45,6 +46,16 @@ pub enum Error {
     /// There is no route to the destination.
     #[error("{0}")]
     Unroutable(DenyReason),
+    /// The only thing known of the destination is a name, and that has no address.
+    #[error("workload {workload} is known by hostname {hostname} only, which has no address: {cause}")]
+    Lookup {
+        /// The workload.
+        workload: WorkloadUid,
+        /// Its name.
+        hostname: Hostname,
+        /// Why it has none.
+        cause: NameError,
+    },
     /// A CONNECT is not for this pod, or for no port of it.
     #[error("{0}")]
     Inbound(#[from] InboundError),
@@ -167,6 +178,7 @@ impl Error {
             | Self::UnknownWorkload(_)
             | Self::NotOurAddress { .. }
             | Self::Unroutable(_)
+            | Self::Lookup { .. }
             | Self::BadRequest(_)
             | Self::Connect(_)
             | Self::Open(_)

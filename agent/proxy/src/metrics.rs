@@ -2,6 +2,7 @@
 
 pub mod labels;
 mod present;
+mod reaching;
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 
 pub use labels::{Flag, Labels, Party, Reporter};
 use present::Present;
+use reaching::Reaching;
 
 /// The families of the data plane.
 #[derive(Debug, Default)]
@@ -27,6 +29,7 @@ pub struct Metrics {
     /// Downstream → upstream.
     pub(crate) received: Expiring<Labels, Count>,
     sockets: Family<SocketLabels, Gauge>,
+    pub(crate) reaching: Reaching,
     crl_rejections: Family<SocketLabels, Counter>,
     crl_untracked: Family<SocketLabels, Counter>,
 }
@@ -60,6 +63,7 @@ impl Metrics {
             "Captured sockets that are open",
             metrics.sockets.clone(),
         );
+        metrics.reaching.register(registry);
         registry.register(
             "istio_crl_policy_rejections",
             "Peers refused, and connections ended, because of a revocation list",

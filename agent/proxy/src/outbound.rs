@@ -1,30 +1,38 @@
 //! 15001: a captured connection of the pod, from its original destination to the other end. Never falls back from HBONE
 //! to plaintext, and sends no byte of the application before the far end said yes.
 
-mod double;
+mod attempt;
+mod budget;
+mod cause;
+mod connect;
+mod ejection;
 mod flow;
-mod hbone;
+mod hints;
 mod linger;
-mod tcp;
+mod memory;
+mod retry;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use isthmus_model::Workload;
+use isthmus_hbone::copy::{self, Count as _};
 use isthmus_rt::drain::Watch;
-use isthmus_state::resolve;
-use isthmus_state::route::{Resolved, Route};
 use isthmus_sys::socket::reset_on_close;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::access_log;
 use crate::error::Error;
 use crate::listener::Accepted;
 use crate::metrics::Reporter;
-use crate::record::Direction;
+use crate::record::{Direction, Record, Traffic};
 use crate::scope::Scope;
+use attempt::Far;
+use connect::{Failed, Open, connect};
 
-pub(crate) use flow::{Flow, Way};
+pub(crate) use cause::Cause;
+pub(crate) use flow::Flow;
+pub(crate) use memory::Memory;
+pub(crate) use retry::{Tries, Why};
 
 /// Serves one captured connection to its end.
 pub(crate) async fn serve(scope: Arc<Scope>, accepted: Accepted, drain: Watch) {
@@ -38,7 +46,7 @@ pub(crate) async fn serve(scope: Arc<Scope>, accepted: Accepted, drain: Watch) {
     };
     tokio::select! {
         biased;
-        // What was opened logs its end when it is dropped.
+        // What was begun logs its end when it is dropped.
         () = drain.forced() => {}
         () = forward(&scope, flow) => {}
     }
@@ -46,65 +54,57 @@ pub(crate) async fn serve(scope: Arc<Scope>, accepted: Accepted, drain: Watch) {
 
 /// Sends one connection where the mesh's state says, and logs how it ended.
 pub(crate) async fn forward(scope: &Scope, flow: Flow) {
-    let (source, original) = (flow.source, flow.original);
     // Boxed so that a connection which only copies does not carry the room that its beginning needed.
-    match Box::pin(route(scope, original)).await {
-        Ok((workload, resolved)) => send(scope, flow, workload, resolved).await,
-        Err(error) => {
+    match Box::pin(connect(scope, &flow)).await {
+        Ok(open) => carry(flow, open).await,
+        Err(failed) => {
+            // The client must see that it was cut, not that an empty answer was finished.
             reset_on_close(&flow.stream);
-            access_log::early(source, original, Direction::Outbound, &error);
+            match failed {
+                Failed::Early(error) => {
+                    access_log::early(flow.source, flow.original, Direction::Outbound, &error);
+                }
+                Failed::Late(record, error) => record.fail(&error),
+            }
         }
     }
 }
 
-/// Decides where a connection goes. Steps 1 to 8 of the reference's decision tree.
-async fn route(scope: &Scope, original: SocketAddr) -> Result<(Arc<Workload>, Resolved), Error> {
-    let config = &scope.world().config;
-    let illegal = config.is_illegal(original.port());
-    if illegal && original.ip().is_loopback() {
-        return Err(Error::Recursive(original));
-    }
-    let workload = scope.workload().await?;
-    if illegal && workload.addresses.contains(&original.ip()) {
-        return Err(Error::Recursive(original));
-    }
-    let snapshot = scope.snapshot();
-    let resolved = resolve(&snapshot, &workload, original, &scope.world().network, &mut fastrand::Rng::new());
-    log_route(scope, original, &resolved);
-    Ok((workload, resolved))
-}
-
-fn log_route(scope: &Scope, original: SocketAddr, resolved: &Resolved) {
-    let (route, upstream) = match &resolved.route {
-        Route::Passthrough { to } => ("passthrough", Some(*to)),
-        Route::Tcp(upstream) => ("tcp", Some(upstream.tcp_to)),
-        Route::Hbone(upstream) => ("hbone", Some(upstream.tcp_to)),
-        Route::DoubleHbone(upstream) => ("double hbone", Some(upstream.tcp_to)),
-        Route::Deny(_) => ("deny", None),
-    };
-    tracing::debug!(
-        pod = %scope.name(),
-        dst = %original,
-        route,
-        upstream = upstream.map(tracing::field::display),
-        workload = resolved.destination.workload.as_ref().map(|workload| workload.uid.as_str()),
-        reason = resolved.reason.as_str(),
-        "resolved"
-    );
-}
-
-async fn send(scope: &Scope, flow: Flow, workload: Arc<Workload>, resolved: Resolved) {
-    let Resolved { route, destination, .. } = resolved;
-    let way = Way { scope, workload, destination };
-    match route {
-        Route::Deny(reason) => {
-            let error = Error::Unroutable(reason);
-            reset_on_close(&flow.stream);
-            access_log::early(flow.source, flow.original, Direction::Outbound, &error);
+/// Copies between the client and the far end.
+async fn carry(flow: Flow, open: Open) {
+    let Open { mut record, tracked, far } = open;
+    let traffic = record.open();
+    match far {
+        Far::Tcp(mut upstream) => match upstream.write_all(&flow.first).await {
+            Ok(()) => {
+                traffic.sent(flow.first.len() as u64);
+                record.finish(copy::plain(flow.stream, upstream, &traffic).await);
+            }
+            Err(error) => lost(&flow, record, error),
+        },
+        Far::Tunnel(stream, inner) => {
+            tunnel(flow, stream, record, &traffic).await;
+            if let Some(inner) = inner {
+                inner.close_gracefully();
+            }
         }
-        Route::Passthrough { to } => tcp::send(&way, flow, to).await,
-        Route::Tcp(upstream) => tcp::send(&way, flow, upstream.tcp_to).await,
-        Route::Hbone(upstream) => hbone::send(&way, flow, &upstream).await,
-        Route::DoubleHbone(upstream) => double::send(&way, flow, &upstream).await,
     }
+    drop(tracked);
+}
+
+async fn tunnel(flow: Flow, mut stream: isthmus_hbone::Stream, record: Record, traffic: &Traffic) {
+    let length = flow.first.len() as u64;
+    if length > 0 {
+        if let Err(error) = stream.send(flow.first.clone()).await {
+            return lost(&flow, record, error.into());
+        }
+        traffic.sent(length);
+    }
+    record.finish(copy::tunnel(flow.stream, stream, traffic).await);
+}
+
+/// The far end was lost before the first bytes were with it; they are on the way, so nobody else gets them.
+fn lost(flow: &Flow, record: Record, error: std::io::Error) {
+    reset_on_close(&flow.stream);
+    record.fail(&Error::Preface(error));
 }

@@ -13,6 +13,7 @@ use crate::access_log::{self, Ending, Line};
 use crate::error::Error;
 use crate::metrics::labels::ServiceLabels;
 use crate::metrics::{Flag, Labels, Metrics, Party, Reporter};
+use crate::outbound::{Tries, Why};
 use crate::revocable;
 
 /// One end of a connection: its labels and the name of its pod, which only the log has.
@@ -52,7 +53,20 @@ pub(crate) struct Record {
     metrics: Arc<Metrics>,
     started: Instant,
     traffic: Option<Traffic>,
+    /// Whether something is said of it even when it was never opened.
+    begun: bool,
     ended: bool,
+    story: Option<Box<Story>>,
+}
+
+/// What came of trying to connect, where that is worth a word.
+#[derive(Debug)]
+struct Story {
+    tries: u32,
+    /// Who was tried and refused, and who was put out for it.
+    tried: String,
+    /// Why nobody else was tried.
+    gave_up: Option<Why>,
 }
 
 /// Counts bytes while they flow.
@@ -110,7 +124,45 @@ impl Opening {
 impl Record {
     /// Starts the clock. Nothing is counted before [`Self::open`].
     pub(crate) fn new(metrics: Arc<Metrics>, opening: Opening) -> Self {
-        Self { opening: Box::new(opening), metrics, started: Instant::now(), traffic: None, ended: false }
+        Self {
+            opening: Box::new(opening),
+            metrics,
+            started: Instant::now(),
+            traffic: None,
+            begun: false,
+            ended: false,
+            story: None,
+        }
+    }
+
+    /// From now on a shutdown is said to have cut it, though it is not open yet.
+    pub(crate) fn begun(mut self) -> Self {
+        self.begun = true;
+        self
+    }
+
+    /// With a clock that was started before.
+    pub(crate) fn since(mut self, started: Instant) -> Self {
+        self.started = started;
+        self
+    }
+
+    /// Nothing is said of it: another one takes its place.
+    pub(crate) fn discard(mut self) {
+        self.ended = true;
+    }
+
+    /// Where it goes.
+    pub(crate) fn to(&self) -> SocketAddr {
+        self.opening.dst
+    }
+
+    /// What came of trying to connect.
+    pub(crate) fn tell(&mut self, tries: &Tries, gave_up: Option<Why>) {
+        let (tries, tried) = tries.story();
+        if tries > 1 || gave_up.is_some() {
+            self.story = Some(Box::new(Story { tries, tried: tried.to_owned(), gave_up }));
+        }
     }
 
     /// Replaces the server's identity by the one it proved, and its labels by those it said; has no effect once opened.
@@ -190,6 +242,9 @@ impl Record {
                 error: error.map(ToString::to_string),
                 closed_by,
                 policy: error.and_then(Error::policy).map(ToString::to_string),
+                tries: self.story.as_ref().map(|story| story.tries),
+                tried: self.story.as_ref().and_then(|story| shown(&story.tried)),
+                gave_up: self.story.as_ref().and_then(|story| story.gave_up).map(Why::as_str),
             },
         );
     }
@@ -218,7 +273,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if !self.ended && self.traffic.is_some() {
+        if !self.ended && (self.begun || self.traffic.is_some()) {
             self.close(Some(&Error::Drained), None);
         }
     }

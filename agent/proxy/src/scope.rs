@@ -16,6 +16,7 @@ use crate::conns::{Connections, Rechecked, Verdict};
 use crate::dial::PoolKey;
 use crate::error::{Error, Refusal};
 use crate::metrics::Reporter;
+use crate::outbound::Memory;
 use crate::places::Places;
 use crate::pod::{PodInfo, PodName};
 use crate::world::World;
@@ -37,6 +38,8 @@ pub(crate) struct Scope {
     connections: Connections,
     handshakes: Arc<Places>,
     pool: Pool<PoolKey>,
+    /// What was learnt of those it connects to.
+    memory: Memory,
     /// Owner tasks of the tunnels that this pod dialled.
     tunnels: Tasks,
 }
@@ -58,6 +61,7 @@ impl Scope {
             stand_in: None,
             connections: Connections::default(),
             handshakes: Places::new(world.config.handshakes, world.config.handshake_safe),
+            memory: Memory::new(&world.config.retry),
             pool: Pool::new(pool_config(&world), &tunnels),
             tunnels,
             owner,
@@ -126,6 +130,11 @@ impl Scope {
 
     pub(crate) fn pool(&self) -> &Pool<PoolKey> {
         &self.pool
+    }
+
+    /// What was learnt of those it connects to.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     pub(crate) fn tunnels(&self) -> &Tasks {

@@ -10,6 +10,7 @@ use isthmus_state::State;
 use crate::config::Config;
 use crate::error::Error;
 use crate::metrics::Metrics;
+use crate::names::Names;
 
 /// What all pods share.
 pub struct World {
@@ -21,6 +22,8 @@ pub struct World {
     pub network: NetworkId,
     /// The cluster this process is in.
     pub cluster_id: ClusterId,
+    /// Addresses of workloads that are known by a hostname only.
+    pub names: Arc<dyn Names>,
     /// Settings of tunnels.
     pub settings: Settings,
     /// Settings of the data plane.

@@ -9,6 +9,7 @@ use isthmus_rt::metrics::Metrics;
 use isthmus_state::{Options, State};
 use isthmus_sys::socket::{Sockets, Transparent};
 
+use super::names::OwnResolver;
 use crate::config::agent::{AgentConfig, Place, SocketConfig, TunnelConfig};
 
 /// An empty mesh, seen from where we are.
@@ -26,6 +27,7 @@ pub(crate) fn world(config: &AgentConfig, state: State, certs: Manager, registry
     Arc::new(World {
         state,
         certs: Arc::new(certs),
+        names: Arc::new(OwnResolver::new(config)),
         network: config.place.network.clone(),
         cluster_id: config.place.cluster.clone(),
         settings: settings(&config.tunnel),

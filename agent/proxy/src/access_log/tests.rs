@@ -83,6 +83,9 @@ fn a_denied_connection_has_every_key_in_order() {
         error: Some("no".into()),
         closed_by: Some("peer"),
         policy: Some("sample/only".into()),
+        tries: Some(2),
+        tried: Some("10.0.0.1:15008 refused"),
+        gave_up: Some("no other endpoint"),
     };
     let (level, fields) = one(|| closed(&line(Some(&authority)), &ending));
     assert_eq!(level, Level::ERROR);
@@ -109,6 +112,9 @@ fn a_denied_connection_has_every_key_in_order() {
             "error=\"no\"",
             "closed_by=\"peer\"",
             "policy=\"sample/only\"",
+            "tries=2",
+            "tried=\"10.0.0.1:15008 refused\"",
+            "gave_up=\"no other endpoint\"",
         ]
     );
 }
@@ -134,6 +140,9 @@ fn what_is_not_known_is_left_out() {
         error: None,
         closed_by: None,
         policy: None,
+        tries: None,
+        tried: None,
+        gave_up: None,
     };
     let (level, fields) = one(|| closed(&nothing, &ending));
     assert_eq!(level, Level::INFO);

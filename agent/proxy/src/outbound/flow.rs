@@ -11,7 +11,7 @@ use isthmus_hbone::pool::Opened;
 use isthmus_hbone::trace::TraceParent;
 use isthmus_hbone::{Head, ResponseHead, Stream};
 use isthmus_model::{Authority, SpiffeId, Workload};
-use isthmus_state::route::{Destination, Upstream};
+use isthmus_state::route::{Destination, Route, Upstream};
 use tokio::net::TcpStream;
 
 use crate::conns::{Carrier, Conn, Tracked};
@@ -41,8 +41,9 @@ pub(crate) struct Way<'a> {
 }
 
 impl Way<'_> {
-    /// Starts the record of a connection that goes to `dst`, over HBONE when there is an authority.
-    pub(super) fn record(&self, flow: &Flow, dst: SocketAddr, hbone: Option<Authority>) -> Record {
+    /// Starts the record of a connection that goes there.
+    pub(super) fn begin(&self, flow: &Flow, route: &Route) -> Record {
+        let hbone = upstream(route).filter(|_| !is_plain(route)).map(|upstream| upstream.authority.clone());
         let mutual_tls = hbone.is_some();
         let Destination { workload, service } = &self.destination;
         let expected = workload.as_deref().map(Workload::identity);
@@ -51,19 +52,24 @@ impl Way<'_> {
             direction: Direction::Outbound,
             src: flow.source,
             source: End::of(Some(&self.workload), mutual_tls.then(|| self.workload.identity())),
-            dst,
+            dst: to(flow, route),
             hbone,
             service: service.as_deref().map(ServiceLabels::of),
             destination: End::of(workload.as_deref(), expected),
             mutual_tls,
         };
-        Record::new(Arc::clone(&self.scope.world().metrics), opening)
+        Record::new(Arc::clone(&self.scope.world().metrics), opening).begun()
     }
 
     /// Enters the connection into the pod's table.
-    pub(super) fn track(&self, flow: &Flow, dst: SocketAddr, protocol: Carrier) -> Tracked {
-        let original_dst = Some(flow.original.to_string());
-        self.scope.connections().outbound(Conn { src: flow.source, original_dst, actual_dst: dst, protocol })
+    pub(super) fn track(&self, flow: &Flow, route: &Route) -> Tracked {
+        let protocol = match route {
+            Route::Hbone(_) => Carrier::Hbone,
+            Route::DoubleHbone(_) => Carrier::DoubleHbone,
+            Route::Tcp(_) | Route::Passthrough { .. } | Route::Deny(_) => Carrier::Tcp,
+        };
+        let (original_dst, actual_dst) = (Some(flow.original.to_string()), to(flow, route));
+        self.scope.connections().outbound(Conn { src: flow.source, original_dst, actual_dst, protocol })
     }
 
     /// What is asked of the far end of a tunnel.
@@ -105,4 +111,20 @@ impl Way<'_> {
     pub(super) fn identity(&self) -> SpiffeId {
         self.workload.identity()
     }
+}
+
+fn upstream(route: &Route) -> Option<&Upstream> {
+    match route {
+        Route::Tcp(upstream) | Route::Hbone(upstream) | Route::DoubleHbone(upstream) => Some(upstream),
+        Route::Passthrough { .. } | Route::Deny(_) => None,
+    }
+}
+
+fn is_plain(route: &Route) -> bool {
+    matches!(route, Route::Tcp(_) | Route::Passthrough { .. })
+}
+
+/// Where TCP connects to.
+fn to(flow: &Flow, route: &Route) -> SocketAddr {
+    upstream(route).map_or(flow.original, |upstream| upstream.tcp_to)
 }

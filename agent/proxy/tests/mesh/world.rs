@@ -95,6 +95,7 @@ impl Network {
             state: state.clone(),
             certs: Arc::new(certs.clone()),
             network: name.clone(),
+            names: Arc::new(isthmus_proxy::NoNames),
             cluster_id: name.as_str().into(),
             settings: Settings::default(),
             config,
