@@ -49,8 +49,8 @@ pub fn main(mut args: impl Iterator<Item = String>, strings: &dyn Strings) -> Ex
         Some("node") => start(strings, config::node::read, role::node::run),
         Some("gateway") => start(strings, config::gateway::read, role::gateway::run),
         Some("version" | "--version" | "-V") => {
-            let revision = option_env!("ISTHMUS_GIT_REVISION").unwrap_or("unknown");
-            println!("isthmus {} (revision {revision})", env!("CARGO_PKG_VERSION"));
+            use isthmus_admin::build::{REVISION, RUSTC, VERSION};
+            println!("isthmus {VERSION} (revision {REVISION}, {RUSTC})");
             ExitCode::SUCCESS
         }
         Some("help" | "--help" | "-h") => {

@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 
 use self::json::Json;
 use self::order::Order;
-use crate::{Source, View, query};
+use crate::{Source, View, build, query};
 
 /// One endpoint of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +105,8 @@ impl Filter {
                 "name" => &mut filter.name,
                 _ => continue,
             };
-            *wanted = Some(value.into_owned());
+            // A field of a form that was left empty.
+            *wanted = Some(value.into_owned()).filter(|value| !value.is_empty());
         }
         filter
     }
@@ -246,15 +247,15 @@ async fn rejected(source: &dyn Source, filter: &Filter, json: &mut Json) {
 
 fn version(istio: &str) -> serde_json::Value {
     json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "gitRevision": option_env!("ISTHMUS_GIT_REVISION").unwrap_or("unknown"),
-        "rustVersion": env!("CARGO_PKG_RUST_VERSION"),
-        "buildProfile": if cfg!(debug_assertions) { "debug" } else { "release" },
-        "buildStatus": option_env!("ISTHMUS_BUILD_STATUS").unwrap_or("unknown"),
+        "version": build::VERSION,
+        "gitRevision": build::REVISION,
+        "rustVersion": build::RUSTC,
+        "buildProfile": build::PROFILE,
+        "buildStatus": build::STATUS,
         "istioVersion": istio,
         "cryptoProvider": "tls-aws-lc",
     })
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,6 +3,7 @@
 //! It knows the vocabulary and HTTP, not how anything works inside: what it shows comes through [`Source`] and [`View`],
 //! which the root implements.
 
+pub mod build;
 pub mod dump;
 pub mod logging;
 mod query;
@@ -25,7 +26,7 @@ pub trait Source: Send + Sync {
     /// Every certificate managed, by identity.
     fn certificates(&self) -> Each<'_, CertificateView>;
     /// Pods of this node, by UID; `None` when the process has none by design (the gateway).
-    fn pods(&self) -> Option<Each<'_, PodView>>;
+    fn pods(&self) -> Option<Each<'_, PodView<'_>>>;
     /// Resources that were refused: name and reason.
     fn rejected(&self) -> Vec<(String, String)>;
     /// The configuration in force, without secrets.

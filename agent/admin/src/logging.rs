@@ -5,6 +5,9 @@ use isthmus_rt::log::Handle;
 
 use crate::query;
 
+/// Levels that a person is offered; more would slow the process down.
+pub(crate) const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
+
 /// What to answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
@@ -49,6 +52,11 @@ impl Logging {
             Ok(()) => self.show(),
             Err(_) => Answer { status: 400, body: format!("Invalid level provided: {level}\n{USAGE}") },
         }
+    }
+
+    /// The filter in force.
+    pub(crate) fn current(&self) -> String {
+        self.handle.current()
     }
 
     fn show(&self) -> Answer {

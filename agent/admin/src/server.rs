@@ -3,6 +3,8 @@
 
 mod body;
 mod encoding;
+mod index;
+mod origin;
 mod stalled;
 mod stats;
 
@@ -11,7 +13,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::CONTENT_TYPE;
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, VARY};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response};
 use hyper::service::service_fn;
@@ -24,6 +27,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 
 use self::body::Body;
+use self::encoding::{Encoding, Stream};
 use self::stalled::Stalled;
 pub use self::stats::Stats;
 use crate::Source;
@@ -104,10 +108,13 @@ impl Admin {
 
     fn answer(&self, request: &Parts) -> Reply {
         let post = request.method == Method::POST;
+        if post && origin::is_foreign(request) {
+            return reply(403, PLAIN, "a page of another site may not do this\n");
+        }
         let query = request.uri.query().unwrap_or_default();
         match request.uri.path() {
-            "/" => reply(200, "text/html; charset=utf-8", INDEX),
-            "/config_dump" => self.dump(query),
+            "/" => reply(200, "text/html; charset=utf-8", index::page(&self.logging.current())),
+            "/config_dump" => self.dump(query, Encoding::of(&header(request, ACCEPT_ENCODING))),
             "/logging" => {
                 let answer = self.logging.handle(post, query);
                 reply(answer.status, PLAIN, answer.body)
@@ -122,15 +129,39 @@ impl Admin {
         }
     }
 
-    fn dump(&self, query: &str) -> Reply {
+    fn dump(&self, query: &str, encoding: Encoding) -> Reply {
         let (source, filter) = (Arc::clone(&self.source), Filter::from_query(query));
         let turns = Arc::clone(&self.dumps);
-        let body = Body::generated(|out| async move {
+        let body = Body::generated(move |out| async move {
             // It is never closed, so there is always a turn to come.
             let _turn = turns.acquire_owned().await;
-            crate::dump::write(source, filter, out).await;
+            match Stream::new(encoding) {
+                None => crate::dump::write(source, filter, out).await,
+                Some(stream) => {
+                    let (text, from) = mpsc::channel(1);
+                    tokio::join!(crate::dump::write(source, filter, text), compress(from, stream, out));
+                }
+            }
         });
-        reply(200, "application/json", body)
+        let mut reply = reply(200, "application/json", body);
+        encoded(&mut reply, encoding);
+        reply.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
+        reply
+    }
+}
+
+/// Passes chunks on, compressed. When a chunk cannot be taken the answer ends there.
+async fn compress(mut from: mpsc::Receiver<Bytes>, mut stream: Stream, out: mpsc::Sender<Bytes>) {
+    while let Some(chunk) = from.recv().await {
+        match stream.push(&chunk) {
+            Ok(ready) if ready.is_empty() => {}
+            // When nobody reads any more this is dropped.
+            Ok(ready) => drop(out.send(ready.into()).await),
+            Err(_) => return,
+        }
+    }
+    if let Ok(rest) = stream.finish() {
+        drop(out.send(rest.into()).await);
     }
 }
 
@@ -167,17 +198,18 @@ impl Routes for Ready {
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-const INDEX: &str = "<!DOCTYPE html><html lang=\"en\"><head><title>isthmus</title></head><body><h1>isthmus</h1><ul>\
-<li><a href=\"config_dump\">config_dump</a>: what the agent holds. Parts: \
-<a href=\"config_dump?kind=config\">config</a>, <a href=\"config_dump?kind=workloads\">workloads</a>, \
-<a href=\"config_dump?kind=services\">services</a>, <a href=\"config_dump?kind=policies\">policies</a>, \
-<a href=\"config_dump?kind=certificates\">certificates</a>, \
-<a href=\"config_dump?kind=workloadState\">workloadState</a>, \
-<a href=\"config_dump?kind=rejectedResources\">rejectedResources</a>; \
-&amp;namespace=…&amp;name=… narrow it further</li>\
-<li><form method=\"post\" action=\"logging\"><button>logging</button>: POST; shows the log filter; \
-?level=scope:level changes it, ?reset restores it</form></li>\
-<li>quitquitquit: POST; drains and ends the process</li></ul></body></html>\n";
+/// All values of a header, as one list.
+fn header(request: &Parts, name: HeaderName) -> String {
+    let values = request.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.collect::<Vec<_>>().join(",")
+}
+
+/// Says how an answer is compressed.
+fn encoded(reply: &mut Reply, encoding: Encoding) {
+    if let Some(name) = encoding.name() {
+        reply.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(name));
+    }
+}
 
 /// An answer of a known kind; a status that is none is our mistake and shows as such.
 fn reply(status: u16, kind: &'static str, body: impl Into<Body>) -> Reply {

@@ -1,6 +1,8 @@
 //! The table of a pod's open connections: what admin shows, and what a policy change is held against. It closes nothing
 //! itself: it tells the owner of a connection to close.
 
+mod open;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +14,7 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use crate::error::Refusal;
+pub use open::Open;
 
 /// How long a look through the table may keep its thread from the connections that it serves.
 const SLICE: Duration = Duration::from_micros(500);
@@ -130,6 +133,11 @@ impl Connections {
         let id = table.id();
         table.outbound.insert(id, conn);
         Tracked { id, table: self.clone(), close: None }
+    }
+
+    /// For a look through the table.
+    pub(crate) fn open(&self) -> Open {
+        Open(self.clone())
     }
 
     /// What is open now.

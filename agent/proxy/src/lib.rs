@@ -31,7 +31,7 @@ mod sizes;
 mod world;
 
 pub use config::{Config, Ports, Retry};
-pub use conns::{Carrier, Conn, ConnectionsSnapshot};
+pub use conns::{Carrier, Conn, ConnectionsSnapshot, Open};
 pub use error::Error;
 pub use listener::{Bound, Listeners};
 pub use metrics::Metrics;

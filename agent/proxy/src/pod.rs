@@ -11,7 +11,7 @@ use isthmus_model::{Namespace, PodUid, ServiceAccount, Text};
 use isthmus_rt::drain::Watch;
 use isthmus_sys::socket::Sockets;
 
-use crate::conns::ConnectionsSnapshot;
+use crate::conns::{ConnectionsSnapshot, Open};
 use crate::listener::Listeners;
 use crate::running::Running;
 use crate::scope::Scope;
@@ -108,6 +108,12 @@ impl PodProxy {
     #[must_use]
     pub fn pod(&self) -> &PodInfo {
         self.scope.pod()
+    }
+
+    /// What is open, to be looked through without holding up anybody.
+    #[must_use]
+    pub fn open(&self) -> Open {
+        self.scope.connections().open()
     }
 
     /// What is open now.

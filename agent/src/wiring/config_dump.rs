@@ -63,7 +63,7 @@ impl Source for Live {
         Box::new(self.certs.snapshot().into_iter().map(certificate))
     }
 
-    fn pods(&self) -> Option<Each<'_, PodView>> {
+    fn pods(&self) -> Option<Each<'_, PodView<'_>>> {
         self.pods.as_ref().map(|pods| pods.view())
     }
 

@@ -92,24 +92,24 @@ impl Pods {
     }
 
     /// The pods as the config dump shows them, by UID. Their connections are looked at one pod after the other.
-    pub(crate) fn view(&self) -> Each<'_, PodView> {
+    pub(crate) fn view(&self) -> Each<'_, PodView<'_>> {
         let table = self.table.snapshot();
         let mut order: Vec<usize> = (0..table.len()).collect();
         order.sort_by(|a, b| table[*a].uid.cmp(&table[*b].uid));
         Box::new(order.into_iter().map(move |at| self.view_of(&table[at])))
     }
 
-    fn view_of(&self, pod: &PodEntry) -> PodView {
-        let running = self.lock();
+    fn view_of(&self, pod: &PodEntry) -> PodView<'static> {
+        let open = self.lock().get(&pod.uid).map(|running| running.proxy.open());
         PodView {
             uid: pod.uid.clone(),
             name: pod.info.name.clone(),
             namespace: pod.info.namespace.clone(),
             service_account: pod.info.service_account.clone(),
-            connections: running
-                .get(&pod.uid)
-                .filter(|_| pod.state == PodState::Up)
-                .map(|running| connections(&running.proxy)),
+            connections: open.filter(|_| pod.state == PodState::Up).map(|open| Connections {
+                inbound: Box::new(open.inbound().map(connection)),
+                outbound: Box::new(open.outbound().map(connection)),
+            }),
         }
     }
 
@@ -185,12 +185,6 @@ impl PodRuntime for Pods {
             }
         })
     }
-}
-
-fn connections(proxy: &PodProxy) -> Connections {
-    let open = proxy.connections();
-    let list = |all: Vec<Conn>| all.into_iter().map(connection).collect();
-    Connections { inbound: list(open.inbound), outbound: list(open.outbound) }
 }
 
 fn connection(conn: Conn) -> ConnectionView {

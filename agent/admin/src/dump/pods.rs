@@ -1,5 +1,7 @@
 //! `workloadState` of the dump: the pods of this node and their open connections.
 
+use std::fmt;
+
 use isthmus_model::{Namespace, PodUid, ServiceAccount, Text};
 use serde_json::{Value, json};
 
@@ -8,8 +10,7 @@ use super::json::Json;
 use crate::Each;
 
 /// One pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PodView {
+pub struct PodView<'a> {
     /// Its UID.
     pub uid: PodUid,
     /// Its name.
@@ -19,16 +20,15 @@ pub struct PodView {
     /// Its service account.
     pub service_account: ServiceAccount,
     /// Its connections; `None` while its listeners are pending.
-    pub connections: Option<Connections>,
+    pub connections: Option<Connections<'a>>,
 }
 
-/// Open connections of a pod.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Connections {
+/// Open connections of a pod, lent one by one: none of them is looked at before its turn.
+pub struct Connections<'a> {
     /// Towards the pod.
-    pub inbound: Vec<ConnectionView>,
+    pub inbound: Each<'a, ConnectionView>,
     /// From the pod.
-    pub outbound: Vec<ConnectionView>,
+    pub outbound: Each<'a, ConnectionView>,
 }
 
 /// One open connection.
@@ -44,32 +44,44 @@ pub struct ConnectionView {
     pub protocol: &'static str,
 }
 
+impl fmt::Debug for PodView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PodView").field("uid", &self.uid).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Connections<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connections").finish_non_exhaustive()
+    }
+}
+
 /// The object, keyed by pod UID, as it is lent.
-pub(super) async fn map(pods: Each<'_, PodView>, filter: &Filter, json: &mut Json) {
+pub(super) async fn map(pods: Each<'_, PodView<'_>>, filter: &Filter, json: &mut Json) {
     json.open(b'{');
     for pod in pods {
         if filter.fits(pod.namespace.as_str(), pod.name.as_str()) {
             json.key(pod.uid.as_str());
-            one(&pod, json).await;
+            one(pod, json).await;
         }
         json.look().await;
     }
     json.close(b'}');
 }
 
-async fn one(pod: &PodView, json: &mut Json) {
+async fn one(pod: PodView<'_>, json: &mut Json) {
     json.open(b'{');
     json.key("state");
     json.value(&if pod.connections.is_some() { "Up" } else { "Pending" });
-    if let Some(open) = &pod.connections {
+    if let Some(open) = pod.connections {
         json.key("connections");
         json.open(b'{');
-        for (direction, list) in [("inbound", &open.inbound), ("outbound", &open.outbound)] {
+        for (direction, list) in [("inbound", open.inbound), ("outbound", open.outbound)] {
             json.key(direction);
             json.open(b'[');
             for view in list {
                 json.item();
-                json.value(&connection(view));
+                json.value(&connection(&view));
                 json.breathe().await;
             }
             json.close(b']');

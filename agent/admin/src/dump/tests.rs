@@ -113,7 +113,7 @@ impl Source for Live {
             roots: Vec::new(),
         }))
     }
-    fn pods(&self) -> Option<Each<'_, PodView>> {
+    fn pods(&self) -> Option<Each<'_, PodView<'_>>> {
         let open = ConnectionView {
             src: "10.1.0.9:41000".into(),
             original_dst: None,
@@ -125,7 +125,10 @@ impl Source for Live {
             name: "cart-1".into(),
             namespace: "shop".into(),
             service_account: "cart".into(),
-            connections: Some(Connections { inbound: vec![open], outbound: Vec::new() }),
+            connections: Some(Connections {
+                inbound: Box::new(std::iter::once(open)),
+                outbound: Box::new(std::iter::empty()),
+            }),
         })))
     }
     fn rejected(&self) -> Vec<(String, String)> {
@@ -140,6 +143,13 @@ impl Source for Live {
     fn istio_version(&self) -> String {
         "1.31.0".to_owned()
     }
+}
+
+/// A mesh of so many workloads.
+pub(crate) fn source(workloads: usize) -> Arc<dyn Source> {
+    let name = |number| format!("workload-{number:06}");
+    let workloads = (0..workloads).map(|number| workload(&name(number))).collect();
+    Arc::new(Live(Arc::new(World { workloads, ..world() })))
 }
 
 /// The chunks of a dump, and how often the writer let others run meanwhile.
@@ -181,6 +191,9 @@ async fn the_keys_are_those_that_istioctl_reads() {
     assert_eq!(dump["certificates"][0]["certChain"][0]["pem"], "UEVN");
     assert_eq!(dump["staticConfig"], json!({"workloads": [], "services": [], "policies": []}));
     assert_eq!(dump["version"]["istioVersion"], "1.31.0");
+    let revision = dump["version"]["gitRevision"].as_str().unwrap();
+    assert!(revision.len() > 7, "a commit, or why it is not known: {revision}");
+    assert!(dump["version"]["rustVersion"].as_str().unwrap().starts_with("rustc 1."));
     assert_eq!(dump["workloadState"]["u1"]["state"], "Up");
     assert_eq!(dump["workloadState"]["u1"]["connections"]["inbound"][0]["originalDst"], Value::Null);
 }
@@ -201,6 +214,7 @@ async fn a_filter_narrows_the_dump() {
     assert_eq!(dump("kind=certificates&namespace=other").await, json!({"certificates": []}));
     assert_eq!(dump("kind=certificates&namespace=b&name=c").await["certificates"][0]["state"], "Available");
     assert_eq!(dump("kind=workloadState&name=cart-1").await["workloadState"]["u1"]["state"], "Up");
+    assert_eq!(dump("kind=workloads&namespace=&name=").await["workloads"][0]["name"], "cart-1");
     assert_eq!(dump("kind=workloadState&name=cart-2").await, json!({"workloadState": {}}));
 }
 

@@ -63,10 +63,12 @@ impl HttpBody for Body {
                 return Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))));
             }
             let Some(running) = writer else { return Poll::Pending };
-            match running.as_mut().poll(cx) {
-                Poll::Ready(()) => *writer = None,
-                Poll::Pending if chunks.is_empty() => return Poll::Pending,
-                Poll::Pending => {}
+            if running.as_mut().poll(cx).is_ready() {
+                *writer = None;
+            } else {
+                // Whether it wrote something or not, this is asked once: when the task has had its share of the thread,
+                // the channel says that there is nothing although there is, and says it until the task has yielded.
+                return chunks.poll_recv(cx).map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk))));
             }
         }
     }
@@ -82,5 +84,36 @@ impl HttpBody for Body {
             }
             Kind::Generated { .. } => hyper::body::SizeHint::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    /// A reader that takes everything at once uses up its task's share of the thread somewhere in the middle.
+    #[test]
+    fn a_long_answer_does_not_keep_the_thread_for_ever() {
+        const CHUNKS: usize = 10_000;
+        let (done, end) = channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let read = runtime.block_on(async {
+                let body = Body::generated(|out| async move {
+                    for _ in 0..CHUNKS {
+                        out.send(Bytes::from_static(b"x")).await.unwrap();
+                        tokio::task::yield_now().await;
+                    }
+                });
+                body.collect().await.unwrap().to_bytes().len()
+            });
+            done.send(read).unwrap();
+        });
+        assert_eq!(end.recv_timeout(Duration::from_secs(60)), Ok(CHUNKS));
     }
 }

@@ -60,6 +60,45 @@ impl Encoding {
     }
 }
 
+/// A compression that text is put through piece by piece.
+pub(super) enum Stream {
+    Gzip(GzEncoder<Vec<u8>>),
+    Deflate(ZlibEncoder<Vec<u8>>),
+}
+
+impl Stream {
+    /// `None` where there is nothing to do.
+    pub(super) fn new(encoding: Encoding) -> Option<Self> {
+        match encoding {
+            Encoding::Identity => None,
+            Encoding::Gzip => Some(Self::Gzip(GzEncoder::new(Vec::new(), Compression::fast()))),
+            Encoding::Deflate => Some(Self::Deflate(ZlibEncoder::new(Vec::new(), Compression::fast()))),
+        }
+    }
+
+    /// Takes a piece; gives what is ready to go, often nothing.
+    pub(super) fn push(&mut self, text: &[u8]) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Gzip(out) => {
+                out.write_all(text)?;
+                Ok(std::mem::take(out.get_mut()))
+            }
+            Self::Deflate(out) => {
+                out.write_all(text)?;
+                Ok(std::mem::take(out.get_mut()))
+            }
+        }
+    }
+
+    /// The rest.
+    pub(super) fn finish(self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Gzip(out) => out.finish(),
+            Self::Deflate(out) => out.finish(),
+        }
+    }
+}
+
 fn accepts(entry: &str, name: &str) -> bool {
     let (coding, weight) = entry.split_once(';').unwrap_or((entry, ""));
     let coding = coding.trim();

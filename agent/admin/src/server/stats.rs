@@ -2,7 +2,7 @@
 //! one scrape after the other.
 
 use http::HeaderValue;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HeaderName, VARY};
+use http::header::{ACCEPT, ACCEPT_ENCODING, VARY};
 use http::request::Parts;
 use isthmus_rt::BoxFuture;
 use isthmus_rt::metrics::Metrics;
@@ -10,7 +10,7 @@ use isthmus_rt::task::compute;
 use tokio::sync::Mutex;
 
 use super::encoding::Encoding;
-use super::{PLAIN, Reply, Routes, reply};
+use super::{PLAIN, Reply, Routes, encoded, header, reply};
 
 const OPENMETRICS: &str = "application/openmetrics-text;charset=utf-8;version=1.0.0";
 
@@ -32,26 +32,20 @@ impl Stats {
         if !matches!(request.uri.path(), "/metrics" | "/stats/prometheus") {
             return reply(404, PLAIN, "");
         }
-        let header = |name: HeaderName| {
-            let values = request.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-            values.collect::<Vec<_>>().join(",")
-        };
-        let openmetrics = header(ACCEPT).contains("application/openmetrics-text");
+        let openmetrics = header(&request, ACCEPT).contains("application/openmetrics-text");
         let kind = if openmetrics { OPENMETRICS } else { PLAIN };
-        let encoding = Encoding::of(&header(ACCEPT_ENCODING));
+        let encoding = Encoding::of(&header(&request, ACCEPT_ENCODING));
         let registry = self.registry.clone();
         let turn = self.turn.lock().await;
-        let encoded = compute("metrics", move || encoding.encode(|out| registry.encode_to(out))).await;
+        let text = compute("metrics", move || encoding.encode(|out| registry.encode_to(out))).await;
         drop(turn);
-        let mut answer = match encoded {
+        let mut answer = match text {
             Some(Ok(text)) => reply(200, kind, text),
             Some(Err(error)) => return reply(500, PLAIN, format!("metrics: {error}\n")),
             None => return reply(500, PLAIN, "metrics: the encoder panicked\n"),
         };
+        encoded(&mut answer, encoding);
         answer.headers_mut().insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
-        if let Some(name) = encoding.name() {
-            answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(name));
-        }
         answer
     }
 }

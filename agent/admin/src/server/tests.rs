@@ -103,3 +103,69 @@ async fn a_body_ends_when_its_writer_does_and_runs_only_while_it_is_read() {
     drop(body);
     assert!(gone.recv().await.is_none());
 }
+
+/// An admin endpoint over a mesh of many workloads, and where it says that the process is to end.
+fn admin() -> (Admin, mpsc::Receiver<()>) {
+    let (quit, asked) = mpsc::channel(1);
+    let log = isthmus_rt::log::init(isthmus_rt::log::Format::Text, "info").unwrap();
+    (Admin::new(crate::dump::tests::source(5000), Logging::new(log), quit), asked)
+}
+
+#[tokio::test]
+async fn the_dump_is_compressed_piece_by_piece_for_who_takes_it() {
+    let (admin, _asked) = admin();
+    let (_, name, plain) = ask(&admin, "/config_dump", &[], "content-encoding").await;
+    assert_eq!(name, "");
+    let request = http::Request::get("/config_dump").header("accept-encoding", "gzip");
+    let reply = admin.route(request.body(()).unwrap().into_parts().0).await;
+    assert_eq!(reply.headers()[CONTENT_ENCODING], "gzip");
+    assert_eq!(reply.headers()[VARY], "accept-encoding");
+    let (mut body, mut chunks, mut longest, mut packed) = (reply.into_body(), 0, 0, Vec::new());
+    while let Some(frame) = body.frame().await {
+        let chunk = frame.unwrap().into_data().unwrap();
+        (chunks, longest) = (chunks + 1, longest.max(chunk.len()));
+        packed.extend_from_slice(&chunk);
+    }
+    let mut text = Vec::new();
+    GzDecoder::new(packed.as_slice()).read_to_end(&mut text).unwrap();
+    assert!(text == plain, "{} bytes instead of {}", text.len(), plain.len());
+    assert!(
+        packed.len() < plain.len() / 4 && chunks > 2 && longest < 64 << 10,
+        "{chunks} of {longest} at most"
+    );
+    let (_, name, packed) =
+        ask(&admin, "/config_dump?kind=version", &[("accept-encoding", "deflate")], "content-encoding").await;
+    let mut text = String::new();
+    ZlibDecoder::new(packed.as_slice()).read_to_string(&mut text).unwrap();
+    assert!(name == "deflate" && text.contains("gitRevision"), "{text}");
+}
+
+#[tokio::test]
+async fn the_index_shows_what_there_is() {
+    let (admin, _asked) = admin();
+    let (status, kind, page) = ask(&admin, "/", &[], "content-type").await;
+    let page = String::from_utf8(page).unwrap();
+    assert_eq!((status, kind.as_str()), (200, "text/html; charset=utf-8"));
+    assert!(page.contains("<code>info</code>"), "the filter in force is shown\n{page}");
+    // Every link leads somewhere.
+    for link in page.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        let (status, _, body) = ask(&admin, &format!("/{link}"), &[], "content-type").await;
+        let dump: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert!(status == 200 && !dump.as_object().unwrap().is_empty(), "{link}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_somebody_else_ends_nothing() {
+    let (admin, mut asked) = admin();
+    let post = async |headers: &[(&str, &str)]| {
+        let request = headers.iter().fold(http::Request::post("/quitquitquit"), |r, (n, v)| r.header(*n, *v));
+        admin.route(request.body(()).unwrap().into_parts().0).await.status().as_u16()
+    };
+    assert_eq!(post(&[("host", "localhost:15000"), ("origin", "http://evil.example")]).await, 403);
+    assert!(asked.try_recv().is_err());
+    assert_eq!(post(&[]).await, 200);
+    assert!(asked.try_recv().is_ok());
+    let (status, ..) = ask(&admin, "/quitquitquit", &[], "content-type").await;
+    assert_eq!(status, 405);
+}

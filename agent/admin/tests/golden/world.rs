@@ -23,7 +23,13 @@ struct Mesh {
     services: Vec<Service>,
     policies: Vec<Policy>,
     certificates: Vec<CertificateView>,
-    pods: Vec<PodView>,
+    pods: Vec<Pod>,
+}
+
+/// A pod and, while it is up, its connections: inbound and outbound.
+struct Pod {
+    info: [String; 4],
+    connections: Option<[Vec<ConnectionView>; 2]>,
 }
 
 impl World {
@@ -157,7 +163,7 @@ fn certificate(from: &Value) -> CertificateView {
     CertificateView { identity: text(from, "identity"), state: text(from, "state"), chain, roots }
 }
 
-fn pod(uid: &str, from: &Value) -> PodView {
+fn pod(uid: &str, from: &Value) -> Pod {
     let connection = |from: &Value| ConnectionView {
         src: text(from, "src"),
         original_dst: from["originalDst"].as_str().map(str::to_owned),
@@ -166,13 +172,9 @@ fn pod(uid: &str, from: &Value) -> PodView {
     };
     let list = |key: &str| from["connections"][key].as_array().unwrap().iter().map(connection).collect();
     let info = &from["info"];
-    PodView {
-        uid: uid.into(),
-        name: text(info, "name").into(),
-        namespace: text(info, "namespace").into(),
-        service_account: text(info, "serviceAccount").into(),
-        connections: (from["state"] == "Up")
-            .then(|| Connections { inbound: list("inbound"), outbound: list("outbound") }),
+    Pod {
+        info: [uid.to_owned(), text(info, "name"), text(info, "namespace"), text(info, "serviceAccount")],
+        connections: (from["state"] == "Up").then(|| [list("inbound"), list("outbound")]),
     }
 }
 
@@ -204,8 +206,22 @@ impl Source for World {
     fn certificates(&self) -> Each<'_, CertificateView> {
         Box::new(self.0.certificates.iter().cloned())
     }
-    fn pods(&self) -> Option<Each<'_, PodView>> {
-        Some(Box::new(self.0.pods.iter().cloned()))
+    fn pods(&self) -> Option<Each<'_, PodView<'_>>> {
+        let view = |pod: &'_ Pod| {
+            let [uid, name, namespace, account] = &pod.info;
+            let connections = pod.connections.clone().map(|[inbound, outbound]| Connections {
+                inbound: Box::new(inbound.into_iter()),
+                outbound: Box::new(outbound.into_iter()),
+            });
+            PodView {
+                uid: uid.as_str().into(),
+                name: name.as_str().into(),
+                namespace: namespace.as_str().into(),
+                service_account: account.as_str().into(),
+                connections,
+            }
+        };
+        Some(Box::new(self.0.pods.iter().map(view)))
     }
     fn rejected(&self) -> Vec<(String, String)> {
         Vec::new()

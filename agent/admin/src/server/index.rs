@@ -1,0 +1,94 @@
+//! `/`: a page for a person, with everything that the endpoint can do.
+
+use crate::build;
+use crate::logging::LEVELS;
+
+/// Kinds of objects that a dump can be narrowed to, and what they are.
+const KINDS: [(&str, &str); 10] = [
+    ("certificates", "certificates of this node's workloads, with their state"),
+    ("config", "the configuration in force, without secrets"),
+    ("policies", "authorization policies"),
+    ("services", "services and their endpoints"),
+    ("stagedServices", "services that have endpoints and have not arrived themselves"),
+    ("staticConfig", "what the local file brought"),
+    ("version", "what this program was built from"),
+    ("workloads", "workloads of the mesh"),
+    ("rejectedResources", "resources that were refused, and why"),
+    ("workloadState", "pods of this node and their open connections"),
+];
+
+/// The page. `filter` is the log filter in force.
+pub(super) fn page(filter: &str) -> String {
+    let list: String = KINDS
+        .iter()
+        .map(|(kind, what)| format!("<li><a href=\"config_dump?kind={kind}\">{kind}</a>: {what}</li>\n"))
+        .collect();
+    let options: String = KINDS.iter().map(|(kind, _)| format!("<option>{kind}</option>")).collect();
+    let levels: String = LEVELS.iter().map(|level| button(&format!("level={level}"), level)).collect();
+    format!(
+        "<!DOCTYPE html>
+<html lang=\"en\"><head><meta charset=\"utf-8\"><title>isthmus</title>
+<style>body{{font-family:sans-serif;max-width:60em;margin:2em auto}}form{{display:inline}}</style></head><body>
+<h1>isthmus {version}</h1>
+<p>revision {revision}</p>
+<h2>Config dump</h2>
+<p><a href=\"config_dump\">All of it</a> (<code>istioctl ztunnel-config</code> reads this), or one kind:</p>
+<ul>
+{list}</ul>
+<p>Only some objects (a field that is empty does not narrow; names are exact; a certificate's are those of its identity):</p>
+<form method=\"get\" action=\"config_dump\">
+<label>kind <select name=\"kind\"><option value=\"\">any</option>{options}</select></label>
+<label>namespace <input name=\"namespace\"></label>
+<label>name <input name=\"name\"></label>
+<button>show</button></form>
+<h2>Logging</h2>
+<p>The filter is <code>{filter}</code>. Everything at: {levels} {reset}</p>
+<p>One scope: <code>curl -X POST 'localhost:15000/logging?level=access:debug'</code>; several by commas. Levels: off, error,
+warn, info, debug, trace.</p>
+<h2>Ending the process</h2>
+<p><code>curl -X POST localhost:15000/quitquitquit</code> drains its connections as SIGTERM does.</p>
+<h2>Elsewhere</h2>
+<p>Metrics: <code>/metrics</code> and <code>/stats/prometheus</code> on port 15020. Readiness: <code>/healthz/ready</code> on
+port 15021.</p>
+</body></html>
+",
+        version = build::VERSION,
+        revision = escaped(build::REVISION),
+        filter = escaped(filter),
+        reset = button("reset", "as at the start"),
+    )
+}
+
+fn button(query: &str, text: &str) -> String {
+    format!("<form method=\"post\" action=\"logging?{query}\"><button>{text}</button></form> ")
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_link_and_button_is_there_and_what_is_shown_is_no_markup() {
+        let page = page("info,<script>=debug");
+        assert!(page.contains("info,&lt;script&gt;=debug") && !page.contains("<script>"));
+        for (kind, _) in KINDS {
+            assert!(page.contains(&format!("href=\"config_dump?kind={kind}\"")), "{kind}");
+        }
+        assert!(page.contains("action=\"logging?level=debug\"") && page.contains("action=\"logging?reset\""));
+        assert!(!page.contains("action=\"quitquitquit"), "a slip of the hand must not end the process");
+    }
+}
