@@ -14,6 +14,7 @@ use crate::access_log;
 use crate::app;
 use crate::conns::{Carrier, Conn, Tracked};
 use crate::error::Error;
+use crate::gone;
 use crate::listener::Accepted;
 use crate::metrics::Reporter;
 use crate::metrics::labels::ServiceLabels;
@@ -87,6 +88,7 @@ impl Visit<'_> {
         tracing::debug!(pod = %self.scope.name(), src = %self.source, allowed_by = ?permit.allowed_by(), "permitted");
         let dialled = tokio::select! {
             dialled = app::dial(self.scope, self.source, self.original) => dialled,
+            () = gone::reset(&stream) => Err(Error::GivenUp),
             refusal = tracked.refused() => Err(Error::PolicyChanged(refusal)),
         };
         let app = match dialled {

@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
@@ -15,6 +14,7 @@ use crate::conntrack::Conntrack;
 use crate::netns::Netns;
 
 mod connect_error;
+mod foreign;
 
 pub use connect_error::ConnectError;
 
@@ -186,9 +186,27 @@ impl Sockets {
         deadline: Duration,
     ) -> Result<TcpStream, ConnectError> {
         let to = canonical(to);
+        let Some(from) = from.map(|ip| ip.to_canonical()).filter(|from| *from != to.ip()) else {
+            return self.dial(to, None, deadline).await;
+        };
+        for port in foreign::ports() {
+            match self.dial(to, Some(SocketAddr::new(from, port)), deadline).await {
+                Err(error) if foreign::is_taken(&error) => {}
+                done => return done,
+            }
+        }
+        self.dial(to, Some(SocketAddr::new(from, 0)), deadline).await
+    }
+
+    async fn dial(
+        &self,
+        to: SocketAddr,
+        from: Option<SocketAddr>,
+        deadline: Duration,
+    ) -> Result<TcpStream, ConnectError> {
         let socket = self.open(to, Type::STREAM)?;
-        if let Some(from) = from.map(|ip| ip.to_canonical()).filter(|from| *from != to.ip()) {
-            bind_foreign(&socket, from).map_err(Error::on("use source address", from))?;
+        if let Some(from) = from {
+            foreign::bind(&socket, from).map_err(Error::on("use source address", from))?;
         }
         self.tune(SockRef::from(&socket)).map_err(Error::on("set options of connection to", to))?;
         let connecting = TcpSocket::from_std_stream(socket.into()).connect(to);
@@ -265,19 +283,6 @@ pub fn reset_on_close(stream: &TcpStream) {
 
 fn set_transparent(socket: &Socket, v6: bool) -> io::Result<()> {
     if v6 { socket.set_ip_transparent_v6(true) } else { socket.set_ip_transparent_v4(true) }
-}
-
-/// Binds to an address that need not be ours. The port is left to `connect`, which then only has to be unique per
-/// destination.
-fn bind_foreign(socket: &Socket, from: IpAddr) -> io::Result<()> {
-    set_transparent(socket, from.is_ipv6())?;
-    if from.is_ipv6() {
-        socket.set_freebind_v6(true)?;
-    } else {
-        socket.set_freebind_v4(true)?;
-    }
-    setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
-    socket.bind(&SocketAddr::new(from, 0).into())
 }
 
 #[cfg(test)]

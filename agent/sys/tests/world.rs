@@ -1,6 +1,7 @@
 //! What the kernel does when it is asked inside namespaces: entering, sockets, addresses, rules, settings. Passes as
 //! root and as an ordinary user.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -103,6 +104,19 @@ fn a_foreign_source_is_seen_by_the_peer() -> anyhow::Result<()> {
         let (stream, accepted) = tokio::join!(sockets.connect(to, Some(foreign), SOON), listener.accept());
         ensure!(stream?.local_addr()?.ip() == foreign);
         ensure!(accepted?.1.ip() == foreign);
+        // From a port that the address's owner does not choose for himself, and each from its own.
+        let mut open = BTreeMap::new();
+        for _ in 0..300 {
+            let (stream, accepted) =
+                tokio::join!(sockets.connect(to, Some(foreign), SOON), listener.accept());
+            let (stream, (accepted, source)) = (stream?, accepted?);
+            ensure!(source.port() >= 61_000, "it comes from {source}");
+            ensure!(open.insert(source, (stream, accepted)).is_none(), "{source} twice");
+        }
+        // A listener that comes later is not in their way.
+        for port in 61_000..61_100 {
+            sockets.listen((Ipv4Addr::LOCALHOST, port).into(), Transparent::Never)?;
+        }
         // The destination's own address as source is left to the kernel.
         let (stream, _) = tokio::join!(sockets.connect(to, Some(to.ip()), SOON), listener.accept());
         ensure!(stream?.local_addr()?.ip() == to.ip());

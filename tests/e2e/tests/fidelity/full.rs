@@ -1,0 +1,50 @@
+//! A server that nobody can reach: the network takes no notice of those who connect to it.
+
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use crate::script::{PATIENCE, Road};
+
+/// The mark of sockets that the pod's packet rules leave alone.
+const OURS: u32 = 0x539;
+
+/// A server whose queue is full with one connection: the network takes no notice of those who come next.
+pub(crate) struct Full {
+    listener: TcpListener,
+    _first: TcpStream,
+}
+
+impl Full {
+    /// At the server's end of a road.
+    pub(crate) async fn new(road: &Road, port: u16) -> Result<Self> {
+        let at = road.here(port);
+        let SocketAddr::V4(address) = at else { bail!("{at}: only IPv4 here") };
+        let make = || -> Result<std::net::TcpListener> {
+            let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+            let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+            setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+            bind(fd.as_raw_fd(), &SockaddrIn::from(address))?;
+            listen(&fd, Backlog::new(0)?)?;
+            Ok(fd.into())
+        };
+        let listener = TcpListener::from_std(road.server.netns.run(make)??)?;
+        let ours = road.server.sockets().clone().with_mark(Some(OURS));
+        let first = ours.connect(at, None, PATIENCE).await.context("filling the queue")?;
+        Ok(Self { listener, _first: first })
+    }
+
+    /// Takes what is in the queue; whether somebody else comes then.
+    pub(crate) async fn emptied(&self) -> Result<bool> {
+        timeout(PATIENCE, self.listener.accept()).await.context("the first is not there")??;
+        // Somebody who still waits asks again after a second, or two, or four.
+        Ok(timeout(Duration::from_secs(3), self.listener.accept()).await.is_ok())
+    }
+}
