@@ -52,11 +52,15 @@ impl State {
 
     /// Applies a push: the next snapshot is built beside the current one and then takes its place at once.
     pub fn apply(&self, batch: Batch) -> Applied {
+        self.change(|next| next.apply(batch))
+    }
+
+    fn change(&self, make: impl FnOnce(&mut Snapshot) -> Applied) -> Applied {
         // A panic in here leaves the current snapshot as it was.
         let mut retired = self.0.retired.lock().unwrap_or_else(PoisonError::into_inner);
         retired.retain(|old| Arc::strong_count(old) > 1);
         let mut next = Snapshot::clone(&self.0.current.load());
-        let applied = next.apply(batch);
+        let applied = make(&mut next);
         if applied.is_change() {
             self.publish(next, &mut retired);
         }
@@ -124,6 +128,10 @@ impl Changes {
 mod tests {
     use super::*;
     use crate::fixture;
+    use crate::route::Route;
+    use isthmus_model::Facts;
+    use std::net::SocketAddr;
+    use std::sync::mpsc;
 
     fn pod() -> PodKey {
         PodKey { name: "a".into(), namespace: "ns".into(), service_account: "sa".into() }
@@ -171,5 +179,61 @@ mod tests {
         drop(before);
         state.apply(Batch::default());
         assert!(state.0.retired.lock().unwrap().is_empty());
+    }
+
+    /// What a connection asks of the mesh: where to, whether, what its pod is, what a name means.
+    fn decide(state: &State) -> SocketAddr {
+        let (snapshot, mut rng) = (state.load(), fastrand::Rng::with_seed(7));
+        let client = fixture::pod("client", "10.9.0.1");
+        let vip = ([10, 96, 0, 1], 80).into();
+        let resolved = crate::resolve(&snapshot, &client, vip, &fixture::NETWORK.into(), &mut rng);
+        let facts =
+            Facts { peer: None, source: [10, 9, 0, 1].into(), destination: ([10, 0, 0, 0], 80).into() };
+        crate::authorize(&snapshot, &client, &facts).unwrap();
+        assert!(snapshot.local_workload(&pod()).is_none());
+        assert!(snapshot.service_by_hostname(&"web.ns.svc.cluster.local".into(), None).is_some());
+        let Route::Hbone(upstream) = resolved.route else { panic!("{resolved:?}") };
+        upstream.tcp_to
+    }
+
+    #[test]
+    fn a_push_of_a_hundred_thousand_workloads_that_stands_still_half_way_is_felt_by_no_connection() {
+        const ALL: u32 = 100_000;
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let state = State::new(Options::default());
+        let web = fixture::service("web", "10.96.0.1");
+        let member = |number: u32| {
+            let address = std::net::Ipv4Addr::from(0x0a00_0000 + number).to_string();
+            fixture::serving(fixture::pod(&format!("w{number}"), &address), &web)
+        };
+        let part = |numbers: std::ops::Range<u32>| Batch {
+            upsert_workloads: numbers.map(member).collect(),
+            ..Batch::default()
+        };
+        let first = Batch { upsert_services: vec![web.clone()], ..part(0..1) };
+        state.apply(first);
+        let halves = [part(0..ALL / 2), part(ALL / 2..ALL)];
+        let ((half, reached), (go, resumed)) = (mpsc::channel(), mpsc::channel());
+        let (writer, reader) = (state.clone(), state.clone());
+        let applying = std::thread::spawn(move || {
+            writer.change(|next| {
+                let [first, second] = halves;
+                next.apply(first);
+                half.send(()).unwrap();
+                resumed.recv_timeout(2 * PATIENCE).unwrap();
+                next.apply(second)
+            })
+        });
+        reached.recv_timeout(PATIENCE).unwrap();
+        // On a thread of its own, so that waiting for the writer would be seen as such.
+        let (decided, answer) = mpsc::channel();
+        std::thread::spawn(move || decided.send(decide(&reader)));
+        let before = answer.recv_timeout(PATIENCE).expect("a connection waited for the push");
+        assert_eq!((before, state.load().workload_count()), (([10, 0, 0, 0], 15008).into(), 1));
+        assert!(!applying.is_finished());
+        go.send(()).unwrap();
+        applying.join().unwrap();
+        assert_eq!(state.load().workload_count(), usize::try_from(ALL).unwrap());
+        assert_ne!(decide(&state), before, "a hundred thousand share the connections now");
     }
 }
