@@ -31,8 +31,9 @@ use connect::{Failed, Open, connect};
 
 pub(crate) use cause::Cause;
 pub(crate) use flow::Flow;
+pub(crate) use hints::Learnt;
 pub(crate) use memory::Memory;
-pub(crate) use retry::{Tries, Why};
+pub(crate) use retry::{Depth, Ejected, Missed, Tries, Why};
 
 /// Serves one captured connection to its end.
 pub(crate) async fn serve(scope: Arc<Scope>, accepted: Accepted, drain: Watch) {

@@ -10,6 +10,7 @@ use isthmus_model::{GatewayDestination, Hostname, NamespacedHostname, NetworkId,
 use crate::balance::{self, Ask, NoPick, Origin, is_here};
 use crate::hints::{Candidate, Hints, Role};
 use crate::resolve::Chooser;
+use crate::route::Pick;
 use crate::services::Asker;
 use crate::snapshot::Snapshot;
 use crate::target::{HBONE_PORT, PortRule, Wanted};
@@ -23,6 +24,8 @@ pub struct GatewayTarget {
     pub workload: Arc<Workload>,
     /// The service that was asked for.
     pub service: Arc<Service>,
+    /// What it was chosen for, and from how many.
+    pub pick: Pick,
 }
 
 /// Why the gateway does not forward. The peer is told no more than that it was refused.
@@ -85,17 +88,18 @@ pub fn gateway_target(
     if !service.ports.contains_key(&port) {
         return Err(GatewayRefusal::UnknownPort { hostname: hostname.clone(), port });
     }
-    let target = |addr, workload: &Arc<Workload>| GatewayTarget {
+    let target = |addr, pick: Pick| GatewayTarget {
         addr,
-        workload: Arc::clone(workload),
+        workload: Arc::clone(&pick.workload),
         service: Arc::clone(service),
+        pick,
     };
     let avoided = || GatewayRefusal::AllAvoided { hostname: hostname.clone(), port };
     if let Some(reference) = &service.waypoint {
         let unknown = || GatewayRefusal::UnknownWaypoint(reference.destination.clone());
-        let (addr, workload) = waypoint(snapshot, reference, own_network, hints, rng)
+        let (addr, pick) = waypoint(snapshot, reference, own_network, hints, rng)
             .map_err(|why| if why == NoPick::Avoided { avoided() } else { unknown() })?;
-        return Ok(target(addr, workload));
+        return Ok(target(addr, pick));
     }
     let wanted = Wanted::new(service, port, PortRule::Standard);
     let ask = Ask { origin: Origin::Gateway(own_network), wanted: &wanted };
@@ -106,7 +110,14 @@ pub fn gateway_target(
     let picked = balance::choose(snapshot, &ask, avoid, rng)
         .map_err(|why| if why == NoPick::Avoided { avoided() } else { nobody() })?;
     let address = address(service, picked.workload).ok_or_else(nobody)?;
-    Ok(target(SocketAddr::new(address, HBONE_PORT), picked.workload))
+    let pick = Pick {
+        role: Role::Endpoint,
+        service: Some(wanted.key.clone()),
+        port,
+        workload: Arc::clone(picked.workload),
+        of: picked.of,
+    };
+    Ok(target(SocketAddr::new(address, HBONE_PORT), pick))
 }
 
 fn address(service: &Service, workload: &Workload) -> Option<IpAddr> {
@@ -115,20 +126,20 @@ fn address(service: &Service, workload: &Workload) -> Option<IpAddr> {
     allowed.clone().find(|address| address.is_ipv4()).or_else(|| allowed.next()).copied()
 }
 
-fn waypoint<'s>(
-    snapshot: &'s Snapshot,
+fn waypoint(
+    snapshot: &Snapshot,
     reference: &isthmus_model::GatewayAddress,
     own_network: &NetworkId,
     hints: &dyn Hints,
     rng: &mut fastrand::Rng,
-) -> Result<(SocketAddr, &'s Arc<Workload>), NoPick> {
+) -> Result<(SocketAddr, Pick), NoPick> {
     // Nobody in particular asks, from within this network; a name leaves the family open, and IPv4 is tried first.
     let asker = Workload { network: own_network.clone(), ..Workload::default() };
     let any = IpAddr::from([0, 0, 0, 0]);
     let mut chooser = Chooser { snapshot, source: &asker, hints, rng };
     let chosen = chooser.reference(reference, Role::Waypoint, any)?;
     let address = chosen.address.filter(|_| is_here(chosen.workload, own_network)).ok_or(NoPick::Nobody)?;
-    Ok((SocketAddr::new(address, chosen.port), chosen.workload))
+    Ok((SocketAddr::new(address, chosen.port), chosen.pick))
 }
 
 #[cfg(test)]

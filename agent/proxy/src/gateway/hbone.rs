@@ -10,17 +10,20 @@ use isthmus_hbone::server::Responder;
 use isthmus_identity::PeerIdentity;
 use isthmus_model::{Authority, NetworkAddress};
 use isthmus_rt::drain::Watch;
-use isthmus_state::{GatewayTarget, NoHints, gateway_target};
+use isthmus_state::{GatewayTarget, gateway_target};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::Globals;
 use crate::access_log;
-use crate::conns::{Carrier, Conn};
+use crate::conns::{Carrier, Conn, Tracked};
 use crate::error::Error;
 use crate::inbound;
 use crate::labels;
 use crate::listener::Accepted;
 use crate::metrics::Reporter;
 use crate::metrics::labels::ServiceLabels;
+use crate::outbound::{Cause, Depth, Learnt, Missed, Tries, Why};
 use crate::record::{Direction, End, Opening, Record};
 use crate::scope::Scope;
 
@@ -62,18 +65,107 @@ struct Outer {
 
 type Refused = (u16, Error);
 
+/// A stream that was not passed on.
+enum Failed {
+    /// Nobody was tried.
+    Early(Refused),
+    /// The last endpoint that was tried.
+    Late(Record, Error),
+}
+
 impl Outer {
-    async fn serve(self: Arc<Self>, head: Result<Head, Refused>, responder: Responder) {
-        match head.and_then(|head| self.choose(head)) {
-            Ok((head, target)) => self.forward(head, target, responder).await,
-            Err((status, error)) => {
+    async fn serve(self: Arc<Self>, head: Result<Head, Refused>, mut responder: Responder) {
+        let connected = match head {
+            Ok(head) => Box::pin(self.connect(&head, &mut responder)).await,
+            Err(refused) => Err(Failed::Early(refused)),
+        };
+        match connected {
+            Ok((pod, mut record, tracked)) => {
+                let traffic = record.open();
+                match responder.accept(None) {
+                    // The pod is the local side, as the application is at a pod.
+                    Ok(stream) => record.finish(copy::tunnel(pod, stream, &traffic).await),
+                    Err(error) => record.fail(&Error::Open(error)),
+                }
+                drop(tracked);
+            }
+            Err(Failed::Early((status, error))) => {
                 access_log::early(self.source, self.local, Direction::Inbound, &error);
                 responder.reject(status);
+            }
+            Err(Failed::Late(record, error)) => {
+                responder.reject(UNAVAILABLE);
+                record.fail(&error);
             }
         }
     }
 
-    fn choose(&self, head: Head) -> Result<(Head, GatewayTarget), Refused> {
+    /// Connects to one endpoint after the other, until one is there.
+    async fn connect(
+        &self,
+        head: &Head,
+        responder: &mut Responder,
+    ) -> Result<(TcpStream, Record, Tracked), Failed> {
+        let (scope, metrics) = (&self.scope, &self.scope.world().metrics);
+        let mut tries = Tries::begin(scope.world().config.retry, &mut scope.memory().lock(), Instant::now());
+        let mut last: Option<(Record, Error)> = None;
+        loop {
+            let target = match self.choose(head, &tries) {
+                Ok(target) => target,
+                Err(refused) => {
+                    let Some((mut record, error)) = last else { return Err(Failed::Early(refused)) };
+                    record.tell(&tries, Some(Why::NobodyElse));
+                    metrics.reaching.gave_up(Why::NobodyElse);
+                    return Err(Failed::Late(record, error));
+                }
+            };
+            if let Some((record, _)) = last.take() {
+                record.discard();
+            }
+            tries.again();
+            let opening = self.opening(head.clone(), &target);
+            let mut record = Record::new(Arc::clone(metrics), opening).begun().since(tries.started());
+            let tracked = self.track(head, target.addr);
+            let dialled = tokio::select! {
+                dialled = self.dial(target.addr) => dialled,
+                () = responder.cancelled() => Err(Error::GivenUp),
+            };
+            let picks = std::slice::from_ref(&target.pick);
+            let error = match dialled {
+                Ok(pod) => {
+                    tries.reached(picks, &mut scope.memory().lock(), Instant::now());
+                    record.tell(&tries, None);
+                    return Ok((pod, record, tracked));
+                }
+                Err(error) => error,
+            };
+            let cause = Cause::of(&error);
+            let missed = Missed { cause, depth: Depth::Outer, to: target.addr, picks };
+            let (again, ejected) = tries.missed(&missed, &mut scope.memory().lock(), Instant::now());
+            metrics.reaching.missed(cause, again, ejected);
+            if let Err(why) = again {
+                record.tell(&tries, Some(why));
+                return Err(Failed::Late(record, error));
+            }
+            last = Some((record, error));
+        }
+    }
+
+    async fn dial(&self, to: SocketAddr) -> Result<TcpStream, Error> {
+        let deadline = self.scope.world().config.dial_deadline;
+        self.scope.sockets().connect(to, None, deadline).await.map_err(Error::hbone_dial)
+    }
+
+    fn track(&self, head: &Head, to: SocketAddr) -> Tracked {
+        self.scope.connections().outbound(Conn {
+            src: self.source,
+            original_dst: Some(head.authority.to_string()),
+            actual_dst: to,
+            protocol: Carrier::Hbone,
+        })
+    }
+
+    fn choose(&self, head: &Head, tries: &Tries) -> Result<GatewayTarget, Refused> {
         let Authority::Host { hostname, port } = &head.authority else {
             let text = format!("a gateway is asked for services by name, not for {}", head.authority);
             return Err((BAD_REQUEST, Error::BadRequest(text)));
@@ -81,40 +173,11 @@ impl Outer {
         let snapshot = self.scope.snapshot();
         let network = &self.scope.world().network;
         let is_global = |service: &_| self.globals.is_global(service);
+        let experience = self.scope.memory().lock();
+        let learnt = Learnt::of(&experience, tries, network);
         let rng = &mut fastrand::Rng::new();
-        gateway_target(&snapshot, hostname, *port, network, is_global, &NoHints, rng)
-            .map(|target| (head, target))
+        gateway_target(&snapshot, hostname, *port, network, is_global, &learnt, rng)
             .map_err(|refusal| (UNAVAILABLE, Error::Gateway(refusal)))
-    }
-
-    async fn forward(&self, head: Head, target: GatewayTarget, mut responder: Responder) {
-        let (scope, to) = (&self.scope, target.addr);
-        let conn = Conn {
-            src: self.source,
-            original_dst: Some(head.authority.to_string()),
-            actual_dst: to,
-            protocol: Carrier::Hbone,
-        };
-        let _tracked = scope.connections().outbound(conn);
-        let mut record = Record::new(Arc::clone(&scope.world().metrics), self.opening(head, &target));
-        let traffic = record.open();
-        let dialled = tokio::select! {
-            dialled = scope.sockets().connect(to, None, scope.world().config.dial_deadline) => {
-                dialled.map_err(Error::hbone_dial)
-            }
-            () = responder.cancelled() => Err(Error::GivenUp),
-        };
-        match dialled {
-            Ok(pod) => match responder.accept(None) {
-                // The pod is the local side, as the application is at a pod.
-                Ok(stream) => record.finish(copy::tunnel(pod, stream, &traffic).await),
-                Err(error) => record.fail(&Error::Open(error)),
-            },
-            Err(error) => {
-                responder.reject(UNAVAILABLE);
-                record.fail(&error);
-            }
-        }
     }
 
     fn opening(&self, head: Head, target: &GatewayTarget) -> Opening {

@@ -2,17 +2,16 @@
 
 use isthmus_model::{Hostname, Workload};
 use isthmus_rt::metrics::{Family, Metrics as Registry};
-use isthmus_state::Role;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 
-use crate::outbound::{Cause, Why};
+use crate::outbound::{Cause, Ejected, Why};
 
 /// The families.
 #[derive(Debug, Default)]
 pub(crate) struct Reaching {
     retries: Family<CauseLabels, Counter>,
-    gave_up: Family<CauseLabels, Counter>,
+    gave_up: Family<WhyLabels, Counter>,
     ejections: Family<RoleLabels, Counter>,
     on_demand_dns: Family<NameLabels, Counter>,
 }
@@ -20,6 +19,11 @@ pub(crate) struct Reaching {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CauseLabels {
     cause: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WhyLabels {
+    why: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,19 +57,23 @@ impl Reaching {
         registry.register("istio_on_demand_dns", help, self.on_demand_dns.clone());
     }
 
-    /// Another endpoint is tried.
-    pub(crate) fn retried(&self, cause: Cause) {
-        self.retries.get_or_create(&CauseLabels { cause: cause.as_str() }).inc();
+    /// A try failed: another endpoint is tried, or none.
+    pub(crate) fn missed(&self, cause: Option<Cause>, again: Result<(), Why>, ejected: Option<Ejected>) {
+        if let Some(Ejected(role)) = ejected {
+            self.ejections.get_or_create(&RoleLabels { role: role.as_str() }).inc();
+        }
+        match (again, cause) {
+            (Err(why), _) => self.gave_up(why),
+            (Ok(()), Some(cause)) => {
+                self.retries.get_or_create(&CauseLabels { cause: cause.as_str() }).inc();
+            }
+            (Ok(()), None) => {}
+        }
     }
 
     /// No other endpoint is tried.
     pub(crate) fn gave_up(&self, why: Why) {
-        self.gave_up.get_or_create(&CauseLabels { cause: why.as_str() }).inc();
-    }
-
-    /// Somebody is not chosen for a while.
-    pub(crate) fn ejected(&self, role: Role) {
-        self.ejections.get_or_create(&RoleLabels { role: role.as_str() }).inc();
+        self.gave_up.get_or_create(&WhyLabels { why: why.as_str() }).inc();
     }
 
     /// A workload's name is looked up for a client.

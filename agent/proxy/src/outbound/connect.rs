@@ -148,14 +148,8 @@ impl Run<'_> {
         let (scope, flow) = (self.scope, self.flow);
         let snapshot = scope.snapshot();
         let experience = scope.memory().lock();
-        let mut learnt = Learnt {
-            ejections: Some(&experience.ejections).filter(|ejections| !ejections.is_empty()),
-            now: Instant::now(),
-            tries: &self.tries,
-            stand_ins_again: false,
-            network: &self.workload.network,
-            names: &self.names,
-        };
+        let mut learnt =
+            Learnt { names: &self.names, ..Learnt::of(&experience, &self.tries, &self.workload.network) };
         let ask = |learnt: &Learnt<'_>| {
             let network = &scope.world().network;
             let mut rng = fastrand::Rng::with_seed(seed);
@@ -182,23 +176,19 @@ impl Run<'_> {
         let cause = Cause::of(&error);
         let told = Missed { cause, depth, to: record.to(), picks: picks(route) };
         let (again, ejected) = self.tries.missed(&told, &mut self.scope.memory().lock(), Instant::now());
-        let metrics = &self.scope.world().metrics.reaching;
-        if let Some(ejected) = ejected {
-            metrics.ejected(ejected.0);
+        if !told.picks.is_empty() {
+            self.scope.world().metrics.reaching.missed(cause, again, ejected);
         }
         match again {
             Ok(()) => {
-                if let Some(cause) = cause {
-                    metrics.retried(cause);
-                }
-                tracing::debug!(pod = %self.scope.name(), dst = %self.flow.original, %error, "another endpoint is tried");
+                let dst = self.flow.original;
+                tracing::debug!(pod = %self.scope.name(), %dst, %error, "another endpoint is tried");
                 self.last = Some((record, error));
                 None
             }
             Err(why) => {
                 if !told.picks.is_empty() {
                     record.tell(&self.tries, Some(why));
-                    metrics.gave_up(why);
                 }
                 Some(Failed::Late(record, error))
             }

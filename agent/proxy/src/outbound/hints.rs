@@ -7,19 +7,19 @@ use isthmus_state::{Candidate, Hints, Role};
 use tokio::time::Instant;
 
 use super::ejection::Ejections;
-use super::retry::Tries;
+use super::retry::{Experience, Tries};
 
 /// For one decision.
-pub(super) struct Learnt<'a> {
+pub(crate) struct Learnt<'a> {
     /// `None` when nobody is out.
-    pub(super) ejections: Option<&'a Ejections>,
-    pub(super) now: Instant,
-    pub(super) tries: &'a Tries,
+    pub(crate) ejections: Option<&'a Ejections>,
+    pub(crate) now: Instant,
+    pub(crate) tries: &'a Tries,
     /// Whether those that stand for others may be tried again.
-    pub(super) stand_ins_again: bool,
+    pub(crate) stand_ins_again: bool,
     /// The client's network.
-    pub(super) network: &'a NetworkId,
-    pub(super) names: &'a [(Hostname, IpAddr)],
+    pub(crate) network: &'a NetworkId,
+    pub(crate) names: &'a [(Hostname, IpAddr)],
 }
 
 impl Hints for Learnt<'_> {
@@ -35,7 +35,13 @@ impl Hints for Learnt<'_> {
     }
 }
 
-impl Learnt<'_> {
+impl<'a> Learnt<'a> {
+    /// Of those who were tried before, by this connection and by others.
+    pub(crate) fn of(experience: &'a Experience, tries: &'a Tries, network: &'a NetworkId) -> Self {
+        let ejections = Some(&experience.ejections).filter(|ejections| !ejections.is_empty());
+        Self { ejections, now: Instant::now(), tries, stand_ins_again: false, network, names: &[] }
+    }
+
     /// What is on another network is tunnelled through its gateway whatever it speaks there.
     fn is_weaker(&self, candidate: &Candidate<'_>) -> bool {
         self.tries.must_be_tunnelled()

@@ -17,7 +17,7 @@ impl Memory {
     }
 
     /// Held for the length of a decision, never across a wait.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Experience> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Experience> {
         // Nothing in there is left half done by a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

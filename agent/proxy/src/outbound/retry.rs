@@ -25,7 +25,7 @@ use crate::config::Retry;
 /// What a pod remembers from one connection to the next.
 #[derive(Debug)]
 pub(crate) struct Experience {
-    pub(super) ejections: Ejections,
+    pub(crate) ejections: Ejections,
     budget: Budget,
 }
 
@@ -89,9 +89,9 @@ pub(crate) struct Tries {
     made: u32,
     manner: Option<Manner>,
     /// Not chosen again.
-    pub(super) tried: Vec<WorkloadUid>,
+    pub(crate) tried: Vec<WorkloadUid>,
     /// Not chosen again unless there is nobody else: who stands for many behind a gateway.
-    pub(super) tried_stand_ins: Vec<WorkloadUid>,
+    pub(crate) tried_stand_ins: Vec<WorkloadUid>,
     story: String,
 }
 
@@ -168,6 +168,11 @@ impl Tries {
         self.manner.get_or_insert(manner);
         self.made += 1;
         Ok(())
+    }
+
+    /// A try is about to be made, and all are equally protected.
+    pub(crate) fn again(&mut self) {
+        self.made += 1;
     }
 
     /// A try failed: whether to make another one, and who was put out.

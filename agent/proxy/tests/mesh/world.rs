@@ -15,7 +15,7 @@ use isthmus_model::{
     Action, NamespacedHostname, NetworkAddress, NetworkId, Policy, PolicyKey, Protocol, Scope, Service,
     SpiffeId, Workload,
 };
-use isthmus_proxy::{Bound, Config, Listeners, Metrics, PodInfo, PodProxy, World};
+use isthmus_proxy::{Bound, Config, Listeners, Metrics, Names, NoNames, PodInfo, PodProxy, World};
 use isthmus_rt::drain::{self, Drain, Watch};
 use isthmus_rt::task::Tasks;
 use isthmus_state::{Batch, Options, State};
@@ -79,12 +79,25 @@ impl Network {
         Self::signed_by(name, block, config, Arc::new(FakeSigner::new()), Trust::default())
     }
 
+    pub(crate) fn with_names(name: &str, block: &Arc<Block>, config: Config, names: Arc<dyn Names>) -> Self {
+        Self::make((name, block), config, (Arc::new(FakeSigner::new()), Trust::default()), names)
+    }
+
     pub(crate) fn signed_by(
         name: &str,
         block: &Arc<Block>,
         config: Config,
         signer: Arc<dyn Signer>,
         trust: Trust,
+    ) -> Self {
+        Self::make((name, block), config, (signer, trust), Arc::new(NoNames))
+    }
+
+    fn make(
+        (name, block): (&str, &Arc<Block>),
+        config: Config,
+        (signer, trust): (Arc<dyn Signer>, Trust),
+        names: Arc<dyn Names>,
     ) -> Self {
         isthmus_identity::install_crypto_provider();
         let (name, tasks, registry) = (NetworkId::from(name), Tasks::new("test"), Default::default());
@@ -95,7 +108,7 @@ impl Network {
             state: state.clone(),
             certs: Arc::new(certs.clone()),
             network: name.clone(),
-            names: Arc::new(isthmus_proxy::NoNames),
+            names,
             cluster_id: name.as_str().into(),
             settings: Settings::default(),
             config,

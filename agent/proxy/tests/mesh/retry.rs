@@ -1,0 +1,457 @@
+//! What becomes of a connection whose first endpoint, waypoint or gateway fails, over real sockets to peers that follow
+//! a script.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use isthmus_hbone::session::TlsSession;
+use isthmus_identity::{CertSource as _, Certificate};
+use isthmus_kit::hbone::{HbonePeer, kind};
+use isthmus_model::{
+    GatewayAddress, GatewayDestination, NetworkAddress, Protocol, Service, SpiffeId, Workload,
+};
+use isthmus_proxy::{Config, Retry};
+use isthmus_rt::task::Tasks;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use crate::log::Log;
+use crate::world::*;
+
+const BAD: u8 = 2;
+const GOOD: u8 = 3;
+
+/// What a scripted peer does with each connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Does {
+    /// Nobody listens.
+    Refuses,
+    /// Nobody answers a SYN.
+    Swallows,
+    /// Takes the connection and says nothing.
+    IsSilentInTls,
+    /// Closes the connection in the handshake.
+    ClosesInTls,
+    /// Shows another identity than the one it should have.
+    IsSomebodyElse,
+    /// Answers CONNECT with a status.
+    Answers(&'static str),
+    /// Resets the stream with REFUSED_STREAM.
+    RefusesStreams,
+    /// Says GOAWAY with a last stream below ours.
+    GoesAway,
+    /// Resets the stream with CANCEL.
+    Cancels,
+}
+
+/// A peer on port 15008 of an address, and how many connections it had.
+struct Peer {
+    seen: Arc<AtomicUsize>,
+    _tasks: Tasks,
+    _held: Vec<TcpStream>,
+    _listener: Option<TcpListener>,
+}
+
+impl Peer {
+    async fn play(network: &Network, at: IpAddr, identity: &SpiffeId, does: Does) -> Self {
+        let (seen, tasks) = (Arc::new(AtomicUsize::new(0)), Tasks::new("peer"));
+        let at = SocketAddr::new(at, HBONE);
+        let mut peer = Self { seen: Arc::clone(&seen), _tasks: tasks, _held: Vec::new(), _listener: None };
+        match does {
+            Does::Refuses => {}
+            Does::Swallows => {
+                let socket = TcpSocket::new_v4().unwrap();
+                socket.bind(at).unwrap();
+                peer._listener = Some(socket.listen(0).unwrap());
+                // The queue is full with these; what comes after them is dropped.
+                loop {
+                    let next = tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(at)).await;
+                    match next {
+                        Ok(connected) => peer._held.push(connected.unwrap()),
+                        Err(_) => break,
+                    }
+                }
+            }
+            _ => {
+                let shown = if does == Does::IsSomebodyElse {
+                    "spiffe://cluster.local/ns/sample/sa/somebody".parse().unwrap()
+                } else {
+                    identity.clone()
+                };
+                let certificate = network.certs.certificate(&shown).await.unwrap();
+                let listener = TcpListener::bind(at).await.unwrap();
+                let mine = Tasks::new("peer");
+                peer._tasks.spawn("peer", async move {
+                    loop {
+                        let (tcp, _) = listener.accept().await.unwrap();
+                        seen.fetch_add(1, Ordering::SeqCst);
+                        let certificate = Arc::clone(&certificate);
+                        mine.spawn("peer", async move { follow(tcp, &certificate, does).await });
+                    }
+                });
+            }
+        }
+        peer
+    }
+
+    fn seen(&self) -> usize {
+        self.seen.load(Ordering::SeqCst)
+    }
+}
+
+async fn follow(tcp: TcpStream, certificate: &Certificate, does: Does) {
+    match does {
+        Does::IsSilentInTls => return std::future::pending().await,
+        Does::ClosesInTls => {
+            tcp.readable().await.unwrap();
+            return isthmus_sys::socket::reset_on_close(&tcp);
+        }
+        _ => {}
+    }
+    // A client that does not like the certificate goes away.
+    let Ok(session) = TlsSession::accept(certificate.server_config(), tcp, PATIENCE).await else { return };
+    let Ok(mut peer) = HbonePeer::server(session).await else { return };
+    while let Ok(request) = peer.next(kind::HEADERS).await {
+        let stream = request.stream;
+        let done = match does {
+            Does::Answers(status) => peer.headers(stream, &[(":status", status)], true).await,
+            Does::RefusesStreams => peer.reset(stream, 7).await,
+            Does::Cancels => peer.reset(stream, 8).await,
+            Does::GoesAway => peer.goaway(0, 0).await,
+            _ => Ok(()),
+        };
+        if done.is_err() {
+            return;
+        }
+    }
+}
+
+fn config() -> Config {
+    Config {
+        dial_deadline: Duration::from_millis(500),
+        tls_deadline: Duration::from_millis(500),
+        ..Config::default()
+    }
+}
+
+/// A service that is nearly always reached at its bad endpoint first.
+struct Pair {
+    network: Network,
+    log: Log,
+    sleep: Workload,
+    good: Workload,
+    service: Service,
+}
+
+impl Pair {
+    fn new(config: Config) -> Self {
+        let network = Network::with_config("east", &Arc::new(Block::claim()), config);
+        let sleep = network.workload("sleep", 1);
+        let bad = Workload { capacity: u32::MAX, ..serving(network.workload("bad", BAD)) };
+        let good = serving(network.workload("good", GOOD));
+        let service = network.service(10, &[]);
+        network.push(&[sleep.clone(), bad, good.clone()], std::slice::from_ref(&service), &[]);
+        Self { network, log: Log::listen(), sleep, good, service }
+    }
+
+    async fn bad(&self, does: Does) -> Peer {
+        let bad = self.network.workload("bad", BAD);
+        Peer::play(&self.network, bad.addresses[0], &bad.identity(), does).await
+    }
+
+    fn client(&self) -> Pod {
+        self.network.client(&self.sleep, SocketAddr::new(self.network.block.ip(10), SERVICE_PORT))
+    }
+
+    fn bad_uid() -> &'static str {
+        "east//Pod/sample/bad"
+    }
+
+    fn at(&self, last: u8) -> SocketAddr {
+        SocketAddr::new(self.network.block.ip(last), HBONE)
+    }
+}
+
+#[track_caller]
+fn has(line: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(line.contains(part), "{part} is missing: {line}");
+    }
+}
+
+#[tokio::test]
+async fn another_endpoint_is_tried_before_the_200_and_the_one_that_refused_is_left_out_for_a_while() {
+    for (does, cause, connections) in [
+        (Does::Refuses, "refused", 0),
+        (Does::Swallows, "connect timeout", 0),
+        (Does::IsSilentInTls, "tls timeout", 1),
+        (Does::ClosesInTls, "closed in tls handshake", 1),
+        (Does::Answers("503"), "status 503", 1),
+        // The pool tries other tunnels to the same peer first: the peer may be restarting.
+        (Does::RefusesStreams, "refused stream", 3),
+        (Does::GoesAway, "going away", 3),
+    ] {
+        let pair = Pair::new(config());
+        let (network, peer) = (&pair.network, pair.bad(does).await);
+        let (app, _server) = (network.echo(&pair.good).await, network.server(&pair.good));
+        let client = pair.client();
+        let answer = exchange(&mut client.dial().await, b"hello").await;
+        assert_eq!(answer.unwrap_or_default(), b"hello", "{does:?}: {}", pair.log.next().await);
+        let tried =
+            format!("tried=\"{} {cause}, endpoint {} ejected for 1s\"", pair.at(BAD), Pair::bad_uid());
+        let line = pair.log.next().await;
+        has(&line, &["message=connection complete", "dst.workload=\"good\"", "tries=2", &tried]);
+        assert!(!line.contains("error=") && !line.contains("gave_up="), "{line}");
+        // The next ones go past it.
+        for _ in 0..3 {
+            assert_eq!(exchange(&mut client.dial().await, b"again").await.unwrap(), b"again");
+            let line = pair.log.next().await;
+            assert!(!line.contains("tries="), "{does:?}: {line}");
+        }
+        assert_eq!((peer.seen(), app.seen()), (connections, 4), "{does:?}");
+        let label = format!("cause=\"{cause}\"");
+        network.metric_becomes(1, "isthmus_connect_retries_total", &[&label]).await;
+        assert_eq!(network.metric("isthmus_ejections_total", &["role=\"endpoint\""]), 1);
+        let labels = ["reporter=\"source\"", "destination_workload=\"good\"", "response_flags=\"-\""];
+        network.metric_becomes(4, "istio_tcp_connections_closed_total", &labels).await;
+        let bad = ["reporter=\"source\"", "destination_workload=\"bad\""];
+        assert_eq!(network.metric("istio_tcp_connections_opened_total", &bad), 0, "counted where it went");
+    }
+}
+
+#[tokio::test]
+async fn what_the_far_end_decided_is_not_tried_elsewhere() {
+    for (does, error) in [
+        (Does::Answers("400"), "http status: 400"),
+        (Does::Answers("401"), "http status: 401"),
+        (Does::Answers("502"), "http status: 502"),
+        (Does::IsSomebodyElse, "tls handshake error"),
+        (Does::Cancels, "the stream was reset before an answer"),
+    ] {
+        let pair = Pair::new(config());
+        let (network, _peer) = (&pair.network, pair.bad(does).await);
+        let (app, _server) = (network.echo(&pair.good).await, network.server(&pair.good));
+        let client = pair.client();
+        assert!(end(&mut client.dial().await).await.is_err(), "{does:?}");
+        let line = pair.log.next().await;
+        has(&line, &["dst.workload=\"bad\"", error, "gave_up=\"not retryable\""]);
+        assert!(!line.contains("tried="), "{line}");
+        assert_eq!(app.seen(), 0, "{does:?}");
+        network.metric_becomes(1, "isthmus_connect_gave_up_total", &["why=\"not retryable\""]).await;
+        assert!(!network.registry.encode().unwrap().contains("isthmus_ejections_total{"), "{does:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_is_never_replaced_by_plaintext() {
+    let pair = Pair::new(config());
+    let (network, _peer) = (&pair.network, pair.bad(Does::Refuses).await);
+    let plain = Workload { protocol: Protocol::Tcp, ..pair.good.clone() };
+    network.push(std::slice::from_ref(&plain), &[], &[]);
+    let app = network.echo(&plain).await;
+    let client = pair.client();
+    assert!(end(&mut client.dial().await).await.is_err());
+    let line = pair.log.next().await;
+    has(&line, &["dst.workload=\"bad\"", "connect to", "refused", "gave_up=\"no other endpoint\""]);
+    assert_eq!(app.seen(), 0);
+}
+
+#[tokio::test]
+async fn plaintext_is_tried_elsewhere_too() {
+    let pair = Pair::new(config());
+    let network = &pair.network;
+    let plain = |workload: Workload| Workload { protocol: Protocol::Tcp, ..workload };
+    let bad = Workload { capacity: u32::MAX, ..serving(network.workload("bad", BAD)) };
+    network.push(&[plain(bad), plain(pair.good.clone())], &[], &[]);
+    let app = network.echo(&pair.good).await;
+    let client = pair.client();
+    assert_eq!(exchange(&mut client.dial().await, b"hello").await.unwrap(), b"hello");
+    let refused = SocketAddr::new(network.block.ip(BAD), APP_PORT);
+    has(&pair.log.next().await, &["tries=2", &format!("tried=\"{refused} refused, endpoint")]);
+    assert_eq!(app.seen(), 1);
+}
+
+#[tokio::test]
+async fn a_waypoint_is_replaced_by_another_one_and_by_nothing_else() {
+    let pair = Pair::new(config());
+    let network = &pair.network;
+    // The endpoint itself would be there.
+    let (app, _server) = (network.echo(&pair.good).await, network.server(&pair.good));
+    let waypoint = Service {
+        name: "waypoint".into(),
+        hostname: "waypoint.sample.svc.cluster.local".into(),
+        vips: vec![NetworkAddress { network: network.name.clone(), address: network.block.ip(20) }],
+        ports: [(HBONE, HBONE)].into(),
+        ..network.service(20, &[])
+    };
+    let behind = |name: &str, last: u8| {
+        let mut workload = network.workload(name, last);
+        workload.services.insert(waypoint.key(), [(HBONE, HBONE)].into());
+        workload
+    };
+    let reference =
+        GatewayAddress { destination: GatewayDestination::Hostname(waypoint.key()), hbone_mtls_port: HBONE };
+    let service = Service { waypoint: Some(reference), ..pair.service.clone() };
+    let dead = Workload { capacity: u32::MAX, ..behind("wp-dead", 21) };
+    network.push(std::slice::from_ref(&dead), &[service, waypoint.clone()], &[]);
+    let client = pair.client();
+    for _ in 0..2 {
+        assert!(end(&mut client.dial().await).await.is_err());
+        // The only one there is, is tried again each time.
+        let line = pair.log.next().await;
+        has(
+            &line,
+            &[
+                "dst.workload=\"wp-dead\"",
+                "refused, waypoint",
+                "not ejected",
+                "gave_up=\"no other endpoint\"",
+            ],
+        );
+    }
+    assert_eq!(app.seen(), 0);
+    // Another one answers, though only with what is behind it: that is not its fault.
+    let live = behind("wp-live", 22);
+    network.push(std::slice::from_ref(&live), &[], &[]);
+    let peer = Peer::play(network, live.addresses[0], &live.identity(), Does::Answers("503")).await;
+    assert!(end(&mut client.dial().await).await.is_err());
+    let line = pair.log.next().await;
+    let tried = format!(
+        "tried=\"{} refused, waypoint {} ejected for 1s; {} status 503\"",
+        pair.at(21),
+        dead.uid,
+        pair.at(22)
+    );
+    has(&line, &["dst.workload=\"wp-live\"", "http status: 503", &tried, "gave_up=\"no other endpoint\""]);
+    assert_eq!((peer.seen(), app.seen()), (1, 0));
+}
+
+#[tokio::test]
+async fn when_all_refuse_the_connection_fails_and_half_of_them_stay_in() {
+    let pair = Pair::new(config());
+    let client = pair.client();
+    // Neither listens.
+    assert!(end(&mut client.dial().await).await.is_err());
+    let line = pair.log.next().await;
+    has(
+        &line,
+        &["tries=2", "ejected for 1s", "not ejected: half of 2 at most", "gave_up=\"no other endpoint\""],
+    );
+    has(&line, &["error=", "refused"]);
+    // The one that could not be out is what is left.
+    assert!(end(&mut client.dial().await).await.is_err());
+    let line = pair.log.next().await;
+    has(&line, &["dst.workload=\"good\"", "not ejected", "gave_up=\"no other endpoint\""]);
+    assert!(!line.contains("tries=2"), "{line}");
+}
+
+#[tokio::test]
+async fn tries_are_limited() {
+    let retry = Retry { tries: 2, ..Retry::default() };
+    let pair = Pair::new(Config { retry, ..config() });
+    for last in 30..34 {
+        let other = serving(pair.network.workload(&format!("bad-{last}"), last));
+        pair.network.push(&[Workload { capacity: u32::MAX, ..other }], &[], &[]);
+    }
+    let client = pair.client();
+    assert!(end(&mut client.dial().await).await.is_err());
+    has(&pair.log.next().await, &["tries=2", "gave_up=\"tries used up\""]);
+}
+
+/// A service here and behind two gateways.
+struct Far {
+    pair: Pair,
+    gateways: [Workload; 2],
+}
+
+impl Far {
+    /// `near`: how much the near endpoint weighs against the far one.
+    fn new(near: Option<u32>) -> Self {
+        let pair = Pair::new(config());
+        let network = &pair.network;
+        let identities = [pair.good.identity()];
+        let gateway_service = Service {
+            name: "eastwest".into(),
+            hostname: "eastwest.istio-system.svc.cluster.local".into(),
+            vips: vec![NetworkAddress { network: "west".into(), address: network.block.ip(200) }],
+            ports: [(HBONE, HBONE)].into(),
+            ..network.service(200, &[])
+        };
+        let gateway = |name: &str, last: u8, capacity| {
+            let mut workload = network.workload(name, last);
+            workload.network = "west".into();
+            workload.capacity = capacity;
+            workload.protocol = Protocol::Tcp;
+            workload.services.insert(gateway_service.key(), [(HBONE, HBONE)].into());
+            workload
+        };
+        let reference = GatewayAddress {
+            destination: GatewayDestination::Hostname(gateway_service.key()),
+            hbone_mtls_port: HBONE,
+        };
+        let split = serving(Workload {
+            uid: "west/SplitHorizonWorkload/eastwest/helloworld".into(),
+            addresses: Vec::new(),
+            network: "west".into(),
+            network_gateway: Some(reference),
+            capacity: 1_000_000_000,
+            ..network.workload("bad", BAD)
+        });
+        let gateways = [gateway("gw-1", 201, u32::MAX), gateway("gw-2", 202, 1)];
+        let near = near.map(|capacity| Workload { capacity, ..pair.good.clone() });
+        network.state.apply(isthmus_state::Batch {
+            remove_addresses: vec![Pair::bad_uid().to_owned(), pair.good.uid.to_string()],
+            ..isthmus_state::Batch::default()
+        });
+        let workloads = [vec![split], gateways.to_vec(), near.into_iter().collect()].concat();
+        network.push(&workloads, &[network.service(10, &identities), gateway_service], &[]);
+        Self { pair, gateways }
+    }
+
+    async fn gateway(&self, at: usize, does: Does) -> Peer {
+        let workload = &self.gateways[at];
+        Peer::play(&self.pair.network, workload.addresses[0], &workload.identity(), does).await
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_refuses_is_left_out_and_one_that_has_nobody_behind_it_is_not() {
+    let far = Far::new(None);
+    let (_dead, live) = (far.gateway(0, Does::Refuses).await, far.gateway(1, Does::Answers("503")).await);
+    let client = far.pair.client();
+    assert!(end(&mut client.dial().await).await.is_err());
+    let line = far.pair.log.next().await;
+    // The other gateway is asked twice: behind it is more than one endpoint.
+    let (dead, uid) = (far.pair.at(201), &far.gateways[0].uid);
+    let behind = format!(
+        "{} status 503, endpoint west/SplitHorizonWorkload/eastwest/helloworld not ejected: half of 1 at most",
+        far.pair.at(202)
+    );
+    has(
+        &line,
+        &[
+            "dst.workload=\"gw-2\"",
+            "tries=3",
+            &format!("tried=\"{dead} refused, gateway {uid} ejected for 1s; {behind}; {behind}\""),
+            "gave_up=\"tries used up\"",
+        ],
+    );
+    assert_eq!(live.seen(), 1, "one tunnel");
+    assert_eq!(far.pair.network.metric("isthmus_ejections_total", &["role=\"gateway\""]), 1);
+}
+
+#[tokio::test]
+async fn what_is_near_takes_the_place_of_what_no_gateway_leads_to() {
+    for does in [Does::Refuses, Does::Answers("503")] {
+        let far = Far::new(Some(1));
+        let network = &far.pair.network;
+        let _peers = (far.gateway(0, does).await, far.gateway(1, does).await);
+        let (app, _server) = (network.echo(&far.pair.good).await, network.server(&far.pair.good));
+        let client = far.pair.client();
+        assert_eq!(exchange(&mut client.dial().await, b"near").await.unwrap(), b"near", "{does:?}");
+        let line = far.pair.log.next().await;
+        has(&line, &["dst.workload=\"good\"", "tries=2", "tried="]);
+        assert_eq!(app.seen(), 1);
+    }
+}
