@@ -192,7 +192,7 @@ fn logged(work: impl FnOnce()) -> Vec<Vec<String>> {
     #[derive(Default)]
     struct Fields(Vec<String>);
     impl Visit for Fields {
-        fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
             self.0.push(format!("{}={value:?}", field.name()));
         }
     }

@@ -39,6 +39,29 @@ pub(crate) fn a_pod_with_both_is_carried_over_both() -> Result<()> {
     is_carried(Has { v4: true, v6: true })
 }
 
+/// A service has addresses of both families, its pod of one: what was asked for over the other arrives all the same.
+pub(crate) fn an_address_of_one_family_leads_to_a_pod_of_the_other() -> Result<()> {
+    let world = World::new()?;
+    lab::block_on(async {
+        let (both, only_v6) = (Has { v4: true, v6: true }, Has { v4: false, v6: true });
+        let (client, server) = (host(&world.lan, 101, both)?, host(&world.lan, 102, only_v6)?);
+        let to = SocketAddr::new(server.v6.into(), 8080);
+        whoami(&server.sockets(), to, &world.tasks)?;
+        let local = local(&addresses(&client, both), &addresses(&server, only_v6));
+        let (client_agent, _zds0) = serve(&world, 0, &client, "client", &local).await?;
+        let (server_agent, _zds1) = serve(&world, 1, &server, "server", &local).await?;
+        for vip in VIPS {
+            let got = world.exchange(&client, SocketAddr::new(vip, 80), b"").await;
+            let got = got.with_context(|| format!("{vip} does not answer"))?;
+            // Between the pods there is only the one family.
+            ensure!(String::from_utf8_lossy(&got) == format!("{SECRET}{}", client.v6), "{vip}: {got:?}");
+        }
+        client_agent.stop()?;
+        server_agent.stop()?;
+        Ok(())
+    })
+}
+
 /// A host on the wire with these families. Without IPv6 the kernel offers none there, loopback included.
 fn host(lan: &Lan, number: u8, has: Has) -> Result<Host> {
     let (v4, v6) =

@@ -3,6 +3,7 @@
 
 mod dns;
 mod families;
+mod own;
 mod refused;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,9 +23,11 @@ fn main() -> std::process::ExitCode {
         families::a_pod_without_ipv6_is_carried,
         families::a_pod_without_ipv4_is_carried,
         families::a_pod_with_both_is_carried_over_both,
+        families::an_address_of_one_family_leads_to_a_pod_of_the_other,
         refused::a_request_that_makes_no_sense_is_refused_with_its_status_and_one_line,
         refused::a_connection_that_leads_nowhere_is_closed_with_one_line,
         refused::the_agents_own_ports_are_no_application,
+        own::the_agent_itself_is_reached_over_mutual_tls_for_metrics_and_readiness_only,
     ])
 }
 

@@ -22,7 +22,7 @@ const WORDS: &[u8] = b"some words of a neighbour";
 const HBONE: u16 = 15008;
 
 /// The lines that complain of connections from a host.
-fn complaints<'a>(log: &'a str, from: IpAddr) -> Vec<&'a str> {
+fn complaints(log: &str, from: IpAddr) -> Vec<&str> {
     let source = if from.is_ipv4() { format!("src.addr={from}:") } else { format!("src.addr=[{from}]:") };
     log.lines().filter(|line| line.contains(&source) && line.contains("error=")).collect()
 }
