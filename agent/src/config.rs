@@ -6,6 +6,7 @@ pub mod gateway;
 pub mod mesh;
 pub mod node;
 pub mod source;
+pub mod trust;
 
 use std::fmt;
 use std::path::PathBuf;

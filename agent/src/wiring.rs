@@ -7,4 +7,5 @@ pub(crate) mod metrics;
 pub(crate) mod names;
 pub(crate) mod own;
 pub(crate) mod pods;
+pub(crate) mod trust;
 pub(crate) mod world;

@@ -1,7 +1,7 @@
 //! Certificates from the control plane's CA: `istio.v1.auth.IstioCertificateService/CreateCertificate`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use isthmus_identity::{CertError, SignError, Signer};
@@ -14,7 +14,7 @@ use prost_types::{Struct, Value};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, TimeoutExpired};
 
-use crate::channel::{ConfigError, Server, find, status_text};
+use crate::channel::{ConfigError, Dialer, Server, find, status_text};
 
 /// Settings of the client.
 #[derive(Debug, Clone)]
@@ -27,11 +27,12 @@ pub struct Config {
     pub deadline: Duration,
 }
 
-/// Asks the CA for certificates. One connection is kept and made anew when it breaks.
+/// Asks the CA for certificates. One connection is kept, and made anew when it breaks or when its server is not trusted
+/// by the roots any more.
 #[derive(Debug)]
 pub struct CaClient {
-    server: Arc<Server>,
-    client: IstioCertificateServiceClient<Channel>,
+    dialer: Dialer,
+    client: Mutex<IstioCertificateServiceClient<Channel>>,
     impersonate: bool,
     deadline: Duration,
 }
@@ -46,9 +47,25 @@ impl CaClient {
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         let Config { server, impersonate, deadline } = config;
         server.check()?;
-        let server = Arc::new(server);
-        let client = IstioCertificateServiceClient::new(server.channel()?);
-        Ok(Self { server, client, impersonate, deadline })
+        let dialer = Dialer::new(server);
+        let client = Mutex::new(IstioCertificateServiceClient::new(dialer.channel()?));
+        Ok(Self { dialer, client, impersonate, deadline })
+    }
+
+    async fn client(&self) -> IstioCertificateServiceClient<Channel> {
+        let fresh = match self.dialer.recheck().await {
+            Ok(()) => None,
+            Err(reason) => {
+                tracing::warn!(address = %self.dialer.server().address, %reason, "the CA is connected to anew");
+                // The address was good before.
+                self.dialer.channel().ok()
+            }
+        };
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = fresh {
+            *client = IstioCertificateServiceClient::new(channel);
+        }
+        client.clone()
     }
 
     async fn request(&self, id: &SpiffeId, csr: String, ttl: Duration) -> Result<Vec<String>, SignError> {
@@ -62,9 +79,9 @@ impl CaClient {
             metadata: self.impersonate.then(impersonated),
         });
         request.set_timeout(self.deadline);
-        let credentials = self.server.authorize(request.metadata_mut()).await;
+        let credentials = self.dialer.server().authorize(request.metadata_mut()).await;
         credentials.map_err(|error| SignError::Request(error.to_string()))?;
-        let response = self.client.clone().create_certificate(request).await;
+        let response = self.client().await.create_certificate(request).await;
         let IstioCertificateResponse { cert_chain } =
             response.map_err(|status| self.refusal(&status))?.into_inner();
         // A leaf without the roots beside it would leave nothing to verify peers with.
@@ -81,9 +98,10 @@ impl CaClient {
         }
         match status.code() {
             Code::DeadlineExceeded => SignError::Deadline(self.deadline),
-            Code::Unavailable | Code::Unknown | Code::Cancelled if broken => {
-                SignError::Unreachable { address: self.server.address.clone(), reason: status_text(status) }
-            }
+            Code::Unavailable | Code::Unknown | Code::Cancelled if broken => SignError::Unreachable {
+                address: self.dialer.server().address.clone(),
+                reason: status_text(status),
+            },
             code => SignError::Refused { code: format!("{code:?}"), message: status.message().to_owned() },
         }
     }

@@ -1,8 +1,8 @@
 //! One way to reach the control plane, for both of its services: TLS 1.3 that verifies the server, a token that is read
 //! again for each request, and headers.
 //!
-//! It is the only place in this crate that names TLS types. Roots are read again for every connection, so that a
-//! rotated root needs no restart.
+//! It is the only place in this crate that names TLS types. Roots are read again for every connection and while one is
+//! open: a rotated root needs no restart, and no new connection as long as the server is trusted by the new roots, too.
 
 mod connect;
 mod roots;
@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
+use isthmus_identity::KeyExchange;
 use isthmus_model::ClusterId;
 use tonic::metadata::{Ascii, MetadataKey, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
@@ -44,7 +45,12 @@ pub struct Server {
     pub headers: Vec<(String, String)>,
     /// A name that its certificate may carry instead of the address' host.
     pub alt_hostname: Option<String>,
+    /// How keys are agreed on.
+    pub key_exchange: KeyExchange,
 }
+
+/// Makes connections to a server.
+pub(crate) struct Dialer(connect::Connector);
 
 /// A setting that can never work.
 #[derive(Debug, thiserror::Error)]
@@ -99,19 +105,6 @@ impl Server {
         Ok(uri)
     }
 
-    /// A channel that connects when it is first used, and again after the connection was lost.
-    pub(crate) fn channel(self: &Arc<Self>) -> Result<Channel, ConfigError> {
-        let endpoint = self.endpoint()?;
-        Ok(endpoint.connect_with_connector_lazy(connect::Connector::new(Arc::clone(self), CONNECT_TIMEOUT)))
-    }
-
-    /// A channel over a fresh connection.
-    pub(crate) async fn connect(self: &Arc<Self>) -> Result<Channel, String> {
-        let endpoint = self.endpoint().map_err(|error| error.to_string())?;
-        let connector = connect::Connector::new(Arc::clone(self), CONNECT_TIMEOUT);
-        endpoint.connect_with_connector(connector).await.map_err(|error| cause(&error))
-    }
-
     fn endpoint(&self) -> Result<Endpoint, ConfigError> {
         let endpoint = Endpoint::from(self.uri()?);
         Ok(endpoint
@@ -137,6 +130,40 @@ impl Server {
             metadata.insert(key, value.parse().map_err(|_| bad())?);
         }
         Ok(())
+    }
+}
+
+// === impl Dialer ===
+
+impl Dialer {
+    pub(crate) fn new(server: Server) -> Self {
+        Self(connect::Connector::new(Arc::new(server), CONNECT_TIMEOUT))
+    }
+
+    pub(crate) fn server(&self) -> &Server {
+        self.0.server()
+    }
+
+    /// A channel that connects when it is first used, and again after the connection was lost.
+    pub(crate) fn channel(&self) -> Result<Channel, ConfigError> {
+        Ok(self.server().endpoint()?.connect_with_connector_lazy(self.0.clone()))
+    }
+
+    /// A channel over a fresh connection.
+    pub(crate) async fn connect(&self) -> Result<Channel, String> {
+        let endpoint = self.server().endpoint().map_err(|error| error.to_string())?;
+        endpoint.connect_with_connector(self.0.clone()).await.map_err(|error| cause(&error))
+    }
+
+    /// Fails when the server of the last connection is not trusted by the roots as they are now.
+    pub(crate) async fn recheck(&self) -> Result<(), String> {
+        self.0.recheck().await
+    }
+}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Dialer").field(self.server()).finish()
     }
 }
 

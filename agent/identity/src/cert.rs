@@ -24,6 +24,7 @@ pub struct Certificate {
     roots: Vec<Described>,
     not_before: SystemTime,
     not_after: SystemTime,
+    roots_expire: SystemTime,
     trusted: Arc<RootCertStore>,
     trust: Trust,
     client: ClientConfig,
@@ -139,6 +140,7 @@ impl Certificate {
         }
         let trusted = Arc::new(trusted);
         let (not_before, not_after) = (certs[0].not_before, certs[0].not_after);
+        let roots_expire = roots.iter().map(|root| root.not_after).min().unwrap_or(not_after);
         let unreadable =
             |error: webpki::Error| CertError::Unreadable { element: 0, reason: error.to_string() };
         let leaf_ids = spiffe_ids(&certs[0].der).map_err(unreadable)?;
@@ -157,6 +159,7 @@ impl Certificate {
             roots: roots.into_iter().map(|cert| cert.described).collect(),
             not_before,
             not_after,
+            roots_expire,
             trusted,
             trust: trust.clone(),
         })
@@ -190,6 +193,12 @@ impl Certificate {
     #[must_use]
     pub fn not_after(&self) -> SystemTime {
         self.not_after
+    }
+
+    /// When the first of the roots expires.
+    #[must_use]
+    pub fn roots_expire(&self) -> SystemTime {
+        self.roots_expire
     }
 
     /// Whether the leaf has not expired yet.

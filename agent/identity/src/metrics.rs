@@ -1,15 +1,24 @@
 //! What certificate signing counts.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 
 /// Counters of the certificate manager.
 #[derive(Debug, Default)]
 pub struct Metrics {
     signings: Family<Outcome, Counter>,
+    identities: Family<Standing, Gauge>,
+    roots_expire: Gauge,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Standing {
+    state: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -27,7 +36,30 @@ impl Metrics {
             "Certificate signing requests by result",
             metrics.signings.clone(),
         );
+        registry.register(
+            "isthmus_certificate_identities",
+            "Identities of this node by the state of their certificate",
+            metrics.identities.clone(),
+        );
+        registry.register(
+            "isthmus_mesh_root_expiry_timestamp_seconds",
+            "When the first root that came with the last signed certificate expires",
+            metrics.roots_expire.clone(),
+        );
         Arc::new(metrics)
+    }
+
+    /// Sets how many identities are in each state.
+    pub(crate) fn identities(&self, counts: [(&'static str, usize); 3]) {
+        for (state, count) in counts {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.identities.get_or_create(&Standing { state }).set(count);
+        }
+    }
+
+    pub(crate) fn roots_expire(&self, at: SystemTime) {
+        let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.roots_expire.set(i64::try_from(seconds).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn signed(&self, ok: bool) {

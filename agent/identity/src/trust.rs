@@ -150,6 +150,18 @@ impl Trust {
         self.0.live.recheck(&self.rules())
     }
 
+    /// The names of the mesh's trust domain as they are now.
+    #[must_use]
+    pub fn domains(&self) -> TrustDomains {
+        self.0.rules.load().domains.clone()
+    }
+
+    /// Who is revoked now.
+    #[must_use]
+    pub fn revocations(&self) -> Arc<Revocations> {
+        Arc::clone(&self.0.rules.load().revocations)
+    }
+
     /// Takes note of the roots that came with a certificate which expires at `expires`.
     pub(crate) fn learn(&self, roots: &RootCertStore, expires: SystemTime, now: SystemTime) {
         let (until, now) = (unix(expires), unix(now));

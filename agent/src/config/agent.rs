@@ -12,6 +12,7 @@ use isthmus_sys::socket::Keepalive;
 
 use super::mesh::ProxyConfig;
 use super::source::{ConfigErrors, Reader, Strings};
+use super::trust::{self, TrustConfig};
 use super::{LogConfig, Roots, Token};
 
 /// Everything the agent role is told.
@@ -25,6 +26,8 @@ pub struct AgentConfig {
     pub xds: Option<ControlPlane>,
     /// Who signs certificates.
     pub ca: CaChoice,
+    /// What peers are judged by.
+    pub trust: TrustConfig,
     /// Static configuration.
     pub local: LocalConfig,
     /// HBONE windows and pool.
@@ -173,6 +176,7 @@ pub fn read(strings: &dyn Strings) -> Result<AgentConfig, ConfigErrors> {
         log: super::read_log(r),
         place: read_place(r, &proxy),
         ca: choose_ca(r, ca, fake, inside_kubernetes),
+        trust: trust::read(r, &mut warnings),
         xds,
         tunnel: read_tunnel(r),
         sockets: read_sockets(r, ipv6),
@@ -218,23 +222,15 @@ fn refuse_unbuilt(r: &mut Reader<'_>) {
             r.fail(format!("{key}=false is not supported"));
         }
     }
-    for key in ["CRL_PATH", "COMPLIANCE_POLICY"] {
-        if let Some(value) = r.text(key) {
-            r.fail(format!("{key}={value:?} is not supported"));
-        }
-    }
 }
 
-/// Where charts mount the mesh's configuration.
-const MESH_CONFIG: &str = "./etc/istio/config/mesh";
-
 fn read_proxy_config(r: &mut Reader<'_>, warnings: &mut Vec<String>) -> ProxyConfig {
-    let mut whence = "PROXY_CONFIG";
+    let mut whence = "PROXY_CONFIG".to_owned();
     let parsed = match r.text("PROXY_CONFIG") {
         Some(text) => super::mesh::proxy_config(&text),
         None => {
-            whence = MESH_CONFIG;
-            std::fs::read_to_string(whence)
+            whence = trust::mesh_config(r).display().to_string();
+            std::fs::read_to_string(&whence)
                 .map_or_else(|_| Ok(ProxyConfig::default()), |t| super::mesh::mesh_default_config(&t))
         }
     };
@@ -322,7 +318,7 @@ fn read_place(r: &Reader<'_>, proxy: &ProxyConfig) -> Place {
 }
 
 fn read_root_namespace(r: &Reader<'_>) -> Namespace {
-    let mesh = || super::mesh::root_namespace(&std::fs::read_to_string(MESH_CONFIG).ok()?);
+    let mesh = || super::mesh::root_namespace(&std::fs::read_to_string(trust::mesh_config(r)).ok()?);
     r.text("ISTHMUS_ROOT_NAMESPACE").or_else(mesh).unwrap_or_else(|| "istio-system".to_owned()).into()
 }
 

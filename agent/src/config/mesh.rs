@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use isthmus_identity::trust::BoundRoot;
+use isthmus_model::TrustDomain;
 use yaml_serde::Value;
 
 /// What the agent uses of a `ProxyConfig`.
@@ -67,6 +69,80 @@ pub fn root_namespace(text: &str) -> Option<String> {
     document.get("rootNamespace")?.as_str().filter(|name| !name.is_empty()).map(str::to_owned)
 }
 
+/// What a mesh config file says of trust.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MeshTrust {
+    /// The mesh's trust domain.
+    pub domain: Option<TrustDomain>,
+    /// Other names of it.
+    pub aliases: Vec<TrustDomain>,
+    /// Further roots, each with the trust domains it may speak for (`caCertificates`).
+    pub roots: Vec<BoundRoot>,
+    /// What was understood and is not done.
+    pub ignored: Vec<String>,
+}
+
+/// Reads `trustDomain`, `trustDomainAliases` and `caCertificates` out of a mesh config file.
+///
+/// # Errors
+/// A line that names the key and the value that do not fit.
+pub fn trust(text: &str) -> Result<MeshTrust, String> {
+    let document: Value = yaml_serde::from_str(text).map_err(|error| format!("it is not YAML: {error}"))?;
+    if !matches!(document, Value::Null | Value::Mapping(_)) {
+        return Err(format!("it is not a mapping but {}", shown(&document)));
+    }
+    let mut found = MeshTrust::default();
+    if let Some(value) = document.get("trustDomain") {
+        let name = string("trustDomain", value)?;
+        found.domain = Some(trust_domain(&name).map_err(|error| format!("trustDomain: {error}"))?);
+    }
+    found.aliases = domains(&document, "trustDomainAliases", "trustDomainAliases")?;
+    for (at, entry) in list(&document, "caCertificates", "caCertificates")?.iter().enumerate() {
+        let key = format!("caCertificates[{at}]");
+        match (entry.get("pem"), entry.get("spiffeBundleUrl")) {
+            (Some(pem), _) => {
+                let domains = domains(entry, "trustDomains", &format!("{key}.trustDomains"))?;
+                let pem = string(&format!("{key}.pem"), pem)?;
+                let roots = BoundRoot::from_pem(&pem, &domains);
+                found.roots.extend(roots.map_err(|error| format!("{key}.pem: {error}"))?);
+            }
+            (None, Some(_)) => {
+                found.ignored.push(format!("{key}.spiffeBundleUrl: bundles are not fetched, it"))
+            }
+            (None, None) => return Err(format!("{key}: neither pem nor spiffeBundleUrl is given")),
+        }
+    }
+    Ok(found)
+}
+
+/// A trust domain by its name.
+///
+/// # Errors
+/// When it is none, with the name.
+pub fn trust_domain(name: &str) -> Result<TrustDomain, String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    if name.is_empty() || !name.bytes().all(fits) {
+        return Err(format!("{name:?} is no trust domain"));
+    }
+    Ok(name.into())
+}
+
+fn domains(parent: &Value, key: &str, path: &str) -> Result<Vec<TrustDomain>, String> {
+    let read = |value: &Value| {
+        let name = string(path, value)?;
+        trust_domain(&name).map_err(|error| format!("{path}: {error}"))
+    };
+    list(parent, key, path)?.iter().map(read).collect()
+}
+
+fn list<'a>(parent: &'a Value, key: &str, path: &str) -> Result<&'a [Value], String> {
+    match parent.get(key) {
+        None | Some(Value::Null) => Ok(&[]),
+        Some(Value::Sequence(values)) => Ok(values),
+        Some(other) => Err(format!("{path}: {} is not a list", shown(other))),
+    }
+}
+
 fn string(key: &str, value: &Value) -> Result<String, String> {
     value.as_str().map(str::to_owned).ok_or_else(|| format!("{key}: {} is not a text", shown(value)))
 }
@@ -113,6 +189,34 @@ mod tests {
         assert_eq!(mesh_default_config("defaultConfig: {statsPort: 1}").unwrap().stats_port, Some(1));
         assert_eq!(root_namespace("rootNamespace: mesh").as_deref(), Some("mesh"));
         assert_eq!(root_namespace("defaultConfig: {}"), None);
+    }
+
+    #[test]
+    fn trust_is_read_with_whom_each_root_speaks_for() {
+        let ca = isthmus_kit::pki::Ca::new("partner").unwrap();
+        let pem = ca.root_pem().replace('\n', "\n      ");
+        let text = format!(
+            "trustDomain: td\ntrustDomainAliases: [old, partner]\ncaCertificates:\n  - pem: |\n      {pem}\n    \
+             trustDomains: [partner]\n  - spiffeBundleUrl: https://a/\ndefaultConfig: {{}}\n"
+        );
+        let found = trust(&text).unwrap();
+        assert_eq!(found.domain, Some("td".into()));
+        assert_eq!(found.aliases, ["old".into(), "partner".into()]);
+        assert_eq!(found.roots, BoundRoot::from_pem(&ca.root_pem(), &["partner".into()]).unwrap());
+        assert_eq!(found.ignored.len(), 1);
+        assert_eq!(trust("").unwrap(), MeshTrust::default());
+        for (text, named) in [
+            ("trustDomain: 7", "trustDomain: 7 is not"),
+            ("trustDomain: a/b", "trustDomain: \"a/b\" is no"),
+            ("trustDomainAliases: x", "trustDomainAliases: x is not a list"),
+            ("trustDomainAliases: ['']", "trustDomainAliases: \"\" is no"),
+            ("caCertificates: [{pem: x}]", "caCertificates[0].pem: it holds no usable"),
+            ("caCertificates: [{}]", "caCertificates[0]: neither"),
+            ("[]", "not a mapping but []"),
+        ] {
+            let error = trust(text).unwrap_err();
+            assert!(error.contains(named), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::runtime;
 use crate::wiring::config_dump::{self, Live};
 use crate::wiring::discovery::Discovery;
 use crate::wiring::pods::Pods;
-use crate::wiring::{control, metrics, own, world};
+use crate::wiring::{control, metrics, own, trust, world};
 
 /// Runs the role.
 pub(crate) fn run(config: AgentConfig, log: Handle) -> Result<(), RunError> {
@@ -150,14 +150,15 @@ impl Mesh {
         drain: &Watch,
     ) -> Result<Self, RunError> {
         let state = world::state(&config.place);
-        let certs = control::manager(config, registry, tasks)?;
+        let trust = trust::start(&config.trust, &state, registry, tasks);
+        let certs = control::manager(config, trust, registry, tasks)?;
         let rejections = Rejections::default();
         let ahead = (holds == Holds::Node).then(|| certs.clone());
         let discovery = Arc::new(Discovery::new(state.clone(), config.place.node.clone(), ahead));
         discovery.apply(batch(&config.local));
         if let Some(plane) = &config.xds {
             let settings = xds::Config {
-                server: control::server(plane, &config.place),
+                server: control::server(plane, &config.place, config.trust.key_exchange),
                 node: control::node(&config.place),
                 rejections: rejections.clone(),
             };

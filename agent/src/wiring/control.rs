@@ -9,7 +9,7 @@ use isthmus_control::channel::{ConfigError, RootSource, Server, TokenSource};
 use isthmus_control::xds::{Metadata, Node};
 use isthmus_identity::fake::FakeSigner;
 use isthmus_identity::schedule::Limits;
-use isthmus_identity::{Config, Manager, SignError, Signer, system_clock};
+use isthmus_identity::{Config, KeyExchange, Manager, SignError, Signer, Trust, system_clock};
 use isthmus_model::SpiffeId;
 use isthmus_rt::BoxFuture;
 use isthmus_rt::metrics::Metrics;
@@ -22,7 +22,7 @@ use crate::config::{Roots, Token};
 const SIGN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// One server of the control plane.
-pub(crate) fn server(plane: &ControlPlane, place: &Place) -> Server {
+pub(crate) fn server(plane: &ControlPlane, place: &Place, key_exchange: KeyExchange) -> Server {
     Server {
         address: plane.address.clone(),
         roots: match &plane.roots {
@@ -37,6 +37,7 @@ pub(crate) fn server(plane: &ControlPlane, place: &Place) -> Server {
         cluster_id: place.cluster.clone(),
         headers: plane.headers.clone().into_iter().collect(),
         alt_hostname: plane.alt_hostname.clone(),
+        key_exchange,
     }
 }
 
@@ -63,12 +64,13 @@ fn json(text: &str) -> Metadata {
 /// The certificate manager over whoever signs.
 pub(crate) fn manager(
     config: &AgentConfig,
+    trust: Trust,
     registry: &Metrics,
     tasks: &Tasks,
 ) -> Result<Manager, ConfigError> {
     let signer: Arc<dyn Signer> = match &config.ca {
         CaChoice::Remote(plane) => {
-            let server = server(plane, &config.place);
+            let server = server(plane, &config.place, config.trust.key_exchange);
             Arc::new(CaClient::new(ca::Config { server, impersonate: true, deadline: SIGN_DEADLINE })?)
         }
         CaChoice::Fake => {
@@ -86,6 +88,7 @@ pub(crate) fn manager(
         check_identity: true,
         clock: system_clock(),
         metrics: isthmus_identity::Metrics::register(registry),
+        trust,
     };
     Ok(Manager::new(signer, settings, tasks))
 }

@@ -1,4 +1,6 @@
-use isthmus_identity::{CertSource, Manager};
+use std::sync::Arc;
+
+use isthmus_identity::{CertSource, KeyExchange, Manager};
 use isthmus_kit::istiod::{Answer, Istiod};
 use isthmus_kit::pki::Ca;
 use isthmus_rt::task::Tasks;
@@ -27,6 +29,7 @@ fn config(istiod: &Istiod) -> Config {
             cluster_id: "east".into(),
             headers: vec![("x-extra".to_owned(), "yes".to_owned())],
             alt_hostname: None,
+            key_exchange: KeyExchange::default(),
         },
         impersonate: true,
         deadline: Duration::from_secs(10),
@@ -138,4 +141,60 @@ async fn a_missing_token_and_a_foreign_ca_are_named() {
     let mut never = config(&istiod);
     never.server.roots = RootSource::System;
     assert!(CaClient::new(never).is_err());
+}
+
+#[tokio::test]
+async fn the_ca_is_asked_over_the_same_roots_until_others_are_there_and_only_over_those_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("root-cert.pem");
+    let (ca, istiod) = istiod().await;
+    let next = Arc::new(Ca::new("next").unwrap());
+    let mut config = config(&istiod);
+    config.server.roots = RootSource::File(file.clone());
+    let client = CaClient::new(config).unwrap();
+    let chain = || Answer::Chain(vec!["leaf".to_owned(), "root".to_owned()]);
+    istiod.on_sign(move |_| chain());
+    std::fs::write(&file, ca.root_pem()).unwrap();
+    sign(&client).await.unwrap();
+    std::fs::write(&file, "garbage").unwrap();
+    sign(&client).await.unwrap();
+    std::fs::write(&file, ca.root_pem() + &next.root_pem()).unwrap();
+    sign(&client).await.unwrap();
+    // The old root is gone: the open connection is not used any more, and no new one is made.
+    std::fs::write(&file, next.root_pem()).unwrap();
+    let error = sign(&client).await.unwrap_err().to_string();
+    assert!(error.contains("UnknownIssuer"), "{error}");
+    let address = istiod.address();
+    istiod.stop().await;
+    let istiod = Istiod::start_at(address, &next).await.unwrap();
+    istiod.on_sign(move |_| chain());
+    sign(&client).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_ca_that_takes_the_connection_and_says_nothing_is_given_up_in_time() {
+    let (_, istiod) = istiod().await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = Config { deadline: Duration::from_millis(300), ..config(&istiod) };
+    config.server.address = format!("https://{}", silent.local_addr().unwrap());
+    let error = sign(&CaClient::new(config).unwrap()).await.unwrap_err();
+    assert_eq!(error, SignError::Deadline(Duration::from_millis(300)));
+}
+
+#[tokio::test]
+async fn a_garbage_token_is_named_and_not_shown_and_nothing_is_sent() {
+    let (_, istiod) = istiod().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("istio-token");
+    std::fs::write(&file, "gar\u{7}bage\u{0}").unwrap();
+    let mut config = config(&istiod);
+    config.server.token = TokenSource::File(file.clone());
+    let client = CaClient::new(config).unwrap();
+    let error = sign(&client).await.unwrap_err().to_string();
+    assert!(error.contains(file.to_str().unwrap()) && !error.contains("bage"), "{error}");
+    assert!(istiod.signings().is_empty());
+    // It is read anew for each request.
+    std::fs::write(&file, "t0ken").unwrap();
+    istiod.on_sign(|_| Answer::Chain(vec!["leaf".to_owned(), "root".to_owned()]));
+    sign(&client).await.unwrap();
 }

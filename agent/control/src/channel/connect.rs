@@ -3,20 +3,21 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
-use isthmus_identity::provider::{ALPN_H2, VERSIONS, mesh_provider};
+use isthmus_identity::provider::{ALPN_H2, VERSIONS};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::roots::Roots;
 use super::{RootError, Server};
 
 /// Why no connection to the control plane came about.
@@ -61,7 +62,17 @@ pub enum ConnectError {
 #[derive(Clone)]
 pub(super) struct Connector {
     server: Arc<Server>,
+    roots: Arc<Roots>,
     timeout: Duration,
+    shown: Arc<Mutex<Option<Shown>>>,
+}
+
+/// What the server of the last connection showed.
+struct Shown {
+    chain: Vec<CertificateDer<'static>>,
+    name: ServerName<'static>,
+    /// The roots that it was last held against.
+    by: Arc<RootCertStore>,
 }
 
 /// A connected byte stream, encrypted or not.
@@ -84,7 +95,56 @@ pub(super) fn server_name(host: &str) -> Result<ServerName<'static>, InvalidDnsN
 
 impl Connector {
     pub(super) fn new(server: Arc<Server>, timeout: Duration) -> Self {
-        Self { server, timeout }
+        let roots = Arc::new(Roots::new(server.roots.clone()));
+        Self { server, roots, timeout, shown: Arc::default() }
+    }
+
+    pub(super) fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    /// Reads the roots anew and holds the server of the open connection against them when they are others.
+    pub(super) async fn recheck(&self) -> Result<(), String> {
+        if self.shown().is_none() {
+            return Ok(());
+        }
+        let Ok(roots) = self.roots.load().await else { return Ok(()) };
+        let Some(Shown { chain, name, by }) = &mut *self.shown() else { return Ok(()) };
+        if Arc::ptr_eq(by, &roots) {
+            return Ok(());
+        }
+        let verdict = self.verifier(&roots).and_then(|verifier| {
+            let (leaf, rest) = chain.split_first().ok_or("it showed no certificate")?;
+            let verdict = verifier.verify_server_cert(leaf, rest, name, &[], UnixTime::now());
+            verdict.map(drop).map_err(|error| error.to_string())
+        });
+        *by = roots;
+        let address = &self.server.address;
+        match verdict {
+            Ok(()) => {
+                tracing::info!(%address, "roots of the control plane changed, the open connection is still trusted");
+                Ok(())
+            }
+            Err(error) => Err(format!("the server is not trusted by the roots of now: {error}")),
+        }
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Option<Shown>> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn verifier(&self, roots: &Arc<RootCertStore>) -> Result<Arc<dyn ServerCertVerifier>, String> {
+        let provider = self.server.key_exchange.provider();
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), provider)
+            .build()
+            .map_err(|error| error.to_string())?;
+        Ok(match &self.server.alt_hostname {
+            None => verifier,
+            Some(other) => {
+                let alternative = server_name(other).map_err(|error| error.to_string())?;
+                Arc::new(EitherName { inner: verifier, alternative })
+            }
+        })
     }
 
     async fn connect(self, uri: Uri) -> Result<TokioIo<Box<dyn Io>>, ConnectError> {
@@ -110,19 +170,10 @@ impl Connector {
         port: u16,
     ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, ConnectError> {
         let failed = |reason: String| ConnectError::Tls { host: host.to_owned(), port, reason };
-        let roots = Arc::new(self.server.roots.load().await?);
+        let by = self.roots.load().await?;
         let name = server_name(host).map_err(|error| failed(error.to_string()))?;
-        let verifier = WebPkiServerVerifier::builder_with_provider(roots, mesh_provider())
-            .build()
-            .map_err(|error| failed(error.to_string()))?;
-        let verifier: Arc<dyn ServerCertVerifier> = match &self.server.alt_hostname {
-            None => verifier,
-            Some(other) => {
-                let alternative = server_name(other).map_err(|error| failed(error.to_string()))?;
-                Arc::new(EitherName { inner: verifier, alternative })
-            }
-        };
-        let mut config = ClientConfig::builder_with_provider(mesh_provider())
+        let verifier = self.verifier(&by).map_err(failed)?;
+        let mut config = ClientConfig::builder_with_provider(self.server.key_exchange.provider())
             .with_protocol_versions(VERSIONS)
             .map_err(|error| failed(error.to_string()))?
             .dangerous()
@@ -131,7 +182,12 @@ impl Connector {
         config.alpn_protocols = vec![ALPN_H2.to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-        connector.connect(name, tcp).await.map_err(|error| failed(error.to_string()))
+        let connected =
+            connector.connect(name.clone(), tcp).await.map_err(|error| failed(error.to_string()))?;
+        let chain = connected.get_ref().1.peer_certificates().unwrap_or_default();
+        let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
+        *self.shown() = Some(Shown { chain, name, by });
+        Ok(connected)
     }
 }
 

@@ -1,3 +1,7 @@
+use isthmus_kit::pki::Ca;
+use isthmus_rt::task::Tasks;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::AsyncReadExt;
 
 use super::*;
@@ -10,6 +14,7 @@ fn server(address: &str) -> Server {
         cluster_id: "c1".into(),
         headers: Vec::new(),
         alt_hostname: None,
+        key_exchange: KeyExchange::default(),
     }
 }
 
@@ -75,7 +80,7 @@ async fn a_token_is_trimmed_and_an_empty_one_is_refused() {
 #[tokio::test]
 async fn a_plain_address_is_spoken_to_without_tls() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = Arc::new(server(&format!("http://{}", listener.local_addr().unwrap())));
+    let server = Dialer::new(server(&format!("http://{}", listener.local_addr().unwrap())));
     let accept = async {
         let (mut io, _) = listener.accept().await.unwrap();
         let mut preface = [0; 24];
@@ -91,10 +96,79 @@ async fn a_plain_address_is_spoken_to_without_tls() {
 async fn a_refused_connection_and_missing_roots_are_named() {
     // A port that was free a moment ago.
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let error = Arc::new(server(&format!("https://{address}"))).connect().await.unwrap_err();
+    let error = Dialer::new(server(&format!("https://{address}"))).connect().await.unwrap_err();
     assert!(error.contains(&address.to_string()) && error.contains("refused"), "{error}");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let error = Arc::new(server(&format!("https://{address}"))).connect().await.unwrap_err();
+    let error = Dialer::new(server(&format!("https://{address}"))).connect().await.unwrap_err();
     assert!(error.contains("/nowhere/root.pem"), "{error}");
+}
+
+/// A TLS server of `ca` that finishes handshakes with these groups and then says nothing.
+async fn tls_server(ca: &Ca, classical: bool) -> (String, Tasks) {
+    let leaf = ca.server(&["127.0.0.1"]).unwrap();
+    let mut config = rustls::ServerConfig::clone(&leaf.server_config(false, &["h2"]).unwrap());
+    if classical {
+        let mut provider = rustls::crypto::CryptoProvider::clone(config.crypto_provider());
+        provider.kx_groups.retain(|group| group.name() != rustls::NamedGroup::X25519MLKEM768);
+        let certs = CertificateDer::pem_slice_iter(leaf.cert.as_bytes()).collect::<Result<_, _>>().unwrap();
+        config = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(certs, PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap())
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("https://{}", listener.local_addr().unwrap());
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let tasks = Tasks::new("tls server");
+    tasks.spawn("accept", async move {
+        let mut open = Vec::new();
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            // Who refuses us is gone again.
+            open.extend(acceptor.accept(tcp).await);
+        }
+    });
+    (address, tasks)
+}
+
+#[tokio::test]
+async fn under_the_post_quantum_policy_a_classical_server_is_refused() {
+    let ca = Ca::new("root").unwrap();
+    for (classical, key_exchange, accepted) in [
+        (false, KeyExchange::PostQuantum, true),
+        (true, KeyExchange::Preferred, true),
+        (true, KeyExchange::PostQuantum, false),
+    ] {
+        let (address, _tasks) = tls_server(&ca, classical).await;
+        let roots = RootSource::Pem(ca.root_pem());
+        let connected = Dialer::new(Server { roots, key_exchange, ..server(&address) }).connect().await;
+        assert_eq!(connected.is_ok(), accepted, "{classical} {key_exchange:?}: {connected:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_open_connection_is_held_against_new_roots_and_stays_while_they_trust_it() {
+    let (ca, next) = (Ca::new("root").unwrap(), Ca::new("next").unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("root-cert.pem");
+    let (address, _tasks) = tls_server(&ca, false).await;
+    let dialer = Dialer::new(Server { roots: RootSource::File(file.clone()), ..server(&address) });
+    assert_eq!(dialer.recheck().await, Ok(()), "there is none yet");
+    std::fs::write(&file, ca.root_pem()).unwrap();
+    let _channel = dialer.connect().await.unwrap();
+    for fine in [ca.root_pem() + &next.root_pem(), "half a fi".to_owned(), next.root_pem() + &ca.root_pem()] {
+        std::fs::write(&file, &fine).unwrap();
+        assert_eq!(dialer.recheck().await, Ok(()), "{fine}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(dialer.recheck().await, Ok(()), "gone for a moment");
+    assert!(dialer.connect().await.is_ok(), "the last good roots are in force");
+    std::fs::write(&file, next.root_pem()).unwrap();
+    let reason = dialer.recheck().await.unwrap_err();
+    assert!(reason.contains("UnknownIssuer"), "{reason}");
+    assert!(dialer.connect().await.is_err());
 }

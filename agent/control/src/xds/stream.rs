@@ -7,15 +7,17 @@ use isthmus_proto::discovery::aggregated_discovery_service_client::AggregatedDis
 use isthmus_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use isthmus_rt::backoff::Backoff;
 use isthmus_rt::drain::Watch;
+use isthmus_rt::file;
 use isthmus_rt::ready::BlockReady;
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 
 use super::session::{Push, Reaction, Session};
 use super::{Config, Rejections, Sink};
-use crate::channel::{Server, status_text};
+use crate::channel::{Dialer, status_text};
 use crate::metrics::{Metrics, Reason};
 
 /// Largest response: a whole mesh in one push.
@@ -33,7 +35,7 @@ pub async fn run(
     drain: Watch,
 ) {
     let client = Client {
-        server: Arc::new(config.server),
+        dialer: Dialer::new(config.server),
         session: Session::new(config.node.to_proto()),
         rejections: config.rejections,
         sink,
@@ -48,7 +50,7 @@ pub async fn run(
 }
 
 struct Client {
-    server: Arc<Server>,
+    dialer: Dialer,
     session: Session,
     rejections: Rejections,
     sink: Arc<dyn Sink>,
@@ -90,11 +92,11 @@ impl Client {
             // An outage is one line, not one per attempt.
             if end.text != last || self.progress {
                 tracing::warn!(
-                    address = %self.server.address, reason = ?end.reason, error = %end.text,
+                    address = %self.address(), reason = ?end.reason, error = %end.text,
                     "xDS stream ended, what is known stays in force"
                 );
             } else {
-                tracing::debug!(address = %self.server.address, error = %end.text, "xDS stream failed again");
+                tracing::debug!(address = %self.address(), error = %end.text, "xDS stream failed again");
             }
             last = end.text;
             tokio::time::sleep(wait).await;
@@ -108,21 +110,34 @@ impl Client {
         let (requests, queue) = mpsc::unbounded_channel();
         let mut request = Request::new(UnboundedReceiverStream::new(queue));
         // Before the connection: without a token there is no point in one.
-        self.server.authorize(request.metadata_mut()).await.map_err(|error| failed(error.to_string()))?;
+        self.dialer
+            .server()
+            .authorize(request.metadata_mut())
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         for first in self.session.opened() {
             // The receiver is in the request above.
             let _ = requests.send(first);
         }
-        let channel = self.server.connect().await.map_err(failed)?;
+        let channel = self.dialer.connect().await.map_err(failed)?;
         let mut client = client(channel);
         let response = client.delta_aggregated_resources(request).await.map_err(|status| End::of(&status))?;
         Ok(Stream { requests, responses: response.into_inner() })
     }
 
     async fn talk(&mut self, mut stream: Stream) -> End {
-        tracing::info!(address = %self.server.address, "xDS stream opened");
+        tracing::info!(address = %self.address(), "xDS stream opened");
+        let mut looks = tokio::time::interval(file::POLL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let response = match stream.responses.message().await {
+            let message = tokio::select! {
+                message = stream.responses.message() => message,
+                _ = looks.tick() => match self.dialer.recheck().await {
+                    Ok(()) => continue,
+                    Err(text) => return End { reason: Reason::ConnectionError, text },
+                },
+            };
+            let response = match message {
                 Ok(Some(response)) => response,
                 Ok(None) => {
                     return End { reason: Reason::Complete, text: "the server ended the stream".to_owned() };
@@ -136,6 +151,10 @@ impl Client {
                 tracing::debug!("xDS request stream is closed");
             }
         }
+    }
+
+    fn address(&self) -> &str {
+        &self.dialer.server().address
     }
 
     /// Applies one response and returns the answer to it.

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use isthmus_identity::KeyExchange;
 use isthmus_kit::istiod::{AdsStream, Istiod, eventually, raw_resource, resource, response};
 use isthmus_kit::pki::Ca;
 use isthmus_proto::{security, type_url, workload};
@@ -93,6 +94,7 @@ fn server(istiod: &Istiod) -> Server {
         cluster_id: "east".into(),
         headers: vec![("X-Extra".to_owned(), "yes".to_owned())],
         alt_hostname: None,
+        key_exchange: KeyExchange::default(),
     }
 }
 
@@ -320,4 +322,25 @@ async fn the_drain_ends_the_client() {
     assert_eq!(client.drain.shutdown(Duration::from_secs(20)).await, drain::Outcome::Drained);
     assert!(stream.recv().await.is_err());
     client.tasks.wait().await;
+}
+
+#[tokio::test]
+async fn a_stream_outlives_a_rotation_and_ends_with_the_last_root_that_its_server_is_trusted_by() {
+    let folder = Folder::new("rotation");
+    let roots = folder.0.join("root-cert.pem");
+    let (ca, mut istiod) = istiod().await;
+    let next = Ca::new("next").unwrap();
+    std::fs::write(&roots, ca.root_pem()).unwrap();
+    let mut client = Client::start(Server { roots: RootSource::File(roots.clone()), ..server(&istiod) });
+    let mut stream = istiod.next_stream().await.unwrap();
+    stream.subscriptions().await.unwrap();
+    std::fs::write(&roots, ca.root_pem() + &next.root_pem()).unwrap();
+    stream.push(&response(ADDRESS, "1", vec![good("east//Pod/n/a", "1")], &[]));
+    assert_eq!(client.uids().await, ["east//Pod/n/a"]);
+    stream.recv().await.unwrap();
+    std::fs::write(&roots, next.root_pem()).unwrap();
+    assert!(stream.recv().await.is_err(), "it is ended by the client");
+    assert!(!client.metrics.encode().unwrap().contains("reason=\"Reconnect\""), "nor before");
+    std::fs::write(&roots, ca.root_pem()).unwrap();
+    istiod.next_stream().await.unwrap();
 }

@@ -295,3 +295,166 @@ async fn results_are_counted() {
     let text = registry.encode().unwrap();
     assert!(text.contains("isthmus_certificate_signings_total{result=\"ok\"} 1"), "{text}");
 }
+
+/// Collects the lines of this thread, as `LEVEL message`.
+#[derive(Clone, Default)]
+struct Lines(Arc<std::sync::Mutex<Vec<String>>>);
+
+impl Lines {
+    fn at(&self, level: &str) -> Vec<String> {
+        self.0.lock().unwrap().iter().filter(|line| line.starts_with(level)).cloned().collect()
+    }
+}
+
+impl tracing::Subscriber for Lines {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::INFO
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Text(String);
+        impl tracing::field::Visit for Text {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
+                self.0.push_str(&format!(" {}={value:?}", field.name()));
+            }
+        }
+        let mut text = Text(event.metadata().level().to_string());
+        event.record(&mut text);
+        self.0.lock().unwrap().push(text.0);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_a_line_when_it_begins_and_one_when_it_ends_however_many_attempts_it_has() {
+    let lines = Lines::default();
+    let _collected = tracing::subscriber::set_default(lines.clone());
+    let mut world = world();
+    for name in ["a", "b", "c"] {
+        world.manager.prefetch(&id(name));
+        let asked = world.next().await;
+        world.sign(asked).await;
+    }
+    world.settle().await;
+    for _ in 0..12 {
+        let asked = world.next_within(TTL).await.expect("it keeps trying");
+        asked.answer.send(Err(refused())).expect("the manager waits");
+        world.settle().await;
+    }
+    let warned = lines.at("WARN");
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    assert!(warned[0].contains("not renewed") && warned[0].contains("not yours"), "{warned:?}");
+    // Another reason is news, and the same one is not again.
+    for reason in ["gone", "not yours"] {
+        let asked = world.next_within(TTL).await.expect("it keeps trying");
+        let (code, message) = ("PermissionDenied".to_owned(), reason.to_owned());
+        asked.answer.send(Err(SignError::Refused { code, message })).expect("the manager waits");
+        world.settle().await;
+    }
+    assert_eq!(lines.at("WARN").len(), 2, "{:?}", lines.at("WARN"));
+    let asked = world.next_within(TTL).await.expect("it keeps trying");
+    world.sign(asked).await;
+    world.settle().await;
+    let said = lines.at("INFO");
+    assert!(said.len() == 1 && said[0].contains("failures=14"), "{said:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_waits_for_connections_and_for_prefetches() {
+    let mut world = world();
+    for n in 0..9 {
+        world.manager.prefetch(&id(&format!("old{n}")));
+        let asked = world.next().await;
+        world.sign(asked).await;
+    }
+    world.settle().await;
+    // Every one is due again, and there is room for eight.
+    let mut under_way = Vec::new();
+    for _ in 0..8 {
+        under_way.push(world.next_within(TTL).await.expect("a refresh"));
+    }
+    world.manager.prefetch(&id("prefetched"));
+    let manager = world.manager.clone();
+    let mut waiting = manager.certificate(&id("waiting"));
+    pending!(waiting);
+    world.settle().await;
+    let mut next = Vec::new();
+    for asked in under_way.drain(..3) {
+        world.sign(asked).await;
+        next.push(world.next().await.id);
+    }
+    let names: Vec<_> = next.iter().map(|id| id.service_account.as_str().to_owned()).collect();
+    assert_eq!(names[..2], ["waiting", "prefetched"]);
+    assert!(names[2].starts_with("old"), "{names:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_jitter_the_certificates_of_a_node_do_not_renew_in_step() {
+    let start = Instant::now();
+    let clock: Clock = Arc::new(move || UNIX_EPOCH + Duration::from_secs(1_800_000_000) + start.elapsed());
+    let (calls, asked) = mpsc::unbounded_channel();
+    let tasks = Tasks::new("test");
+    let config = Config { ttl: TTL, clock: Arc::clone(&clock), ..Config::default() };
+    let manager = Manager::new(Arc::new(Scripted(calls)), config, &tasks);
+    let fake = FakeSigner::with_clock(Arc::clone(&clock));
+    let mut world = World { manager, asked, fake, clock, tasks };
+    for n in 0..8 {
+        world.manager.prefetch(&id(&format!("p{n}")));
+        let asked = world.next().await;
+        world.sign(asked).await;
+    }
+    let mut renewals = Vec::new();
+    for _ in 0..8 {
+        let asked = world.next_within(TTL).await.expect("a refresh");
+        renewals.push(start.elapsed());
+        world.sign(asked).await;
+    }
+    let (first, last) = (renewals[0], renewals[7]);
+    assert!(first >= TTL.mul_f64(0.44) && last <= TTL.mul_f64(0.56), "{renewals:?}");
+    assert!(last - first > Duration::from_secs(10), "{renewals:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_root_is_told_once_and_traffic_goes_on() {
+    let lines = Lines::default();
+    let _collected = tracing::subscriber::set_default(lines.clone());
+    let registry = isthmus_rt::metrics::Metrics::default();
+    let (calls, asked) = mpsc::unbounded_channel();
+    let tasks = Tasks::new("test");
+    // The kit's roots are valid until 4096; this clock is past that.
+    let start = Instant::now();
+    let clock: Clock = Arc::new(move || UNIX_EPOCH + Duration::from_secs(70_000_000_000) + start.elapsed());
+    let config =
+        Config { clock: Arc::clone(&clock), metrics: Metrics::register(&registry), ..Config::default() };
+    let manager = Manager::new(Arc::new(Scripted(calls)), config, &tasks);
+    let mut world = World { manager, asked, fake: FakeSigner::new(), clock, tasks };
+    let ca = Ca::new("root").unwrap();
+    for name in ["a", "b"] {
+        let manager = world.manager.clone();
+        let id = id(name);
+        let mut waiter = manager.certificate(&id);
+        pending!(waiter);
+        let asked = world.next().await;
+        let mut spec = Spec { uris: vec![asked.id.to_string()], ..Spec::default() };
+        spec.not_after = (world.clock)() + TTL;
+        let leaf = ca.sign(&asked.csr, &spec).unwrap();
+        asked.answer.send(Ok(vec![leaf, ca.root_pem()])).expect("the manager waits");
+        waiter.await.unwrap();
+    }
+    let warned = lines.at("WARN");
+    assert!(warned.len() == 1 && warned[0].contains("a root of the mesh has expired"), "{warned:?}");
+    let text = registry.encode().unwrap();
+    assert!(text.contains("isthmus_certificate_identities{state=\"available\"} 2"), "{text}");
+    assert!(!text.contains("isthmus_mesh_root_expiry_timestamp_seconds 0"), "{text}");
+}

@@ -28,6 +28,8 @@ pub(super) struct Worker {
     /// Requests under way; they end with the worker.
     requests: Tasks,
     outage: Outage,
+    /// The expiry that was last warned of.
+    expired_root: Option<SystemTime>,
 }
 
 /// What was said of the failures since the last success. An outage is a line for each of its reasons, not one for each
@@ -64,6 +66,7 @@ impl Worker {
             published,
             requests: Tasks::new("certificate requests"),
             outage: Outage::default(),
+            expired_root: None,
         }
     }
 
@@ -157,6 +160,7 @@ impl Worker {
                     Validity { not_before: certificate.not_before(), not_after: certificate.not_after() };
                 if self.schedule.signed(&job, validity, now) {
                     self.config.trust.learn(certificate.trusted(), validity.not_after, now);
+                    self.look_at_roots(certificate.roots_expire(), now);
                     let certificate = Arc::new(certificate);
                     tracing::debug!(identity = %id, expires = %rfc3339(validity.not_after), "certificate signed");
                     self.set(id.clone(), State::Available(Arc::clone(&certificate)));
@@ -198,6 +202,16 @@ impl Worker {
         }
     }
 
+    /// Tells of a root that has expired, once: what it signed is still accepted here, but perhaps not elsewhere.
+    fn look_at_roots(&mut self, expire: SystemTime, now: SystemTime) {
+        self.config.metrics.roots_expire(expire);
+        if expire > now {
+            self.expired_root = None;
+        } else if self.expired_root.replace(expire) != Some(expire) {
+            tracing::warn!(expired = %rfc3339(expire), "a root of the mesh has expired: rotate it");
+        }
+    }
+
     fn answer(&mut self, id: &SpiffeId, answer: &Result<Arc<Certificate>, FetchError>) {
         for reply in self.waiting.remove(id).unwrap_or_default() {
             // Whoever asked may have given up.
@@ -211,6 +225,12 @@ impl Worker {
     }
 
     fn publish(&self) {
+        let count = |wanted: fn(&State) -> bool| self.states.values().filter(|state| wanted(state)).count();
+        self.config.metrics.identities([
+            ("initializing", count(|state| matches!(state, State::Initializing))),
+            ("available", count(|state| matches!(state, State::Available(_)))),
+            ("unavailable", count(|state| matches!(state, State::Unavailable(_)))),
+        ]);
         self.published.store(Arc::new(self.states.clone()));
     }
 }

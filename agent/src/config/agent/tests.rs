@@ -148,10 +148,10 @@ fn every_row_of_the_table_refuses_what_it_cannot_be() {
         ("USER_TIMEOUT_ENABLED", "0"),
         ("LOCALHOST_APP_TUNNEL", "false"),
         ("IPV6_ENABLED", "off"),
-        ("CRL_PATH", "/crl.pem"),
         ("ENABLE_RESPONSE_BAGGAGE", "2"),
         ("AUTHZ_POLICY_INFO_LOGGING", "true"),
-        ("COMPLIANCE_POLICY", "pqc"),
+        ("COMPLIANCE_POLICY", "fips-140-2"),
+        ("TRUST_DOMAIN_ALIASES", "a/b"),
         ("TLS12_ENABLED", "true"),
         ("RUST_LOG", "loud"),
         ("LOG_FORMAT", "xml"),
@@ -184,6 +184,13 @@ fn every_row_of_the_table_is_honoured() {
     assert_eq!(read(&env(&both)).unwrap().place.cluster.as_str(), "c2");
     assert_eq!(with("CLUSTER_DOMAIN", "a.b").place.domain, "a.b");
     assert_eq!(with("TRUST_DOMAIN", "td").place.trust_domain.as_str(), "td");
+    assert_eq!(with("CRL_PATH", "/crl.pem").trust.crl, Some("/crl.pem".into()));
+    assert_eq!(
+        with("COMPLIANCE_POLICY", "pqc").trust.key_exchange,
+        isthmus_identity::KeyExchange::PostQuantum
+    );
+    assert_eq!(with("TRUST_DOMAIN_ALIASES", "old").trust.aliases, ["old".into()]);
+    assert_eq!(with("MESH_CONFIG", "/mesh").trust.mesh_config, PathBuf::from("/mesh"));
     assert_eq!(with("CA_ADDRESS", "").ca, CaChoice::None);
     assert_eq!(with("PREFERED_SERVICE_NAMESPACE", "ns").place.preferred_namespace, Some("ns".into()));
     let plane = |key: &str, value: &str| with(key, value).xds.unwrap();

@@ -75,7 +75,7 @@ fn control_planes(config: &AgentConfig) -> Value {
         "altCaHostname": ca.and_then(|plane| plane.alt_hostname.as_ref()),
         "fakeCa": matches!(config.ca, CaChoice::Fake),
         "secretTtl": duration(config.secret_ttl),
-        "crlPath": null,
+        "crlPath": config.trust.crl.as_ref().map(|path| path.display().to_string()),
     })
 }
 

@@ -28,6 +28,7 @@ async fn pods(uid: &PodUid, app: SocketAddr, watch: Watch) -> (Arc<Pods>, Socket
     let world = Arc::new(World {
         state,
         certs: Arc::new(Manager::new(Arc::new(FakeSigner::new()), Config::default(), &tasks)),
+        names: Arc::new(isthmus_proxy::NoNames),
         network: "".into(),
         cluster_id: "c".into(),
         settings: isthmus_hbone::Settings::default(),

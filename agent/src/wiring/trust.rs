@@ -1,0 +1,192 @@
+//! Files that say whom to trust → the process' [`Trust`] and the state. They are read before anything is served, and
+//! followed from then on. A file that cannot be used changes nothing: what was good stays in force.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use isthmus_identity::Trust;
+use isthmus_identity::trust::Options;
+use isthmus_identity::trust::crl::Revocations;
+use isthmus_rt::file::{Content, Follow};
+use isthmus_rt::metrics::Metrics as Registry;
+use isthmus_rt::task::{Tasks, compute};
+use isthmus_state::State;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+
+use crate::config::mesh::{self, MeshTrust};
+use crate::config::trust::TrustConfig;
+
+/// What happened to the followed files.
+#[derive(Debug, Default)]
+struct Metrics {
+    loads: Family<Load, Counter>,
+    rejected: Family<File, Gauge>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Load {
+    file: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct File {
+    file: &'static str,
+}
+
+const CRL: &str = "crl";
+const MESH: &str = "mesh_config";
+
+/// Reads the files and follows them in `tasks`.
+pub(crate) fn start(config: &TrustConfig, state: &State, registry: &Registry, tasks: &Tasks) -> Trust {
+    let metrics = Metrics::register(registry);
+    let options = Options { key_exchange: config.key_exchange, revocable: config.crl.is_some() };
+    let trust = Trust::new(options);
+    let mesh = MeshFile {
+        config: config.clone(),
+        trust: trust.clone(),
+        state: state.clone(),
+        metrics: Arc::clone(&metrics),
+    };
+    let mut follow = Follow::new(&config.mesh_config);
+    mesh.apply(&config.mesh_config, follow.look().unwrap_or(&Content::Missing));
+    tasks.spawn("mesh config", async move {
+        loop {
+            let path = follow.path().to_owned();
+            mesh.apply(&path, follow.changed().await);
+        }
+    });
+    if let Some(path) = &config.crl {
+        let mut lists = CrlFile { good: false, metrics };
+        let mut follow = Follow::new(path);
+        if let Some(found) = lists.read(path, follow.look().unwrap_or(&Content::Missing)) {
+            trust.set_revocations(found);
+        }
+        let trust = trust.clone();
+        tasks.spawn("revocation lists", async move {
+            loop {
+                let path = follow.path().to_owned();
+                if let Some(found) = lists.read(&path, follow.changed().await) {
+                    let trust = trust.clone();
+                    // Signatures are verified for those that a list mentions.
+                    let ended = compute("revocations", move || trust.set_revocations(found)).await;
+                    if let Some(peers @ 1..) = ended {
+                        tracing::warn!(
+                            peers,
+                            "connections end: the certificates of their peers were revoked"
+                        );
+                    }
+                }
+            }
+        });
+    }
+    trust
+}
+
+/// The mesh config file.
+struct MeshFile {
+    config: TrustConfig,
+    trust: Trust,
+    state: State,
+    metrics: Arc<Metrics>,
+}
+
+impl MeshFile {
+    fn apply(&self, path: &Path, content: &Content) {
+        let found = match content {
+            Content::Missing => Ok(MeshTrust::default()),
+            Content::Unreadable(error) => Err(error.clone()),
+            Content::Bytes(bytes) => mesh::trust(&String::from_utf8_lossy(bytes)),
+        };
+        self.metrics.loaded(MESH, found.is_ok());
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "mesh config cannot be used: trust stays as it was");
+                return;
+            }
+        };
+        let domains = self.config.domains(&found);
+        if *content != Content::Missing || !domains.aliases().is_empty() {
+            let aliases: Vec<_> = domains.aliases().iter().map(ToString::to_string).collect();
+            let mesh = domains.mesh().map(tracing::field::display);
+            tracing::info!(path = %path.display(), trust_domain = mesh, ?aliases, roots = found.roots.len(), "trust is configured");
+        }
+        self.trust.set_domains(domains.clone(), found.roots);
+        self.state.set_trust_domains(domains);
+    }
+}
+
+/// The file of revocation lists.
+struct CrlFile {
+    /// Whether the lists in force came from the file.
+    good: bool,
+    metrics: Arc<Metrics>,
+}
+
+impl CrlFile {
+    /// What is in force from now on; `None` when nothing changes.
+    fn read(&mut self, path: &Path, content: &Content) -> Option<Revocations> {
+        let path = path.display();
+        let found = match content {
+            Content::Missing => {
+                self.good = false;
+                self.metrics.loaded(CRL, true);
+                tracing::warn!(%path, "there is no revocation list: nobody is revoked");
+                return Some(Revocations::None);
+            }
+            Content::Unreadable(error) => Err(error.clone()),
+            Content::Bytes(bytes) => Revocations::parse(bytes).map_err(|error| error.to_string()),
+        };
+        self.metrics.loaded(CRL, found.is_ok());
+        match found {
+            Ok(found) => {
+                self.good = true;
+                tracing::info!(%path, lists = found.len(), "revocation lists are in force");
+                Some(found)
+            }
+            Err(error) if self.good => {
+                tracing::error!(%path, %error, "revocation lists cannot be used: the last good ones stay in force");
+                None
+            }
+            Err(error) => {
+                tracing::error!(
+                    %path, %error,
+                    "revocation lists cannot be used and there are no earlier ones: no new connection is accepted or made"
+                );
+                Some(Revocations::Unknown(format!("{path}: {error}")))
+            }
+        }
+    }
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    fn register(registry: &Registry) -> Arc<Self> {
+        let metrics = Self::default();
+        registry.register(
+            "isthmus_trust_file_loads",
+            "Contents found in files that say whom to trust, by whether they could be used",
+            metrics.loads.clone(),
+        );
+        registry.register(
+            "isthmus_trust_file_rejected",
+            "Whether what is in such a file now cannot be used",
+            metrics.rejected.clone(),
+        );
+        Arc::new(metrics)
+    }
+
+    fn loaded(&self, file: &'static str, good: bool) {
+        let result = if good { "ok" } else { "error" };
+        self.loads.get_or_create(&Load { file, result }).inc();
+        self.rejected.get_or_create(&File { file }).set(i64::from(!good));
+    }
+}
+
+#[cfg(test)]
+mod tests;
