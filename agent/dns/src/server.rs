@@ -4,6 +4,7 @@
 mod handler;
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use isthmus_rt::task::Tasks;
 use isthmus_state::{PodKey, State};
 use isthmus_sys::socket::{self, Sockets};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::answer::{Failure, Transport, failure};
 use crate::listeners::{BindError, Listeners};
@@ -25,6 +26,10 @@ use handler::{Handler, Outcome};
 
 /// Largest datagram.
 const MAX_DATAGRAM: usize = u16::MAX as usize;
+/// Queries and connections that are taken from a socket when it closes, at most.
+const BACKLOG: usize = 1024;
+/// A port that nobody sends from.
+const DISCARD: u16 = 9;
 /// How long a TCP client may be silent, and how long it may leave an answer unread.
 const TCP_IDLE: Duration = Duration::from_secs(5);
 
@@ -161,7 +166,7 @@ async fn udp_loop(
     loop {
         let received = tokio::select! {
             biased;
-            () = drain.graceful() => return,
+            () = drain.graceful() => break,
             received = socket.recv_from(&mut buffer) => received,
         };
         let (length, client) = match received {
@@ -173,19 +178,42 @@ async fn udp_loop(
             }
         };
         backoff.reset();
-        let message = &buffer[..length];
-        let decided = catch_unwind(AssertUnwindSafe(|| decide(&handler, message)));
-        let outcome = decided.unwrap_or_else(|_| {
-            tracing::error!(%client, "a DNS query made the proxy panic");
-            failure(message, Failure::Server).map_or(Outcome::Ignore, Outcome::Answer)
-        });
-        match outcome {
-            Outcome::Ignore => {}
-            Outcome::Answer(answer) => send(&socket, &answer, client).await,
-            Outcome::Wait => {
-                wait_for_answer(message.to_vec(), client, &socket, &handler, &drain, &tasks).await
-            }
-        }
+        datagram(&buffer[..length], client, &socket, &handler, &decide, &drain, &tasks).await;
+    }
+    // What has arrived here is read by nobody else.
+    let Ok(rest) = retired(&socket) else { return };
+    for _ in 0..BACKLOG {
+        let Ok((length, client)) = rest.recv_from(&mut buffer) else { return };
+        datagram(&buffer[..length], client, &socket, &handler, &decide, &drain, &tasks).await;
+    }
+}
+
+/// A second handle of a socket that is given nothing new: connected to a port where nobody is, it can still send, and
+/// what comes goes to the agent that shares the port, even while answers are still to be sent from here.
+fn retired(socket: &UdpSocket) -> std::io::Result<std::net::UdpSocket> {
+    let rest = std::net::UdpSocket::from(socket.as_fd().try_clone_to_owned()?);
+    rest.connect((rest.local_addr()?.ip(), DISCARD))?;
+    Ok(rest)
+}
+
+async fn datagram(
+    message: &[u8],
+    client: SocketAddr,
+    socket: &Arc<UdpSocket>,
+    handler: &Arc<Handler>,
+    decide: &impl Fn(&Handler, &[u8]) -> Outcome,
+    drain: &Watch,
+    tasks: &Tasks,
+) {
+    let decided = catch_unwind(AssertUnwindSafe(|| decide(handler, message)));
+    let outcome = decided.unwrap_or_else(|_| {
+        tracing::error!(%client, "a DNS query made the proxy panic");
+        failure(message, Failure::Server).map_or(Outcome::Ignore, Outcome::Answer)
+    });
+    match outcome {
+        Outcome::Ignore => {}
+        Outcome::Answer(answer) => send(socket, &answer, client).await,
+        Outcome::Wait => wait_for_answer(message.to_vec(), client, socket, handler, drain, tasks).await,
     }
 }
 
@@ -240,7 +268,7 @@ async fn tcp_loop(
         };
         let accepted: std::io::Result<_> = tokio::select! {
             biased;
-            () = drain.graceful() => return,
+            () = drain.graceful() => break,
             accepted = next => accepted,
         };
         let (permit, stream) = match accepted {
@@ -254,30 +282,52 @@ async fn tcp_loop(
             }
         };
         backoff.reset();
-        let (handler, drain) = (Arc::clone(&handler), drain.clone());
-        tasks.spawn("dns connection", async move {
-            let _permit = permit;
-            tokio::select! {
-                () = drain.forced() => {}
-                served = connection(stream, &handler, &drain) => if let Err(error) = served {
-                    tracing::debug!(%error, "DNS connection failed");
-                },
-            }
-        });
+        take(stream, Some(permit), &handler, &drain, &tasks);
+    }
+    // Connections that wait to be accepted are established for their clients: closing the listener would reset them.
+    let Ok(listener) = listener.into_std() else { return };
+    for _ in 0..BACKLOG {
+        let Ok((stream, _)) = listener.accept() else { return };
+        let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) else {
+            continue;
+        };
+        take(stream, None, &handler, &drain, &tasks);
     }
 }
 
-/// One query after the other, until the client ends it, is silent for too long, or the proxy drains.
+fn take(
+    stream: TcpStream,
+    permit: Option<OwnedSemaphorePermit>,
+    handler: &Arc<Handler>,
+    drain: &Watch,
+    tasks: &Tasks,
+) {
+    let (handler, drain) = (Arc::clone(handler), drain.clone());
+    tasks.spawn("dns connection", async move {
+        let _permit = permit;
+        tokio::select! {
+            () = drain.forced() => {}
+            served = connection(stream, &handler, &drain) => if let Err(error) = served {
+                tracing::debug!(%error, "DNS connection failed");
+            },
+        }
+    });
+}
+
+/// One query after the other, until the client ends it, is silent for too long, or the proxy drains; the first one is
+/// waited for even then.
 async fn connection(mut stream: TcpStream, handler: &Handler, drain: &Watch) -> std::io::Result<()> {
     let at = socket::canonical(stream.local_addr()?);
     let asked = socket::original_dst(&stream).filter(|server| *server != at);
+    let mut began = false;
     loop {
         let message = tokio::select! {
-            () = drain.graceful() => return Ok(()),
+            () = drain.graceful(), if began => return Ok(()),
             message = tokio::time::timeout(TCP_IDLE, relay::read(&mut stream)) => message,
         };
         let Ok(message) = message else { return Ok(()) };
         let Some(message) = message? else { return Ok(()) };
+        began = true;
         let answer = match handler.decide(&message, Transport::Tcp) {
             Outcome::Ignore => return Ok(()),
             Outcome::Answer(answer) => Some(answer),

@@ -347,6 +347,61 @@ async fn a_drained_proxy_finishes_what_it_has_and_takes_no_more() {
     assert!(TcpStream::connect(tcp).await.is_err());
 }
 
+/// What is asked while one agent takes over from another is answered, whichever of their sockets the kernel chose.
+#[tokio::test]
+async fn no_query_is_lost_while_another_agent_takes_over() {
+    let upstream = UdpSocket::bind(loopback()).await.unwrap();
+    let sockets = Sockets::host().with_ipv6(false).with_reuse_port(true);
+    let state = State::new(Options::default());
+    state.apply(Batch {
+        upsert_workloads: vec![workload()],
+        upsert_services: vec![web()],
+        ..Batch::default()
+    });
+    let proxy = |port, watch: &Watch| {
+        let config = Config { port, upstream: vec![upstream.local_addr().unwrap()], ..Config::default() };
+        let metrics = Metrics::register(&isthmus_rt::metrics::Metrics::default());
+        DnsProxy::start(state.clone(), pod(), config, &sockets, watch, metrics).unwrap()
+    };
+    let ((ending, watch), (_drain, other)) = (drain::channel(), drain::channel());
+    let free = UdpSocket::bind(loopback()).await.unwrap().local_addr().unwrap().port();
+    let old = proxy(free, &watch);
+    drop(watch);
+    let (udp, tcp) = (old.udp_addresses()[0], old.tcp_addresses()[0]);
+    // This one waits for its server and keeps the old socket open all the while.
+    let waiting = UdpSocket::bind(loopback()).await.unwrap();
+    waiting.send_to(&plain("example.com", 1), udp).await.unwrap();
+    soon(upstream.recv_from(&mut [0; 512])).await.unwrap();
+    // The old agent has not run since: these stand in its queues when it is told to end.
+    let asked = |client: &std::net::UdpSocket| client.send_to(&plain("web", 1), udp).unwrap();
+    let clients: Vec<_> = (0..50).map(|_| std::net::UdpSocket::bind(loopback()).unwrap()).collect();
+    clients.iter().for_each(|client| assert!(asked(client) > 0));
+    let mut streams: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(tcp).unwrap()).collect();
+    let new = proxy(free, &other);
+    let mut end = Box::pin(ending.shutdown(SOON));
+    let running = async {
+        while old.is_serving() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = &mut end => panic!("a query still waits"),
+        () = soon(running) => {}
+    }
+    let more: Vec<_> = (0..50).map(|_| std::net::UdpSocket::bind(loopback()).unwrap()).collect();
+    more.iter().for_each(|client| assert!(asked(client) > 0));
+    for client in clients.into_iter().chain(more) {
+        client.set_nonblocking(true).unwrap();
+        let client = UdpSocket::from_std(client).unwrap();
+        assert!(soon(client.recv(&mut [0; 512])).await.unwrap() > 12);
+    }
+    for stream in streams.drain(..) {
+        stream.set_nonblocking(true).unwrap();
+        assert!(ask(&mut TcpStream::from_std(stream).unwrap(), &plain("web", 1)).await.len() > 12);
+    }
+    assert!(new.is_serving());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_never_reads_loses_its_place() {
     let world = World::new(|config| config.max_connections = 1);
