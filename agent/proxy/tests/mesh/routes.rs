@@ -1,12 +1,20 @@
-//! Workloads that are known by a hostname only, with a resolver that says what it is told to say.
+//! Routes over real sockets: by waypoints, with one that follows a script as peer; and to workloads that are known by a
+//! hostname only, with a resolver that says what it is told to say.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-use isthmus_model::{Hostname, Protocol, Workload};
+use isthmus_hbone::session::TlsSession;
+use isthmus_identity::{CertSource as _, PeerIdentity};
+use isthmus_kit::hbone::{HbonePeer, kind};
+use isthmus_model::{
+    GatewayAddress, GatewayDestination, Hostname, NetworkAddress, Protocol, Service, Workload,
+};
 use isthmus_proxy::{Config, NameError, Names};
 use isthmus_rt::BoxFuture;
+use isthmus_rt::task::Tasks;
+use tokio::net::TcpListener;
 
 use crate::log::Log;
 use crate::world::*;
@@ -95,5 +103,109 @@ async fn a_name_without_an_address_ends_the_connection_with_one_clear_line() {
          the name server answered NXDOMAIN",
     ] {
         assert!(line.contains(part), "{part} is missing: {line}");
+    }
+}
+
+/// What a waypoint was asked: by whom, for what, and the rest of the headers.
+type Asked = Arc<Mutex<Vec<(String, Vec<(String, String)>)>>>;
+
+/// A waypoint that accepts every CONNECT and sends back what it gets.
+struct Waypoint {
+    asked: Asked,
+    _tasks: Tasks,
+}
+
+impl Waypoint {
+    async fn play(network: &Network, workload: &Workload) -> Self {
+        let certificate = network.certs.certificate(&workload.identity()).await.unwrap();
+        let listener = TcpListener::bind((workload.addresses[0], HBONE)).await.unwrap();
+        let (asked, tasks) = (Asked::default(), Tasks::new("waypoint"));
+        let seen = Arc::clone(&asked);
+        tasks.spawn("waypoint", async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let session = TlsSession::accept(certificate.server_config(), tcp, PATIENCE).await.unwrap();
+                let client = PeerIdentity::of(session.state()).unwrap().id().to_string();
+                let mut peer = HbonePeer::server(session).await.unwrap();
+                // One stream after the other is enough for what is asked here; the end of the tunnel is the end.
+                while let Ok(frame) = peer.next_of_streams().await {
+                    let answered = match frame.kind {
+                        kind::HEADERS => {
+                            seen.lock().unwrap().push((client.clone(), frame.headers().unwrap()));
+                            peer.headers(frame.stream, &[(":status", "200")], false).await
+                        }
+                        kind::DATA => peer.data(frame.stream, &frame.payload, frame.ends_stream()).await,
+                        _ => Ok(()),
+                    };
+                    answered.unwrap();
+                }
+            }
+        });
+        Self { asked, _tasks: tasks }
+    }
+
+    /// The last CONNECT: who, for what, and which service the client says it meant.
+    fn last(&self) -> (String, String, String) {
+        let asked = self.asked.lock().unwrap();
+        let (client, headers) = asked.last().unwrap();
+        let header = |name| headers.iter().find(|(key, _)| key == name).unwrap().1.clone();
+        (client.clone(), header(":authority"), header("forwarded"))
+    }
+}
+
+/// What a waypoint is called by, and how.
+fn waypoint_service(network: &Network) -> Service {
+    Service {
+        name: "waypoint".into(),
+        hostname: "waypoint.sample.svc.cluster.local".into(),
+        vips: vec![NetworkAddress { network: network.name.clone(), address: network.block.ip(20) }],
+        ports: [(HBONE, HBONE)].into(),
+        ..network.service(20, &[])
+    }
+}
+
+fn reference(destination: GatewayDestination) -> Option<GatewayAddress> {
+    Some(GatewayAddress { destination, hbone_mtls_port: HBONE })
+}
+
+#[tokio::test]
+async fn a_waypoint_is_asked_for_what_the_client_wanted_in_the_clients_name() {
+    let block = Arc::new(Block::claim());
+    let network = Network::new("east", &block);
+    let service = waypoint_service(&network);
+    let mut workload = network.workload("wp", 21);
+    workload.services.insert(service.key(), [(HBONE, HBONE)].into());
+    let waypoint = Waypoint::play(&network, &workload).await;
+    let sleep = network.workload("sleep", 1);
+    // It listens nowhere: whoever went past the waypoint would not reach it.
+    let server = serving(network.workload("helloworld", 2));
+    let at = |last| {
+        GatewayDestination::Address(NetworkAddress { network: network.name.clone(), address: block.ip(last) })
+    };
+    let vip = SocketAddr::new(block.ip(10), SERVICE_PORT);
+    let pod = SocketAddr::new(block.ip(2), APP_PORT);
+    let by_name = GatewayDestination::Hostname(service.key());
+    for (what, by_service, by_workload, to) in [
+        ("a service's waypoint by hostname", reference(by_name.clone()), None, vip),
+        ("a service's waypoint by its address", reference(at(20)), None, vip),
+        ("a service's waypoint by its pod's address", reference(at(21)), None, vip),
+        ("a workload's waypoint by hostname", None, reference(by_name), pod),
+        ("a workload's waypoint by its address", None, reference(at(20)), pod),
+    ] {
+        let behind = Workload { waypoint: by_workload, ..server.clone() };
+        let called = Service { waypoint: by_service, ..network.service(10, &[]) };
+        network.push(&[sleep.clone(), workload.clone(), behind], &[called, service.clone()], &[]);
+        let client = network.client(&sleep, to);
+        let log = Log::listen();
+        let mut stream = client.dial().await;
+        let source = stream.local_addr().unwrap();
+        assert_eq!(exchange(&mut stream, b"hello").await.unwrap(), b"hello", "{what}");
+        let host = if to == vip { format!(";host={HOSTNAME}") } else { String::new() };
+        let want = (sleep.identity().to_string(), to.to_string(), format!("for=\"{source}\"{host}"));
+        assert_eq!(waypoint.last(), want, "{what}");
+        let line = log.next().await;
+        let goes = format!("dst.addr={}:{HBONE} dst.hbone_addr={to} ", block.ip(21));
+        assert!(line.contains(&goes) && line.contains("dst.workload=\"wp\""), "{what}: {line}");
+        client.proxy.stop(std::time::Duration::ZERO).await;
     }
 }
