@@ -41,6 +41,15 @@ struct Slot<V> {
     value: V,
 }
 
+/// The values of a table.
+#[derive(Debug)]
+pub(crate) struct Iter<'a, V> {
+    /// What is left of every node on the way to the leaf.
+    open: Vec<std::slice::Iter<'a, Node<V>>>,
+    leaf: std::slice::Iter<'a, Slot<V>>,
+    left: usize,
+}
+
 // === impl Key ===
 
 impl Key {
@@ -166,19 +175,34 @@ impl<V> Table<V> {
     }
 
     /// Every value, once for each key that it was put under, in no order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &V> {
-        let mut open = vec![std::slice::from_ref(&self.root).iter()];
-        let leaves = std::iter::from_fn(move || {
-            loop {
-                match open.last_mut()?.next() {
-                    None => drop(open.pop()),
-                    Some(Node::Empty) => {}
-                    Some(Node::Leaf(slots)) => return Some(slots),
-                    Some(Node::Branch(children)) => open.push(children.iter()),
-                }
+    pub(crate) fn iter(&self) -> Iter<'_, V> {
+        Iter { open: vec![std::slice::from_ref(&self.root).iter()], leaf: [].iter(), left: self.len }
+    }
+}
+
+// === impl Iter ===
+
+impl<'a, V> Iterator for Iter<'a, V> {
+    type Item = &'a V;
+
+    fn next(&mut self) -> Option<&'a V> {
+        loop {
+            if let Some(slot) = self.leaf.next() {
+                self.left -= 1;
+                return Some(&slot.value);
             }
-        });
-        leaves.flat_map(|slots| slots.iter().map(|slot| &slot.value))
+            match self.open.last_mut()?.next() {
+                None => drop(self.open.pop()),
+                Some(Node::Empty) => {}
+                Some(Node::Leaf(slots)) => self.leaf = slots.iter(),
+                Some(Node::Branch(children)) => self.open.push(children.iter()),
+            }
+        }
+    }
+
+    /// Exact: whoever collects them all takes no more room than it needs.
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
     }
 }
 

@@ -27,6 +27,7 @@ fn it_holds_what_a_map_holds_and_so_do_its_older_versions() {
     versions.push((table, model));
     for (table, model) in versions {
         assert_eq!(table.len(), model.len());
+        assert_eq!(table.iter().size_hint().0, model.len());
         let mut all: Vec<u32> = table.iter().copied().collect();
         all.sort_unstable();
         assert!(all.iter().eq(model.keys()));
