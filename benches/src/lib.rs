@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode};
 use anyhow::Context as _;
 use isthmus_kit::binaries;
 use isthmus_sys::userns;
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
@@ -25,6 +26,8 @@ pub fn isolated(
     // The process that makes the namespaces is not in the new process namespace; its child is the first one there.
     if std::process::id() == 1 {
         set_pdeathsig(Signal::SIGKILL)?;
+        // The processes of this namespace, and nobody else's, go by these numbers.
+        mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>)?;
         return measure();
     }
     // Built while there is still a network that a package could come from, and not again inside.
