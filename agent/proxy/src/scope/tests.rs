@@ -146,7 +146,7 @@ async fn open_connections_are_judged_when_a_missing_policy_arrives_or_after_thir
         let state = State::new(Options::default());
         let scope = Arc::new(scope(&state));
         put(&state, helloworld(), vec![]);
-        let tasks = isthmus_rt::task::Tasks::new("test");
+        let tasks = Tasks::new("test");
         tasks.spawn("recheck", Arc::clone(&scope).recheck_on_changes());
         let mut tunnelled = open(&scope, Some("spiffe://td/ns/sample/sa/sleep"), Carrier::Hbone);
         let mut plain = open(&scope, None, Carrier::Tcp);
@@ -216,11 +216,11 @@ async fn an_alias_that_is_taken_away_closes_what_was_let_in_by_it() {
     let only = Policy { rules: vec![vec![vec![clause]]], ..attached(Action::Allow) };
     let mesh = |aliases: &[&str]| {
         let names = aliases.iter().map(|name| (*name).into());
-        isthmus_model::TrustDomains::new(Some("new".into()), names)
+        TrustDomains::new(Some("new".into()), names)
     };
     state.set_trust_domains(mesh(&["old"]));
     put(&state, Workload { trust_domain: "new".into(), ..naming() }, vec![only]);
-    let tasks = isthmus_rt::task::Tasks::new("test");
+    let tasks = Tasks::new("test");
     tasks.spawn("recheck", Arc::clone(&scope).recheck_on_changes());
     let peer = "spiffe://new/ns/sample/sa/sleep";
     let known = Facts { peer: Some(peer.parse().unwrap()), ..facts() };
