@@ -272,6 +272,52 @@ mod tests {
         assert_eq!((outcome, byte), (drain::Outcome::Drained, *b"x"));
     }
 
+    /// An upgrade: connections that the kernel gave to the listener that closes are served by it, none is reset.
+    #[tokio::test]
+    async fn what_waits_to_be_accepted_when_the_listener_closes_is_served() {
+        const WAITING: usize = 50;
+        let sockets = Sockets::host().with_ipv6(false).with_reuse_port(true);
+        let (listener, _) = sockets.listen(([127, 0, 0, 1], 0).into(), Transparent::Never).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (drain, watch) = drain::channel();
+        // One place, which the first connection never gives back: the others stay in the queue.
+        let limit = Some(Places::new(1, Duration::from_secs(3600)));
+        let bound = Bound::from_tokio(listener, false);
+        let acceptor = Acceptor { bound, what: "test", owner: "pod".into(), limit, drain: watch };
+        let (seen, mut arrivals) = mpsc::unbounded_channel();
+        let tasks = Tasks::new("test");
+        tasks.spawn(
+            "acceptor",
+            acceptor.run(move |accepted, watch| {
+                seen.send((accepted, watch)).unwrap();
+                std::future::ready(())
+            }),
+        );
+        let _first = TcpStream::connect(address).await.unwrap();
+        let first = arrivals.recv().await.unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..WAITING {
+            clients.push(TcpStream::connect(address).await.unwrap());
+        }
+        let (_other, _) = sockets.listen(address, Transparent::Never).unwrap();
+        let mut end = Box::pin(drain.shutdown(Duration::from_secs(60)));
+        let mut served = Vec::new();
+        while served.len() < WAITING {
+            tokio::select! {
+                _ = &mut end => panic!("nobody waits for the connections"),
+                accepted = arrivals.recv() => served.push(accepted.unwrap()),
+            }
+        }
+        for (accepted, _) in &mut served {
+            accepted.stream.write_all(b"x").await.unwrap();
+        }
+        for client in &mut clients {
+            client.read_exact(&mut [0]).await.expect("it was reset");
+        }
+        drop((served, first));
+        assert_eq!(end.await, drain::Outcome::Drained);
+    }
+
     #[tokio::test]
     async fn no_more_than_the_limit_is_set_up_at_once() {
         let (acceptor, address, drain) = acceptor(Some(1)).await;
