@@ -2,6 +2,7 @@
 //! programs.
 
 mod settings;
+mod trust;
 mod world;
 
 use std::fs;
@@ -32,6 +33,9 @@ fn main() -> std::process::ExitCode {
         settings::an_unknown_key_of_the_proxy_config_only_warns,
         a_missing_token_is_one_line_and_can_come_later,
         an_unreachable_control_plane_is_one_line_and_can_come_later,
+        trust::a_peer_that_is_revoked_is_cut_off_and_a_broken_list_changes_nothing,
+        trust::two_trust_domains_are_one_for_as_long_as_the_mesh_config_says_so,
+        trust::a_ca_that_hangs_is_told_and_counted_and_traffic_goes_on,
         garbage_from_the_control_plane_is_one_line_and_pods_stay,
         garbage_from_the_node_role_is_one_line_and_pods_stay,
         bad_cni_input_is_an_error_that_names_the_field,
