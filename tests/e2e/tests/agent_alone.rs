@@ -12,6 +12,40 @@ use isthmus_node::rules::{self, PodRules};
 use isthmus_sys::capture::Capture;
 
 const SECRET: &[u8] = b"the answer of the application, in plain words";
+/// The metrics of ztunnel: name, type and labels. `T` are those of a connection, `D` those of a DNS query.
+const FAMILIES: &str = "\
+istio_tcp_connections_opened counter T
+istio_tcp_connections_closed counter T
+istio_tcp_connections_failed counter T
+istio_tcp_sent_bytes counter T
+istio_tcp_received_bytes counter T
+istio_tcp_sockets_open gauge reporter
+istio_dns_requests counter D
+istio_dns_upstream_requests counter D
+istio_dns_upstream_failures counter D
+istio_build gauge component tag
+workload_manager_active_proxy_count gauge
+workload_manager_pending_proxy_count gauge
+workload_manager_proxies_started counter
+workload_manager_proxies_stopped counter
+process_open_fds gauge
+process_max_fds gauge
+tokio_num_workers gauge
+tokio_global_queue_depth gauge
+tokio_num_alive_tasks gauge
+tokio_worker_total_busy_duration_seconds counter worker
+tokio_worker_park_count counter worker
+tokio_worker_park_unpark_count counter worker";
+
+const CONNECTION: &str = "reporter source_workload source_canonical_service source_canonical_revision \
+source_workload_namespace source_principal source_app source_version source_cluster destination_service \
+destination_service_namespace destination_service_name destination_workload destination_canonical_service \
+destination_canonical_revision destination_workload_namespace destination_principal destination_app \
+destination_version destination_cluster request_protocol response_flags connection_security_policy source_region \
+source_zone destination_region destination_zone";
+
+const QUERY: &str = "request_query_type request_protocol source_canonical_service source_canonical_revision";
+
 const CLIENT_IDENTITY: &str = "src.identity=\"spiffe://cluster.local/ns/ns/sa/client\"";
 
 fn main() -> std::process::ExitCode {
@@ -59,6 +93,7 @@ fn two_agents_carry_a_pods_traffic_as_hbone() -> anyhow::Result<()> {
         ensure!(probe::syns(&frames, 8080) == 0, "a connection to the application's port left the client");
 
         what_the_admin_endpoints_say(&world).await?;
+        no_family_of_the_reference_is_missing(&world, app).await?;
         for agent in [client_agent, server_agent] {
             let log = agent.stop()?;
             ensure!(log.contains("connection complete"), "no access log line in\n{log}");
@@ -84,6 +119,49 @@ async fn what_the_admin_endpoints_say(world: &World) -> anyhow::Result<()> {
     ensure!(dump["workloadState"]["client"]["state"] == "Up", "{dump}");
     ensure!(dump["certificates"][0]["state"] == "Available", "{dump}");
     Ok(())
+}
+
+/// What has no series here (xDS, CRL, durations of servers that answer) is held against its labels where it is counted.
+async fn no_family_of_the_reference_is_missing(world: &World, app: SocketAddr) -> anyhow::Result<()> {
+    // Nobody listens there, and no DNS server can be reached.
+    let nobody = SocketAddr::new(app.ip(), 9);
+    ensure!(world.exchange(&world.client, nobody, SECRET).await.is_err(), "{nobody} answered");
+    let asker = world.client.sockets().udp(([127, 0, 0, 1], 0).into())?;
+    let query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03com\x00\x00\x01\x00\x01";
+    asker.send_to(query, ("127.0.0.1", 15053)).await?;
+    let mut answer = [0; 512];
+    let (length, _) =
+        tokio::time::timeout(std::time::Duration::from_secs(60), asker.recv_from(&mut answer)).await??;
+    ensure!(answer[..length][3] & 15 == 2, "a server failure was expected: {:?}", &answer[..length]);
+
+    let mut text = String::new();
+    for node in &world.nodes {
+        text.push_str(&probe::get(&node.netns, "127.0.0.1:15020", "/stats/prometheus").await?.body);
+    }
+    for family in FAMILIES.lines() {
+        let mut words = family.split(' ');
+        let (name, kind) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let declared = format!("# TYPE {name} {kind}");
+        ensure!(text.lines().any(|line| line == declared), "{declared:?} is missing in\n{text}");
+        let wanted: Vec<&str> = match words.clone().next() {
+            Some("T") => CONNECTION.split(' ').collect(),
+            Some("D") => QUERY.split(' ').collect(),
+            _ => words.collect(),
+        };
+        let series = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
+        let of = |line: &&str| line.strip_prefix(&series).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        let shown =
+            text.lines().find(of).ok_or_else(|| anyhow::anyhow!("{series} has no series in\n{text}"))?;
+        ensure!(labels(shown) == wanted, "{series} has the labels {:?}", labels(shown));
+    }
+    Ok(())
+}
+
+/// The names of the labels of a series, in order.
+fn labels(line: &str) -> Vec<&str> {
+    let inside = line.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}'));
+    let pairs = inside.map_or("", |(inside, _)| inside).split("\",").filter(|pair| !pair.is_empty());
+    pairs.filter_map(|pair| pair.split_once("=\"")).map(|(name, _)| name).collect()
 }
 
 fn a_policy_lets_only_its_principal_in() -> anyhow::Result<()> {

@@ -233,3 +233,10 @@ fn every_row_of_the_table_is_honoured() {
     with("TLS12_ENABLED", "1");
     with("AUTHZ_POLICY_INFO_LOGGING", "yes");
 }
+
+#[test]
+fn the_root_namespace_is_istiods_unless_it_is_said() {
+    let of = |more: &[(&str, &str)]| read(&env(more)).unwrap().place.root_namespace.to_string();
+    assert_eq!(of(&[]), "istio-system");
+    assert_eq!(of(&[("ISTHMUS_ROOT_NAMESPACE", "mesh")]), "mesh");
+}
