@@ -2,6 +2,7 @@
 //! addresses by itself, and a refusal for whatever makes no sense.
 
 mod dns;
+mod elsewhere;
 mod families;
 mod own;
 mod refused;
@@ -20,6 +21,7 @@ fn main() -> std::process::ExitCode {
     lab::main_with_programs(&lab::tests![
         dns::each_query_reaches_the_server_that_it_asked,
         dns::the_agents_own_queries_are_kept_apart_from_the_applications,
+        elsewhere::a_connection_is_made_at_an_endpoint_that_is_there,
         families::a_pod_without_ipv6_is_carried,
         families::a_pod_without_ipv4_is_carried,
         families::a_pod_with_both_is_carried_over_both,
