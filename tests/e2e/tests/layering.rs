@@ -2,6 +2,7 @@
 //! alone enforces neither for crates that could be compiled either way round.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::ensure;
@@ -33,13 +34,17 @@ const FLOORS: [(&str, u8); 19] = [
 /// Package → packages of ours that it imports (tests' imports are not laws).
 fn imports() -> anyhow::Result<BTreeMap<String, Vec<String>>> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let ours = |dependency: &Dependency| dependency.path.is_some() && dependency.kind.is_none();
+    let names = |all: Vec<Dependency>| all.into_iter().filter(ours).map(|one| one.name).collect();
+    Ok(packages()?.into_iter().map(|package| (package.name, names(package.dependencies))).collect())
+}
+
+fn packages() -> anyhow::Result<Vec<Package>> {
     let output =
         Command::new(cargo).args(["metadata", "--no-deps", "--format-version", "1", "--offline"]).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Metadata = serde_json::from_slice(&output.stdout)?;
-    let ours = |dependency: &Dependency| dependency.path.is_some() && dependency.kind.is_none();
-    let names = |all: Vec<Dependency>| all.into_iter().filter(ours).map(|one| one.name).collect();
-    Ok(metadata.packages.into_iter().map(|package| (package.name, names(package.dependencies))).collect())
+    Ok(metadata.packages)
 }
 
 #[derive(Deserialize)]
@@ -51,6 +56,7 @@ struct Metadata {
 struct Package {
     name: String,
     dependencies: Vec<Dependency>,
+    manifest_path: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -93,4 +99,32 @@ fn a_sideways_import_is_noticed() {
     assert_eq!(violations(&imports).len(), 1);
     imports.get_mut("isthmus-model").unwrap().push("isthmus-state".to_owned());
     assert_eq!(violations(&imports).len(), 2);
+}
+
+/// With `RUST_BACKTRACE=1`, as charts set it, the first error that captures a backtrace costs the process tens of
+/// megabytes, and its text may not fit where the error is sent. Errors of our programs capture none.
+#[test]
+fn no_error_of_our_programs_captures_a_backtrace() {
+    const CAPTURING: [&str; 5] = ["anyhow", "color-eyre", "eyre", "miette", "snafu"];
+    let shipped = |name: &str| FLOORS.iter().any(|(known, floor)| *known == name && *floor <= 5);
+    for package in packages().unwrap().into_iter().filter(|package| shipped(&package.name)) {
+        if package.name == "isthmus-kit" {
+            continue;
+        }
+        let imported = |one: &&Dependency| one.kind.is_none() && CAPTURING.contains(&one.name.as_str());
+        let found: Vec<_> = package.dependencies.iter().filter(imported).map(|one| &one.name).collect();
+        assert!(found.is_empty(), "{} imports {found:?}", package.name);
+        let mut folders = vec![package.manifest_path.parent().unwrap().join("src")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    let text = std::fs::read_to_string(&path).unwrap();
+                    assert!(!text.contains("Backtrace"), "{} captures one", path.display());
+                }
+            }
+        }
+    }
 }

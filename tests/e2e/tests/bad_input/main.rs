@@ -187,6 +187,7 @@ fn garbage_from_the_node_role_is_one_line_and_pods_stay() -> Result<()> {
             peer.send_with(packet, files).await?;
             let answer = peer.answer().await?.with_context(|| format!("{named}: it was taken"))?;
             ensure!(answer.contains(named), "{answer}");
+            ensure!(answer.len() < 1000 && !answer.contains("backtrace"), "{answer}");
             peer.expect_closed().await?;
             agent.line(&[named]).await?;
             ensure!(count(&agent, &[named]) == 1, "{:#?}", complaints(&agent));
@@ -199,6 +200,7 @@ fn garbage_from_the_node_role_is_one_line_and_pods_stay() -> Result<()> {
         peer.send_with(&add(&odd), &[file]).await?;
         let answer = peer.answer().await?.context("it was taken")?;
         ensure!(answer.contains("odd") && answer.contains("namespace"), "{answer}");
+        ensure!(answer.len() < 1000 && !answer.contains("backtrace"), "{answer}");
         agent.line(&["pod could not be started", "odd", "namespace"]).await?;
         ensure!(peer.del("odd").await?.is_none());
         world.works().await?;

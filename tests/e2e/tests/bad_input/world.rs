@@ -70,6 +70,8 @@ impl World {
             ("NETWORK", "net1"),
             ("NODE_NAME", "n0"),
             ("INPOD_UDS", &zds),
+            // As charts set it.
+            ("RUST_BACKTRACE", "1"),
         ];
         env.extend(more);
         Process::start(&self.own, "isthmus", &["proxy", "ztunnel"], &env, "")
