@@ -82,7 +82,9 @@ impl Metrics {
     pub fn sweep(&self, now: Instant, mesh: &Snapshot) -> usize {
         let mut present = Present::of(mesh);
         let families = [&self.opened, &self.closed, &self.failed, &self.sent, &self.received];
-        families.into_iter().map(|family| family.sweep(now, |labels| present.lacks(labels))).sum()
+        let ended: usize =
+            families.into_iter().map(|family| family.sweep(now, |labels| present.lacks(labels))).sum();
+        ended + self.reaching.sweep(now, &mut present)
     }
 
     /// Does so for ever, beside everything else.
@@ -190,6 +192,25 @@ mod tests {
         state.apply(isthmus_state::Batch { remove_addresses: vec!["here".to_owned()], ..Default::default() });
         tokio::time::sleep(2 * expiring::INTERVAL).await;
         assert_eq!((metrics.opened.series(), value(&registry, kept)), (0, 14));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn series_of_names_that_no_workload_has_end() {
+        let registry = Registry::default();
+        let (metrics, state) = (Metrics::register(&registry), State::new(isthmus_state::Options::default()));
+        let named = |name: &str| isthmus_model::Workload {
+            uid: name.into(),
+            hostname: name.into(),
+            ..isthmus_model::Workload::default()
+        };
+        state.apply(isthmus_state::Batch { upsert_workloads: vec![named("here")], ..Default::default() });
+        for name in ["here", "gone"] {
+            metrics.reaching.on_demand_dns(&named("client"), &name.into());
+        }
+        metrics.sweep(Instant::now(), &state.load());
+        tokio::time::advance(expiring::IDLE).await;
+        assert_eq!(metrics.sweep(Instant::now(), &state.load()), 1);
+        assert_eq!(value(&registry, "isthmus_expired_on_demand_dns_total{"), 1);
     }
 
     /// A peer may call itself what it likes, as often as it likes.

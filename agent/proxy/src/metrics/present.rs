@@ -14,11 +14,13 @@ pub(super) struct Present<'a> {
     hasher: RandomState,
     /// Hashes of what tells workloads apart in labels; made when first asked for.
     parties: Option<HashSet<u64>>,
+    /// Hostnames of workloads that are known by those; likewise.
+    names: Option<HashSet<&'a str>>,
 }
 
 impl<'a> Present<'a> {
     pub(super) fn of(mesh: &'a Snapshot) -> Self {
-        Self { mesh, hasher: RandomState::new(), parties: None }
+        Self { mesh, hasher: RandomState::new(), parties: None, names: None }
     }
 
     /// Whether the labels name something that the mesh does not have.
@@ -28,12 +30,18 @@ impl<'a> Present<'a> {
             || self.lacks_service(labels)
     }
 
+    /// Whether no workload is known by this name.
+    pub(super) fn lacks_name(&mut self, name: &str) -> bool {
+        let all = || self.mesh.workloads().map(|workload| workload.hostname.as_str()).collect();
+        !self.names.get_or_insert_with(all).contains(name)
+    }
+
     fn lacks_party(&mut self, party: &Party) -> bool {
         if !party.known {
             // Somebody who only proved a name is nobody of the mesh; who has none is the world outside, which stays.
             return party.principal.is_some();
         }
-        let Self { mesh, hasher, parties } = self;
+        let Self { mesh, hasher, parties, .. } = self;
         let all = || mesh.workloads().map(|workload| key(hasher, &Party::of(workload))).collect();
         !parties.get_or_insert_with(all).contains(&key(hasher, party))
     }

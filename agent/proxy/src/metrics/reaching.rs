@@ -1,10 +1,13 @@
 //! What is counted while a far end is looked for: tries, who is put out, names that are looked up.
 
 use isthmus_model::{Hostname, Workload};
-use isthmus_rt::metrics::{Family, Metrics as Registry};
+use isthmus_rt::metrics::expiring::Coarse;
+use isthmus_rt::metrics::{Count, Expiring, Family, Metrics as Registry};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use tokio::time::Instant;
 
+use super::present::Present;
 use crate::outbound::{Cause, Ejected, Why};
 
 /// The families.
@@ -13,7 +16,7 @@ pub(crate) struct Reaching {
     retries: Family<CauseLabels, Counter>,
     gave_up: Family<WhyLabels, Counter>,
     ejections: Family<RoleLabels, Counter>,
-    on_demand_dns: Family<NameLabels, Counter>,
+    on_demand_dns: Expiring<NameLabels, Count>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,6 +48,20 @@ struct NameLabels {
     hostname: String,
 }
 
+/// What is kept of them when a series ends.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeptNameLabels {
+    source_cluster: String,
+}
+
+impl Coarse for NameLabels {
+    type Kept = KeptNameLabels;
+
+    fn coarse(&self) -> KeptNameLabels {
+        KeptNameLabels { source_cluster: self.source_cluster.clone() }
+    }
+}
+
 impl Reaching {
     pub(super) fn register(&self, registry: &Registry) {
         let help = "Tries of another endpoint before a far end had accepted";
@@ -54,7 +71,12 @@ impl Reaching {
         let help = "Endpoints, waypoints and gateways that refused and are not chosen for a while";
         registry.register("isthmus_ejections", help, self.ejections.clone());
         let help = "Lookups of workloads that are known by a hostname only";
-        registry.register("istio_on_demand_dns", help, self.on_demand_dns.clone());
+        registry.register_expiring("istio_on_demand_dns", help, &self.on_demand_dns);
+    }
+
+    /// Ends the series of names that no workload has any more.
+    pub(super) fn sweep(&self, now: Instant, present: &mut Present<'_>) -> usize {
+        self.on_demand_dns.sweep(now, |labels| present.lacks_name(&labels.hostname))
     }
 
     /// A try failed: another endpoint is tried, or none.
