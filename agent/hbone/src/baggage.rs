@@ -63,6 +63,8 @@ impl Baggage {
                 "service.version" => read.version = value,
                 "cloud.region" => read.region = value,
                 "cloud.availability_zone" => read.zone = value,
+                // A controller without a name is none.
+                _ if value.is_empty() => {}
                 _ => {
                     if let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.key() == key) {
                         read.workload = Some((kind, value));

@@ -20,7 +20,7 @@ impl Forwarded {
         // Only the first hop counts: later elements are other proxies'.
         for pair in text.split(',').next().unwrap_or_default().split(';') {
             let Some((key, value)) = pair.split_once('=') else { continue };
-            let value = value.trim().trim_matches('"');
+            let value = value.trim_matches(|c: char| c == '"' || c.is_whitespace());
             match key.trim().to_ascii_lowercase().as_str() {
                 "for" => read.client = value.parse().ok(),
                 "host" if !value.is_empty() => read.host = Some(value.to_owned()),
@@ -64,5 +64,7 @@ mod tests {
     fn nonsense_is_left_out() {
         let read = Forwarded::parse(r#"by=x; FOR="unknown";HOST="svc";=;host="#);
         assert_eq!(read, Forwarded { client: None, host: Some("svc".into()) });
+        let quoted = Forwarded::parse("host=\"\t svc\" \"");
+        assert_eq!(quoted.host.as_deref(), Some("svc"));
     }
 }

@@ -120,7 +120,8 @@ impl Snapshot {
         }
     }
 
-    /// A workload's uid goes first; anything else must be exactly `<namespace>/<hostname>`.
+    /// A workload's uid goes first; anything else must be exactly the `<namespace>/<hostname>` of a service, however odd
+    /// that is: what can be added can be removed.
     fn remove_address(&mut self, name: &str, applied: &mut Applied) {
         if let Some(workload) = self.workloads.get(name).cloned() {
             self.count(&workload, applied);
@@ -128,7 +129,10 @@ impl Snapshot {
             self.services.leave(&workload, None);
             return;
         }
-        let key = NamespacedHostname::parse(name);
+        let key = name.split_once('/').map(|(namespace, hostname)| NamespacedHostname {
+            namespace: namespace.into(),
+            hostname: hostname.into(),
+        });
         if let Some(service) = key.and_then(|key| self.services.get(&key).cloned()) {
             applied.services += 1;
             self.services.take(&service);

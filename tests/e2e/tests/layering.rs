@@ -9,7 +9,7 @@ use anyhow::ensure;
 use serde::Deserialize;
 
 /// Every package of the workspace with its floor.
-const FLOORS: [(&str, u8); 19] = [
+const FLOORS: [(&str, u8); 20] = [
     ("isthmus-proto", 0),
     ("isthmus-sys", 0),
     ("isthmus-rt", 0),
@@ -28,18 +28,19 @@ const FLOORS: [(&str, u8); 19] = [
     ("isthmus", 5),
     ("isthmus-e2e", 6),
     ("isthmus-benches", 6),
+    ("isthmus-fuzz", 6),
     ("playground", 6),
 ];
 
 /// Package → packages of ours that it imports (tests' imports are not laws).
 fn imports() -> anyhow::Result<BTreeMap<String, Vec<String>>> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let ours = |dependency: &Dependency| dependency.path.is_some() && dependency.kind.is_none();
     let names = |all: Vec<Dependency>| all.into_iter().filter(ours).map(|one| one.name).collect();
     Ok(packages()?.into_iter().map(|package| (package.name, names(package.dependencies))).collect())
 }
 
 fn packages() -> anyhow::Result<Vec<Package>> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output =
         Command::new(cargo).args(["metadata", "--no-deps", "--format-version", "1", "--offline"]).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -55,8 +56,8 @@ struct Metadata {
 #[derive(Deserialize)]
 struct Package {
     name: String,
-    dependencies: Vec<Dependency>,
     manifest_path: PathBuf,
+    dependencies: Vec<Dependency>,
 }
 
 #[derive(Deserialize)]

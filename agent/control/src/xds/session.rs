@@ -82,6 +82,9 @@ struct Accepted<T> {
     value: T,
 }
 
+/// Reads a resource of this name.
+type Decode<T> = fn(name: &str, body: &[u8], texts: &mut Interner) -> Result<Accepted<T>, Bad>;
+
 /// A resource of a response that cannot be used.
 struct Refused {
     rejection: Rejection,
@@ -239,7 +242,7 @@ impl Held {
         &mut self,
         kind: Kind,
         resources: Vec<discovery::Resource>,
-        decode: fn(&str, &[u8], &mut Interner) -> Result<Accepted<T>, Bad>,
+        decode: Decode<T>,
         texts: &mut Interner,
     ) -> (Vec<Accepted<T>>, Vec<Refused>) {
         self.synced = true;

@@ -29,6 +29,10 @@ pub(super) fn read(wire: proto::Service, texts: &mut Interner) -> Result<Service
     if hostname.is_empty() {
         return Err(WireError::Missing { field: "hostname" });
     }
+    // Its name, by which it is removed, would be that of another one.
+    if namespace.contains('/') {
+        return Err(WireError::ServiceName { field: "namespace", value: namespace });
+    }
     let (vips, cidr_vips) = virtual_addresses(addresses, texts)?;
     Ok(Service {
         name: texts.name(&name),

@@ -220,8 +220,9 @@ fn what_does_not_fit_in_a_service_is_named() {
             length: Some(length),
         }]
     }
-    let cases: [(Change, &str); 7] = [
+    let cases: [(Change, &str); 8] = [
         (|s| s.hostname.clear(), "hostname: missing"),
+        (|s| s.namespace = "a/b".into(), "namespace: \"a/b\" is not <namespace>/<hostname>"),
         (
             |s| s.addresses = vip(&[1, 2, 3, 4], 33),
             "addresses.length: prefix length 33 is longer than the address (32 bits)",

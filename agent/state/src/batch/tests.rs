@@ -99,6 +99,12 @@ fn removal_is_by_uid_or_by_service_name_and_nothing_else() {
     assert_eq!(state.services().count(), 0);
     assert_eq!(state.on_node(&"node-1".into()).count(), 0);
     assert!(state.staged().next().is_none());
+    let (mut nowhere, mut odd) = (service("nowhere", ""), service("odd", ""));
+    nowhere.namespace = "".into();
+    odd.hostname = "odd/er.example.com".into();
+    let names = [nowhere.key().to_string(), odd.key().to_string()];
+    state.apply(upsert(vec![], vec![nowhere, odd]));
+    assert_eq!(state.apply(remove(&[&names[0], &names[1]])).services, 2, "what can be added can be removed");
 }
 
 #[test]
