@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use isthmus_hbone::pool::{self, Pool};
 use isthmus_identity::Certificate;
-use isthmus_model::{Facts, Policy, PolicyKey, SpiffeId, TrustDomains, Workload};
+use isthmus_model::{Facts, SpiffeId, Workload};
 use isthmus_rt::task::{Spawnable, Tasks};
-use isthmus_state::{Denied, Permit, PodKey, Snapshot, authorize};
+use isthmus_state::{Denied, InForce, Permit, PodKey, Snapshot, authorize};
 use isthmus_sys::socket::Sockets;
 use tokio::time::Instant;
 
@@ -215,18 +215,23 @@ impl Scope {
         done
     }
 
+    /// By what the pod's connections are judged; `None` while the control plane does not describe it.
+    fn in_force(&self, snapshot: &Snapshot) -> Option<InForce> {
+        snapshot.local_workload(&self.key).map(|workload| snapshot.in_force(workload))
+    }
+
     /// Rechecks, for ever, whenever the policies that apply to the pod are others than before, or one of them is missing
     /// for too long. Most changes of the mesh are about other workloads and cost a look. Watches from the call on, not
     /// from the first poll: nothing that is accepted after the call is judged by policies whose change goes unseen.
     pub(crate) fn recheck_on_changes(self: Arc<Self>) -> impl Spawnable<Output = ()> {
         let mut changes = self.world.state.subscribe();
-        let mut judged_by = Applied::of(&self.snapshot(), &self.key);
+        let mut judged_by = self.in_force(&self.snapshot());
         async move {
             let mut next = None;
             loop {
                 tokio::select! {
                     snapshot = changes.next() => {
-                        let now = Applied::of(&snapshot, &self.key);
+                        let now = self.in_force(&snapshot);
                         if now == judged_by {
                             continue;
                         }
@@ -245,38 +250,6 @@ async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
-    }
-}
-
-/// What a pod's connections were judged by at one moment: the policies, in the state's order, and the names by which they
-/// know identities.
-struct Applied {
-    policies: Vec<(PolicyKey, Option<Arc<Policy>>)>,
-    trust_domains: Arc<TrustDomains>,
-}
-
-impl Applied {
-    fn of(snapshot: &Snapshot, pod: &PodKey) -> Self {
-        let all =
-            snapshot.local_workload(pod).into_iter().flat_map(|workload| snapshot.policies_for(workload));
-        Self {
-            policies: all.map(|one| (one.key.clone(), one.policy.cloned())).collect(),
-            trust_domains: Arc::clone(snapshot.trust_domains()),
-        }
-    }
-}
-
-impl PartialEq for Applied {
-    /// Policies are the same when they are the same value in memory: an update makes a new one.
-    fn eq(&self, other: &Self) -> bool {
-        let same = |a: &Option<Arc<Policy>>, b: &Option<Arc<Policy>>| match (a, b) {
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            (a, b) => a.is_none() && b.is_none(),
-        };
-        let all = || self.policies.iter().zip(&other.policies);
-        self.policies.len() == other.policies.len()
-            && all().all(|((a, old), (b, new))| a == b && same(old, new))
-            && self.trust_domains == other.trust_domains
     }
 }
 

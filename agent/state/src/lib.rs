@@ -30,7 +30,7 @@ pub use gateway::{GatewayRefusal, GatewayTarget, gateway_target};
 pub use handle::{Changes, State};
 pub use hints::{Candidate, Hints, NoHints, Role};
 pub use inbound::{InboundError, InboundTarget, inbound_target, service_label};
-pub use policies::Applicable;
+pub use policies::{Applicable, InForce};
 pub use resolve::{resolve, resolve_with};
 pub use snapshot::{Endpoint, Options, Snapshot};
 pub use workloads::PodKey;

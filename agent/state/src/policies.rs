@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use isthmus_model::{Namespace, Policy, PolicyKey, RefusedPolicy, Scope, Workload};
+use isthmus_model::{
+    Namespace, Policy, PolicyKey, RefusedPolicy, Scope, TrustDomain, TrustDomains, Workload,
+};
 
 use crate::index::Map;
 
@@ -28,7 +30,54 @@ pub struct Applicable<'a> {
     pub policy: Option<&'a Arc<Policy>>,
 }
 
+/// Everything that connections to a workload were judged by at one moment. Two are equal when no verdict can have changed
+/// between them; comparing costs nothing that grows with the number of policies of the mesh.
+#[derive(Clone, Debug)]
+pub struct InForce {
+    namespace: Option<Group>,
+    global: Group,
+    named: Vec<(PolicyKey, Option<Arc<Policy>>)>,
+    own: TrustDomain,
+    trust_domains: Arc<TrustDomains>,
+}
+
+// === impl InForce ===
+
+impl PartialEq for InForce {
+    /// Groups and policies are the same when they are the same value in memory: a change makes new ones, since this holds
+    /// the old.
+    fn eq(&self, other: &Self) -> bool {
+        let same = |a: &Option<Arc<Policy>>, b: &Option<Arc<Policy>>| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        let namespaces = match (&self.namespace, &other.namespace) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        namespaces
+            && Arc::ptr_eq(&self.global, &other.global)
+            && self.named.len() == other.named.len()
+            && self.named.iter().zip(&other.named).all(|((a, old), (b, new))| a == b && same(old, new))
+            && self.own == other.own
+            && self.trust_domains == other.trust_domains
+    }
+}
+
+// === impl Policies ===
+
 impl Policies {
+    pub(crate) fn in_force(&self, workload: &Workload, trust_domains: &Arc<TrustDomains>) -> InForce {
+        let named = workload.authorization_policies.iter();
+        InForce {
+            namespace: self.by_namespace.get(&workload.namespace).cloned(),
+            global: Arc::clone(&self.global),
+            named: named.map(|key| (key.clone(), self.by_key.get(key).cloned())).collect(),
+            own: workload.trust_domain.clone(),
+            trust_domains: Arc::clone(trust_domains),
+        }
+    }
+
     pub(crate) fn get(&self, key: &PolicyKey) -> Option<&Arc<Policy>> {
         self.by_key.get(key)
     }

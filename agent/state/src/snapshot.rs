@@ -9,7 +9,7 @@ use isthmus_model::{
 };
 
 use crate::endpoints::EndpointSet;
-use crate::policies::{Applicable, Policies};
+use crate::policies::{Applicable, InForce, Policies};
 use crate::services::{Asker, Services};
 use crate::workloads::{PodKey, Workloads};
 
@@ -193,5 +193,11 @@ impl Snapshot {
     /// What applies to a workload: policies of its namespace, global ones, and those that it names, arrived or not.
     pub fn policies_for<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = Applicable<'a>> {
         self.policies.of(workload)
+    }
+
+    /// By what connections to a workload are judged, to be compared with what it is later.
+    #[must_use]
+    pub fn in_force(&self, workload: &Workload) -> InForce {
+        self.policies.in_force(workload, &self.trust_domains)
     }
 }

@@ -1,7 +1,7 @@
 //! What a pod's connections share, judged without a connection.
 
 use isthmus_identity::{CertSource, FetchError};
-use isthmus_model::{Action, Scope as Reach};
+use isthmus_model::{Action, Policy, Scope as Reach, TrustDomains};
 use isthmus_rt::BoxFuture;
 use isthmus_state::{Batch, Options, State};
 

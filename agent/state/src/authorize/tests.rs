@@ -1,9 +1,4 @@
 use std::net::IpAddr;
-use std::sync::Mutex;
-
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
 
 use super::*;
 use crate::fixture::{pod, snapshot};
@@ -185,84 +180,6 @@ fn dry_run_policies_are_not_enforced_and_do_not_count_as_allowing() {
     allow.dry_run = true;
     let permit = authorize(&with(vec![deny, allow]), &pod("a", "10.0.0.1"), &facts(None)).unwrap();
     assert_eq!(permit.allowed_by(), None);
-}
-
-/// The fields of what was logged while `work` ran.
-fn logged(work: impl FnOnce()) -> Vec<Vec<String>> {
-    #[derive(Default)]
-    struct Fields(Vec<String>);
-    impl Visit for Fields {
-        fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-            self.0.push(format!("{}={value:?}", field.name()));
-        }
-    }
-    struct Collect(Arc<Mutex<Vec<Vec<String>>>>);
-    impl Subscriber for Collect {
-        fn enabled(&self, _: &Metadata<'_>) -> bool {
-            true
-        }
-        fn event(&self, event: &Event<'_>) {
-            let mut fields = Fields::default();
-            event.record(&mut fields);
-            self.0.lock().unwrap().push(fields.0);
-        }
-        fn new_span(&self, _: &Attributes<'_>) -> Id {
-            Id::from_u64(1)
-        }
-        fn record(&self, _: &Id, _: &Record<'_>) {}
-        fn record_follows_from(&self, _: &Id, _: &Id) {}
-        fn enter(&self, _: &Id) {}
-        fn exit(&self, _: &Id) {}
-    }
-    let seen = Arc::default();
-    tracing::subscriber::with_default(Collect(Arc::clone(&seen)), work);
-    let seen = seen.lock().unwrap();
-    seen.clone()
-}
-
-#[test]
-fn dry_run_policies_are_logged_with_the_verdict_that_there_would_have_been() {
-    use Action::{Allow, Deny};
-    let (web, api) = ("td/ns/shop/sa/web", "td/ns/shop/sa/api");
-    let named = |name: &str, action, principal: &str| policy(name, action, rules(from(principal)));
-    type Case = (Vec<Policy>, Action, &'static str, bool, &'static str);
-    let cases: [Case; 11] = [
-        (vec![], Deny, web, true, "deny"),
-        (vec![], Deny, api, true, "allow"),
-        (vec![named("d", Deny, web)], Deny, api, false, "deny"),
-        (vec![named("a", Allow, web)], Deny, web, true, "deny"),
-        (vec![named("a", Allow, web)], Deny, api, true, "allow"),
-        (vec![named("a", Allow, api)], Deny, api, false, "deny"),
-        (vec![], Allow, web, true, "allow"),
-        (vec![], Allow, api, true, "deny"),
-        (vec![named("a", Allow, web)], Allow, api, true, "allow"),
-        (vec![named("a", Allow, api)], Allow, web, false, "allow"),
-        (vec![named("d", Deny, web)], Allow, web, false, "deny"),
-    ];
-    for (enforced, action, principal, passes, verdict) in cases {
-        let mut dry = named("dry", action, principal);
-        dry.dry_run = true;
-        let case = format!("{action:?} of {principal} beside {enforced:?}");
-        let state = with([vec![dry], enforced].concat());
-        let mut passed = None;
-        let lines = logged(|| {
-            passed = Some(authorize(&state, &pod("a", "10.0.0.1"), &facts(Some(PEER))).is_ok());
-        });
-        assert_eq!(passed, Some(passes), "{case}: it is not enforced");
-        let [line] = lines.as_slice() else { panic!("{case}: {lines:?}") };
-        let matched = format!("matched={}", principal == web);
-        for field in [
-            "policy=ns/dry",
-            &format!("action={action:?}"),
-            &matched,
-            &format!("verdict={verdict:?}"),
-            "identity=spiffe://td/ns/shop/sa/web",
-            "source=10.0.0.9",
-            "destination=10.0.0.1:8080",
-        ] {
-            assert!(line.iter().any(|found| found == field), "{case}: no {field} in {line:?}");
-        }
-    }
 }
 
 #[test]

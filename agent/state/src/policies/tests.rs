@@ -132,3 +132,48 @@ fn a_dry_run_that_cannot_be_read_is_still_only_a_dry_run() {
     state.apply(refuse(policy));
     assert!(takes(&state, "shop", &[]));
 }
+
+#[test]
+fn what_is_in_force_differs_when_a_verdict_may_and_not_otherwise() {
+    let state = State::new(Options::default());
+    let mut workload = crate::fixture::pod("a", "10.0.0.1");
+    workload.authorization_policies = vec!["ns/own".into()];
+    let rules = || vec![vec![vec![isthmus_model::policy::Match::default()]]];
+    let in_force = |workload: &Workload| state.load().in_force(workload);
+    let mut last = in_force(&workload);
+    for (what, push, differs) in [
+        ("nothing", Batch::default(), false),
+        ("another namespace", accept("other/p", Scope::Namespace, Action::Deny, vec![]), false),
+        (
+            "a selector that it does not name",
+            accept("ns/q", Scope::WorkloadSelector, Action::Deny, vec![]),
+            false,
+        ),
+        ("its namespace", accept("ns/p", Scope::Namespace, Action::Allow, vec![]), true),
+        ("the same once more", accept("ns/p", Scope::Namespace, Action::Allow, vec![]), false),
+        ("the same policy, changed", accept("ns/p", Scope::Namespace, Action::Allow, rules()), true),
+        ("the whole mesh", accept("root/p", Scope::Global, Action::Allow, vec![]), true),
+        ("the one that it names", accept("ns/own", Scope::WorkloadSelector, Action::Allow, vec![]), true),
+        ("which changes", accept("ns/own", Scope::WorkloadSelector, Action::Allow, rules()), true),
+        (
+            "a refused one in its namespace",
+            refuse(refused("ns/bad", Some((Scope::Namespace, Action::Deny)))),
+            true,
+        ),
+        ("one goes", Batch { remove_policies: vec!["ns/p".into()], ..Batch::default() }, true),
+        ("the named one goes", Batch { remove_policies: vec!["ns/own".into()], ..Batch::default() }, true),
+    ] {
+        state.apply(push);
+        let now = in_force(&workload);
+        assert_eq!(now != last, differs, "{what}");
+        last = now;
+    }
+    state.set_trust_domains(TrustDomains::new(Some("td".into()), ["old".into()]));
+    assert!(in_force(&workload) != last, "names of the trust domain");
+    last = in_force(&workload);
+    workload.authorization_policies.push("ns/more".into());
+    assert!(in_force(&workload) != last, "its own list");
+    last = in_force(&workload);
+    workload.trust_domain = "td".into();
+    assert!(in_force(&workload) != last, "its own trust domain");
+}

@@ -1,4 +1,4 @@
-//! What is no question and answer, what goes wrong, and what is said of it.
+//! What is no question and answer, and what goes wrong.
 
 use super::*;
 
@@ -53,49 +53,4 @@ async fn what_is_no_question_and_answer_is_passed_on_until_somebody_ends_it() {
         drop(server);
         assert!(soon(relay::read(&mut client)).await.unwrap().is_none(), "the end is passed on");
     }
-}
-
-#[tokio::test]
-async fn a_log_line_counts_the_addresses_that_were_found() {
-    #[derive(Default)]
-    struct Fields(String);
-    impl tracing::field::Visit for Fields {
-        fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-            self.0 += &format!(" {}={value:?}", field.name());
-        }
-    }
-    struct Lines(Arc<std::sync::Mutex<Vec<String>>>);
-    impl tracing::Subscriber for Lines {
-        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-            metadata.target() == "dns"
-        }
-        fn event(&self, event: &tracing::Event<'_>) {
-            let mut fields = Fields::default();
-            event.record(&mut fields);
-            self.0.lock().unwrap().push(fields.0);
-        }
-        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-            tracing::span::Id::from_u64(1)
-        }
-        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-        fn enter(&self, _: &tracing::span::Id) {}
-        fn exit(&self, _: &tracing::span::Id) {}
-    }
-    let state = State::new(Options::default());
-    let mut two = web();
-    two.vips.push(NetworkAddress { network: "".into(), address: "10.96.0.2".parse().unwrap() });
-    let batch = Batch { upsert_workloads: vec![workload()], upsert_services: vec![two], ..Batch::default() };
-    state.apply(batch);
-    let registry = isthmus_rt::metrics::Metrics::default();
-    let metrics = Metrics::register(&registry);
-    let handler = Handler::new(state, pod(), Config::default(), &Sockets::host(), metrics);
-    let lines = Arc::default();
-    tracing::subscriber::with_default(Lines(Arc::clone(&lines)), || {
-        assert!(matches!(handler.decide(&plain("web", 1), Transport::Udp), Outcome::Answer(_)));
-    });
-    let lines = lines.lock().unwrap();
-    assert_eq!(lines.len(), 1);
-    let of_the_line = ["query=\"a\"", "domain=\"web\"", "result=\"success\"", "endpoints=2"];
-    assert!(of_the_line.iter().all(|field| lines[0].contains(field)), "{lines:?}");
 }

@@ -1,0 +1,104 @@
+//! What the log says of dry-run policies. In a process of its own: whether a line is written at all is decided once for
+//! all threads, so tests beside it would meddle.
+
+#![expect(clippy::unwrap_used, reason = "all of this is tests")]
+
+use std::sync::{Arc, Mutex};
+
+use isthmus_model::policy::{Match, StringMatch};
+use isthmus_model::{Action, Facts, Policy, Scope, Workload};
+use isthmus_state::{Batch, Options, State, authorize};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+const WEB: &str = "td/ns/shop/sa/web";
+const API: &str = "td/ns/shop/sa/api";
+
+#[derive(Default)]
+struct Fields(Vec<String>);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.0.push(format!("{}={value:?}", field.name()));
+    }
+}
+
+/// The fields of each line.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<Vec<String>>>>);
+
+impl Subscriber for Lines {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+    fn event(&self, event: &Event<'_>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        self.0.lock().unwrap().push(fields.0);
+    }
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+fn policy(name: &str, action: Action, principal: &str) -> Policy {
+    let clause = Match { principals: vec![StringMatch::Exact(principal.into())], ..Match::default() };
+    let (name, namespace, rules) = (name.into(), "ns".into(), vec![vec![vec![clause]]]);
+    Policy { name, namespace, scope: Scope::Namespace, action, rules, dry_run: false }
+}
+
+#[test]
+fn dry_run_policies_are_logged_with_the_verdict_that_there_would_have_been() {
+    use Action::{Allow, Deny};
+    type Case = (Vec<Policy>, Action, &'static str, bool, &'static str);
+    let cases: [Case; 11] = [
+        (vec![], Deny, WEB, true, "deny"),
+        (vec![], Deny, API, true, "allow"),
+        (vec![policy("d", Deny, WEB)], Deny, API, false, "deny"),
+        (vec![policy("a", Allow, WEB)], Deny, WEB, true, "deny"),
+        (vec![policy("a", Allow, WEB)], Deny, API, true, "allow"),
+        (vec![policy("a", Allow, API)], Deny, API, false, "deny"),
+        (vec![], Allow, WEB, true, "allow"),
+        (vec![], Allow, API, true, "deny"),
+        (vec![policy("a", Allow, WEB)], Allow, API, true, "allow"),
+        (vec![policy("a", Allow, API)], Allow, WEB, false, "allow"),
+        (vec![policy("d", Deny, WEB)], Allow, WEB, false, "deny"),
+    ];
+    let lines = Lines::default();
+    tracing::subscriber::set_global_default(lines.clone()).unwrap();
+    let workload = Workload { namespace: "ns".into(), ..Workload::default() };
+    let facts = Facts {
+        peer: Some(format!("spiffe://{WEB}").parse().unwrap()),
+        source: [10, 0, 0, 9].into(),
+        destination: ([10, 0, 0, 1], 8080).into(),
+    };
+    for (enforced, action, principal, passes, verdict) in cases {
+        let dry = Policy { dry_run: true, ..policy("dry", action, principal) };
+        let case = format!("{action:?} of {principal} beside {enforced:?}");
+        let state = State::new(Options::default());
+        let all = [vec![dry], enforced].concat();
+        let upsert_policies = all.into_iter().map(|policy| (policy.key(), policy)).collect();
+        state.apply(Batch { upsert_policies, ..Batch::default() });
+        lines.0.lock().unwrap().clear();
+        let passed = authorize(&state.load(), &workload, &facts).is_ok();
+        assert_eq!(passed, passes, "{case}: it is not enforced");
+        let said = lines.0.lock().unwrap().clone();
+        let [line] = said.as_slice() else { panic!("{case}: {said:?}") };
+        for field in [
+            "policy=ns/dry".to_owned(),
+            format!("action={action:?}"),
+            format!("matched={}", principal == WEB),
+            format!("verdict={verdict:?}"),
+            format!("identity=spiffe://{WEB}"),
+            "source=10.0.0.9".to_owned(),
+            "destination=10.0.0.1:8080".to_owned(),
+        ] {
+            assert!(line.contains(&field), "{case}: no {field} in {line:?}");
+        }
+    }
+}
