@@ -135,8 +135,14 @@ pub(crate) fn ended_open(error: &OpenError) -> bool {
     matches!(error, OpenError::Lost(tunnel) if ended_tunnel(tunnel))
 }
 
+/// Of a tunnel in a tunnel it may be the outer one, whose failure the inner one passes on.
 fn ended_tunnel(error: &TunnelError) -> bool {
-    matches!(error, TunnelError::Io { kind: io::ErrorKind::PermissionDenied, detail } if detail == REVOKED)
+    use io::ErrorKind::{ConnectionAborted, PermissionDenied};
+    match error {
+        TunnelError::Io { kind: PermissionDenied, detail } => detail == REVOKED,
+        TunnelError::Io { kind: ConnectionAborted, detail } => detail.ends_with(REVOKED),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -89,7 +89,11 @@ impl Running {
 
 async fn shutdown(process: Watch, drain: Drain, slots: [Slot; 2], mut ordered: oneshot::Receiver<Order>) {
     let order = tokio::select! {
-        order = &mut ordered => order.ok(),
+        order = &mut ordered => match order {
+            Ok(order) => Some(order),
+            // Its owner is gone, and with it whatever there is to end.
+            Err(_) => return,
+        },
         () = process.graceful() => None,
     };
     for slot in slots {

@@ -5,7 +5,7 @@
 use isthmus_hbone::client::{self, Tunnel};
 use isthmus_hbone::session::TlsSession;
 use isthmus_hbone::{Head, Stream, StreamIo};
-use isthmus_identity::PeerIdentity;
+use isthmus_identity::{PeerIdentity, PeerRole};
 use isthmus_model::SpiffeId;
 use isthmus_state::route::{Inner, Route, Upstream};
 use tokio::net::TcpStream;
@@ -16,6 +16,7 @@ use super::retry::Depth;
 use crate::error::Error;
 use crate::labels;
 use crate::record::End;
+use crate::revocable::Revocable;
 
 /// What was connected to.
 pub(super) enum Far {
@@ -81,10 +82,11 @@ impl Way<'_> {
         let world = self.scope.world();
         let certificate = self.scope.certificate(&self.identity()).await?;
         let config = certificate.client_config(identities);
-        let session =
-            TlsSession::connect(config, Linger::new(StreamIo::new(carrier)), world.config.tls_deadline)
-                .await?;
-        let peer = PeerIdentity::of(session.state()).map(|peer| peer.id().clone());
+        let done =
+            TlsSession::connect(config, Linger::new(StreamIo::new(carrier)), world.config.tls_deadline).await;
+        let reporter = self.scope.reporter();
+        let session = Revocable::of(done, &certificate, PeerRole::Server, &world.metrics, reporter)?;
+        let peer = PeerIdentity::of(session.session().state()).map(|peer| peer.id().clone());
         let tunnel = client::handshake(session, &world.settings, self.scope.tunnels()).await?;
         head.authority = authority.clone();
         head.forwarded_network = Some(world.network.to_string());

@@ -29,7 +29,7 @@ impl Globals for Only {
 
 const GATEWAY: u8 = 200;
 
-fn gateway_workload(network: &Network) -> Workload {
+pub(crate) fn gateway_workload(network: &Network) -> Workload {
     Workload { protocol: Protocol::Tcp, ..network.workload("eastwest", GATEWAY) }
 }
 
@@ -37,7 +37,11 @@ fn bound(address: SocketAddr) -> Bound {
     Bound::from_std(std::net::TcpListener::bind(address).unwrap(), false).unwrap()
 }
 
-fn start(network: &Network, listeners: GatewayListeners, global: &[NamespacedHostname]) -> Gateway {
+pub(crate) fn start(
+    network: &Network,
+    listeners: GatewayListeners,
+    global: &[NamespacedHostname],
+) -> Gateway {
     let pod = info(&gateway_workload(network));
     let info = GatewayInfo { pod, trust_domain: TrustDomain::default() };
     let globals = Arc::new(Only(global.to_vec()));
@@ -51,22 +55,26 @@ fn start(network: &Network, listeners: GatewayListeners, global: &[NamespacedHos
     )
 }
 
-fn hbone_only(network: &Network) -> GatewayListeners {
+pub(crate) fn hbone_only(network: &Network) -> GatewayListeners {
     let hbone = bound(SocketAddr::new(network.block.ip(GATEWAY), HBONE));
     GatewayListeners { hbone: Some(hbone), ..GatewayListeners::default() }
 }
 
 /// East calls a service that only west serves.
-struct Joined {
-    east: Network,
-    west: Network,
-    sleep: Workload,
-    helloworld: Workload,
+pub(crate) struct Joined {
+    pub(crate) east: Network,
+    pub(crate) west: Network,
+    pub(crate) sleep: Workload,
+    pub(crate) helloworld: Workload,
 }
 
 fn joined() -> Joined {
     let block = Arc::new(Block::claim());
-    let (east, west) = (Network::new("east", &block), Network::new("west", &block));
+    join(Network::new("east", &block), Network::new("west", &block))
+}
+
+/// The same with networks of one's own.
+pub(crate) fn join(east: Network, west: Network) -> Joined {
     let (sleep, helloworld) = (east.workload("sleep", 1), serving(west.workload("helloworld", 2)));
     let identities = [helloworld.identity()];
     west.push(&[helloworld.clone(), gateway_workload(&west)], &[west.service(20, &identities)], &[]);
@@ -86,7 +94,7 @@ fn joined() -> Joined {
     Joined { east, west, sleep, helloworld }
 }
 
-fn vip(network: &Network) -> SocketAddr {
+pub(crate) fn vip(network: &Network) -> SocketAddr {
     SocketAddr::new(network.block.ip(10), SERVICE_PORT)
 }
 

@@ -230,3 +230,27 @@ async fn clients_that_connect_and_say_nothing_keep_nobody_out() {
     let client = network.client(&sleep, app.address);
     assert_eq!(exchange(&mut client.dial().await, b"hello").await.unwrap(), b"hello");
 }
+
+#[tokio::test]
+async fn a_client_that_does_not_finish_its_handshake_is_cut_off_at_the_deadline() {
+    let config = Config { tls_deadline: Duration::from_millis(100), ..Config::default() };
+    let network = Network::with_config("east", &Arc::new(Block::claim()), config);
+    let helloworld = network.workload("helloworld", 2);
+    network.push(std::slice::from_ref(&helloworld), &[], &[]);
+    // Signed before, so that the deadline is the handshake's alone.
+    isthmus_identity::CertSource::certificate(&network.certs, &helloworld.identity()).await.unwrap();
+    let _server = network.server(&helloworld);
+    let hello = isthmus_kit::pki::client_hello("a.b").unwrap();
+    // Nothing at all, half of a ClientHello, and a whole one without what comes after it.
+    for said in [&[][..], &hello[..hello.len() / 2], &hello[..]] {
+        let mut stream = TcpStream::connect((helloworld.addresses[0], HBONE)).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, said).await.unwrap();
+        let begun = std::time::Instant::now();
+        let mut answer = Vec::new();
+        // Its end is what counts; what the server says before it is the handshake's.
+        let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+        assert!(read.is_ok(), "{} bytes keep a connection open", said.len());
+        assert!(begun.elapsed() >= Duration::from_millis(90), "it had its time");
+    }
+    network.metric_becomes(0, "istio_tcp_sockets_open", &["reporter=\"destination\""]).await;
+}

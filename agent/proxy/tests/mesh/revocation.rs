@@ -11,6 +11,7 @@ use isthmus_model::{SpiffeId, TrustDomains, Workload};
 use isthmus_proxy::Config;
 use isthmus_rt::BoxFuture;
 
+use crate::gateway::{Joined, gateway_workload, hbone_only, join, start, vip};
 use crate::world::*;
 
 /// Signs with a CA whose lists the test writes.
@@ -62,12 +63,16 @@ impl Nodes {
         Self { ca, clients, servers, clients_trust, servers_trust, sleep, helloworld }
     }
 
-    /// A list that names the certificate that a workload has.
     async fn list(&self, network: &Network, workload: &Workload) -> Revocations {
-        let certificate = network.certs.certificate(&workload.identity()).await.unwrap();
-        let list = self.ca.crl(&[&certificate.chain()[0].pem]).unwrap();
-        Revocations::parse(list.as_bytes()).unwrap()
+        list(&self.ca, network, workload).await
     }
+}
+
+/// A list that names the certificate that a workload has.
+async fn list(ca: &Ca, network: &Network, workload: &Workload) -> Revocations {
+    let certificate = network.certs.certificate(&workload.identity()).await.unwrap();
+    let list = ca.crl(&[&certificate.chain()[0].pem]).unwrap();
+    Revocations::parse(list.as_bytes()).unwrap()
 }
 
 const REJECTIONS: &str = "istio_crl_policy_rejections_total";
@@ -116,6 +121,35 @@ async fn an_open_connection_ends_when_its_server_is_revoked_and_it_is_not_called
     nodes.clients.metric_becomes(2, REJECTIONS, &outbound).await;
     let labels = ["reporter=\"source\"", "response_flags=\"TLS_FAILURE\""];
     nodes.clients.metric_becomes(1, FAILED, &labels).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn through_a_gateway_both_tunnels_end_when_their_peers_are_revoked() {
+    for revoked in ["the gateway, of the outer tunnel", "the far pod, of the inner one"] {
+        let ca = Arc::new(Ca::new("root").unwrap());
+        let block = Arc::new(Block::claim());
+        let strict = Trust::new(Options { revocable: true, ..Options::default() });
+        strict.set_revocations(Revocations::None);
+        let network = |name: &str, trust: &Trust| {
+            let signer = Arc::new(Local(Arc::clone(&ca)));
+            Network::signed_by(name, &block, Config::default(), signer, trust.clone())
+        };
+        let Joined { east, west, sleep, helloworld } =
+            join(network("east", &strict), network("west", &Trust::default()));
+        let _app = west.echo(&helloworld).await;
+        let _server = west.server(&helloworld);
+        let _gateway = start(&west, hbone_only(&west), &[service_key()]);
+        let client = east.client(&sleep, vip(&east));
+        let mut open = client.dial().await;
+        ping(&mut open).await;
+        let peer = if revoked.starts_with("the gateway") { gateway_workload(&west) } else { helloworld };
+        assert!(strict.set_revocations(list(&ca, &west, &peer).await) >= 1, "{revoked}");
+        assert!(end(&mut open).await.is_err(), "{revoked}");
+        let labels = ["reporter=\"source\"", "response_flags=\"CERT_REVOKED\""];
+        east.metric_becomes(1, FAILED, &labels).await;
+        assert!(end(&mut client.dial().await).await.is_err(), "{revoked}: it was called again");
+        east.metric_becomes(2, REJECTIONS, &["reporter=\"source\""]).await;
+    }
 }
 
 #[tokio::test]
