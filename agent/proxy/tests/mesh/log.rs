@@ -1,12 +1,12 @@
 //! The access log of the tasks on this thread.
 
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
-use tracing::{Event, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Metadata, Subscriber};
 
 use crate::world::eventually;
 
@@ -19,6 +19,10 @@ pub(crate) struct Log {
 
 impl Log {
     pub(crate) fn listen() -> Self {
+        // While there is one listener only, whoever writes a line of some kind first decides for all threads whether
+        // anybody listens to that kind. With two, everybody is asked.
+        static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Collect(Arc::default())));
+        LazyLock::force(&SECOND);
         let lines = Arc::default();
         let collect = Collect(Arc::clone(&lines));
         Self { lines, _listening: tracing::subscriber::set_default(collect) }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod gateway;
+mod gateway_retry;
 mod hbone;
 mod inbound;
 mod life;
@@ -13,4 +14,5 @@ mod policy;
 mod retry;
 mod revocation;
 mod routes;
+mod script;
 mod world;
