@@ -226,9 +226,10 @@ fn enrol(netns: &Arc<Netns>) -> Result<()> {
 }
 
 fn pod(name: &str, ip: Ipv4Addr, network: &str, services: &str) -> String {
+    let node = if name == "client" { "n0" } else { "n1" };
     format!(
         "- {{uid: {network}//Pod/ns/{name}, name: {name}, namespace: ns, serviceAccount: {name}, network: {network}, \
-         clusterId: c-{network}, workloadIps: [{ip}], protocol: HBONE, node: n-{name}, services: {services}}}\n"
+         clusterId: c-{network}, workloadIps: [{ip}], protocol: HBONE, node: {node}, services: {services}}}\n"
     )
 }
 

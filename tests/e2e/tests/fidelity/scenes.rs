@@ -264,10 +264,10 @@ async fn refused(road: &Road) -> Result<Trace> {
     Ok(Trace { client: client.seen(), server: Vec::new() })
 }
 
-/// Several that connect at once where nobody answers. No road has more patience than a dial and a bit, and nobody waits
-/// for the patience of those before him.
+/// Several that connect at once where nobody answers. An agent's patience is that of one dial, of two when there is
+/// somebody else to try; nobody waits for the patience of those before him, which would be five.
 async fn black_hole(road: &Road) -> Result<Trace> {
-    const LIMIT: Duration = Duration::from_secs(18);
+    const LIMIT: Duration = Duration::from_secs(25);
     let port = road.port();
     let _full = Full::new(road, port).await?;
     let begun = Instant::now();

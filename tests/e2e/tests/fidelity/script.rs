@@ -19,7 +19,7 @@ use tokio::time::timeout;
 /// Ports that the server may listen on.
 pub(crate) const PORTS: Range<u16> = 8000..8048;
 /// A step that takes longer hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// A sender that gets rid of nothing for so long is held up.
 const HELD_UP: Duration = Duration::from_millis(700);
 /// What is written and read at a time.
