@@ -1,6 +1,7 @@
 //! Whatever is wrong is said in one line that names it, and what works goes on: settings, files, peers, all with the real
 //! programs.
 
+mod policies;
 mod settings;
 mod trust;
 mod world;
@@ -38,6 +39,7 @@ fn main() -> std::process::ExitCode {
         trust::a_ca_that_hangs_is_told_and_counted_and_traffic_goes_on,
         garbage_from_the_control_plane_is_one_line_and_pods_stay,
         garbage_from_the_node_role_is_one_line_and_pods_stay,
+        policies::one_that_cannot_be_read_denies_its_namespace_until_it_is_gone,
         bad_cni_input_is_an_error_that_names_the_field,
         a_manifest_that_does_not_parse_is_named
     ])
