@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use isthmus_rt::metrics::Family;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 /// Every family of this crate.

@@ -8,12 +8,11 @@ use isthmus_identity::Trust;
 use isthmus_identity::trust::Options;
 use isthmus_identity::trust::crl::Revocations;
 use isthmus_rt::file::{Content, Follow};
-use isthmus_rt::metrics::Metrics as Registry;
+use isthmus_rt::metrics::{Family, Metrics as Registry};
 use isthmus_rt::task::{Tasks, compute};
 use isthmus_state::State;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use crate::config::mesh::{self, MeshTrust};
