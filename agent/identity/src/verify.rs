@@ -129,24 +129,55 @@ fn path(
     role: PeerRole,
     revocations: &Revocations,
 ) -> Result<(), webpki::Error> {
-    let lists: Vec<&CertRevocationList<'_>> = match revocations {
-        Revocations::Listed(lists) => lists.iter().collect(),
-        Revocations::None | Revocations::Unknown(_) => Vec::new(),
-    };
-    let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|builder| {
-        builder
-            .with_depth(RevocationCheckDepth::Chain)
-            .with_status_policy(UnknownStatusPolicy::Allow)
-            .with_expiration_policy(ExpirationPolicy::Ignore)
-            .build()
-    });
     let usage = match role {
-        PeerRole::Client => KeyUsage::client_auth(),
-        PeerRole::Server => KeyUsage::server_auth(),
+        PeerRole::Client => KeyUsage::client_auth,
+        PeerRole::Server => KeyUsage::server_auth,
     };
     let algorithms = mesh_provider().signature_verification_algorithms.all;
     let leaf = EndEntityCert::try_from(leaf)?;
-    leaf.verify_for_usage(algorithms, anchors, intermediates, at, usage, revocation, None).map(drop)
+    let verify = |lists: &[&CertRevocationList<'_>]| {
+        let revocation = RevocationOptionsBuilder::new(lists).ok().map(|builder| {
+            builder
+                .with_depth(RevocationCheckDepth::Chain)
+                .with_status_policy(UnknownStatusPolicy::Allow)
+                .with_expiration_policy(ExpirationPolicy::Ignore)
+                .build()
+        });
+        leaf.verify_for_usage(algorithms, anchors, intermediates, at, usage(), revocation, None).map(drop)
+    };
+    let Revocations::Listed(lists) = revocations else { return verify(&[]) };
+    if !revocations.has_rivals() {
+        return verify(&lists.iter().collect::<Vec<_>>());
+    }
+    by_each(lists, verify)
+}
+
+/// webpki takes the first list of an issuer's name for the issuer's. While a CA changes its key, or when an older list
+/// stands beside a newer one, there are several, and each counts for itself; one whose signature is not the issuer's is
+/// passed over if another list of that name has the right one.
+fn by_each(
+    lists: &[CertRevocationList<'static>],
+    verify: impl Fn(&[&CertRevocationList<'_>]) -> Result<(), webpki::Error>,
+) -> Result<(), webpki::Error> {
+    use webpki::Error::{InvalidCrlSignatureForPublicKey, InvalidSignatureForPublicKey};
+    // From here on only a list can be what fails.
+    verify(&[])?;
+    let (mut proven, mut foreign) = (Vec::new(), Vec::new());
+    for list in lists {
+        match verify(&[list]) {
+            Ok(()) => proven.push(list.issuer()),
+            // The other one where a root of the same name was tried first.
+            Err(InvalidCrlSignatureForPublicKey | InvalidSignatureForPublicKey) => {
+                foreign.push(list.issuer());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if foreign.iter().all(|issuer| proven.contains(issuer)) {
+        Ok(())
+    } else {
+        Err(InvalidCrlSignatureForPublicKey)
+    }
 }
 
 /// webpki's errors under the names that rustls has for them.

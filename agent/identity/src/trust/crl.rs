@@ -72,6 +72,15 @@ impl Revocations {
         self.len() == 0
     }
 
+    /// Whether two lists have the same issuer's name.
+    pub(crate) fn has_rivals(&self) -> bool {
+        let Self::Listed(lists) = self else { return false };
+        let same = |(at, list): (usize, &CertRevocationList<'_>)| {
+            lists[..at].iter().any(|other| other.issuer() == list.issuer())
+        };
+        lists.iter().enumerate().any(same)
+    }
+
     /// Whether a list of the certificate's issuer has its serial number. No signature is looked at: this only finds
     /// whom to look at.
     pub(super) fn mentions(&self, certificate: &CertificateDer<'_>) -> bool {

@@ -233,6 +233,37 @@ fn a_list_that_its_ca_did_not_sign_revokes_nobody_and_lets_nobody_in() {
     assert!(is_revocation(&bad));
 }
 
+#[test]
+fn every_list_of_an_issuers_name_counts_whichever_comes_first() {
+    // A CA that changed its key and kept its name.
+    let (old, new) = (Ca::new("root").unwrap(), Ca::new("root").unwrap());
+    let trust = revocable();
+    let cart = member(&new, &[&old, &new], CART, &trust);
+    let (early, late) =
+        (member(&old, &[&new], WEB, &Trust::default()), member(&new, &[&new], WEB, &Trust::default()));
+    let (none_old, none_new) = (old.crl(&[]).unwrap(), new.crl(&[]).unwrap());
+    for order in [[&none_old, &none_new], [&none_new, &none_old]] {
+        trust.set_revocations(lists(&order.map(Clone::clone)));
+        for (name, web) in [("early", &early), ("late", &late)] {
+            assert_eq!(meet(web, &cart).server.err(), None, "{name}");
+        }
+    }
+    let revoked = Some(TlsError::InvalidCertificate(CertificateError::Revoked));
+    let names_late = new.crl(&[leaf(&late)]).unwrap();
+    // Beside the other key's list, and beside an older one of its own.
+    for order in [[&none_old, &names_late], [&names_late, &none_old], [&none_new, &names_late]] {
+        trust.set_revocations(lists(&order.map(Clone::clone)));
+        assert_eq!(meet(&late, &cart).server.err(), revoked);
+    }
+    trust.set_revocations(lists(&[none_old, names_late]));
+    assert!(both_accept(&meet(&early, &cart)));
+    // Neither list is of the key that signed this one.
+    let stranger = Ca::new("root").unwrap();
+    trust.set_revocations(lists(&[stranger.crl(&[]).unwrap(), new.crl(&[]).unwrap()]));
+    let bad = TlsError::InvalidCertRevocationList(CertRevocationListError::BadSignature);
+    assert_eq!(meet(&early, &cart).server.err(), Some(bad));
+}
+
 #[tokio::test]
 async fn open_connections_of_the_revoked_are_told_and_no_others() {
     let ca = Ca::new("root").unwrap();
