@@ -458,3 +458,36 @@ async fn an_expired_root_is_told_once_and_traffic_goes_on() {
     assert!(text.contains("isthmus_certificate_identities{state=\"available\"} 2"), "{text}");
     assert!(!text.contains("isthmus_mesh_root_expiry_timestamp_seconds 0"), "{text}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_new_root_is_trusted_by_certificates_that_came_before_it_and_the_old_one_for_a_while() {
+    use crate::cert::tests::handshake;
+    let (old, new) = (Ca::new("old").unwrap(), Ca::new("new").unwrap());
+    let trust = Trust::default();
+    let (calls, asked) = mpsc::unbounded_channel();
+    let tasks = Tasks::new("test");
+    let config = Config { trust: trust.clone(), ..Config::default() };
+    let (clock, fake) = (Arc::clone(&config.clock), FakeSigner::new());
+    let manager = Manager::new(Arc::new(Scripted(calls)), config, &tasks);
+    let mut world = World { manager, asked, fake, clock, tasks };
+    let mut certificates = Vec::new();
+    for (name, ca) in [("before", &old), ("after", &new)] {
+        let (manager, id) = (world.manager.clone(), id(name));
+        let mut waiter = manager.certificate(&id);
+        pending!(waiter);
+        let asked = world.next().await;
+        let spec = Spec { uris: vec![asked.id.to_string()], ..Spec::default() };
+        let leaf = ca.sign(&asked.csr, &spec).unwrap();
+        asked.answer.send(Ok(vec![leaf, ca.root_pem()])).expect("the manager waits");
+        certificates.push(waiter.await.unwrap());
+    }
+    let [before, after] = certificates.as_slice() else { panic!("two certificates") };
+    for (client, server) in [(before, after), (after, before), (before, before)] {
+        let config = client.client_config(std::slice::from_ref(server.identity()));
+        let verdict = handshake(config, server.server_config());
+        assert!(verdict.client.is_ok() && verdict.server.is_ok(), "{client:?} to {server:?}");
+    }
+    // Without what the manager learnt they would not meet: nothing but its own root came with each.
+    assert_eq!((before.roots().len(), after.roots().len()), (1, 1));
+    assert_ne!(before.roots(), after.roots());
+}
