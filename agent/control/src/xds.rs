@@ -3,6 +3,7 @@
 //! [`session`] is the protocol without I/O; [`run`] keeps a stream open around it. While there is none, everybody keeps
 //! what was applied last.
 
+mod incoming;
 pub mod node;
 pub mod session;
 mod stream;

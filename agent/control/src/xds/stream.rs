@@ -1,9 +1,10 @@
 //! The loop that keeps an ADS stream open: connect, talk through the session, wait, again.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use http::header::{CONTENT_TYPE, HeaderValue, TE};
 use isthmus_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use isthmus_rt::backoff::Backoff;
 use isthmus_rt::drain::Watch;
@@ -11,17 +12,20 @@ use isthmus_rt::file;
 use isthmus_rt::ready::BlockReady;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::transport::Channel;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::client::GrpcService as _;
+use tonic::codec::{Codec as _, EncodeBody};
+use tonic::{Code, Request, Status};
+use tonic_prost::ProstCodec;
 
+use super::incoming::Incoming;
 use super::session::{Push, Reaction, Session};
 use super::{Config, Rejections, Sink};
 use crate::channel::{Dialer, status_text};
 use crate::metrics::{Metrics, Reason};
 
-/// Largest response: a whole mesh in one push.
-const RECEIVE_LIMIT: usize = 200 * 1024 * 1024;
+const METHOD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
@@ -69,7 +73,7 @@ struct End {
 /// Both directions of an open stream.
 struct Stream {
     requests: mpsc::UnboundedSender<DeltaDiscoveryRequest>,
-    responses: Streaming<DeltaDiscoveryResponse>,
+    responses: Incoming,
 }
 
 // === impl Client ===
@@ -119,10 +123,12 @@ impl Client {
             // The receiver is in the request above.
             let _ = requests.send(first);
         }
-        let channel = self.dialer.connect().await.map_err(failed)?;
-        let mut client = client(channel);
-        let response = client.delta_aggregated_resources(request).await.map_err(|status| End::of(&status))?;
-        Ok(Stream { requests, responses: response.into_inner() })
+        let mut channel = self.dialer.connect().await.map_err(failed)?;
+        let lost = |error: tonic::transport::Error| End::of(&Status::from_error(error.into()));
+        poll_fn(|cx| channel.poll_ready(cx)).await.map_err(lost)?;
+        let response = channel.call(opening(request)).await.map_err(lost)?;
+        let responses = Incoming::new(response).map_err(|status| End::of(&status))?;
+        Ok(Stream { requests, responses })
     }
 
     async fn talk(&mut self, mut stream: Stream) -> End {
@@ -206,8 +212,20 @@ impl End {
     }
 }
 
-fn client(channel: Channel) -> AggregatedDiscoveryServiceClient<Channel> {
-    AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(RECEIVE_LIMIT)
+/// The request that opens a stream and carries all others.
+fn opening(
+    request: Request<UnboundedReceiverStream<DeltaDiscoveryRequest>>,
+) -> http::Request<tonic::body::Body> {
+    let (metadata, _, requests) = request.into_parts();
+    let encoder = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default().encoder();
+    let body = EncodeBody::new_client(encoder, requests.map(Ok), None, None);
+    let mut opening = http::Request::new(tonic::body::Body::new(body));
+    *opening.method_mut() = http::Method::POST;
+    *opening.uri_mut() = http::Uri::from_static(METHOD);
+    *opening.headers_mut() = metadata.into_headers();
+    opening.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+    opening.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    opening
 }
 
 fn bytes(response: &DeltaDiscoveryResponse) -> u64 {
