@@ -54,7 +54,7 @@ fn the_script_over_double_hbone() -> Result<()> {
 fn script(between: Between) -> Result<()> {
     lab::block_on(async {
         let world = World::new(between).await?;
-        world.judged(compare::script(&world.direct, &world.road).await)
+        world.judged(compare::script(&world.direct, &world.road, &[]).await)
     })
 }
 

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc};
 
+use super::script::PORTS;
 use super::world::{Pod, World};
 
 /// Both clusters.
@@ -148,7 +149,7 @@ pub(crate) async fn exchange(stream: TcpStream, bytes: &[u8]) -> Result<Vec<u8>>
 }
 
 /// The address of the service of cluster `to`, in cluster `of`.
-fn vip(of: &str, to: &str) -> Ipv4Addr {
+pub(crate) fn vip(of: &str, to: &str) -> Ipv4Addr {
     let second = if of == "east" { 21 } else { 22 };
     Ipv4Addr::new(172, second, 0, if to == "east" { 70 } else { 71 })
 }
@@ -166,7 +167,8 @@ fn manifest(cluster: &str) -> String {
         pod(cluster, "echo", "helloworld", 2),
     ];
     all.extend(CLUSTERS.map(|to| {
-        let ports = [ECHO, LATE, WATCH, RESET].map(|port| format!("{{name: tcp-{port}, port: {port}}}"));
+        let ports = [ECHO, LATE, WATCH, RESET].into_iter().chain(PORTS);
+        let ports: Vec<_> = ports.map(|port| format!("{{name: tcp-{port}, port: {port}}}")).collect();
         format!(
             "kind: Service\nmetadata: {{name: echo-{to}, namespace: sample, labels: {{istio.io/global: \"true\"}}}}\n\
              spec:\n  clusterIP: {}\n  selector: {{app: echo-{to}}}\n  ports: [{}]",

@@ -1,0 +1,83 @@
+//! The wire-fidelity script over roads with the real ztunnel on them: what it does differently is listed by name.
+
+use anyhow::Result;
+use isthmus_kit::lab::{self, Lan};
+
+use super::compare_wire::{self, Exception};
+use super::script::{Event, Road, Trace};
+use super::setup::{Mesh, Way, vip};
+
+/// The end of a stream that ztunnel makes of a reset of its application, and what it makes of a stream that was reset.
+const SWALLOWED: &str = "ztunnel takes a reset for an end and passes on an end";
+
+/// Wherever a ztunnel is on the road.
+const ANYWHERE: &[Exception] = &[
+    Exception { scene: "reset_by_the_client", why: SWALLOWED, instead: swallowed },
+    Exception { scene: "reset_by_the_server", why: SWALLOWED, instead: swallowed },
+    Exception { scene: "reset_by_the_server_behind_the_clients_fin", why: SWALLOWED, instead: swallowed },
+    Exception { scene: "unread_data_at_close_by_the_client", why: SWALLOWED, instead: swallowed },
+    Exception { scene: "unread_data_at_close_by_the_server", why: SWALLOWED, instead: swallowed },
+    Exception {
+        scene: "reset_before_the_answer",
+        why: "ztunnel does not look at its client, or at its stream, while it dials",
+        instead: |direct| vec![Trace { server: vec![Event::NoAnswer, Event::Connected], ..direct }],
+    },
+];
+
+/// Where it is the server's agent.
+const AT_THE_SERVER: &[Exception] =
+    &[Exception { scene: "reset_by_the_client_behind_the_servers_fin", why: SWALLOWED, instead: swallowed }];
+
+/// Where it is the client's agent.
+const AT_THE_CLIENT: &[Exception] = &[
+    Exception { scene: "refused", why: "ztunnel ends a connection that it could not make", instead: ended },
+    Exception {
+        scene: "black_hole",
+        why: "ztunnel ends a connection that it could not make",
+        instead: ended,
+    },
+];
+
+/// Resets look like ends.
+fn swallowed(direct: Trace) -> Vec<Trace> {
+    let seen = |events: Vec<Event>| -> Vec<Event> {
+        events.into_iter().map(|event| if event == Event::Reset { Event::End } else { event }).collect()
+    };
+    vec![Trace { client: seen(direct.client), server: seen(direct.server) }]
+}
+
+/// A client that is not connected is connected, and then its server has nothing to say.
+fn ended(direct: Trace) -> Vec<Trace> {
+    let attempts = direct.client.into_iter();
+    vec![Trace { client: attempts.flat_map(|_| [Event::Connected, Event::End]).collect(), ..direct }]
+}
+
+pub(crate) fn the_script_over_ztunnel_alone() -> Result<()> {
+    script(Way { from: "west", to: "west" }, &[ANYWHERE, AT_THE_CLIENT, AT_THE_SERVER])
+}
+
+pub(crate) fn the_script_from_us_to_ztunnel() -> Result<()> {
+    script(Way { from: "east", to: "west" }, &[ANYWHERE, AT_THE_SERVER])
+}
+
+pub(crate) fn the_script_from_ztunnel_to_us() -> Result<()> {
+    script(Way { from: "west", to: "east" }, &[ANYWHERE, AT_THE_CLIENT])
+}
+
+/// Within west over HBONE, between the clusters over double HBONE.
+fn script(way: Way, exceptions: &[&[Exception]]) -> Result<()> {
+    lab::block_on(async {
+        let mesh = Mesh::up(&["west"])?;
+        let lan = Lan::new()?;
+        let (near, far) = (lan.host()?, lan.host()?);
+        let direct =
+            Road::new("direct", (&near.netns, &near.sockets()), (&far.netns, &far.sockets()), far.v4.into());
+        let client = mesh.world.pod(&format!("{}/asker-{}", way.from, way.from))?;
+        let server = mesh.world.pod(&format!("{}/echo-{}", way.to, way.to))?;
+        let ends = [mesh.world.netns(&client)?, mesh.world.netns(&server)?];
+        let sockets = [mesh.world.sockets(&client)?, mesh.world.sockets(&server)?];
+        let road = Road::new("ztunnel", (&ends[0], &sockets[0]), (&ends[1], &sockets[1]), server.ip.into());
+        let road = road.to(vip(way.from, way.to).into());
+        compare_wire::script(&direct, &road, exceptions).await
+    })
+}
