@@ -165,8 +165,9 @@ impl Manager {
             Request::Add { uid, info, netns } => self.add(uid, info, netns).await,
             Request::Keep(uid) => Ok(self.table.keep(uid)?),
             Request::Del(uid) => {
+                // What is open may finish: of a pod that only leaves the mesh it can, of one that is gone it ends by itself.
                 if self.table.del(&uid) {
-                    self.stop(&uid, Stop::Now).await;
+                    self.stop(&uid, Stop::Drain).await;
                 }
                 Ok(())
             }

@@ -28,7 +28,7 @@ async fn pods_come_with_the_snapshot_and_go_with_del() {
     assert_eq!(peer.add(&pod("u2"), here()).await.unwrap(), None);
     assert_eq!(peer.del("u1").await.unwrap(), None);
     assert_eq!(peer.del("unknown").await.unwrap(), None);
-    assert_eq!(world.recorder.log(), ["start u1 sample/web-1", "start u2 sample/web-1", "stop u1 Now"]);
+    assert_eq!(world.recorder.log(), ["start u1 sample/web-1", "start u2 sample/web-1", "stop u1 Drain"]);
     // Shown after the next request at the latest.
     assert_eq!(peer.add(&pod("u2"), here()).await.unwrap(), None);
     let shown: Vec<_> = world.pods.snapshot().iter().map(|pod| (pod.uid.to_string(), pod.state)).collect();

@@ -93,7 +93,7 @@ impl Gateway {
     ) -> Self {
         let stand_in = stand_in(&world, &info);
         let scope = Arc::new(Scope::new(world, info.pod, sockets, false).with_stand_in(stand_in));
-        let running = Running::new(scope.owner(), drain);
+        let running = Running::new(scope.owner(), scope.share(), drain);
         if let Some(bound) = listeners.hbone {
             let mine = Arc::clone(&scope);
             running.listen(bound, "gateway hbone", Some(scope.handshakes()), move |accepted, drain| {

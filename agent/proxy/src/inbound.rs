@@ -110,9 +110,9 @@ where
     Fut: Spawnable + Future<Output = ()>,
 {
     let streams = Tasks::new(scope.owner());
-    let settings = &scope.world().settings;
+    let (settings, share) = (&scope.world().settings, scope.share());
     let on_request = |request| {
-        streams.spawn("inbound stream", each(request));
+        streams.spawn("inbound stream", share.run(each(request)));
     };
     if let Err(reason) = server::serve(io, settings, drain.clone(), on_request).await {
         tracing::debug!(pod = %scope.name(), %source, %reason, "inbound tunnel ended");

@@ -28,6 +28,7 @@ mod running;
 mod scope;
 #[cfg(test)]
 mod sizes;
+mod turns;
 mod world;
 
 pub use config::{Config, Ports, Retry};
@@ -38,4 +39,5 @@ pub use metrics::Metrics;
 pub use names::{NameError, Names, NoNames};
 pub use own::OwnProxy;
 pub use pod::{PodInfo, PodName, PodProxy};
+pub use turns::Turns;
 pub use world::World;

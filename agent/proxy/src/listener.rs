@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::config::Ports;
 use crate::places::{Place, Places};
+use crate::turns::Share;
 
 /// Connections that are taken from a listener when it closes, at most.
 const BACKLOG: usize = 1024;
@@ -160,6 +161,8 @@ pub(crate) struct Acceptor {
     /// For logs: which listener, of whom.
     pub(crate) what: &'static str,
     pub(crate) owner: Arc<str>,
+    /// What accepting and the connections run on.
+    pub(crate) share: Arc<Share>,
     /// Connections that may be set up at once; the rest waits in the backlog, where it costs us nothing.
     pub(crate) limit: Option<Arc<Places>>,
     pub(crate) drain: Watch,
@@ -180,12 +183,12 @@ impl Acceptor {
             let next = tokio::select! {
                 biased;
                 () = self.drain.graceful() => break,
-                next = self.next() => next,
+                next = self.share.spend(self.next()) => next,
             };
             match next {
                 Ok(accepted) => {
                     backoff.reset();
-                    connections.spawn(self.what, serve(accepted, self.drain.clone()));
+                    connections.spawn(self.what, self.share.run(serve(accepted, self.drain.clone())));
                 }
                 Err(error) if is_of_one_connection(&error) => {
                     tracing::debug!(listener = self.what, pod = %self.owner, %error, "a client left before it was accepted");
@@ -198,7 +201,7 @@ impl Acceptor {
             }
         }
         for accepted in self.bound.into_backlog() {
-            connections.spawn(self.what, serve(accepted, self.drain.clone()));
+            connections.spawn(self.what, self.share.run(serve(accepted, self.drain.clone())));
         }
         // Connections hold their own clones; ours must not keep the drain waiting.
         drop((self.drain, serve));
@@ -210,6 +213,7 @@ impl Acceptor {
             Some(limit) => Some(limit.take().await),
             None => None,
         };
+        self.share.pace().await;
         let accepted = self.bound.accept().await?;
         if let Some(place) = &mut place {
             place.begin();
@@ -229,6 +233,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::turns::Turns;
     use isthmus_rt::drain;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::mpsc;
@@ -239,7 +244,18 @@ mod tests {
         let (drain, watch) = drain::channel();
         let limit = limit.map(|places| Places::new(places, Duration::from_secs(3600)));
         let bound = Bound::from_tokio(listener, false);
-        (Acceptor { bound, what: "test", owner: "pod".into(), limit, drain: watch }, address, drain)
+        (
+            Acceptor {
+                bound,
+                what: "test",
+                owner: "pod".into(),
+                share: Turns::default().share(),
+                limit,
+                drain: watch,
+            },
+            address,
+            drain,
+        )
     }
 
     #[tokio::test]
@@ -283,7 +299,8 @@ mod tests {
         // One place, which the first connection never gives back: the others stay in the queue.
         let limit = Some(Places::new(1, Duration::from_secs(3600)));
         let bound = Bound::from_tokio(listener, false);
-        let acceptor = Acceptor { bound, what: "test", owner: "pod".into(), limit, drain: watch };
+        let share = Turns::default().share();
+        let acceptor = Acceptor { bound, what: "test", owner: "pod".into(), share, limit, drain: watch };
         let (seen, mut arrivals) = mpsc::unbounded_channel();
         let tasks = Tasks::new("test");
         tasks.spawn(
@@ -349,7 +366,14 @@ mod tests {
         let bound = Bound::from_std(broken.into(), false).unwrap();
         assert_eq!(bound.accept().await.unwrap_err().kind(), io::ErrorKind::InvalidInput);
         let (drain, watch) = drain::channel();
-        let acceptor = Acceptor { bound, what: "test", owner: "pod".into(), limit: None, drain: watch };
+        let acceptor = Acceptor {
+            bound,
+            what: "test",
+            owner: "pod".into(),
+            share: Turns::default().share(),
+            limit: None,
+            drain: watch,
+        };
         let mut run = std::pin::pin!(acceptor.run(|_, _| std::future::ready(())));
         let minute = Duration::from_secs(60);
         assert!(tokio::time::timeout(minute, &mut run).await.is_err(), "it still tries");

@@ -27,7 +27,7 @@ impl OwnProxy {
     #[must_use]
     pub fn start(world: Arc<World>, pod: PodInfo, inbound: Bound, sockets: Sockets, drain: Watch) -> Self {
         let scope = Arc::new(Scope::new(world, pod, sockets, false).with_only(&REACHABLE));
-        let running = Running::new(scope.owner(), drain);
+        let running = Running::new(scope.owner(), scope.share(), drain);
         running.spawn("policy changes", Arc::clone(&scope).recheck_on_changes());
         running.listen(inbound, "own inbound", Some(scope.handshakes()), move |accepted, drain| {
             inbound::accept(Arc::clone(&scope), accepted, drain)

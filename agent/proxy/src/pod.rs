@@ -71,7 +71,7 @@ impl PodProxy {
     ) -> Self {
         let spoof = listeners.inbound.is_transparent() && listeners.inbound_plaintext.is_transparent();
         let scope = Arc::new(Scope::new(world, pod, sockets, spoof));
-        let running = Running::new(scope.owner(), drain);
+        let running = Running::new(scope.owner(), scope.share(), drain);
         let Listeners { outbound, inbound, inbound_plaintext } = listeners;
         running.spawn("policy changes", Arc::clone(&scope).recheck_on_changes());
         let mine = Arc::clone(&scope);

@@ -11,11 +11,14 @@ use tokio::sync::oneshot;
 
 use crate::listener::{Accepted, Acceptor, Bound};
 use crate::places::Places;
+use crate::turns::Share;
 
 /// Tasks that are drained with the process or stopped by their owner, whichever comes first. Dropped, they end at once.
 #[derive(Debug)]
 pub(crate) struct Running {
     owner: Arc<str>,
+    /// What the connections run on.
+    share: Arc<Share>,
     tasks: Tasks,
     own: Slot,
     process: Slot,
@@ -32,7 +35,7 @@ struct Order {
 }
 
 impl Running {
-    pub(crate) fn new(owner: Arc<str>, process: Watch) -> Self {
+    pub(crate) fn new(owner: Arc<str>, share: Arc<Share>, process: Watch) -> Self {
         let (drain, watch) = drain::channel();
         let tasks = Tasks::new(Arc::clone(&owner));
         let (stop, ordered) = oneshot::channel();
@@ -40,7 +43,7 @@ impl Running {
         let (own, shared) = (slot(watch), slot(process.clone()));
         let slots = [Arc::clone(&own), Arc::clone(&shared)];
         tasks.spawn("shutdown", shutdown(process, drain, slots, ordered));
-        Self { owner, tasks, own, process: shared, stop: Mutex::new(Some(stop)) }
+        Self { owner, share, tasks, own, process: shared, stop: Mutex::new(Some(stop)) }
     }
 
     /// Runs a task that ends with its owner.
@@ -60,7 +63,8 @@ impl Running {
         Fut: Spawnable + Future<Output = ()>,
     {
         let (Some(drain), Some(process)) = (self.watch(), lock(&self.process).clone()) else { return };
-        let acceptor = Acceptor { bound, what, owner: Arc::clone(&self.owner), limit, drain };
+        let (owner, share) = (Arc::clone(&self.owner), Arc::clone(&self.share));
+        let acceptor = Acceptor { bound, what, owner, share, limit, drain };
         self.tasks.spawn(what, async move {
             acceptor.run(serve).await;
             // The process is not done before the last connection of this listener is.
@@ -129,12 +133,13 @@ fn lock<T>(slot: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::turns::Turns;
     use isthmus_rt::drain::Outcome;
 
     #[tokio::test(start_paused = true)]
     async fn the_process_waits_for_work_that_finishes() {
         let (process, watch) = drain::channel();
-        let running = Running::new("pod".into(), watch);
+        let running = Running::new("pod".into(), Turns::default().share(), watch);
         let work = running.watch().unwrap();
         running.spawn("work", async move {
             work.graceful().await;
@@ -149,7 +154,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn work_that_does_not_finish_is_forced_by_the_process() {
         let (process, watch) = drain::channel();
-        let running = Running::new("pod".into(), watch);
+        let running = Running::new("pod".into(), Turns::default().share(), watch);
         let work = running.watch().unwrap();
         let (ended, seen) = oneshot::channel();
         running.spawn("work", async move {
@@ -163,7 +168,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn stop_waits_for_the_deadline_and_then_cuts() {
         let (_process, watch) = drain::channel();
-        let running = Running::new("pod".into(), watch);
+        let running = Running::new("pod".into(), Turns::default().share(), watch);
         let work = running.watch().unwrap();
         running.spawn("deaf", async move {
             std::future::pending::<()>().await;

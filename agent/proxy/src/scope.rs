@@ -19,6 +19,7 @@ use crate::metrics::Reporter;
 use crate::outbound::Memory;
 use crate::places::Places;
 use crate::pod::{PodInfo, PodName};
+use crate::turns::Share;
 use crate::world::World;
 
 /// What the connections of one pod share.
@@ -37,6 +38,7 @@ pub(crate) struct Scope {
     stand_in: Option<Arc<Workload>>,
     connections: Connections,
     handshakes: Arc<Places>,
+    share: Arc<Share>,
     pool: Pool<PoolKey>,
     /// What was learnt of those it connects to.
     memory: Memory,
@@ -62,6 +64,7 @@ impl Scope {
             connections: Connections::default(),
             handshakes: Places::new(world.config.handshakes, world.config.handshake_safe),
             memory: Memory::new(&world.config.retry),
+            share: world.turns.share(),
             pool: Pool::new(pool_config(&world), &tunnels),
             tunnels,
             owner,
@@ -126,6 +129,11 @@ impl Scope {
     /// Places for connections whose TLS handshake is under way.
     pub(crate) fn handshakes(&self) -> Arc<Places> {
         Arc::clone(&self.handshakes)
+    }
+
+    /// Its share of the threads, on which its connections run.
+    pub(crate) fn share(&self) -> Arc<Share> {
+        Arc::clone(&self.share)
     }
 
     pub(crate) fn pool(&self) -> &Pool<PoolKey> {

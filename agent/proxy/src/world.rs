@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::names::Names;
+use crate::turns::Turns;
 
 /// What all pods share.
 pub struct World {
@@ -30,6 +31,8 @@ pub struct World {
     pub config: Config,
     /// Metrics of the data plane.
     pub metrics: Arc<Metrics>,
+    /// How the pods share the threads of the data plane.
+    pub turns: Turns,
 }
 
 impl World {

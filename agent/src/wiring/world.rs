@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use isthmus_hbone::Settings;
 use isthmus_identity::Manager;
-use isthmus_proxy::{Config, World};
+use isthmus_proxy::{Config, Turns, World};
 use isthmus_rt::metrics::Metrics;
 use isthmus_state::{Options, State};
 use isthmus_sys::socket::{Sockets, Transparent};
@@ -19,6 +19,7 @@ pub(crate) fn state(place: &Place) -> State {
         own_cluster: place.cluster.clone(),
         own_node: place.node.clone(),
         root_namespace: place.root_namespace.clone(),
+        loud_policies: place.loud_policies,
     })
 }
 
@@ -33,6 +34,7 @@ pub(crate) fn world(config: &AgentConfig, state: State, certs: Manager, registry
         settings: settings(&config.tunnel),
         config: proxy(config),
         metrics: isthmus_proxy::Metrics::register(registry),
+        turns: Turns::default(),
     })
 }
 

@@ -28,6 +28,7 @@ fn scope(state: &State) -> Scope {
         settings: isthmus_hbone::Settings::default(),
         config: Config::default(),
         metrics: Arc::new(Metrics::default()),
+        turns: crate::turns::Turns::default(),
     });
     let pod = PodInfo {
         uid: "1".into(),

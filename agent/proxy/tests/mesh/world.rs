@@ -15,7 +15,7 @@ use isthmus_model::{
     Action, NamespacedHostname, NetworkAddress, NetworkId, Policy, PolicyKey, Protocol, Scope, Service,
     SpiffeId, Workload,
 };
-use isthmus_proxy::{Bound, Config, Listeners, Metrics, Names, NoNames, PodInfo, PodProxy, World};
+use isthmus_proxy::{Bound, Config, Listeners, Metrics, Names, NoNames, PodInfo, PodProxy, Turns, World};
 use isthmus_rt::drain::{self, Drain, Watch};
 use isthmus_rt::task::Tasks;
 use isthmus_state::{Batch, Options, State};
@@ -113,6 +113,7 @@ impl Network {
             settings: Settings::default(),
             config,
             metrics: Metrics::register(&registry),
+            turns: Turns::default(),
         });
         let (drain, watch) = drain::channel();
         Self { name, block: Arc::clone(block), state, world, registry, tasks, certs, drain, watch }
