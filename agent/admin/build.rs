@@ -25,6 +25,8 @@ fn main() {
 
 /// The commit that is checked out, and whether files differ from it.
 fn repository() -> Option<(String, String)> {
+    // The repository around an unpacked archive is not ours.
+    said("git", &["ls-files", "--error-unmatch", "build.rs"])?;
     let revision = said("git", &["rev-parse", "HEAD"])?;
     // Changes with every commit and every switch to another one.
     if let Some(log) = said("git", &["rev-parse", "--git-path", "logs/HEAD"]) {
