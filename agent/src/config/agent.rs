@@ -80,6 +80,8 @@ pub struct Place {
     /// The namespace whose policies may apply to the whole mesh (`ISTHMUS_ROOT_NAMESPACE`, else the mesh config's
     /// `rootNamespace`).
     pub root_namespace: Namespace,
+    /// Whether dry-run policies are logged at info instead of debug (`AUTHZ_POLICY_INFO_LOGGING`).
+    pub loud_policies: bool,
     /// A namespace whose services win when several have one name (`PREFERED_SERVICE_NAMESPACE`, with one R).
     pub preferred_namespace: Option<Namespace>,
     /// Further node metadata.
@@ -211,17 +213,19 @@ fn refuse_unbuilt(r: &mut Reader<'_>) {
             r.fail(format!("{key}=true is not supported"));
         }
     }
-    // Anything but exactly this is off.
-    for key in ["TLS12_ENABLED", "AUTHZ_POLICY_INFO_LOGGING"] {
-        if r.text(key).as_deref() == Some("true") {
-            r.fail(format!("{key}=true is not supported"));
-        }
+    if is_true(r, "TLS12_ENABLED") {
+        r.fail("TLS12_ENABLED=true is not supported");
     }
     for key in ["ENABLE_PROXY", "LOCALHOST_APP_TUNNEL"] {
         if !r.flag(key, true) {
             r.fail(format!("{key}=false is not supported"));
         }
     }
+}
+
+/// Anything but exactly this is off.
+fn is_true(r: &Reader<'_>, key: &str) -> bool {
+    r.text(key).as_deref() == Some("true")
 }
 
 fn read_proxy_config(r: &mut Reader<'_>, warnings: &mut Vec<String>) -> ProxyConfig {
@@ -312,6 +316,7 @@ fn read_place(r: &Reader<'_>, proxy: &ProxyConfig) -> Place {
         preferred_namespace: r.text("PREFERED_SERVICE_NAMESPACE").map(Namespace::from),
         instance_ip: r.text("INSTANCE_IP").unwrap_or_else(|| "1.1.1.1".to_owned()),
         root_namespace: read_root_namespace(r),
+        loud_policies: is_true(r, "AUTHZ_POLICY_INFO_LOGGING"),
         metadata,
         json_metadata: r.prefixed("ISTIO_METAJSON_"),
     }

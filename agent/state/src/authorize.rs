@@ -80,9 +80,12 @@ impl fmt::Display for Rejection {
 pub fn authorize(snapshot: &Snapshot, workload: &Workload, facts: &Facts) -> Result<Permit, Denied> {
     let subject = Subject::new(facts).known_as(snapshot.trust_domains(), &workload.trust_domain);
     let verdict = enforce(snapshot, workload, &subject);
-    if tracing::enabled!(tracing::Level::DEBUG) {
+    let loud = snapshot.options().loud_policies;
+    let logged =
+        if loud { tracing::enabled!(tracing::Level::INFO) } else { tracing::enabled!(tracing::Level::DEBUG) };
+    if logged {
         let dry = applicable(snapshot, workload).filter(|(_, policy)| policy.dry_run);
-        dry.for_each(|(key, policy)| log_dry_run(key, policy, &subject, &verdict));
+        dry.for_each(|(key, policy)| log_dry_run(loud, key, policy, &subject, &verdict));
     }
     verdict
 }
@@ -118,19 +121,31 @@ fn deny(policy: &PolicyKey, reason: impl FnOnce(PolicyKey) -> Rejection) -> Deni
     Denied { policy: Some(policy.clone()), reason: reason(policy.clone()) }
 }
 
-fn log_dry_run(key: &PolicyKey, policy: &Policy, subject: &Subject<'_>, verdict: &Result<Permit, Denied>) {
+fn log_dry_run(
+    loud: bool,
+    key: &PolicyKey,
+    policy: &Policy,
+    subject: &Subject<'_>,
+    verdict: &Result<Permit, Denied>,
+) {
     let matched = subject.matches(policy);
     let facts = subject.facts();
-    tracing::debug!(
-        policy = %key,
-        action = ?policy.action,
-        matched,
-        verdict = if would_allow(policy.action, matched, verdict) { "allow" } else { "deny" },
-        identity = facts.peer.as_ref().map(tracing::field::display),
-        source = %facts.source,
-        destination = %facts.destination,
-        "dry-run policy"
-    );
+    // A line's level is part of the place that writes it, so there are two.
+    macro_rules! say {
+        ($level:ident) => {
+            tracing::$level!(
+                policy = %key,
+                action = ?policy.action,
+                matched,
+                verdict = if would_allow(policy.action, matched, verdict) { "allow" } else { "deny" },
+                identity = facts.peer.as_ref().map(tracing::field::display),
+                source = %facts.source,
+                destination = %facts.destination,
+                "dry-run policy"
+            )
+        };
+    }
+    if loud { say!(info) } else { say!(debug) }
 }
 
 /// What the verdict would have been had a dry-run policy been enforced beside the others.

@@ -107,6 +107,7 @@ pub(crate) fn snapshot(workloads: &[Workload], services: &[Service]) -> Snapshot
         own_cluster: "c".into(),
         own_node: "node-1".into(),
         root_namespace: "istio-system".into(),
+        ..Options::default()
     };
     let mut snapshot = Snapshot::new(options);
     let batch = Batch {

@@ -13,7 +13,7 @@ use crate::policies::{Applicable, InForce, Policies};
 use crate::services::{Asker, Services};
 use crate::workloads::{PodKey, Workloads};
 
-/// Where this agent is.
+/// Where this agent is, and what it tells.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Options {
     /// Its network.
@@ -24,6 +24,8 @@ pub struct Options {
     pub own_node: NodeName,
     /// The namespace whose policies may apply to the whole mesh; empty when it is not known.
     pub root_namespace: Namespace,
+    /// Whether dry-run policies are logged at info instead of debug (`AUTHZ_POLICY_INFO_LOGGING`).
+    pub loud_policies: bool,
 }
 
 /// The mesh at one moment. Cloning shares everything.

@@ -34,6 +34,7 @@ impl Subscriber for Lines {
     }
     fn event(&self, event: &Event<'_>) {
         let mut fields = Fields::default();
+        fields.0.push(format!("level={}", event.metadata().level()));
         event.record(&mut fields);
         self.0.lock().unwrap().push(fields.0);
     }
@@ -77,10 +78,10 @@ fn dry_run_policies_are_logged_with_the_verdict_that_there_would_have_been() {
         source: [10, 0, 0, 9].into(),
         destination: ([10, 0, 0, 1], 8080).into(),
     };
-    for (enforced, action, principal, passes, verdict) in cases {
+    for (loud, (enforced, action, principal, passes, verdict)) in [true, false].into_iter().cycle().zip(cases) {
         let dry = Policy { dry_run: true, ..policy("dry", action, principal) };
         let case = format!("{action:?} of {principal} beside {enforced:?}");
-        let state = State::new(Options::default());
+        let state = State::new(Options { loud_policies: loud, ..Options::default() });
         let all = [vec![dry], enforced].concat();
         let upsert_policies = all.into_iter().map(|policy| (policy.key(), policy)).collect();
         state.apply(Batch { upsert_policies, ..Batch::default() });
@@ -90,6 +91,7 @@ fn dry_run_policies_are_logged_with_the_verdict_that_there_would_have_been() {
         let said = lines.0.lock().unwrap().clone();
         let [line] = said.as_slice() else { panic!("{case}: {said:?}") };
         for field in [
+            format!("level={}", if loud { "INFO" } else { "DEBUG" }),
             "policy=ns/dry".to_owned(),
             format!("action={action:?}"),
             format!("matched={}", principal == WEB),

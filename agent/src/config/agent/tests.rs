@@ -149,7 +149,6 @@ fn every_row_of_the_table_refuses_what_it_cannot_be() {
         ("LOCALHOST_APP_TUNNEL", "false"),
         ("IPV6_ENABLED", "off"),
         ("ENABLE_RESPONSE_BAGGAGE", "2"),
-        ("AUTHZ_POLICY_INFO_LOGGING", "true"),
         ("COMPLIANCE_POLICY", "fips-140-2"),
         ("TRUST_DOMAIN_ALIASES", "a/b"),
         ("TLS12_ENABLED", "true"),
@@ -231,7 +230,8 @@ fn every_row_of_the_table_is_honoured() {
     assert_eq!(with("RUST_LOG", "access:off,info").log.filter, "access:off,info");
     // Anything but exactly "true" is off.
     with("TLS12_ENABLED", "1");
-    with("AUTHZ_POLICY_INFO_LOGGING", "yes");
+    assert!(!with("AUTHZ_POLICY_INFO_LOGGING", "yes").place.loud_policies);
+    assert!(with("AUTHZ_POLICY_INFO_LOGGING", "true").place.loud_policies);
 }
 
 #[test]

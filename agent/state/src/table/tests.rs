@@ -55,7 +55,7 @@ fn a_slot_is_two_words_and_leaves_are_well_filled() {
     for n in 0..100_000_u64 {
         table.put(Key::of(&format!("east//Pod/bench/pod-{n}")), Arc::new(n));
     }
-    assert_eq!(std::mem::size_of::<Slot<Arc<u64>>>(), 16);
+    assert_eq!(size_of::<Slot<Arc<u64>>>(), 16);
     let (mut leaves, mut spare) = (0, 0);
     let mut open = vec![&table.root];
     while let Some(node) = open.pop() {
