@@ -171,7 +171,9 @@ async fn answered(stream: &mut AdsStream) -> Result<()> {
                 ensure!(request.error_detail.is_none(), "refused: {:?}", request.error_detail);
                 return Ok(());
             }
-            Err(error) if Instant::now() > deadline || error.to_string().contains("ended") => return Err(error),
+            Err(error) if Instant::now() > deadline || error.to_string().contains("ended") => {
+                return Err(error);
+            }
             Err(_) => {}
         }
     }

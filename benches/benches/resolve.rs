@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use isthmus_model::service::{HealthPolicy, LbMode, LbScope};
 use isthmus_model::{
     LoadBalancer, Locality, NetworkAddress, NetworkId, Protocol, Service, Visibility, Workload,
@@ -76,6 +76,8 @@ fn mesh(endpoints: u32) -> State {
 
 fn benches(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("resolve");
+    // Decisions per second beside the time of one.
+    group.throughput(Throughput::Elements(1));
     let network = NetworkId::from(NETWORK);
     for endpoints in [10, 1_000, 10_000] {
         let state = mesh(endpoints);
