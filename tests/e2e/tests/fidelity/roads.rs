@@ -57,7 +57,8 @@ impl World {
         let lan = Lan::new()?;
         let (near, far) = (lan.host()?, lan.host()?);
         let direct =
-            Road::new("direct", (&near.netns, &near.sockets()), (&far.netns, &far.sockets()), far.v4.into());
+            Road::new("direct", (&near.netns, &near.sockets()), (&far.netns, &far.sockets()), far.v4.into())
+                .seen_as(near.v4.into());
         let scene = Scene {
             between,
             nodes: [lan.host()?, lan.host()?],
@@ -81,6 +82,8 @@ impl World {
         let to: IpAddr = if between == Between::DoubleHbone { VIP.into() } else { server.v4.into() };
         let ends = ((&client.netns, &client.sockets()), (&server.netns, &server.sockets()));
         let road = Road::new(between.name(), ends.0, ends.1, server.v4.into()).to(to);
+        // Of a client in another network the pod sees the gateway.
+        let road = if between == Between::DoubleHbone { road } else { road.seen_as(client.v4.into()) };
         Ok(Self { direct, road, dead, agents, _tasks: tasks, _zds: zds, _lan: lan, _dir: dir })
     }
 }

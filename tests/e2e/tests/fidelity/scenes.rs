@@ -47,7 +47,7 @@ pub(crate) const SCENES: &[Scene] = scenes![
 ];
 
 /// Fits into the buffers of every road, whether or not anybody reads.
-const LITTLE: u64 = 50_000;
+pub(crate) const LITTLE: u64 = 50_000;
 /// Does not fit into all buffers of any road together.
 const MUCH: u64 = 128 * 1024 * 1024;
 const SMALL_WRITES: u64 = 40_000;

@@ -34,6 +34,8 @@ pub(crate) struct Road {
     at: IpAddr,
     /// Where the client connects to.
     to: IpAddr,
+    /// Whom the server shall see, where that is the client.
+    source: Option<IpAddr>,
     next: Cell<u16>,
 }
 
@@ -94,12 +96,25 @@ impl Road {
             netns: Arc::clone(netns),
             sockets: sockets.clone(),
         };
-        Self { name, client: place(client), server: place(server), at, to: at, next: Cell::new(PORTS.start) }
+        Self {
+            name,
+            client: place(client),
+            server: place(server),
+            at,
+            to: at,
+            source: None,
+            next: Cell::new(PORTS.start),
+        }
     }
 
     /// The server is reached by another address.
     pub(crate) fn to(self, to: IpAddr) -> Self {
         Self { to, ..self }
+    }
+
+    /// The server must see the client's address.
+    pub(crate) fn seen_as(self, source: IpAddr) -> Self {
+        Self { source: Some(source), ..self }
     }
 
     /// A port that no step has used.
@@ -150,7 +165,9 @@ impl Road {
     pub(crate) async fn meet_at(&self, listener: &TcpListener, port: u16) -> Result<(End, End)> {
         let accepted = async { timeout(PATIENCE, listener.accept()).await.context("nobody connects") };
         let (client, server) = tokio::join!(self.connect(port), accepted);
-        let (client, (server, _)) = (client?, server??);
+        let (client, (server, source)) = (client?, server??);
+        let as_wanted = self.source.is_none_or(|wanted| source.ip() == wanted);
+        ensure!(as_wanted, "the server sees {source} instead of {:?}", self.source);
         server.set_nodelay(true)?;
         Ok((End::new(client), End::new(server)))
     }

@@ -4,6 +4,7 @@ use anyhow::Result;
 use isthmus_kit::lab::{self, Lan};
 
 use super::compare_wire::{self, Exception};
+use super::scenes::LITTLE;
 use super::script::{Event, Road, Trace};
 use super::setup::{Mesh, Way, vip};
 
@@ -30,13 +31,26 @@ const AT_THE_SERVER: &[Exception] =
 
 /// Where it is the client's agent.
 const AT_THE_CLIENT: &[Exception] = &[
-    Exception { scene: "refused", why: "ztunnel ends a connection that it could not make", instead: ended },
+    Exception { scene: "refused", why: NOT_MADE, instead: ended },
+    Exception { scene: "black_hole", why: NOT_MADE, instead: ended },
     Exception {
-        scene: "black_hole",
-        why: "ztunnel ends a connection that it could not make",
-        instead: ended,
+        scene: "reset_by_the_client_behind_the_servers_fin",
+        why: "ztunnel ends its stream and drops it; which of the two is first at the other end is chance",
+        instead: |direct| [vec![direct.clone()], swallowed(direct)].concat(),
+    },
+    Exception {
+        scene: "half_close_by_the_server",
+        why: "ztunnel cancels its outer stream right behind the last bytes; when that overtakes them, they are lost, and \
+              what is cut off must not look complete",
+        instead: |direct| vec![direct.clone(), cut_off(direct)],
     },
 ];
+const NOT_MADE: &str = "ztunnel ends a connection that it could not make";
+
+/// The last piece that the server should get is lost, and it is told so.
+fn cut_off(direct: Trace) -> Trace {
+    Trace { server: vec![Event::Connected, Event::Got(LITTLE), Event::Reset], ..direct }
+}
 
 /// Resets look like ends.
 fn swallowed(direct: Trace) -> Vec<Trace> {
