@@ -187,4 +187,6 @@ impl std::fmt::Display for PodName {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

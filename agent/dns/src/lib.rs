@@ -5,6 +5,8 @@
 //! together. It must not know of xDS or of how pods come and go.
 
 mod answer;
+#[cfg(test)]
+mod fuzz;
 mod listeners;
 mod metrics;
 mod query;
