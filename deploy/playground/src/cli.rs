@@ -138,6 +138,9 @@ pub(crate) enum Command {
     #[command(hide = true)]
     Hold(WorldArgs),
 
+    /// Whether a world could be made here: says why not.
+    #[command(hide = true)]
+    TryEnter,
     /// A plain HTTP client, for use inside pods.
     #[command(hide = true)]
     Request(request::Options),

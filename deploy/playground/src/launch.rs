@@ -100,13 +100,26 @@ fn start(dir: &Dir, args: &WorldArgs, mode: Mode) -> anyhow::Result<Child> {
     if let Some(lost) = args.agent_program.iter().find(|program| !plan.has_place(&program.place)) {
         bail!("--agent-program {lost}: there is no cluster or node {}", lost.place);
     }
+    can_enter()?;
     eprintln!("[  0.0s] programs: building what has changed");
     let binaries = binaries::folder()?;
     enter_world()?;
     spawn(dir, args, mode, &manifests, &binaries)
 }
 
-fn enter_world() -> anyhow::Result<()> {
+/// Whether this system lets us make a world, tried by a process that has no other purpose: entering cannot be undone.
+fn can_enter() -> anyhow::Result<()> {
+    let tried = binaries::own().arg("try-enter").stdin(Stdio::null()).output();
+    let tried = tried.context("cannot try to make a world")?;
+    if !tried.status.success() {
+        let said = String::from_utf8_lossy(&tried.stderr);
+        bail!("{}", said.trim().trim_start_matches("playground: "));
+    }
+    Ok(())
+}
+
+/// Makes the namespaces of a world. Only before any thread starts.
+pub(crate) fn enter_world() -> anyhow::Result<()> {
     isthmus_sys::userns::enter().context("cannot make a world of namespaces")?;
     unshare(CloneFlags::CLONE_NEWPID).context("cannot make a process namespace")
 }

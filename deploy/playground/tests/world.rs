@@ -198,3 +198,17 @@ fn a_bad_manifest_is_named_before_anything_starts() {
     assert!(!refused.status.success() && said.contains("bad.yaml") && said.contains("Pot"), "{said}");
     assert!(!said.contains("networks"), "{said}");
 }
+
+/// In a user namespace of its own the setting of the system can be tried without touching the system's.
+#[test]
+fn forbidden_user_namespaces_are_named_before_anything_is_built() {
+    let world = World::new();
+    let forbid = "echo 0 > /proc/sys/user/max_user_namespaces && \
+                  exec setpriv --bounding-set=-all --inh-caps=-all \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "sh", "-c", forbid, "sh", env!("CARGO_BIN_EXE_playground")]);
+    let refused = command.arg("--dir").arg(world.dir.path()).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("user.max_user_namespaces is 0"), "{said}");
+    assert!(said.contains("sysctl") && !said.contains("building"), "{said}");
+}

@@ -3,7 +3,10 @@
 
 use std::net::IpAddr;
 
-use isthmus_proto::workload::{GatewayAddress, NamespacedHostname, gateway_address::Destination};
+use isthmus_proto::workload::application_tunnel::Protocol;
+use isthmus_proto::workload::{
+    ApplicationTunnel, GatewayAddress, NamespacedHostname, gateway_address::Destination,
+};
 use serde_json::Value;
 
 use super::mesh::LabelSelector;
@@ -18,6 +21,10 @@ const OTHER_CLASSES: [&str; 2] = ["istio-east-west", "istio-remote"];
 const USE: &str = "istio.io/use-waypoint";
 const USE_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const MANAGED: &str = "gateway.istio.io/managed";
+/// Whose pod it is.
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+/// What a waypoint in the mesh expects on its port: `PROXY` or `NONE`, with a port behind a slash when it is another.
+const BINDING: &str = "ambient.istio.io/waypoint-inbound-binding";
 
 /// The waypoints of one cluster.
 #[derive(Debug)]
@@ -57,6 +64,13 @@ impl<'a> Waypoints<'a> {
             .map(|waypoint| waypoint.address.clone())
     }
 
+    /// What a pod expects that is a waypoint and in the mesh itself (a sandwich).
+    pub(super) fn binding_of(&self, pod: &Value) -> Option<ApplicationTunnel> {
+        let name = object::label(pod, GATEWAY_NAME)?;
+        let gateway = self.cluster.get("Gateway", object::namespace(pod), name)?;
+        binding(object::annotation(gateway, BINDING)?)
+    }
+
     /// Whether gateways from outside go through a service's waypoint too.
     pub(super) fn is_for_ingress(&self, service: &Value) -> bool {
         const LABEL: &str = "istio.io/ingress-use-waypoint";
@@ -94,6 +108,17 @@ impl<'a> Waypoints<'a> {
     fn namespace(&self, name: &str) -> Option<&'a Value> {
         self.cluster.get("Namespace", "", name)
     }
+}
+
+/// A binding that says neither is none.
+fn binding(text: &str) -> Option<ApplicationTunnel> {
+    let (protocol, port) = text.split_once('/').unwrap_or((text, "0"));
+    let protocol = match protocol {
+        "PROXY" => Protocol::Proxy,
+        "NONE" => Protocol::None,
+        _ => return None,
+    };
+    Some(ApplicationTunnel { protocol: protocol.into(), port: port.parse::<u16>().ok()?.into() })
 }
 
 // === impl Waypoint ===

@@ -102,6 +102,7 @@ fn from_pod<'a>(mesh: &Mesh, place: Place<'_>, pod: &'a Value) -> Option<(&'a Va
         locality: place.cluster.get("Node", "", node).and_then(locality),
         network_mode: network_mode(pod).into(),
         waypoint: place.waypoints.of_workload(pod),
+        application_tunnel: place.waypoints.binding_of(pod),
         ..Workload::default()
     };
     Some((pod, workload))

@@ -186,7 +186,8 @@ fn rollout(steps: &mut Steps<'_>) -> anyhow::Result<()> {
         let pass = answers.failed == 0 && answers.sent >= REQUESTS / 2;
         steps.check(format!("no request over {what} fails meanwhile"), pass, answers.detail());
         let new = answers.instances().into_iter().filter(|pod| !old.iter().any(|old| old == pod)).count();
-        let pass = answers.instances().len() == 6 && new == 3;
+        // A connection that is kept alive stays where it is until it must move: a few of them may not find every pod.
+        let pass = new > 0 && new < answers.instances().len();
         let detail = format!("{}, {new} of them new", answers.instances().len());
         steps.check(format!("old and new pods answer over {what}"), pass, detail);
     }

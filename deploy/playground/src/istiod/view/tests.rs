@@ -442,6 +442,29 @@ fn another_namespaces_waypoint_must_admit_and_have_an_address() {
 }
 
 #[test]
+fn a_pod_of_a_waypoint_expects_what_the_waypoint_says() {
+    for (binding, tunnel) in [
+        ("PROXY/15088", Some((1, 15088))),
+        ("PROXY", Some((1, 0))),
+        ("NONE/15000", Some((0, 15000))),
+        ("QUIC/1", None),
+        ("PROXY/x", None),
+    ] {
+        let mut world = world();
+        let mut waypoint = gateway("sample", "istio-waypoint", &json!({}), "Same");
+        waypoint["metadata"]["annotations"] = json!({"ambient.istio.io/waypoint-inbound-binding": binding});
+        put(&mut world, "east", waypoint);
+        let mut member = pod("w-1", "w", "w", "10.11.1.77", "e1");
+        member["metadata"]["labels"]["gateway.networking.k8s.io/gateway-name"] = "w".into();
+        put(&mut world, "east", member);
+        let view = view_of(&world, "east");
+        let found = workload_of(&view, "east//Pod/sample/w-1-6746879bdd-abcde").application_tunnel;
+        assert_eq!(found.map(|found| (found.protocol, found.port)), tunnel, "{binding}");
+        assert_eq!(workload_of(&view, V1).application_tunnel, None);
+    }
+}
+
+#[test]
 fn a_headless_service_has_no_address_but_its_workloads() {
     let mut world = world();
     let mut headless = service("helloworld", "None", false, 5000.into());
