@@ -78,7 +78,8 @@ fn dry_run_policies_are_logged_with_the_verdict_that_there_would_have_been() {
         source: [10, 0, 0, 9].into(),
         destination: ([10, 0, 0, 1], 8080).into(),
     };
-    for (loud, (enforced, action, principal, passes, verdict)) in [true, false].into_iter().cycle().zip(cases) {
+    for (loud, (enforced, action, principal, passes, verdict)) in [true, false].into_iter().cycle().zip(cases)
+    {
         let dry = Policy { dry_run: true, ..policy("dry", action, principal) };
         let case = format!("{action:?} of {principal} beside {enforced:?}");
         let state = State::new(Options { loud_policies: loud, ..Options::default() });
