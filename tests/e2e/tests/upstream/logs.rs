@@ -29,7 +29,7 @@ const KEYS: [&str; 17] = [
     "error",
 ];
 /// Ours.
-const MORE: [&str; 2] = ["closed_by", "policy"];
+const MORE: [&str; 5] = ["closed_by", "policy", "tries", "tried", "gave_up"];
 /// How long a line may take to be written.
 const PATIENCE: Duration = Duration::from_secs(15);
 
