@@ -8,9 +8,9 @@
 //! most, and for nobody's queue. While only one pod is active nobody is owed anything, and nobody waits; and neither does
 //! a pod with a few connections, however much they carry.
 //!
-//! That is no help when the whole machine is behind, since then a thread that is woken waits, too. How far behind it is
-//! shows in how long a round takes. The pod that uses most is given new connections at a pace that lets it catch up;
-//! those that it has go on.
+//! That is no help when the whole machine is behind, since then a thread that is woken waits, too, in every process. How
+//! far behind it is shows in how long a round takes, and in how late a timer is. The pod that uses most is given new
+//! connections at a pace that lets it catch up; those that it has go on.
 //!
 //! Who may run when is decided in [`rounds`], without a clock or a task.
 
@@ -42,6 +42,10 @@ struct Shared {
     keeper: Mutex<Option<Tasks>>,
     /// How far behind the machine is, in nanoseconds.
     lag: AtomicU64,
+    /// How long a new connection of a pod that floods us waits because timers are late, in nanoseconds.
+    pause: AtomicU64,
+    /// Somebody floods us: timers are to be watched.
+    flooded: Arc<Notify>,
     now: fn() -> Instant,
     began: Instant,
 }
@@ -53,10 +57,23 @@ const PACE: u32 = 4;
 /// but no longer than this.
 const SLOWEST: Duration = Duration::from_millis(20);
 
+/// How often timers are looked at while somebody floods us.
+const TICK: Duration = Duration::from_millis(2);
+/// The runtime rounds deadlines and the kernel's wait up to the next millisecond each.
+const EXACT: Duration = Duration::from_millis(2);
+/// A timer that is later than this says that whatever is woken on this machine waits.
+const LATE: Duration = Duration::from_micros(500);
+/// The first pause. It is doubled each time that a timer is late, and shrinks slowly when they are not.
+const FIRST: Duration = Duration::from_micros(500);
+/// How long a pod is held to the pace after it was last seen to flood us, in milliseconds: held back, it looks calm.
+const HELD: u64 = 10_000;
+
 /// A pod's share.
 pub(crate) struct Share {
     account: Arc<Account>,
     shared: Arc<Shared>,
+    /// Until when it is held to the pace, in milliseconds.
+    held: AtomicU64,
 }
 
 /// A future that takes turns, and whether it waits for one now.
@@ -88,7 +105,8 @@ impl fmt::Debug for Share {
 impl Turns {
     fn with_clock(now: fn() -> Instant) -> Self {
         let (rounds, wanted, keeper) = (Mutex::default(), Arc::default(), Mutex::default());
-        Self(Arc::new(Shared { rounds, wanted, keeper, lag: 0.into(), now, began: now() }))
+        let (lag, pause, flooded) = (0.into(), 0.into(), Arc::default());
+        Self(Arc::new(Shared { rounds, wanted, keeper, lag, pause, flooded, now, began: now() }))
     }
 
     /// The share of one more pod. Must be called inside the runtime whose threads are shared.
@@ -97,9 +115,10 @@ impl Turns {
         keeper.get_or_insert_with(|| {
             let tasks = Tasks::new("turns");
             tasks.spawn("turns", keep_round(Arc::downgrade(&self.0), Arc::clone(&self.0.wanted)));
+            tasks.spawn("timers", watch_timers(Arc::downgrade(&self.0), Arc::clone(&self.0.flooded)));
             tasks
         });
-        Arc::new(Share { account: self.0.lock().open(), shared: Arc::clone(&self.0) })
+        Arc::new(Share { account: self.0.lock().open(), shared: Arc::clone(&self.0), held: 0.into() })
     }
 }
 
@@ -123,6 +142,21 @@ async fn keep_round(turns: Weak<Shared>, wanted: Arc<Notify>) {
     }
 }
 
+/// Looks how late timers are, from when somebody floods us until there is no pause any more.
+async fn watch_timers(turns: Weak<Shared>, flooded: Arc<Notify>) {
+    loop {
+        flooded.notified().await;
+        loop {
+            let begun = Instant::now();
+            tokio::time::sleep(TICK).await;
+            let Some(turns) = turns.upgrade() else { return };
+            if turns.note_timer(begun.elapsed().saturating_sub(TICK + EXACT)).is_zero() {
+                break;
+            }
+        }
+    }
+}
+
 // === impl Shared ===
 
 impl Shared {
@@ -136,6 +170,18 @@ impl Shared {
         let lag = u64::try_from(lag.as_nanos()).unwrap_or(u64::MAX);
         let known = self.lag.load(Ordering::Relaxed);
         self.lag.store(lag.max(known - known / 16), Ordering::Relaxed);
+    }
+
+    /// A timer was so late; the pause that there is from now on.
+    fn note_timer(&self, late: Duration) -> Duration {
+        let known = Duration::from_nanos(self.pause.load(Ordering::Relaxed));
+        let pause = match late > LATE {
+            true => (known * 2).clamp(FIRST, SLOWEST),
+            false if known < FIRST / 8 => Duration::ZERO,
+            false => known - known / 32,
+        };
+        self.pause.store(u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        pause
     }
 
     fn lag(&self) -> Duration {
@@ -159,9 +205,17 @@ impl Share {
     /// Waits until the pod may have one more connection: a while, when it floods us and the machine is behind.
     pub(crate) async fn pace(&self) {
         let now = self.shared.millis((self.shared.now)());
+        if self.account.is_flooding(now) {
+            self.held.store(now + HELD, Ordering::Relaxed);
+        } else if self.held.load(Ordering::Relaxed) <= now {
+            return;
+        }
+        self.shared.flooded.notify_one();
         let lag = self.shared.lag();
-        if lag > PROMPT && self.account.is_flooding(now) {
-            tokio::time::sleep((lag * PACE).min(SLOWEST)).await;
+        let behind = if lag > PROMPT { lag * PACE } else { Duration::ZERO };
+        let pause = Duration::from_nanos(self.shared.pause.load(Ordering::Relaxed)).max(behind).min(SLOWEST);
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -196,7 +250,7 @@ impl Turn<'_> {
     }
 
     fn take(&mut self, waker: &Waker, now: Instant) -> bool {
-        let Share { account, shared } = self.share;
+        let Share { account, shared, .. } = self.share;
         let now = shared.millis(now);
         if self.waits.is_none() && account.may_run(now) {
             return true;
@@ -297,22 +351,57 @@ mod tests {
         assert!(waits <= 3, "{waits}");
     }
 
+    /// How long a new connection of the pod waits.
+    async fn paces(share: &Share) -> Duration {
+        let begun = tokio::time::Instant::now();
+        share.pace().await;
+        begun.elapsed()
+    }
+
+    fn later(time: Duration) {
+        NOW.set(Some(clock() + time));
+    }
+
+    /// Makes `busy` the one that floods.
+    async fn flood(busy: &Share, calm: &Share) {
+        later(Duration::from_millis(200));
+        calm.spend(async {}).await;
+        exhaust(busy);
+        later(Duration::from_millis(200));
+        calm.spend(async {}).await;
+        busy.spend(async {}).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn late_timers_hold_back_who_floods_for_a_while_and_nobody_else() {
+        let turns = Turns::with_clock(clock);
+        let (busy, calm) = (turns.share(), turns.share());
+        flood(&busy, &calm).await;
+        assert_eq!(paces(&busy).await, Duration::ZERO, "timers are not late");
+        for _ in 0..4 {
+            turns.0.note_timer(LATE * 2);
+        }
+        let pace = paces(&busy).await;
+        assert!(pace >= FIRST * 8 && pace <= FIRST * 8 + EXACT, "{pace:?}");
+        assert_eq!(paces(&calm).await, Duration::ZERO);
+        later(Duration::from_secs(1));
+        assert!(!busy.account.is_flooding(turns.0.millis(clock())));
+        assert!(paces(&busy).await >= FIRST * 6, "held back, it looks calm");
+        for _ in 0..100 {
+            turns.0.note_timer(LATE * 2);
+        }
+        assert_eq!(paces(&busy).await, SLOWEST);
+        later(Duration::from_millis(HELD));
+        assert_eq!(paces(&busy).await, Duration::ZERO, "it has been calm for long enough");
+        let forgotten = std::iter::repeat_with(|| turns.0.note_timer(Duration::ZERO)).take(1_000);
+        assert!(forgotten.into_iter().any(|pause| pause.is_zero()));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_floods_gets_new_connections_no_faster_than_the_machine_can_follow() {
         let turns = Turns::with_clock(clock);
         let (busy, calm) = (turns.share(), turns.share());
-        let paces = async |share: &Share| {
-            let begun = tokio::time::Instant::now();
-            share.pace().await;
-            begun.elapsed()
-        };
-        let later = || NOW.set(Some(clock() + Duration::from_millis(200)));
-        later();
-        calm.spend(async {}).await;
-        exhaust(&busy);
-        later();
-        calm.spend(async {}).await;
-        busy.spend(async {}).await;
+        flood(&busy, &calm).await;
         turns.0.note_lag(Duration::from_millis(4));
         let pace = paces(&busy).await;
         assert!(pace >= Duration::from_millis(16) && pace <= SLOWEST, "{pace:?}");
