@@ -9,11 +9,12 @@
 //! a pod with a few connections, however much they carry.
 //!
 //! That is no help when the whole machine is behind, since then a thread that is woken waits, too, in every process. How
-//! far behind it is shows in how long a round takes, and in how late a timer is. The pod that uses most is given new
-//! connections at a pace that lets it catch up; those that it has go on.
+//! far behind it is shows in how late timers are. The pod that uses most is given new connections at a pace that lets the
+//! machine catch up (see [`pace`]); those that it has go on.
 //!
 //! Who may run when is decided in [`rounds`], without a clock or a task.
 
+mod pace;
 mod rounds;
 
 use std::fmt;
@@ -22,12 +23,13 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use isthmus_rt::task::Tasks;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 
+use self::pace::{HELD, Pace, TICK};
 use self::rounds::{Account, Rounds};
 
 /// The turns of a process. Clones share them.
@@ -40,33 +42,12 @@ struct Shared {
     wanted: Arc<Notify>,
     /// Begins the rounds, once the first pod is there: before, there may be no runtime.
     keeper: Mutex<Option<Tasks>>,
-    /// How far behind the machine is, in nanoseconds.
-    lag: AtomicU64,
-    /// How long a new connection of a pod that floods us waits because timers are late, in nanoseconds.
-    pause: AtomicU64,
+    pace: Pace,
     /// Somebody floods us: timers are to be watched.
     flooded: Arc<Notify>,
     now: fn() -> Instant,
     began: Instant,
 }
-
-/// A machine that is no further behind than this is not behind.
-const PROMPT: Duration = Duration::from_micros(300);
-/// So many times as long a new connection of the pod that floods us waits, so that most of the time is left to others;
-const PACE: u32 = 4;
-/// but no longer than this.
-const SLOWEST: Duration = Duration::from_millis(20);
-
-/// How often timers are looked at while somebody floods us.
-const TICK: Duration = Duration::from_millis(2);
-/// The runtime rounds deadlines and the kernel's wait up to the next millisecond each.
-const EXACT: Duration = Duration::from_millis(2);
-/// A timer that is later than this says that whatever is woken on this machine waits.
-const LATE: Duration = Duration::from_micros(500);
-/// The first pause. It is doubled each time that a timer is late, and shrinks slowly when they are not.
-const FIRST: Duration = Duration::from_micros(500);
-/// How long a pod is held to the pace after it was last seen to flood us, in milliseconds: held back, it looks calm.
-const HELD: u64 = 10_000;
 
 /// A pod's share.
 pub(crate) struct Share {
@@ -105,8 +86,8 @@ impl fmt::Debug for Share {
 impl Turns {
     fn with_clock(now: fn() -> Instant) -> Self {
         let (rounds, wanted, keeper) = (Mutex::default(), Arc::default(), Mutex::default());
-        let (lag, pause, flooded) = (0.into(), 0.into(), Arc::default());
-        Self(Arc::new(Shared { rounds, wanted, keeper, lag, pause, flooded, now, began: now() }))
+        let (pace, flooded) = (Pace::default(), Arc::default());
+        Self(Arc::new(Shared { rounds, wanted, keeper, pace, flooded, now, began: now() }))
     }
 
     /// The share of one more pod. Must be called inside the runtime whose threads are shared.
@@ -127,11 +108,9 @@ async fn keep_round(turns: Weak<Shared>, wanted: Arc<Notify>) {
     loop {
         wanted.notified().await;
         loop {
-            let begun = Instant::now();
             // Behind everything that could run now.
             yield_now().await;
             let Some(turns) = turns.upgrade() else { return };
-            turns.note_lag(begun.elapsed());
             let now = turns.millis((turns.now)());
             let (woken, is_over) = turns.lock().next(now);
             woken.into_iter().for_each(Waker::wake);
@@ -150,7 +129,7 @@ async fn watch_timers(turns: Weak<Shared>, flooded: Arc<Notify>) {
             let begun = Instant::now();
             tokio::time::sleep(TICK).await;
             let Some(turns) = turns.upgrade() else { return };
-            if turns.note_timer(begun.elapsed().saturating_sub(TICK + EXACT)).is_zero() {
+            if turns.pace.timer_took(begun.elapsed()).is_zero() {
                 break;
             }
         }
@@ -163,29 +142,6 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Rounds<Waker>> {
         // Nothing panics while a round is half done.
         self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The worst of late: it is believed at once and forgotten slowly.
-    fn note_lag(&self, lag: Duration) {
-        let lag = u64::try_from(lag.as_nanos()).unwrap_or(u64::MAX);
-        let known = self.lag.load(Ordering::Relaxed);
-        self.lag.store(lag.max(known - known / 16), Ordering::Relaxed);
-    }
-
-    /// A timer was so late; the pause that there is from now on.
-    fn note_timer(&self, late: Duration) -> Duration {
-        let known = Duration::from_nanos(self.pause.load(Ordering::Relaxed));
-        let pause = match late > LATE {
-            true => (known * 2).clamp(FIRST, SLOWEST),
-            false if known < FIRST / 8 => Duration::ZERO,
-            false => known - known / 32,
-        };
-        self.pause.store(u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        pause
-    }
-
-    fn lag(&self) -> Duration {
-        Duration::from_nanos(self.lag.load(Ordering::Relaxed))
     }
 
     fn millis(&self, now: Instant) -> u64 {
@@ -211,9 +167,7 @@ impl Share {
             return;
         }
         self.shared.flooded.notify_one();
-        let lag = self.shared.lag();
-        let behind = if lag > PROMPT { lag * PACE } else { Duration::ZERO };
-        let pause = Duration::from_nanos(self.shared.pause.load(Ordering::Relaxed)).max(behind).min(SLOWEST);
+        let pause = self.shared.pace.pause();
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
@@ -351,67 +305,33 @@ mod tests {
         assert!(waits <= 3, "{waits}");
     }
 
-    /// How long a new connection of the pod waits.
-    async fn paces(share: &Share) -> Duration {
-        let begun = tokio::time::Instant::now();
-        share.pace().await;
-        begun.elapsed()
-    }
-
-    fn later(time: Duration) {
-        NOW.set(Some(clock() + time));
-    }
-
-    /// Makes `busy` the one that floods.
-    async fn flood(busy: &Share, calm: &Share) {
-        later(Duration::from_millis(200));
-        calm.spend(async {}).await;
-        exhaust(busy);
-        later(Duration::from_millis(200));
-        calm.spend(async {}).await;
-        busy.spend(async {}).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn late_timers_hold_back_who_floods_for_a_while_and_nobody_else() {
-        let turns = Turns::with_clock(clock);
-        let (busy, calm) = (turns.share(), turns.share());
-        flood(&busy, &calm).await;
-        assert_eq!(paces(&busy).await, Duration::ZERO, "timers are not late");
-        for _ in 0..4 {
-            turns.0.note_timer(LATE * 2);
-        }
-        let pace = paces(&busy).await;
-        assert!(pace >= FIRST * 8 && pace <= FIRST * 8 + EXACT, "{pace:?}");
-        assert_eq!(paces(&calm).await, Duration::ZERO);
-        later(Duration::from_secs(1));
-        assert!(!busy.account.is_flooding(turns.0.millis(clock())));
-        assert!(paces(&busy).await >= FIRST * 6, "held back, it looks calm");
-        for _ in 0..100 {
-            turns.0.note_timer(LATE * 2);
-        }
-        assert_eq!(paces(&busy).await, SLOWEST);
-        later(Duration::from_millis(HELD));
-        assert_eq!(paces(&busy).await, Duration::ZERO, "it has been calm for long enough");
-        let forgotten = std::iter::repeat_with(|| turns.0.note_timer(Duration::ZERO)).take(1_000);
-        assert!(forgotten.into_iter().any(|pause| pause.is_zero()));
-    }
-
     #[tokio::test(start_paused = true)]
     async fn who_floods_gets_new_connections_no_faster_than_the_machine_can_follow() {
         let turns = Turns::with_clock(clock);
         let (busy, calm) = (turns.share(), turns.share());
-        flood(&busy, &calm).await;
-        turns.0.note_lag(Duration::from_millis(4));
-        let pace = paces(&busy).await;
-        assert!(pace >= Duration::from_millis(16) && pace <= SLOWEST, "{pace:?}");
+        let paces = async |share: &Share| {
+            let begun = tokio::time::Instant::now();
+            share.pace().await;
+            begun.elapsed()
+        };
+        let later = |time| NOW.set(Some(clock() + time));
+        let slow = || while turns.0.pace.timer_took(TICK * 10) < pace::SLOWEST {};
+        later(Duration::from_millis(200));
+        calm.spend(async {}).await;
+        exhaust(&busy);
+        later(Duration::from_millis(200));
+        calm.spend(async {}).await;
+        busy.spend(async {}).await;
+        assert_eq!(paces(&busy).await, Duration::ZERO, "timers are not late");
+        slow();
+        assert_eq!(paces(&busy).await, pace::SLOWEST);
         assert_eq!(paces(&calm).await, Duration::ZERO);
-        turns.0.note_lag(Duration::from_secs(1));
-        assert_eq!(paces(&busy).await, SLOWEST);
-        for _ in 0..200 {
-            turns.0.note_lag(Duration::ZERO);
-        }
-        assert_eq!(paces(&busy).await, Duration::ZERO, "the machine has caught up");
+        later(Duration::from_secs(1));
+        slow();
+        assert!(!busy.account.is_flooding(turns.0.millis(clock())));
+        assert_eq!(paces(&busy).await, pace::SLOWEST, "held back, it looks calm");
+        later(Duration::from_millis(HELD));
+        assert_eq!(paces(&busy).await, Duration::ZERO, "it has been calm for long enough");
     }
 
     #[tokio::test]

@@ -1,51 +1,13 @@
 //! What the log says of dry-run policies. In a process of its own: whether a line is written at all is decided once for
 //! all threads, so tests beside it would meddle.
 
-#![expect(clippy::unwrap_used, reason = "all of this is tests")]
-
-use std::sync::{Arc, Mutex};
-
+use isthmus_kit::log::Lines;
 use isthmus_model::policy::{Match, StringMatch};
 use isthmus_model::{Action, Facts, Policy, Scope, Workload};
 use isthmus_state::{Batch, Options, State, authorize};
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
 
 const WEB: &str = "td/ns/shop/sa/web";
 const API: &str = "td/ns/shop/sa/api";
-
-#[derive(Default)]
-struct Fields(Vec<String>);
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        self.0.push(format!("{}={value:?}", field.name()));
-    }
-}
-
-/// The fields of each line.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<Vec<String>>>>);
-
-impl Subscriber for Lines {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-    fn event(&self, event: &Event<'_>) {
-        let mut fields = Fields::default();
-        fields.0.push(format!("level={}", event.metadata().level()));
-        event.record(&mut fields);
-        self.0.lock().unwrap().push(fields.0);
-    }
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
 
 fn policy(name: &str, action: Action, principal: &str) -> Policy {
     let clause = Match { principals: vec![StringMatch::Exact(principal.into())], ..Match::default() };
@@ -86,10 +48,10 @@ fn dry_run_policies_are_logged_with_the_verdict_that_there_would_have_been() {
         let all = [vec![dry], enforced].concat();
         let upsert_policies = all.into_iter().map(|policy| (policy.key(), policy)).collect();
         state.apply(Batch { upsert_policies, ..Batch::default() });
-        lines.0.lock().unwrap().clear();
+        lines.clear();
         let passed = authorize(&state.load(), &workload, &facts).is_ok();
         assert_eq!(passed, passes, "{case}: it is not enforced");
-        let said = lines.0.lock().unwrap().clone();
+        let said = lines.all();
         let [line] = said.as_slice() else { panic!("{case}: {said:?}") };
         for field in [
             format!("level={}", if loud { "INFO" } else { "DEBUG" }),

@@ -6,6 +6,7 @@ pub mod hbone;
 pub mod istiod;
 pub mod kube;
 pub mod lab;
+pub mod log;
 pub mod pki;
 pub mod probe;
 pub mod process;

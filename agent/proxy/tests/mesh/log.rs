@@ -1,19 +1,17 @@
 //! The access log of the tasks on this thread.
 
-use std::fmt::Debug;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::LazyLock;
 
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
+use isthmus_kit::log::{Line, Lines};
+use tracing::Dispatch;
 use tracing::subscriber::DefaultGuard;
-use tracing::{Dispatch, Event, Metadata, Subscriber};
 
 use crate::world::eventually;
 
 /// Lines of the access log, each as `key=value key=value`. It listens for as long as it lives, on a runtime of one
 /// thread.
 pub(crate) struct Log {
-    lines: Arc<Mutex<Vec<String>>>,
+    lines: Lines,
     _listening: DefaultGuard,
 }
 
@@ -21,52 +19,23 @@ impl Log {
     pub(crate) fn listen() -> Self {
         // While there is one listener only, whoever writes a line of some kind first decides for all threads whether
         // anybody listens to that kind. With two, everybody is asked.
-        static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Collect(Arc::default())));
+        static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Lines::of("access")));
         LazyLock::force(&SECOND);
-        let lines = Arc::default();
-        let collect = Collect(Arc::clone(&lines));
-        Self { lines, _listening: tracing::subscriber::set_default(collect) }
+        let lines = Lines::of("access");
+        let _listening = tracing::subscriber::set_default(lines.clone());
+        Self { lines, _listening }
     }
 
     /// The next line about a connection that ended, or was not begun, as a client of the mesh.
     pub(crate) async fn next(&self) -> String {
-        let ended = |line: &String| {
-            line.contains("direction=\"outbound\"") && !line.contains("message=connection opened")
-        };
+        let has = |line: &Line, field| line.iter().any(|own| own == field);
+        let ended =
+            |line: &Line| has(line, "direction=\"outbound\"") && !has(line, "message=connection opened");
         eventually(
-            || self.lines.lock().unwrap().iter().any(ended),
-            || format!("no line was written: {:?}", self.lines.lock().unwrap()),
+            || self.lines.all().iter().any(ended),
+            || format!("no line was written: {:?}", self.lines.all()),
         )
         .await;
-        let mut lines = self.lines.lock().unwrap();
-        let at = lines.iter().position(ended).unwrap();
-        lines.remove(at)
+        self.lines.take(ended).unwrap().join(" ")
     }
-}
-
-struct Collect(Arc<Mutex<Vec<String>>>);
-struct Fields(String);
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.0 += &format!("{}={value:?} ", field.name());
-    }
-}
-
-impl Subscriber for Collect {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == "access"
-    }
-    fn event(&self, event: &Event<'_>) {
-        let mut fields = Fields(String::new());
-        event.record(&mut fields);
-        self.0.lock().unwrap().push(fields.0);
-    }
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
 }

@@ -15,13 +15,14 @@ use anyhow::{Context as _, Result, ensure};
 use isthmus_kit::istiod::{Istiod, raw_resource, response};
 use isthmus_kit::lab;
 use isthmus_kit::pki::Ca;
+use isthmus_kit::probe::until;
 use isthmus_kit::process::Process;
 use isthmus_kit::zds::{ZdsPeer, ZdsPod, ZdsServer, add};
 use isthmus_proto::type_url;
 use isthmus_sys::netns::Netns;
 use serde_json::Value;
 
-use world::{World, complaints, count, until};
+use world::{World, complaints, count};
 
 /// Where the scripted control plane listens.
 const PLANE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15012);

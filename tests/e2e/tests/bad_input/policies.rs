@@ -7,9 +7,10 @@ use anyhow::{Context as _, Result, ensure};
 use isthmus_kit::istiod::{AdsStream, Istiod, raw_resource, response};
 use isthmus_kit::lab;
 use isthmus_kit::pki::Ca;
+use isthmus_kit::probe::until;
 use isthmus_proto::type_url;
 
-use crate::world::{World, until};
+use crate::world::World;
 use crate::{plane, serves, start};
 
 const AUTHORIZATION: &str = type_url::AUTHORIZATION;

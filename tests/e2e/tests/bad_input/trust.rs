@@ -11,11 +11,12 @@ use anyhow::{Context as _, Result, ensure};
 use isthmus_kit::istiod::{Answer, Istiod, response};
 use isthmus_kit::lab;
 use isthmus_kit::pki::{Ca, Spec};
+use isthmus_kit::probe::until;
 use isthmus_proto::type_url;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::world::{World, count, until};
+use crate::world::{World, count};
 use crate::{PLANE, plane, serves, start};
 
 /// The leaves that the CA signed, by identity.

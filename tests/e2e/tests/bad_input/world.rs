@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use isthmus_kit::lab::{self, Host, Lan};
-use isthmus_kit::probe::{self, Answer};
+use isthmus_kit::probe::{self, Answer, until};
 use isthmus_kit::process::Process;
 use isthmus_kit::zds::{ZdsPeer, ZdsPod, ZdsServer};
 use isthmus_node::rules::{self, PodRules};
@@ -18,8 +18,6 @@ use tempfile::TempDir;
 const READY: &str = "127.0.0.1:15021";
 const ADMIN: &str = "127.0.0.1:15000";
 const STATS: &str = "127.0.0.1:15020";
-/// Longest wait for what nobody announces.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The node; the agent runs in the test's own namespace, where a scripted control plane can be reached on loopback.
 pub(crate) struct World {
@@ -123,18 +121,6 @@ impl World {
         let of = |line: &&str| line.starts_with(family);
         answer.body.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
     }
-}
-
-/// Waits for something that nobody announces.
-pub(crate) async fn until(what: &str, holds: impl AsyncFn() -> bool) -> Result<()> {
-    let reached = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let waited = tokio::time::timeout(PATIENCE, reached).await;
-    ensure!(waited.is_ok(), "never: {what}");
-    Ok(())
 }
 
 /// The warnings and errors in a log.

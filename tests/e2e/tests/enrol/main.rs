@@ -9,12 +9,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use isthmus_kit::kube;
 use isthmus_kit::lab;
+use isthmus_kit::probe::until;
 use isthmus_kit::process::{Line, text};
 use isthmus_sys::socket::Transparent;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufStream};
 use tokio::net::TcpStream;
 
-use world::{APP, MODE, Pod, World, bind, call, passed, until};
+use world::{APP, MODE, Pod, World, bind, call, passed};
 
 /// What probes come from, as pods see them.
 const PROBE: &str = "169.254.7.127\n";

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use isthmus_kit::kube::{self, Api};
 use isthmus_kit::lab::{self, Host, Lan};
-use isthmus_kit::probe;
+use isthmus_kit::probe::{self, until};
 use isthmus_kit::process::{Ended, Process};
 use isthmus_rt::task::Tasks;
 use isthmus_sys::netns::Netns;
@@ -28,8 +28,6 @@ pub(crate) const MODE: &str = "istio.io/dataplane-mode";
 pub(crate) const APP: u16 = 8080;
 const NODE: &str = "node-1";
 const API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6443);
-/// Longest wait for what nobody announces.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The node.
 pub(crate) struct World {
@@ -270,16 +268,6 @@ impl Captured {
 pub(crate) async fn call(from: &Sockets, to: SocketAddr) -> Result<String> {
     let stream = from.connect(to, None, Duration::from_secs(10)).await?;
     Ok(String::from_utf8(lab::exchange(stream, b"").await?)?)
-}
-
-/// Waits for something that nobody announces.
-pub(crate) async fn until(what: &str, holds: impl AsyncFn() -> bool) -> Result<()> {
-    let reached = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, reached).await.with_context(|| format!("never: {what}"))
 }
 
 /// Checks that ADD succeeded and handed the earlier plugins' result on.

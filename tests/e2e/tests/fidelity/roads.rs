@@ -5,7 +5,6 @@ use std::fmt;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use isthmus_kit::kube::{self, Api};
@@ -25,7 +24,6 @@ const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 const HOSTNAME: &str = "echo.ns.svc.cluster.local";
 const SERVER_IDENTITY: &str = "spiffe://cluster.local/ns/ns/sa/server";
 const API: u16 = 6443;
-const SOON: Duration = Duration::from_secs(20);
 
 /// What is between client and server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,13 +210,9 @@ impl Scene {
         ];
         let gateway = Process::start(&self.gateway.netns, "isthmus", &["gateway"], &env, "")?;
         gateway.line(&["gateway started"]).await?;
-        let ready = async {
-            while probe::get(&self.gateway.netns, "127.0.0.1:15021", "/healthz/ready").await?.status != 200 {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            Ok::<_, anyhow::Error>(())
-        };
-        tokio::time::timeout(SOON, ready).await.context("the gateway does not become ready")??;
+        let answer = async || probe::get(&self.gateway.netns, "127.0.0.1:15021", "/healthz/ready").await;
+        probe::until("the gateway is ready", async || answer().await.is_ok_and(|ready| ready.status == 200))
+            .await?;
         Ok(gateway)
     }
 }
