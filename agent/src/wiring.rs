@@ -1,11 +1,12 @@
 //! Where the floors meet: implementations of the traits that lower crates define, over the parts that others own.
 
+pub(crate) mod agent_pod;
 pub(crate) mod config_dump;
 pub(crate) mod control;
 pub(crate) mod discovery;
+pub(crate) mod host_resolver;
 pub(crate) mod metrics;
-pub(crate) mod names;
-pub(crate) mod own;
 pub(crate) mod pods;
+pub(crate) mod proxy_context;
+pub(crate) mod socket_options;
 pub(crate) mod trust;
-pub(crate) mod world;

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use isthmus_rt::metrics::{Family, Metrics};
+use isthmus_rt::metrics::{Family, Registry};
 use prometheus_client::metrics::counter::Counter;
 
 const SERIES: u32 = 10_000;
@@ -41,7 +41,7 @@ fn labels(n: u32) -> Labels {
 }
 
 fn benches(criterion: &mut Criterion) {
-    let registry = Metrics::default();
+    let registry = Registry::default();
     let family = Family::<Labels, Counter>::default();
     registry.register("istio_tcp_connections_opened", "Connections", family.clone());
     let all: Vec<Labels> = (0..SERIES).map(labels).collect();

@@ -42,7 +42,7 @@ struct Url {
 impl Metrics {
     /// Registers the families.
     #[must_use]
-    pub fn register(registry: &isthmus_rt::metrics::Metrics) -> Arc<Self> {
+    pub fn register(registry: &isthmus_rt::metrics::Registry) -> Arc<Self> {
         let metrics = Self::default();
         registry.register(
             "istio_xds_connection_terminations",

@@ -56,7 +56,7 @@ pub(crate) struct KeptLabels {
 impl Metrics {
     /// Makes the families and registers them.
     #[must_use]
-    pub fn register(registry: &isthmus_rt::metrics::Metrics) -> Arc<Self> {
+    pub fn register(registry: &isthmus_rt::metrics::Registry) -> Arc<Self> {
         let metrics = Self::default();
         let Self { requests, upstream_requests, upstream_failures, upstream_duration } = &metrics;
         for (name, help, family) in [
@@ -147,7 +147,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn series_of_services_that_are_gone_end_and_their_sums_stay() {
-        let registry = isthmus_rt::metrics::Metrics::default();
+        let registry = isthmus_rt::metrics::Registry::default();
         let (metrics, state) = (Metrics::register(&registry), State::new(isthmus_state::Options::default()));
         let workload = |name: &str| Workload { canonical_name: name.into(), ..Workload::default() };
         let here = Workload { uid: "here".into(), ..workload("here") };

@@ -29,7 +29,7 @@ struct Outcome {
 impl Metrics {
     /// Registers the families.
     #[must_use]
-    pub fn register(registry: &isthmus_rt::metrics::Metrics) -> Arc<Self> {
+    pub fn register(registry: &isthmus_rt::metrics::Registry) -> Arc<Self> {
         let metrics = Self::default();
         registry.register(
             "isthmus_certificate_signings",

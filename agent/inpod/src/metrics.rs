@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use isthmus_rt::metrics::Metrics as Registry;
+use isthmus_rt::metrics::Registry;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 

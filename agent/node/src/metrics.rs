@@ -35,7 +35,7 @@ pub(crate) struct ResponseCode {
 impl Metrics {
     /// Registers every family.
     #[must_use]
-    pub fn register(registry: &isthmus_rt::metrics::Metrics) -> Arc<Self> {
+    pub fn register(registry: &isthmus_rt::metrics::Registry) -> Arc<Self> {
         let this = Self::default();
         registry.register(
             "nodeagent_reconcile_events",

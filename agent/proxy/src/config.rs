@@ -46,7 +46,7 @@ pub struct Config {
     /// TLS handshakes a pod's HBONE listener has under way at most; further ones wait in the backlog.
     pub handshakes: usize,
     /// How long one of them is safe when there are that many; after it, it is given up for one that waits.
-    pub handshake_safe: Duration,
+    pub handshake_grace: Duration,
     /// Whether answers and records use baggage (`ENABLE_RESPONSE_BAGGAGE`).
     pub baggage: bool,
     /// How long a pooled tunnel without streams is kept.
@@ -100,7 +100,7 @@ impl Default for Config {
             policy_deadline: Duration::from_secs(5),
             policy_grace: Duration::from_secs(30),
             handshakes: 256,
-            handshake_safe: Duration::from_secs(1),
+            handshake_grace: Duration::from_secs(1),
             baggage: true,
             pool_idle: Duration::from_secs(300),
             hello_deadline: Duration::from_secs(5),

@@ -9,22 +9,11 @@ use isthmus_hbone::{OpenError, TlsError, TunnelError};
 use isthmus_identity::FetchError;
 use isthmus_model::{Hostname, NetworkId, PolicyKey, SpiffeId, WorkloadUid};
 use isthmus_state::route::DenyReason;
-use isthmus_state::{Denied, GatewayRefusal, InboundError};
+use isthmus_state::{GatewayRefusal, InboundError};
 use isthmus_sys::socket::ConnectError;
 
-use crate::metrics::Flag;
-use crate::names::NameError;
-use crate::pod::PodName;
-
-/// A policy's verdict in words, with the policy when one is to blame.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}")]
-pub struct Refusal {
-    /// The policy that said no; `None` when no policy said yes.
-    pub policy: Option<PolicyKey>,
-    /// In words.
-    pub reason: String,
-}
+use crate::host_resolver::HostLookupError;
+use crate::types::{PodName, Refusal, ResponseFlag};
 
 /// Why a connection did not come about, or ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +43,7 @@ pub enum Error {
         /// Its name.
         hostname: Hostname,
         /// Why it has none.
-        cause: NameError,
+        cause: HostLookupError,
     },
     /// A CONNECT is not for this pod, or for no port of it.
     #[error("{0}")]
@@ -110,7 +99,7 @@ pub enum Error {
     #[error("connection closed due to connection drain")]
     Drained,
     /// The peer of the tunnel was revoked.
-    #[error("{}", crate::revocable::REVOKED)]
+    #[error("{}", crate::dial::revocable::REVOKED)]
     Revoked,
     /// The copy ended with an error.
     #[error("{0}")]
@@ -140,12 +129,6 @@ pub enum Error {
     NoTunnel(Duration),
 }
 
-impl From<Denied> for Refusal {
-    fn from(denied: Denied) -> Self {
-        Self { reason: denied.to_string(), policy: denied.policy }
-    }
-}
-
 impl From<PoolError> for Error {
     fn from(error: PoolError) -> Self {
         match error {
@@ -159,20 +142,20 @@ impl From<PoolError> for Error {
 impl Error {
     /// The response flag of a connection that ended with this.
     #[must_use]
-    pub fn flag(&self) -> Flag {
+    pub fn flag(&self) -> ResponseFlag {
         match self {
-            Self::Denied(_) | Self::PolicyChanged(_) => Flag::Deny,
-            Self::Tls(_) | Self::Crowded(_) | Self::NoPeerIdentity => Flag::TlsFailure,
-            Self::Revoked => Flag::CertRevoked,
-            Self::Http2(_) => Flag::H2HandshakeFailure,
-            Self::HboneTimeout(_) => Flag::NetworkPolicy,
-            Self::Identity(_) | Self::NoCertificate { .. } => Flag::IdentityError,
+            Self::Denied(_) | Self::PolicyChanged(_) => ResponseFlag::Deny,
+            Self::Tls(_) | Self::Crowded(_) | Self::NoPeerIdentity => ResponseFlag::TlsFailure,
+            Self::Revoked => ResponseFlag::CertRevoked,
+            Self::Http2(_) => ResponseFlag::H2HandshakeFailure,
+            Self::HboneTimeout(_) => ResponseFlag::NetworkPolicy,
+            Self::Identity(_) | Self::NoCertificate { .. } => ResponseFlag::IdentityError,
             Self::Dial(failure) => match failure.stage {
-                Stage::Identity => Flag::IdentityError,
-                Stage::Timeout => Flag::NetworkPolicy,
-                Stage::Connect => Flag::Connect,
-                Stage::Tls => Flag::TlsFailure,
-                Stage::Handshake => Flag::H2HandshakeFailure,
+                Stage::Identity => ResponseFlag::IdentityError,
+                Stage::Timeout => ResponseFlag::NetworkPolicy,
+                Stage::Connect => ResponseFlag::Connect,
+                Stage::Tls => ResponseFlag::TlsFailure,
+                Stage::Handshake => ResponseFlag::H2HandshakeFailure,
             },
             Self::Recursive(_)
             | Self::UnknownWorkload(_)
@@ -191,7 +174,7 @@ impl Error {
             | Self::Preface(_)
             | Self::Gateway(_)
             | Self::NoVip { .. }
-            | Self::Hello(_) => Flag::Connect,
+            | Self::Hello(_) => ResponseFlag::Connect,
         }
     }
 
@@ -236,22 +219,22 @@ mod tests {
         let dial = |stage| Error::Dial(ConnectFailure::new(stage, Error::NoAnswer(after)));
         let refusal = || Refusal { policy: Some("ns/p".into()), reason: "no".into() };
         let table = [
-            (Error::Denied(refusal()), Flag::Deny),
-            (Error::PolicyChanged(refusal()), Flag::Deny),
-            (Error::Revoked, Flag::CertRevoked),
-            (Error::Connect(silence()), Flag::Connect),
-            (Error::Open(OpenError::Status(401)), Flag::Connect),
-            (Error::Drained, Flag::Connect),
-            (Error::Tls(TlsError::Timeout(after)), Flag::TlsFailure),
-            (Error::NoPeerIdentity, Flag::TlsFailure),
-            (Error::Crowded(after), Flag::TlsFailure),
-            (Error::Http2(TunnelError::HandshakeTimeout(after)), Flag::H2HandshakeFailure),
-            (Error::hbone_dial(silence()), Flag::NetworkPolicy),
-            (dial(Stage::Identity), Flag::IdentityError),
-            (dial(Stage::Timeout), Flag::NetworkPolicy),
-            (dial(Stage::Connect), Flag::Connect),
-            (dial(Stage::Tls), Flag::TlsFailure),
-            (dial(Stage::Handshake), Flag::H2HandshakeFailure),
+            (Error::Denied(refusal()), ResponseFlag::Deny),
+            (Error::PolicyChanged(refusal()), ResponseFlag::Deny),
+            (Error::Revoked, ResponseFlag::CertRevoked),
+            (Error::Connect(silence()), ResponseFlag::Connect),
+            (Error::Open(OpenError::Status(401)), ResponseFlag::Connect),
+            (Error::Drained, ResponseFlag::Connect),
+            (Error::Tls(TlsError::Timeout(after)), ResponseFlag::TlsFailure),
+            (Error::NoPeerIdentity, ResponseFlag::TlsFailure),
+            (Error::Crowded(after), ResponseFlag::TlsFailure),
+            (Error::Http2(TunnelError::HandshakeTimeout(after)), ResponseFlag::H2HandshakeFailure),
+            (Error::hbone_dial(silence()), ResponseFlag::NetworkPolicy),
+            (dial(Stage::Identity), ResponseFlag::IdentityError),
+            (dial(Stage::Timeout), ResponseFlag::NetworkPolicy),
+            (dial(Stage::Connect), ResponseFlag::Connect),
+            (dial(Stage::Tls), ResponseFlag::TlsFailure),
+            (dial(Stage::Handshake), ResponseFlag::H2HandshakeFailure),
         ];
         for (error, flag) in table {
             assert_eq!(error.flag(), flag, "{error}");

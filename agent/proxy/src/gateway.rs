@@ -7,7 +7,7 @@
 
 mod hbone;
 mod hello;
-mod relay;
+mod sni;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,12 +17,10 @@ use isthmus_model::{Authority, NamespacedHostname, TrustDomain, Workload};
 use isthmus_rt::drain::Watch;
 use isthmus_sys::socket::Sockets;
 
-use crate::conns::ConnectionsSnapshot;
-use crate::listener::Bound;
-use crate::pod::PodInfo;
-use crate::running::Running;
-use crate::scope::Scope;
-use crate::world::World;
+use crate::accept::{BoundListener, Lifecycle};
+use crate::context::{PodContext, ProxyContext};
+use crate::tracker::ConnectionsSnapshot;
+use crate::types::PodInfo;
 
 pub use hello::HelloError;
 
@@ -58,18 +56,18 @@ pub struct SniRoutes {
 #[derive(Debug, Default)]
 pub struct GatewayListeners {
     /// HBONE, usually 15008.
-    pub hbone: Option<Bound>,
+    pub hbone: Option<BoundListener>,
     /// TLS that is passed through by its server name: 15443, 15012, 15017.
-    pub sni: Vec<(Bound, SniRoutes)>,
+    pub sni: Vec<(BoundListener, SniRoutes)>,
     /// Plain TCP to one target each.
-    pub tcp: Vec<(Bound, Target)>,
+    pub tcp: Vec<(BoundListener, Target)>,
 }
 
 /// A running gateway. Dropped, it ends at once.
 #[derive(Debug)]
 pub struct Gateway {
-    scope: Arc<Scope>,
-    running: Running,
+    ctx: Arc<PodContext>,
+    running: Lifecycle,
 }
 
 impl SniRoutes {
@@ -84,41 +82,41 @@ impl Gateway {
     /// Serves until the process drains or [`Self::stop`] is called. Must be called inside the data plane's runtime.
     #[must_use]
     pub fn start(
-        world: Arc<World>,
+        proxy: Arc<ProxyContext>,
         info: GatewayInfo,
         listeners: GatewayListeners,
         globals: Arc<dyn Globals>,
         sockets: Sockets,
         drain: Watch,
     ) -> Self {
-        let stand_in = stand_in(&world, &info);
-        let scope = Arc::new(Scope::new(world, info.pod, sockets, false).with_stand_in(stand_in));
-        let running = Running::new(scope.owner(), scope.share(), drain);
+        let stand_in = stand_in(&proxy, &info);
+        let ctx = Arc::new(PodContext::new(proxy, info.pod, sockets, false).with_stand_in(stand_in));
+        let running = Lifecycle::new(ctx.owner(), ctx.share(), drain);
         if let Some(bound) = listeners.hbone {
-            let mine = Arc::clone(&scope);
-            running.listen(bound, "gateway hbone", Some(scope.handshakes()), move |accepted, drain| {
+            let mine = Arc::clone(&ctx);
+            running.listen(bound, "gateway hbone", Some(ctx.handshakes()), move |accepted, drain| {
                 hbone::accept(Arc::clone(&mine), Arc::clone(&globals), accepted, drain)
             });
         }
         for (bound, routes) in listeners.sni {
-            let (mine, routes) = (Arc::clone(&scope), Arc::new(routes));
-            running.listen(bound, "gateway tls", Some(scope.handshakes()), move |accepted, drain| {
-                relay::serve_tls(Arc::clone(&mine), Arc::clone(&routes), accepted, drain)
+            let (mine, routes) = (Arc::clone(&ctx), Arc::new(routes));
+            running.listen(bound, "gateway tls", Some(ctx.handshakes()), move |accepted, drain| {
+                sni::serve_tls(Arc::clone(&mine), Arc::clone(&routes), accepted, drain)
             });
         }
         for (bound, target) in listeners.tcp {
-            let (mine, target) = (Arc::clone(&scope), Arc::new(target));
+            let (mine, target) = (Arc::clone(&ctx), Arc::new(target));
             running.listen(bound, "gateway tcp", None, move |accepted, drain| {
-                relay::serve_tcp(Arc::clone(&mine), Arc::clone(&target), accepted, drain)
+                sni::serve_tcp(Arc::clone(&mine), Arc::clone(&target), accepted, drain)
             });
         }
-        Self { scope, running }
+        Self { ctx, running }
     }
 
     /// What is open now; everything counts as outbound, since nothing ends here.
     #[must_use]
     pub fn connections(&self) -> ConnectionsSnapshot {
-        self.scope.connections().snapshot()
+        self.ctx.connections().snapshot()
     }
 
     /// Takes no new connections, waits at most `deadline` for the open ones, then cuts what is left.
@@ -128,14 +126,14 @@ impl Gateway {
 }
 
 /// Who the gateway is as long as the control plane does not describe it.
-fn stand_in(world: &World, info: &GatewayInfo) -> Workload {
+fn stand_in(proxy: &ProxyContext, info: &GatewayInfo) -> Workload {
     Workload {
         name: info.pod.name.clone(),
         namespace: info.pod.namespace.clone(),
         service_account: info.pod.service_account.clone(),
         trust_domain: info.trust_domain.clone(),
-        network: world.network.clone(),
-        cluster_id: world.cluster_id.clone(),
+        network: proxy.network.clone(),
+        cluster_id: proxy.cluster_id.clone(),
         workload_name: info.pod.name.clone(),
         canonical_name: info.pod.name.clone(),
         ..Workload::default()

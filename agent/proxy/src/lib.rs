@@ -1,43 +1,54 @@
-//! The data plane of one pod, and the east-west gateway: listeners, the way of a connection from one end to the other,
-//! the table of what is open, the access log and its metrics.
+//! The data plane of one pod, and the east-west gateway: listeners, the path of a connection from accept to close, the
+//! table of open connections, the access log and its metrics.
 //!
-//! It composes what lower crates decide (state: where to, whether) and do (hbone: the tunnel; identity: the proof; sys:
-//! sockets), and knows nothing of xDS, ZDS or Kubernetes. Start with [`PodProxy`] and [`gateway::Gateway`].
+//! It composes what lower crates decide (state: the route and the verdict of policy) and do (hbone: the tunnel;
+//! identity: peer verification; sys: sockets), and knows nothing of xDS, ZDS or Kubernetes. Start with [`PodProxy`] and
+//! [`gateway::Gateway`].
+//!
+//! Inside, rooms with walls; imports go down only (`tests/e2e/tests/layering` checks it):
+//!
+//! ```text
+//! pod agent_pod                 one pod; the pod that the agent itself runs in
+//! gateway                       east-west gateway: HBONE, SNI and TCP listeners
+//! inbound   outbound            siblings: 15008 and 15006; 15001
+//! server                        server side of a tunnel: handshake, driving its streams
+//! dial                          sockets, tunnels and sessions to upstreams
+//! context                       what connections share: of the process, of one pod
+//! accept                        listeners, accept loop, handshake slots, lifecycle
+//! telemetry                     connection record, access log, metrics and their labels
+//! tracker                       table of open connections
+//! retry                         retry budget, outlier ejection, causes: pure
+//! config error host_resolver types
+//! ```
 
-mod access_log;
-mod app;
+mod accept;
+mod agent_pod;
 mod config;
-mod conns;
+mod context;
 mod dial;
 pub mod error;
 pub mod gateway;
-mod gone;
+mod host_resolver;
 mod inbound;
-mod labels;
-mod listener;
-pub mod metrics;
-mod names;
 mod outbound;
-mod own;
-mod passthrough;
-mod places;
 mod pod;
-mod record;
-mod revocable;
-mod running;
-mod scope;
+mod retry;
+mod server;
 #[cfg(test)]
 mod sizes;
+pub mod telemetry;
+mod tracker;
 mod turns;
-mod world;
+mod types;
 
+pub use accept::{BoundListener, Listeners};
+pub use agent_pod::AgentPodProxy;
 pub use config::{Config, Ports, Retry};
-pub use conns::{Carrier, Conn, ConnectionsSnapshot, Open};
+pub use context::ProxyContext;
 pub use error::Error;
-pub use listener::{Bound, Listeners};
-pub use metrics::Metrics;
-pub use names::{NameError, Names, NoNames};
-pub use own::OwnProxy;
-pub use pod::{PodInfo, PodName, PodProxy};
+pub use host_resolver::{HostLookupError, HostResolver, NoHostResolver};
+pub use pod::PodProxy;
+pub use telemetry::Metrics;
+pub use tracker::{Connection, ConnectionsSnapshot, OpenConnections};
 pub use turns::Turns;
-pub use world::World;
+pub use types::{Carrier, PodInfo, PodName};

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use isthmus_rt::drain::Watch;
 
-use crate::listener::Accepted;
-use crate::scope::Scope;
-use crate::{inbound, outbound, passthrough};
+use crate::accept::Accepted;
+use crate::context::PodContext;
+use crate::inbound;
+use crate::outbound;
 
 /// Bytes of the future that a function of three arguments makes.
 pub(crate) fn of<A, B, C, Fut>(_: impl Fn(A, B, C) -> Fut) -> usize {
@@ -17,9 +18,9 @@ pub(crate) fn of<A, B, C, Fut>(_: impl Fn(A, B, C) -> Fut) -> usize {
 #[test]
 fn a_connections_task_stays_small() {
     // As the test profile lays futures out; optimized ones are smaller.
-    let outbound = of::<Arc<Scope>, Accepted, Watch, _>(outbound::serve);
-    let plaintext = of::<Arc<Scope>, Accepted, Watch, _>(passthrough::serve);
-    let tunnel = of::<Arc<Scope>, Accepted, Watch, _>(inbound::accept);
+    let outbound = of::<Arc<PodContext>, Accepted, Watch, _>(outbound::serve);
+    let plaintext = of::<Arc<PodContext>, Accepted, Watch, _>(inbound::plaintext::serve);
+    let tunnel = of::<Arc<PodContext>, Accepted, Watch, _>(inbound::accept);
     let stream = inbound::stream_future_size();
     for (what, size, limit) in [
         ("an outbound connection", outbound, 8 * 1024),

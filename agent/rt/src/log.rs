@@ -17,7 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, reload};
 
 use self::queue::Queue;
-use crate::metrics::Metrics;
+use crate::metrics::Registry;
 
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -133,7 +133,7 @@ impl Handle {
     }
 
     /// Declares the counter of lines that a slow reader cost.
-    pub fn register(&self, registry: &Metrics) {
+    pub fn register(&self, registry: &Registry) {
         let help = "Lines of the log that were dropped because its reader was too slow";
         registry.register("isthmus_log_lines_dropped", help, self.queue.dropped());
     }

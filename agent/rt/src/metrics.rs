@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::registry::{Metric, Registry};
+use prometheus_client::registry::{self, Metric};
 
 use expiring::{Bounded, Bounds, Coarse, Pair};
 
@@ -21,16 +21,16 @@ pub use total::{Count, Histogram, Total};
 
 /// The process' registry. Clones share it. Its lock is taken to declare and to encode, never to count.
 #[derive(Debug, Clone, Default)]
-pub struct Metrics(Arc<Shared>);
+pub struct Registry(Arc<Families>);
 
 #[derive(Debug, Default)]
-struct Shared {
-    registry: Mutex<Registry>,
+struct Families {
+    registry: Mutex<registry::Registry>,
     /// Families whose number of series has a bound.
     bounded: Bounds,
 }
 
-impl Metrics {
+impl Registry {
     /// Registers one family under its full name; counters must be given without the `_total` suffix, which the
     /// encoder adds.
     pub fn register(&self, name: &str, help: &str, metric: impl Metric) {
@@ -74,7 +74,7 @@ impl Metrics {
         encode(out, &self.registry())
     }
 
-    fn registry(&self) -> MutexGuard<'_, Registry> {
+    fn registry(&self) -> MutexGuard<'_, registry::Registry> {
         self.0.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,7 +9,7 @@ use isthmus_control::xds::{self, Rejections};
 use isthmus_identity::Manager;
 use isthmus_rt::drain::{self, Watch};
 use isthmus_rt::log::Handle;
-use isthmus_rt::metrics::Metrics;
+use isthmus_rt::metrics::Registry;
 use isthmus_rt::ready::Readiness;
 use isthmus_rt::task::Tasks;
 use isthmus_state::{Batch, State};
@@ -24,7 +24,8 @@ use crate::runtime;
 use crate::wiring::config_dump::{self, Live};
 use crate::wiring::discovery::Discovery;
 use crate::wiring::pods::Pods;
-use crate::wiring::{control, metrics, own, trust, world};
+use crate::wiring::proxy_context::{self, proxy_context};
+use crate::wiring::{agent_pod, control, metrics, trust};
 
 /// Runs the role.
 pub(crate) fn run(config: AgentConfig, log: Handle) -> Result<(), RunError> {
@@ -50,13 +51,13 @@ async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), R
     if config.sockets.ipv6 {
         admin = admin.with_ipv6_loopback(config.ports.admin.port()).await;
     }
-    let (registry, readiness) = (Metrics::default(), Readiness::default());
+    let (registry, readiness) = (Registry::default(), Readiness::default());
     let tasks = Tasks::new("agent");
     let (drain, watch) = drain::channel();
     let (served, served_watch) = drain::channel();
 
     let mesh = Mesh::start(&config, Holds::Node, &registry, &readiness, &tasks, &watch)?;
-    let shared = world::world(&config, mesh.state.clone(), mesh.certs.clone(), &registry);
+    let shared = proxy_context(&config, mesh.state.clone(), mesh.certs.clone(), &registry);
     tasks.spawn("metric series", Arc::clone(&shared.metrics).expire(mesh.state.clone()));
     let pods = Pods::new(Arc::clone(&shared), &config, &registry, watch.clone());
     if let Some(dns) = pods.dns_metrics() {
@@ -74,7 +75,7 @@ async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), R
     let data_tasks = Tasks::new("data");
     let _own = {
         let _inside = data.enter();
-        let own = own::start(&config, shared, watch.clone());
+        let own = agent_pod::start(&config, shared, watch.clone());
         let zds = zds(&config, Arc::clone(&pods), &registry, readiness.clone(), watch);
         data_tasks.spawn("zds", zds);
         own
@@ -91,7 +92,7 @@ async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), R
 fn zds(
     config: &AgentConfig,
     pods: Arc<Pods>,
-    registry: &Metrics,
+    registry: &Registry,
     readiness: Readiness,
     drain: Watch,
 ) -> impl Future<Output = ()> + use<> {
@@ -144,12 +145,12 @@ impl Mesh {
     pub(super) fn start(
         config: &AgentConfig,
         holds: Holds,
-        registry: &Metrics,
+        registry: &Registry,
         readiness: &Readiness,
         tasks: &Tasks,
         drain: &Watch,
     ) -> Result<Self, RunError> {
-        let state = world::state(&config.place);
+        let state = proxy_context::state(&config.place);
         let trust = trust::start(&config.trust, &state, registry, tasks);
         let certs = control::manager(config, trust, registry, tasks)?;
         let rejections = Rejections::default();

@@ -10,10 +10,10 @@ use isthmus_model::NamespacedHostname;
 use isthmus_node::ApiServer;
 use isthmus_node::globals;
 use isthmus_proxy::gateway::{Gateway, GatewayInfo, GatewayListeners, Globals, SniRoutes};
-use isthmus_proxy::{Bound, PodInfo, World};
+use isthmus_proxy::{BoundListener, PodInfo, ProxyContext};
 use isthmus_rt::drain::{self, Watch};
 use isthmus_rt::log::Handle;
-use isthmus_rt::metrics::Metrics;
+use isthmus_rt::metrics::Registry;
 use isthmus_rt::ready::Readiness;
 use isthmus_rt::task::Tasks;
 use isthmus_sys::socket::{Sockets, Transparent};
@@ -27,7 +27,9 @@ use super::signal::{Drained, Signals};
 use crate::config::gateway::GatewayConfig;
 use crate::runtime;
 use crate::wiring::config_dump::Live;
-use crate::wiring::{metrics, world};
+use crate::wiring::metrics;
+use crate::wiring::proxy_context::proxy_context;
+use crate::wiring::socket_options::apply_socket_options;
 
 /// Under this name readiness waits for the set of global services.
 const GLOBALS: &str = "global services";
@@ -56,12 +58,12 @@ async fn serve(config: GatewayConfig, log: Handle, data: &Runtime) -> Result<(),
     if base.sockets.ipv6 {
         admin = admin.with_ipv6_loopback(base.ports.admin.port()).await;
     }
-    let (registry, readiness) = (Metrics::default(), Readiness::default());
+    let (registry, readiness) = (Registry::default(), Readiness::default());
     let tasks = Tasks::new("gateway");
     let (drain, watch) = drain::channel();
     let (served, served_watch) = drain::channel();
     let mesh = Mesh::start(base, Holds::Own, &registry, &readiness, &tasks, &watch)?;
-    let shared = world::world(base, mesh.state.clone(), mesh.certs.clone(), &registry);
+    let shared = proxy_context(base, mesh.state.clone(), mesh.certs.clone(), &registry);
     tasks.spawn("metric series", Arc::clone(&shared.metrics).expire(mesh.state.clone()));
     let globals = follow_globals(&config, &readiness, &tasks, &watch).await?;
     let (quit, mut asked) = mpsc::channel(1);
@@ -115,17 +117,17 @@ impl Globals for Known {
 /// Binds every listener, then serves.
 fn start(
     config: &GatewayConfig,
-    world: Arc<World>,
+    proxy_context: Arc<ProxyContext>,
     globals: globals::Globals,
     data: &Runtime,
     drain: Watch,
 ) -> Result<Gateway, RunError> {
     let _inside = data.enter();
     let place = &config.base.place;
-    let sockets = world::dress(Sockets::host(), &config.base.sockets);
-    let bind = |address: SocketAddr| -> Result<Bound, RunError> {
+    let sockets = apply_socket_options(Sockets::host(), &config.base.sockets);
+    let bind = |address: SocketAddr| -> Result<BoundListener, RunError> {
         let (listener, transparent) = sockets.listen(address, Transparent::Never)?;
-        Ok(Bound::from_tokio(listener, transparent))
+        Ok(BoundListener::from_tokio(listener, transparent))
     };
     let any = |port| SocketAddr::new(config.hbone.ip(), port);
     let mut by_port: BTreeMap<u16, SniRoutes> = BTreeMap::new();
@@ -150,5 +152,5 @@ fn start(
         service_account: config.identity.service_account.clone(),
     };
     let info = GatewayInfo { pod, trust_domain: config.identity.trust_domain.clone() };
-    Ok(Gateway::start(world, info, listeners, Arc::new(Known(globals)), sockets, drain))
+    Ok(Gateway::start(proxy_context, info, listeners, Arc::new(Known(globals)), sockets, drain))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use isthmus_admin::server::{Ready, Routes, Stats, serve};
 use isthmus_rt::drain::Watch;
-use isthmus_rt::metrics::Metrics;
+use isthmus_rt::metrics::Registry;
 use isthmus_rt::ready::Readiness;
 use isthmus_rt::task::Tasks;
 use isthmus_sys::socket::{Sockets, Transparent};
@@ -47,7 +47,7 @@ impl Endpoint {
     }
 }
 
-/// Metrics and readiness, which every role has.
+/// Registry and readiness, which every role has.
 pub(super) struct Common {
     stats: Endpoint,
     ready: Endpoint,
@@ -63,7 +63,7 @@ impl Common {
     }
 
     /// Serves both.
-    pub(super) fn serve(self, registry: &Metrics, readiness: &Readiness, tasks: &Tasks, drain: &Watch) {
+    pub(super) fn serve(self, registry: &Registry, readiness: &Readiness, tasks: &Tasks, drain: &Watch) {
         self.stats.serve(Stats::new(registry.clone()), tasks, drain);
         self.ready.serve(Ready(readiness.clone()), tasks, drain);
     }

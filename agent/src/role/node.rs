@@ -6,7 +6,7 @@ use isthmus_node::config::{KubeletUid, ProbeAddresses};
 use isthmus_node::{ApiServer, Config, Deps, Host};
 use isthmus_rt::drain;
 use isthmus_rt::log::Handle;
-use isthmus_rt::metrics::Metrics;
+use isthmus_rt::metrics::Registry;
 use isthmus_rt::ready::Readiness;
 use isthmus_rt::task::Tasks;
 use tokio::sync::mpsc;
@@ -31,7 +31,7 @@ pub(crate) fn run(config: NodeConfig, log: Handle) -> Result<(), RunError> {
 async fn serve(config: NodeConfig, log: Handle) -> Result<(), RunError> {
     let mut signals = Signals::install()?;
     let common = Common::bind(config.metrics, config.ready).await?;
-    let (registry, readiness) = (Metrics::default(), Readiness::default());
+    let (registry, readiness) = (Registry::default(), Readiness::default());
     let tasks = Tasks::new("node endpoints");
     let (drain, watch) = drain::channel();
     metrics::process(&registry, &log, &tokio::runtime::Handle::current());

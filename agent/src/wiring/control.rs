@@ -12,7 +12,7 @@ use isthmus_identity::schedule::Limits;
 use isthmus_identity::{Config, KeyExchange, Manager, SignError, Signer, Trust, system_clock};
 use isthmus_model::SpiffeId;
 use isthmus_rt::BoxFuture;
-use isthmus_rt::metrics::Metrics;
+use isthmus_rt::metrics::Registry;
 use isthmus_rt::task::Tasks;
 
 use crate::config::agent::{AgentConfig, CaChoice, ControlPlane, Place};
@@ -65,7 +65,7 @@ fn json(text: &str) -> Metadata {
 pub(crate) fn manager(
     config: &AgentConfig,
     trust: Trust,
-    registry: &Metrics,
+    registry: &Registry,
     tasks: &Tasks,
 ) -> Result<Manager, ConfigError> {
     let signer: Arc<dyn Signer> = match &config.ca {

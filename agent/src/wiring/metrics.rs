@@ -3,19 +3,19 @@
 use isthmus_rt::log::Handle;
 use isthmus_rt::metrics::process::Process;
 use isthmus_rt::metrics::runtime::Runtime;
-use isthmus_rt::metrics::{Family, Metrics};
+use isthmus_rt::metrics::{Family, Registry};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::runtime;
 
 /// Declares what is known of the process: its log, its descriptors and the runtime of its connections.
-pub(crate) fn process(registry: &Metrics, log: &Handle, data: &runtime::Handle) {
+pub(crate) fn process(registry: &Registry, log: &Handle, data: &runtime::Handle) {
     log.register(registry);
     registry.collect(Process);
     registry.collect(Runtime::new(data.clone()));
 }
 
 /// Declares `istio_build`: dashboards count the proxies of a release by it.
-pub(crate) fn build(registry: &Metrics, tag: String) {
+pub(crate) fn build(registry: &Registry, tag: String) {
     let family = Family::<Vec<(&'static str, String)>, Gauge>::default();
     family.get_or_create(&vec![("component", "ztunnel".to_owned()), ("tag", tag)]).set(1);
     registry.register("istio_build", "The release of the mesh that this was deployed for", family);
@@ -28,7 +28,7 @@ mod tests {
     #[test]
     fn the_families_of_a_process_are_there() {
         let runtime = crate::runtime::data(1).unwrap();
-        let registry = Metrics::default();
+        let registry = Registry::default();
         let log = isthmus_rt::log::init(isthmus_rt::log::Format::Text, "off").unwrap();
         process(&registry, &log, runtime.handle());
         build(&registry, "1.31.0".to_owned());

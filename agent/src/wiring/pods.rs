@@ -10,19 +10,19 @@ use isthmus_admin::dump::pods::{ConnectionView, Connections, PodView};
 use isthmus_dns::DnsProxy;
 use isthmus_inpod::{Pod, PodEntry, PodRuntime, PodState, Pods as Table, StartError, Stop};
 use isthmus_model::PodUid;
-use isthmus_proxy::{Conn, Listeners, PodInfo, PodProxy, World};
+use isthmus_proxy::{Connection, Listeners, PodInfo, PodProxy, ProxyContext};
 use isthmus_rt::BoxFuture;
 use isthmus_rt::drain::Watch;
-use isthmus_rt::metrics::Metrics;
+use isthmus_rt::metrics::Registry;
 use isthmus_rt::task::Tasks;
 use isthmus_sys::socket::Sockets;
 
-use super::world::dress;
+use super::socket_options::apply_socket_options;
 use crate::config::agent::{AgentConfig, SocketConfig};
 
 /// The data planes of this node's pods.
 pub(crate) struct Pods {
-    world: Arc<World>,
+    proxy_context: Arc<ProxyContext>,
     sockets: SocketConfig,
     dns: Option<Dns>,
     /// For the data planes of pods; gone once no more are taken, since holding it would be being active.
@@ -49,9 +49,9 @@ struct Running {
 
 impl Pods {
     pub(crate) fn new(
-        world: Arc<World>,
+        proxy_context: Arc<ProxyContext>,
         config: &AgentConfig,
-        registry: &Metrics,
+        registry: &Registry,
         drain: Watch,
     ) -> Arc<Self> {
         let dns = config.dns.then(|| Dns {
@@ -65,7 +65,7 @@ impl Pods {
             metrics: isthmus_dns::Metrics::register(registry),
         });
         Arc::new(Self {
-            world,
+            proxy_context,
             sockets: config.sockets.clone(),
             dns,
             drain: Mutex::new(Some(drain)),
@@ -120,8 +120,8 @@ impl Pods {
         let sockets = Sockets::in_netns(Arc::new(pod.netns.clone()))
             .with_mark(Some(self.sockets.mark))
             .with_reuse_port(self.sockets.reuse_port);
-        let sockets = dress(sockets, &self.sockets);
-        let config = &self.world.config;
+        let sockets = apply_socket_options(sockets, &self.sockets);
+        let config = &self.proxy_context.config;
         let listeners = Listeners::bind(&sockets, config.ports, config.original_source);
         let listeners = listeners.map_err(|error| refused("listeners", error))?;
         let info = PodInfo {
@@ -134,7 +134,7 @@ impl Pods {
             None => None,
             Some(dns) => Some(self.launch_dns(dns, &info, &sockets, &drain)?),
         };
-        let proxy = PodProxy::start(Arc::clone(&self.world), info, listeners, sockets, drain);
+        let proxy = PodProxy::start(Arc::clone(&self.proxy_context), info, listeners, sockets, drain);
         Ok(Running { proxy, dns })
     }
 
@@ -150,7 +150,7 @@ impl Pods {
             namespace: info.namespace.clone(),
             service_account: info.service_account.clone(),
         };
-        let state = self.world.state.clone();
+        let state = self.proxy_context.state.clone();
         DnsProxy::start(state, pod, dns.config.clone(), sockets, drain, Arc::clone(&dns.metrics))
             .map_err(|error| StartError(format!("DNS proxy: {error}")))
     }
@@ -187,7 +187,7 @@ impl PodRuntime for Pods {
     }
 }
 
-fn connection(conn: Conn) -> ConnectionView {
+fn connection(conn: Connection) -> ConnectionView {
     ConnectionView {
         src: conn.src.to_string(),
         original_dst: conn.original_dst,

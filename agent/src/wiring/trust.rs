@@ -8,7 +8,7 @@ use isthmus_identity::Trust;
 use isthmus_identity::trust::Options;
 use isthmus_identity::trust::crl::Revocations;
 use isthmus_rt::file::{Content, Follow};
-use isthmus_rt::metrics::{Family, Metrics as Registry};
+use isthmus_rt::metrics::{Family, Registry};
 use isthmus_rt::task::{Tasks, compute};
 use isthmus_state::State;
 use prometheus_client::encoding::EncodeLabelSet;

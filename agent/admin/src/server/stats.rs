@@ -5,7 +5,7 @@ use http::HeaderValue;
 use http::header::{ACCEPT, ACCEPT_ENCODING, VARY};
 use http::request::Parts;
 use isthmus_rt::BoxFuture;
-use isthmus_rt::metrics::Metrics;
+use isthmus_rt::metrics::Registry;
 use isthmus_rt::task::compute;
 use tokio::sync::Mutex;
 
@@ -17,14 +17,14 @@ const OPENMETRICS: &str = "application/openmetrics-text;charset=utf-8;version=1.
 /// The endpoint over a registry.
 #[derive(Debug)]
 pub struct Stats {
-    registry: Metrics,
+    registry: Registry,
     turn: Mutex<()>,
 }
 
 impl Stats {
     /// Over a registry.
     #[must_use]
-    pub fn new(registry: Metrics) -> Self {
+    pub fn new(registry: Registry) -> Self {
         Self { registry, turn: Mutex::new(()) }
     }
 

@@ -3,7 +3,7 @@ use std::io::Read as _;
 
 use flate2::read::{GzDecoder, ZlibDecoder};
 use http_body_util::BodyExt as _;
-use isthmus_rt::metrics::Metrics;
+use isthmus_rt::metrics::Registry;
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -55,7 +55,7 @@ async fn readiness_names_what_is_pending() {
 
 #[tokio::test]
 async fn metrics_are_openmetrics_text_on_both_paths() {
-    let stats = Stats::new(Metrics::default());
+    let stats = Stats::new(Registry::default());
     for path in ["/metrics", "/stats/prometheus"] {
         let (status, kind, body) = ask(&stats, path, &[], "content-type").await;
         assert_eq!((status, kind.as_str(), body.as_slice()), (200, PLAIN, b"# EOF\n".as_slice()));
@@ -68,7 +68,7 @@ async fn metrics_are_openmetrics_text_on_both_paths() {
 
 #[tokio::test]
 async fn metrics_are_compressed_for_who_takes_it() {
-    let registry = Metrics::default();
+    let registry = Registry::default();
     (0..100).for_each(|n| registry.register(&format!("seen_{n}"), "Seen", Counter::<u64>::default()));
     let stats = Stats::new(registry.clone());
     let plain = registry.encode().unwrap();

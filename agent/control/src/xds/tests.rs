@@ -40,7 +40,7 @@ struct Client {
     pushes: mpsc::UnboundedReceiver<session::Push>,
     readiness: Readiness,
     rejections: Rejections,
-    metrics: isthmus_rt::metrics::Metrics,
+    metrics: isthmus_rt::metrics::Registry,
     drain: drain::Drain,
     tasks: Tasks,
 }
@@ -49,7 +49,7 @@ impl Client {
     fn start(server: Server) -> Self {
         let (sink, pushes) = mpsc::unbounded_channel();
         let (readiness, rejections) = (Readiness::default(), Rejections::default());
-        let metrics = isthmus_rt::metrics::Metrics::default();
+        let metrics = isthmus_rt::metrics::Registry::default();
         let (drain, watch) = drain::channel();
         let tasks = Tasks::new("test");
         let node = Node { pod_name: "z".into(), namespace: "istio-system".into(), ..Node::default() };

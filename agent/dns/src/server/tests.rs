@@ -54,7 +54,7 @@ struct World {
     state: State,
     proxy: DnsProxy,
     drain: Option<Drain>,
-    registry: isthmus_rt::metrics::Metrics,
+    registry: isthmus_rt::metrics::Registry,
 }
 
 impl World {
@@ -69,7 +69,7 @@ impl World {
     fn with_state(state: State, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config { port: 0, ..Config::default() };
         change(&mut config);
-        let registry = isthmus_rt::metrics::Metrics::default();
+        let registry = isthmus_rt::metrics::Registry::default();
         let (drain, watch) = drain::channel();
         let sockets = Sockets::host().with_ipv6(false);
         let metrics = Metrics::register(&registry);
@@ -287,7 +287,7 @@ async fn a_query_waits_for_its_pods_workload_to_be_known() {
 async fn an_unknown_pod_is_told_that_it_failed_after_a_while() {
     let state = State::new(Options::default());
     let config = Config::default();
-    let registry = isthmus_rt::metrics::Metrics::default();
+    let registry = isthmus_rt::metrics::Registry::default();
     let handler = Handler::new(state, pod(), config, &Sockets::host(), Metrics::register(&registry));
     let message = plain("web", 1);
     assert!(matches!(handler.decide(&message, Transport::Udp), Outcome::Wait));
@@ -360,7 +360,7 @@ async fn no_query_is_lost_while_another_agent_takes_over() {
     });
     let proxy = |port, watch: &Watch| {
         let config = Config { port, upstream: vec![upstream.local_addr().unwrap()], ..Config::default() };
-        let metrics = Metrics::register(&isthmus_rt::metrics::Metrics::default());
+        let metrics = Metrics::register(&isthmus_rt::metrics::Registry::default());
         DnsProxy::start(state.clone(), pod(), config, &sockets, watch, metrics).unwrap()
     };
     let ((ending, watch), (_drain, other)) = (drain::channel(), drain::channel());

@@ -287,7 +287,7 @@ async fn after_shutdown_nobody_waits_for_ever() {
 
 #[tokio::test(start_paused = true)]
 async fn results_are_counted() {
-    let registry = isthmus_rt::metrics::Metrics::default();
+    let registry = isthmus_rt::metrics::Registry::default();
     let tasks = Tasks::new("test");
     let config = Config { metrics: Metrics::register(&registry), ..Config::default() };
     let manager = Manager::new(Arc::new(FakeSigner::new()), config, &tasks);
@@ -429,7 +429,7 @@ async fn with_jitter_the_certificates_of_a_node_do_not_renew_in_step() {
 async fn an_expired_root_is_told_once_and_traffic_goes_on() {
     let lines = Lines::default();
     let _collected = tracing::subscriber::set_default(lines.clone());
-    let registry = isthmus_rt::metrics::Metrics::default();
+    let registry = isthmus_rt::metrics::Registry::default();
     let (calls, asked) = mpsc::unbounded_channel();
     let tasks = Tasks::new("test");
     // The kit's roots are valid until 4096; this clock is past that.

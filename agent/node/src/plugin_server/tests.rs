@@ -47,7 +47,7 @@ struct Server {
     dropped: Arc<Notify>,
     drain: drain::Drain,
     tasks: Tasks,
-    registry: isthmus_rt::metrics::Metrics,
+    registry: isthmus_rt::metrics::Registry,
 }
 
 fn server() -> Server {
@@ -56,7 +56,7 @@ fn server() -> Server {
     let (sender, seen) = mpsc::unbounded_channel();
     let dropped = Arc::new(Notify::new());
     let script = Script { seen: sender, dropped: Arc::clone(&dropped) };
-    let registry = isthmus_rt::metrics::Metrics::default();
+    let registry = isthmus_rt::metrics::Registry::default();
     let (drain, watch) = drain::channel();
     let tasks = Tasks::new("test");
     tasks.spawn("server", serve(listener, Arc::new(script), Metrics::register(&registry), watch));

@@ -103,7 +103,7 @@ impl World {
         let deps = Deps {
             kernel: Arc::clone(&kernel) as Arc<dyn Kernel>,
             client: isthmus_node::connect(&kubeconfig(dir.path(), &url)).await.unwrap(),
-            metrics: Metrics::register(&isthmus_rt::metrics::Metrics::default()),
+            metrics: Metrics::register(&isthmus_rt::metrics::Registry::default()),
         };
         let (config, ready) = (config(dir.path()), readiness.block("node"));
         tasks.spawn("node", async move {

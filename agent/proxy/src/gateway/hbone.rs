@@ -1,6 +1,7 @@
 //! 15008 of the gateway: ends the outer tunnel, chooses an endpoint, and passes the inner bytes to that pod's own 15008.
 //! Any member of the trust domain may ask; whether it is let in is decided by the pod, which sees its identity.
 
+use crate::retry::FailedAttempt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -15,35 +16,39 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::Globals;
-use crate::access_log;
-use crate::conns::{Carrier, Conn, Tracked};
+use crate::accept::Accepted;
+use crate::context::PodContext;
 use crate::error::Error;
-use crate::inbound;
-use crate::labels;
-use crate::listener::Accepted;
-use crate::metrics::Reporter;
-use crate::metrics::labels::ServiceLabels;
-use crate::outbound::{Cause, Depth, Learnt, Missed, Tries, Why};
-use crate::record::{Direction, End, Opening, Record};
-use crate::scope::Scope;
+use crate::retry::{Cause, GiveUpReason, Hop, Learnt, RetryState};
+use crate::server;
+use crate::telemetry::access_log;
+use crate::telemetry::baggage;
+use crate::telemetry::{End, Opening, Record, ServiceLabels};
+use crate::tracker::{Connection, Tracked};
+use crate::types::{Carrier, Direction, Reporter};
 
 const BAD_REQUEST: u16 = 400;
 const UNAVAILABLE: u16 = 503;
 
 /// Serves one outer connection to its end.
-pub(super) async fn accept(scope: Arc<Scope>, globals: Arc<dyn Globals>, accepted: Accepted, drain: Watch) {
-    let _open = scope.world().metrics.socket(Reporter::Gateway);
-    scope.sockets().accepted(&accepted.stream);
+pub(super) async fn accept(
+    ctx: Arc<PodContext>,
+    globals: Arc<dyn Globals>,
+    accepted: Accepted,
+    drain: Watch,
+) {
+    let _open = ctx.proxy().metrics.socket(Reporter::Gateway);
+    ctx.sockets().accepted(&accepted.stream);
     let Accepted { stream, source, local, place, .. } = accepted;
     let proven = tokio::select! {
         biased;
         () = drain.forced() => return,
-        proven = inbound::prove(&scope, stream, place) => proven,
+        proven = server::prove(&ctx, stream, place) => proven,
     };
     match proven {
         Ok((peer, session)) => {
-            let outer = Arc::new(Outer { scope: Arc::clone(&scope), globals, peer, source, local });
-            inbound::drive(&scope, source, session, drain, |request| {
+            let outer = Arc::new(Outer { ctx: Arc::clone(&ctx), globals, peer, source, local });
+            server::drive(&ctx, source, session, drain, |request| {
                 let (head, responder) = request.into_parts();
                 let head = head.map_err(|bad| (bad.status, Error::BadRequest(bad.text)));
                 Arc::clone(&outer).serve(head, responder)
@@ -56,7 +61,7 @@ pub(super) async fn accept(scope: Arc<Scope>, globals: Arc<dyn Globals>, accepte
 
 /// An outer tunnel.
 struct Outer {
-    scope: Arc<Scope>,
+    ctx: Arc<PodContext>,
     globals: Arc<dyn Globals>,
     peer: PeerIdentity,
     source: SocketAddr,
@@ -106,16 +111,16 @@ impl Outer {
         head: &Head,
         responder: &mut Responder,
     ) -> Result<(TcpStream, Record, Tracked), Failed> {
-        let (scope, metrics) = (&self.scope, &self.scope.world().metrics);
-        let mut tries = Tries::begin(scope.world().config.retry, &mut scope.memory().lock(), Instant::now());
+        let (ctx, metrics) = (&self.ctx, &self.ctx.proxy().metrics);
+        let mut tries = RetryState::begin(ctx.proxy().config.retry, &mut ctx.memory().lock(), Instant::now());
         let mut last: Option<(Record, Error)> = None;
         loop {
             let target = match self.choose(head, &tries) {
                 Ok(target) => target,
                 Err(refused) => {
                     let Some((mut record, error)) = last else { return Err(Failed::Early(refused)) };
-                    record.tell(&tries, Some(Why::NobodyElse));
-                    metrics.reaching.gave_up(Why::NobodyElse);
+                    record.tell(&tries, Some(GiveUpReason::NobodyElse));
+                    metrics.retries.gave_up(GiveUpReason::NobodyElse);
                     return Err(Failed::Late(record, error));
                 }
             };
@@ -133,16 +138,16 @@ impl Outer {
             let picks = std::slice::from_ref(&target.pick);
             let error = match dialled {
                 Ok(pod) => {
-                    tries.reached(picks, &mut scope.memory().lock(), Instant::now());
+                    tries.reached(picks, &mut ctx.memory().lock(), Instant::now());
                     record.tell(&tries, None);
                     return Ok((pod, record, tracked));
                 }
                 Err(error) => error,
             };
             let cause = Cause::of(&error);
-            let missed = Missed { cause, depth: Depth::Outer, to: target.addr, picks };
-            let (again, ejected) = tries.missed(&missed, &mut scope.memory().lock(), Instant::now());
-            metrics.reaching.missed(cause, again, ejected);
+            let missed = FailedAttempt { cause, depth: Hop::Outer, to: target.addr, picks };
+            let (again, ejected) = tries.missed(&missed, &mut ctx.memory().lock(), Instant::now());
+            metrics.retries.missed(cause, again, ejected);
             if let Err(why) = again {
                 record.tell(&tries, Some(why));
                 return Err(Failed::Late(record, error));
@@ -152,12 +157,12 @@ impl Outer {
     }
 
     async fn dial(&self, to: SocketAddr) -> Result<TcpStream, Error> {
-        let deadline = self.scope.world().config.dial_deadline;
-        self.scope.sockets().connect(to, None, deadline).await.map_err(Error::hbone_dial)
+        let deadline = self.ctx.proxy().config.dial_deadline;
+        self.ctx.sockets().connect(to, None, deadline).await.map_err(Error::hbone_dial)
     }
 
     fn track(&self, head: &Head, to: SocketAddr) -> Tracked {
-        self.scope.connections().outbound(Conn {
+        self.ctx.connections().outbound(Connection {
             src: self.source,
             original_dst: Some(head.authority.to_string()),
             actual_dst: to,
@@ -165,15 +170,15 @@ impl Outer {
         })
     }
 
-    fn choose(&self, head: &Head, tries: &Tries) -> Result<GatewayTarget, Refused> {
+    fn choose(&self, head: &Head, tries: &RetryState) -> Result<GatewayTarget, Refused> {
         let Authority::Host { hostname, port } = &head.authority else {
             let text = format!("a gateway is asked for services by name, not for {}", head.authority);
             return Err((BAD_REQUEST, Error::BadRequest(text)));
         };
-        let snapshot = self.scope.snapshot();
-        let network = &self.scope.world().network;
+        let snapshot = self.ctx.snapshot();
+        let network = &self.ctx.proxy().network;
         let is_global = |service: &_| self.globals.is_global(service);
-        let experience = self.scope.memory().lock();
+        let experience = self.ctx.memory().lock();
         let learnt = Learnt::of(&experience, tries, network);
         let rng = &mut fastrand::Rng::new();
         gateway_target(&snapshot, hostname, *port, network, is_global, &learnt, rng)
@@ -182,14 +187,13 @@ impl Outer {
 
     fn opening(&self, head: Head, target: &GatewayTarget) -> Opening {
         // Clients of other networks have no address here; they are named as they call themselves, for the log.
-        let address =
-            NetworkAddress { network: self.scope.world().network.clone(), address: self.source.ip() };
-        let snapshot = self.scope.snapshot();
+        let address = NetworkAddress { network: self.ctx.proxy().network.clone(), address: self.source.ip() };
+        let snapshot = self.ctx.snapshot();
         let client = snapshot.workload_by_addr(&address).filter(|found| found.identity() == *self.peer.id());
         let identity = Some(self.peer.id().clone());
         let mut source = End::of(client.map(|client| &**client), identity.clone());
         if let (None, Some(said)) = (client, &head.baggage) {
-            source = labels::from_baggage(said);
+            source = baggage::from_baggage(said);
             source.party.principal = identity;
         }
         Opening {

@@ -10,16 +10,17 @@ use isthmus_model::Facts;
 use isthmus_state::Permit;
 use tokio::net::TcpStream;
 
-use super::Arrival;
-use super::admit::{Admitted, admit};
-use super::app_tunnel;
-use crate::access_log;
-use crate::app;
-use crate::conns::{Carrier, Conn, Tracked};
+use super::hbone::Arrival;
+use super::proxy_protocol;
+use super::request::{Admitted, admit};
+use crate::context::PodContext;
+use crate::dial::app;
 use crate::error::Error;
-use crate::labels;
-use crate::record::{Direction, Record};
-use crate::scope::Scope;
+use crate::telemetry::Record;
+use crate::telemetry::access_log;
+use crate::telemetry::baggage;
+use crate::tracker::{Connection, Tracked};
+use crate::types::{Carrier, Direction};
 
 /// A policy said no.
 const UNAUTHORIZED: u16 = 401;
@@ -27,12 +28,12 @@ const UNAUTHORIZED: u16 = 401;
 const UNAVAILABLE: u16 = 503;
 
 /// Answers one CONNECT and serves it to its end.
-pub(super) async fn serve(scope: Arc<Scope>, arrival: Arc<Arrival>, request: Request) {
+pub(super) async fn serve(ctx: Arc<PodContext>, arrival: Arc<Arrival>, request: Request) {
     let (head, responder) = request.into_parts();
-    match Box::pin(admit(&scope, &arrival, head)).await {
+    match Box::pin(admit(&ctx, &arrival, head)).await {
         Ok((admitted, opening)) => {
-            let record = Record::new(Arc::clone(&scope.world().metrics), opening);
-            Judged::enter(&scope, &arrival, admitted, record).serve(responder).await;
+            let record = Record::new(Arc::clone(&ctx.proxy().metrics), opening);
+            Judged::enter(&ctx, &arrival, admitted, record).serve(responder).await;
         }
         Err(refused) => {
             access_log::early(arrival.source, arrival.local, Direction::Inbound, &refused.error);
@@ -43,7 +44,7 @@ pub(super) async fn serve(scope: Arc<Scope>, arrival: Arc<Arrival>, request: Req
 
 /// A CONNECT in the connection table, before and while it is carried.
 struct Judged<'a> {
-    scope: &'a Scope,
+    ctx: &'a PodContext,
     arrival: &'a Arrival,
     admitted: Admitted,
     facts: Facts,
@@ -53,27 +54,27 @@ struct Judged<'a> {
 
 impl<'a> Judged<'a> {
     /// In the table first and judged after, so that no policy change falls between the two.
-    fn enter(scope: &'a Scope, arrival: &'a Arrival, admitted: Admitted, mut record: Record) -> Self {
+    fn enter(ctx: &'a PodContext, arrival: &'a Arrival, admitted: Admitted, mut record: Record) -> Self {
         record.open();
         let facts = Facts {
             peer: Some(arrival.peer.id().clone()),
             source: arrival.source.ip(),
             destination: admitted.target,
         };
-        let conn = Conn {
+        let conn = Connection {
             src: arrival.source,
             original_dst: admitted.host.clone(),
             actual_dst: admitted.target,
             protocol: Carrier::Hbone,
         };
-        let tracked = scope.connections().inbound(conn, facts.clone());
-        Self { scope, arrival, admitted, facts, tracked, record }
+        let tracked = ctx.connections().inbound(conn, facts.clone());
+        Self { ctx, arrival, admitted, facts, tracked, record }
     }
 
     async fn serve(self, mut responder: Responder) {
         let verdict = tokio::select! {
             biased;
-            verdict = self.scope.judge(&self.admitted.workload, &self.facts) => verdict.map_err(Error::Denied),
+            verdict = self.ctx.judge(&self.admitted.workload, &self.facts) => verdict.map_err(Error::Denied),
             () = responder.cancelled() => Err(Error::GivenUp),
         };
         match verdict {
@@ -90,9 +91,9 @@ impl<'a> Judged<'a> {
 
     /// Connects to the application and copies. Both proofs are needed to get here.
     async fn forward(mut self, peer: &PeerIdentity, permit: Permit, mut responder: Responder) {
-        tracing::debug!(pod = %self.scope.name(), peer = %peer.id(), allowed_by = ?permit.allowed_by(), "permitted");
+        tracing::debug!(pod = %self.ctx.name(), peer = %peer.id(), allowed_by = ?permit.allowed_by(), "permitted");
         let dialled = tokio::select! {
-            dialled = app::dial(self.scope, self.arrival.source, self.admitted.dial()) => dialled,
+            dialled = app::dial(self.ctx, self.arrival.source, self.admitted.dial()) => dialled,
             () = responder.cancelled() => Err(Error::GivenUp),
             refusal = self.tracked.refused() => {
                 responder.reject(UNAUTHORIZED);
@@ -109,14 +110,14 @@ impl<'a> Judged<'a> {
     }
 
     async fn carry(mut self, peer: &PeerIdentity, responder: Responder, mut app: TcpStream) {
-        let baggage = self.scope.world().config.baggage.then(|| labels::baggage(&self.admitted.workload));
+        let baggage = self.ctx.proxy().config.baggage.then(|| baggage::baggage(&self.admitted.workload));
         let stream = match responder.accept(baggage) {
             Ok(stream) => stream,
             Err(error) => return self.record.fail(&Error::Open(error)),
         };
         if let Some(destination) = self.admitted.announce
             && let Err(error) =
-                app_tunnel::announce(&mut app, self.arrival.source, destination, peer.id()).await
+                proxy_protocol::announce(&mut app, self.arrival.source, destination, peer.id()).await
         {
             return self.record.fail(&Error::Preface(error));
         }

@@ -2,6 +2,7 @@
 //! What to try is decided elsewhere ([`isthmus_state::resolve_with`], [`super::retry`]); here it is done, counted and
 //! logged.
 
+use crate::retry::FailedAttempt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -10,17 +11,15 @@ use isthmus_state::resolve_with;
 use isthmus_state::route::{DenyReason, Pick, Resolved, Route};
 use tokio::time::Instant;
 
-use super::attempt::{Far, Missed as Miss};
-use super::cause::Cause;
-use super::flow::{Flow, Way};
-use super::hints::Learnt;
-use super::retry::{Manner, Missed, Tries, Why};
-use crate::conns::Tracked;
+use super::attempt::{AttemptError, UpstreamConn};
+use super::flow::{Flow, OutboundAttempt};
+use crate::context::PodContext;
+use crate::dial::client_reset;
 use crate::error::Error;
-use crate::gone;
-use crate::names;
-use crate::record::Record;
-use crate::scope::Scope;
+use crate::host_resolver;
+use crate::retry::{Cause, GiveUpReason, Learnt, Protection, RetryState};
+use crate::telemetry::Record;
+use crate::tracker::Tracked;
 
 /// Names that are looked up for one connection at most.
 const MOST_NAMES: usize = 4;
@@ -29,7 +28,7 @@ const MOST_NAMES: usize = 4;
 pub(super) struct Open {
     pub(super) record: Record,
     pub(super) tracked: Tracked,
-    pub(super) far: Far,
+    pub(super) far: UpstreamConn,
 }
 
 /// A connection that was not made.
@@ -41,10 +40,10 @@ pub(super) enum Failed {
 }
 
 /// Connects a client to where the mesh's state says.
-pub(super) async fn connect(scope: &Scope, flow: &Flow) -> Result<Open, Failed> {
-    let workload = admit(scope, flow.original).await.map_err(Failed::Early)?;
-    let begun = Tries::begin(scope.world().config.retry, &mut scope.memory().lock(), Instant::now());
-    let mut run = Run { scope, flow, workload, tries: begun, names: Vec::new(), last: None };
+pub(super) async fn connect(ctx: &PodContext, flow: &Flow) -> Result<Open, Failed> {
+    let workload = admit(ctx, flow.original).await.map_err(Failed::Early)?;
+    let begun = RetryState::begin(ctx.proxy().config.retry, &mut ctx.memory().lock(), Instant::now());
+    let mut run = Run { ctx, flow, workload, tries: begun, names: Vec::new(), last: None };
     loop {
         if let Some(ended) = run.once().await {
             return ended;
@@ -53,12 +52,12 @@ pub(super) async fn connect(scope: &Scope, flow: &Flow) -> Result<Open, Failed> 
 }
 
 /// Steps 1 and 2 of the reference's decision tree: no loop, and a client that is known.
-async fn admit(scope: &Scope, original: SocketAddr) -> Result<Arc<Workload>, Error> {
-    let illegal = scope.world().config.is_illegal(original.port());
+async fn admit(ctx: &PodContext, original: SocketAddr) -> Result<Arc<Workload>, Error> {
+    let illegal = ctx.proxy().config.is_illegal(original.port());
     if illegal && original.ip().is_loopback() {
         return Err(Error::Recursive(original));
     }
-    let workload = scope.workload().await?;
+    let workload = ctx.workload().await?;
     if illegal && workload.addresses.contains(&original.ip()) {
         return Err(Error::Recursive(original));
     }
@@ -67,10 +66,10 @@ async fn admit(scope: &Scope, original: SocketAddr) -> Result<Arc<Workload>, Err
 
 /// One connection on its way.
 struct Run<'a> {
-    scope: &'a Scope,
+    ctx: &'a PodContext,
     flow: &'a Flow,
     workload: Arc<Workload>,
-    tries: Tries,
+    tries: RetryState,
     names: Vec<(Hostname, IpAddr)>,
     /// What the last try failed with.
     last: Option<(Record, Error)>,
@@ -81,13 +80,13 @@ impl Run<'_> {
     async fn once(&mut self) -> Option<Result<Open, Failed>> {
         let Resolved { route, reason, destination } = match self.decide().await {
             Ok(resolved) => resolved,
-            Err(error) => return Some(Err(self.nobody(error, Why::NobodyElse))),
+            Err(error) => return Some(Err(self.nobody(error, GiveUpReason::NobodyElse))),
         };
-        let Some(manner) = Manner::of(&route, reason) else {
+        let Some(manner) = Protection::of(&route, reason) else {
             let Route::Deny(why) = route else {
-                return Some(Err(self.nobody(Error::GivenUp, Why::NobodyElse)));
+                return Some(Err(self.nobody(Error::GivenUp, GiveUpReason::NobodyElse)));
             };
-            return Some(Err(self.nobody(Error::Unroutable(why), Why::NobodyElse)));
+            return Some(Err(self.nobody(Error::Unroutable(why), GiveUpReason::NobodyElse)));
         };
         if let Err(why) = self.tries.next(manner) {
             return Some(Err(self.nobody(Error::GivenUp, why)));
@@ -95,13 +94,13 @@ impl Run<'_> {
         if let Some((record, _)) = self.last.take() {
             record.discard();
         }
-        let way = Way { scope: self.scope, workload: Arc::clone(&self.workload), destination };
+        let way = OutboundAttempt { ctx: self.ctx, workload: Arc::clone(&self.workload), destination };
         let mut record = way.begin(self.flow, &route).since(self.tries.started());
         let tracked = way.track(self.flow, &route);
         let tried = tokio::select! {
             biased;
             tried = Box::pin(way.attempt(self.flow, &route)) => tried,
-            () = gone::reset(&self.flow.stream) => Err(Miss::outer(Error::GivenUp)),
+            () = client_reset::wait(&self.flow.stream) => Err(AttemptError::outer(Error::GivenUp)),
         };
         match tried {
             Ok((far, learnt)) => {
@@ -123,21 +122,21 @@ impl Run<'_> {
         loop {
             let resolved = self.resolve(seed);
             let Route::Deny(DenyReason::HostnameOnly { workload, hostname }) = &resolved.route else {
-                log_route(self.scope, self.flow.original, &resolved);
+                log_route(self.ctx, self.flow.original, &resolved);
                 return Ok(resolved);
             };
             if self.names.len() == MOST_NAMES {
                 return Ok(resolved);
             }
-            self.scope.world().metrics.reaching.on_demand_dns(&self.workload, hostname);
-            let found = self.scope.world().names.lookup(hostname).await;
+            self.ctx.proxy().metrics.retries.on_demand_dns(&self.workload, hostname);
+            let found = self.ctx.proxy().host_resolver.lookup(hostname).await;
             let address = found.map_err(|cause| Error::Lookup {
                 workload: workload.clone(),
                 hostname: hostname.clone(),
                 cause,
             })?;
             let like = self.flow.original.ip();
-            let Some(address) = names::one_of(&address, like, &mut fastrand::Rng::new()) else {
+            let Some(address) = host_resolver::one_of(&address, like, &mut fastrand::Rng::new()) else {
                 return Ok(resolved);
             };
             self.names.push((hostname.clone(), address));
@@ -145,13 +144,13 @@ impl Run<'_> {
     }
 
     fn resolve(&self, seed: u64) -> Resolved {
-        let (scope, flow) = (self.scope, self.flow);
-        let snapshot = scope.snapshot();
-        let experience = scope.memory().lock();
+        let (ctx, flow) = (self.ctx, self.flow);
+        let snapshot = ctx.snapshot();
+        let experience = ctx.memory().lock();
         let mut learnt =
             Learnt { names: &self.names, ..Learnt::of(&experience, &self.tries, &self.workload.network) };
         let ask = |learnt: &Learnt<'_>| {
-            let network = &scope.world().network;
+            let network = &ctx.proxy().network;
             let mut rng = fastrand::Rng::with_seed(seed);
             resolve_with(&snapshot, &self.workload, flow.original, network, learnt, &mut rng)
         };
@@ -165,24 +164,24 @@ impl Run<'_> {
     }
 
     fn reached(&self, picks: &[Pick], record: &mut Record) {
-        let mut experience = self.scope.memory().lock();
+        let mut experience = self.ctx.memory().lock();
         self.tries.reached(picks, &mut experience, Instant::now());
         record.tell(&self.tries, None);
     }
 
     /// A try failed; `None` when there shall be another one.
-    fn missed(&mut self, missed: Miss, route: &Route, mut record: Record) -> Option<Failed> {
-        let Miss { error, depth } = missed;
+    fn missed(&mut self, missed: AttemptError, route: &Route, mut record: Record) -> Option<Failed> {
+        let AttemptError { error, depth } = missed;
         let cause = Cause::of(&error);
-        let told = Missed { cause, depth, to: record.to(), picks: picks(route) };
-        let (again, ejected) = self.tries.missed(&told, &mut self.scope.memory().lock(), Instant::now());
+        let told = FailedAttempt { cause, depth, to: record.to(), picks: picks(route) };
+        let (again, ejected) = self.tries.missed(&told, &mut self.ctx.memory().lock(), Instant::now());
         if !told.picks.is_empty() {
-            self.scope.world().metrics.reaching.missed(cause, again, ejected);
+            self.ctx.proxy().metrics.retries.missed(cause, again, ejected);
         }
         match again {
             Ok(()) => {
                 let dst = self.flow.original;
-                tracing::debug!(pod = %self.scope.name(), %dst, %error, "another endpoint is tried");
+                tracing::debug!(pod = %self.ctx.name(), %dst, %error, "another endpoint is tried");
                 self.last = Some((record, error));
                 None
             }
@@ -196,10 +195,10 @@ impl Run<'_> {
     }
 
     /// There is nobody to try: the connection ends with what the last try failed with, if there was one.
-    fn nobody(&mut self, error: Error, why: Why) -> Failed {
+    fn nobody(&mut self, error: Error, why: GiveUpReason) -> Failed {
         let Some((mut record, error)) = self.last.take() else { return Failed::Early(error) };
         record.tell(&self.tries, Some(why));
-        self.scope.world().metrics.reaching.gave_up(why);
+        self.ctx.proxy().metrics.retries.gave_up(why);
         Failed::Late(record, error)
     }
 }
@@ -211,7 +210,7 @@ fn picks(route: &Route) -> &[Pick] {
     }
 }
 
-fn log_route(scope: &Scope, original: SocketAddr, resolved: &Resolved) {
+fn log_route(ctx: &PodContext, original: SocketAddr, resolved: &Resolved) {
     let (route, upstream) = match &resolved.route {
         Route::Passthrough { to } => ("passthrough", Some(*to)),
         Route::Tcp(upstream) => ("tcp", Some(upstream.tcp_to)),
@@ -220,7 +219,7 @@ fn log_route(scope: &Scope, original: SocketAddr, resolved: &Resolved) {
         Route::Deny(_) => ("deny", None),
     };
     tracing::debug!(
-        pod = %scope.name(),
+        pod = %ctx.name(),
         dst = %original,
         route,
         upstream = upstream.map(tracing::field::display),

@@ -14,13 +14,13 @@ use isthmus_model::{Authority, SpiffeId, Workload};
 use isthmus_state::route::{Destination, Route, Upstream};
 use tokio::net::TcpStream;
 
-use crate::conns::{Carrier, Conn, Tracked};
-use crate::dial::{Dialer, PoolKey};
+use crate::context::PodContext;
+use crate::dial::Dialer;
 use crate::error::Error;
-use crate::labels;
-use crate::metrics::labels::ServiceLabels;
-use crate::record::{Direction, End, Opening, Record};
-use crate::scope::Scope;
+use crate::telemetry::baggage;
+use crate::telemetry::{End, Opening, Record, ServiceLabels};
+use crate::tracker::{Connection, Tracked};
+use crate::types::{Carrier, Direction, PoolKey};
 
 /// A client's connection that is to be sent somewhere.
 #[derive(Debug)]
@@ -34,13 +34,13 @@ pub(crate) struct Flow {
 }
 
 /// On whose behalf, and what is known of the other end.
-pub(crate) struct Way<'a> {
-    pub(crate) scope: &'a Scope,
+pub(crate) struct OutboundAttempt<'a> {
+    pub(crate) ctx: &'a PodContext,
     pub(crate) workload: Arc<Workload>,
     pub(crate) destination: Destination,
 }
 
-impl Way<'_> {
+impl OutboundAttempt<'_> {
     /// Starts the record of a connection that goes there.
     pub(super) fn begin(&self, flow: &Flow, route: &Route) -> Record {
         let hbone = upstream(route).filter(|_| !is_plain(route)).map(|upstream| upstream.authority.clone());
@@ -48,7 +48,7 @@ impl Way<'_> {
         let Destination { workload, service } = &self.destination;
         let expected = workload.as_deref().map(Workload::identity);
         let opening = Opening {
-            reporter: self.scope.reporter(),
+            reporter: self.ctx.reporter(),
             direction: Direction::Outbound,
             src: flow.source,
             source: End::of(Some(&self.workload), mutual_tls.then(|| self.workload.identity())),
@@ -58,7 +58,7 @@ impl Way<'_> {
             destination: End::of(workload.as_deref(), expected),
             mutual_tls,
         };
-        Record::new(Arc::clone(&self.scope.world().metrics), opening).begun()
+        Record::new(Arc::clone(&self.ctx.proxy().metrics), opening).begun()
     }
 
     /// Enters the connection into the pod's table.
@@ -69,14 +69,14 @@ impl Way<'_> {
             Route::Tcp(_) | Route::Passthrough { .. } | Route::Deny(_) => Carrier::Tcp,
         };
         let (original_dst, actual_dst) = (Some(flow.original.to_string()), to(flow, route));
-        self.scope.connections().outbound(Conn { src: flow.source, original_dst, actual_dst, protocol })
+        self.ctx.connections().outbound(Connection { src: flow.source, original_dst, actual_dst, protocol })
     }
 
     /// What is asked of the far end of a tunnel.
     pub(super) fn head(&self, flow: &Flow, authority: Authority) -> Head {
         let host = self.destination.service.as_ref().map(|service| service.hostname.to_string());
         Head {
-            baggage: Some(labels::baggage(&self.workload)),
+            baggage: Some(baggage::baggage(&self.workload)),
             forwarded: Some(Forwarded { client: Some(flow.source), host }.to_string()),
             traceparent: Some(TraceParent::random().to_string()),
             ..Head::new(authority)
@@ -96,15 +96,15 @@ impl Way<'_> {
             address: upstream.tcp_to,
             source_ip: flow.source.ip(),
         };
-        let dialer = Dialer(self.scope);
-        let opened = Box::pin(self.scope.pool().open(&key, head, &dialer));
+        let dialer = Dialer(self.ctx);
+        let opened = Box::pin(self.ctx.pool().open(&key, head, &dialer));
         let Opened { stream, response, .. } = self.in_time(opened).await??;
         Ok((stream, response))
     }
 
     /// The far end may be dialling, and so may the one behind it, but not for ever.
     pub(super) async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Error> {
-        let deadline: Duration = self.scope.world().config.answer_deadline;
+        let deadline: Duration = self.ctx.proxy().config.answer_deadline;
         tokio::time::timeout(deadline, answer).await.map_err(|_| Error::NoAnswer(deadline))
     }
 

@@ -11,7 +11,7 @@ use isthmus_model::{
     Protocol, SpiffeId, TrustDomain, Workload,
 };
 use isthmus_proxy::gateway::{Gateway, GatewayInfo, GatewayListeners, Globals, SniRoutes};
-use isthmus_proxy::{Bound, Carrier};
+use isthmus_proxy::{BoundListener, Carrier};
 use isthmus_sys::socket::Sockets;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -33,8 +33,8 @@ pub(crate) fn gateway_workload(network: &Network) -> Workload {
     Workload { protocol: Protocol::Tcp, ..network.workload("eastwest", GATEWAY) }
 }
 
-fn bound(address: SocketAddr) -> Bound {
-    Bound::from_std(std::net::TcpListener::bind(address).unwrap(), false).unwrap()
+fn bound(address: SocketAddr) -> BoundListener {
+    BoundListener::from_std(std::net::TcpListener::bind(address).unwrap(), false).unwrap()
 }
 
 pub(crate) fn start(

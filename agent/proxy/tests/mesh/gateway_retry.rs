@@ -8,7 +8,7 @@ use isthmus_model::{
     GatewayAddress, GatewayDestination, NamespacedHostname, NetworkAddress, Protocol, TrustDomain, Workload,
 };
 use isthmus_proxy::gateway::{Gateway, GatewayInfo, GatewayListeners, Globals};
-use isthmus_proxy::{Bound, Config};
+use isthmus_proxy::{BoundListener, Config};
 use isthmus_sys::socket::Sockets;
 
 use crate::world::*;
@@ -48,7 +48,7 @@ async fn a_gateway_tries_another_endpoint_before_it_answers() {
     east.push(&[sleep.clone(), split, pseudo], &[east.service(10, &identities)], &[]);
 
     let hbone = SocketAddr::new(gateway.addresses[0], HBONE);
-    let hbone = Bound::from_std(std::net::TcpListener::bind(hbone).unwrap(), false).unwrap();
+    let hbone = BoundListener::from_std(std::net::TcpListener::bind(hbone).unwrap(), false).unwrap();
     let listeners = GatewayListeners { hbone: Some(hbone), ..GatewayListeners::default() };
     let gateway_info = GatewayInfo { pod: info(&gateway), trust_domain: TrustDomain::default() };
     let world = Arc::clone(&west.world);

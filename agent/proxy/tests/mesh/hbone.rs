@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use isthmus_hbone::{Head, OpenError};
 use isthmus_model::{Authority, Protocol};
-use isthmus_proxy::{Carrier, Config, Conn};
+use isthmus_proxy::{Carrier, Config, Connection};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
@@ -36,7 +36,7 @@ async fn bytes_go_both_ways_over_one_pooled_tunnel_and_are_counted() {
     let outbound = client.proxy.connections().outbound;
     assert_eq!(outbound.len(), 2);
     let pod = helloworld.addresses[0];
-    assert!(outbound.contains(&Conn {
+    assert!(outbound.contains(&Connection {
         src: first.local_addr().unwrap(),
         original_dst: Some(vip(&network).to_string()),
         actual_dst: SocketAddr::new(pod, HBONE),
@@ -213,7 +213,7 @@ async fn clients_that_connect_and_say_nothing_keep_nobody_out() {
     // As many as there are places, for an hour each; but safe for a moment only.
     let config = Config {
         handshakes: 2,
-        handshake_safe: Duration::from_millis(10),
+        handshake_grace: Duration::from_millis(10),
         tls_deadline: Duration::from_secs(3600),
         ..Config::default()
     };

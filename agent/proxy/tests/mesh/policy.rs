@@ -9,7 +9,7 @@ use isthmus_hbone::{Head, OpenError, client};
 use isthmus_identity::{CertSource as _, PeerIdentity};
 use isthmus_model::policy::{Match, StringMatch};
 use isthmus_model::{Action, Authority, Policy, Scope, Workload};
-use isthmus_proxy::{Bound, Config, OwnProxy};
+use isthmus_proxy::{AgentPodProxy, BoundListener, Config};
 use isthmus_sys::socket::Sockets;
 use tokio::io::AsyncWriteExt as _;
 
@@ -255,10 +255,10 @@ async fn the_agents_own_listener_leads_to_its_metrics_and_readiness_only() {
         apps.push(Echo::listen(SocketAddr::new(own, port), &network.tasks).await);
     }
     let bound = std::net::TcpListener::bind((own, HBONE)).unwrap();
-    let _proxy = OwnProxy::start(
+    let _proxy = AgentPodProxy::start(
         Arc::clone(&network.world),
         info(&ztunnel),
-        Bound::from_std(bound, false).unwrap(),
+        BoundListener::from_std(bound, false).unwrap(),
         Sockets::host(),
         network.watch.clone(),
     );

@@ -11,7 +11,7 @@ use isthmus_kit::hbone::{HbonePeer, kind};
 use isthmus_model::{
     GatewayAddress, GatewayDestination, Hostname, NetworkAddress, Protocol, Service, Workload,
 };
-use isthmus_proxy::{Config, NameError, Names};
+use isthmus_proxy::{Config, HostLookupError, HostResolver};
 use isthmus_rt::BoxFuture;
 use isthmus_rt::task::Tasks;
 use tokio::net::TcpListener;
@@ -25,13 +25,13 @@ struct Knows {
     asked: AtomicUsize,
 }
 
-impl Names for Knows {
-    fn lookup<'a>(&'a self, hostname: &'a Hostname) -> BoxFuture<'a, Result<Vec<IpAddr>, NameError>> {
+impl HostResolver for Knows {
+    fn lookup<'a>(&'a self, hostname: &'a Hostname) -> BoxFuture<'a, Result<Vec<IpAddr>, HostLookupError>> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
             match hostname.as_str() {
                 "db.example.com" => Ok(self.addresses.clone()),
-                _ => Err(NameError("the name server answered NXDOMAIN".into())),
+                _ => Err(HostLookupError("the name server answered NXDOMAIN".into())),
             }
         })
     }

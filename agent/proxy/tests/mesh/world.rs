@@ -15,7 +15,10 @@ use isthmus_model::{
     Action, NamespacedHostname, NetworkAddress, NetworkId, Policy, PolicyKey, Protocol, Scope, Service,
     SpiffeId, Workload,
 };
-use isthmus_proxy::{Bound, Config, Listeners, Metrics, Names, NoNames, PodInfo, PodProxy, Turns, World};
+use isthmus_proxy::{
+    BoundListener, Config, HostResolver, Listeners, Metrics, NoHostResolver, PodInfo, PodProxy, ProxyContext,
+    Turns,
+};
 use isthmus_rt::drain::{self, Drain, Watch};
 use isthmus_rt::task::Tasks;
 use isthmus_state::{Batch, Options, State};
@@ -58,8 +61,8 @@ pub(crate) struct Network {
     pub(crate) name: NetworkId,
     pub(crate) block: Arc<Block>,
     pub(crate) state: State,
-    pub(crate) world: Arc<World>,
-    pub(crate) registry: isthmus_rt::metrics::Metrics,
+    pub(crate) world: Arc<ProxyContext>,
+    pub(crate) registry: isthmus_rt::metrics::Registry,
     pub(crate) tasks: Tasks,
     pub(crate) certs: Manager,
     pub(crate) drain: Drain,
@@ -79,7 +82,12 @@ impl Network {
         Self::signed_by(name, block, config, Arc::new(FakeSigner::new()), Trust::default())
     }
 
-    pub(crate) fn with_names(name: &str, block: &Arc<Block>, config: Config, names: Arc<dyn Names>) -> Self {
+    pub(crate) fn with_names(
+        name: &str,
+        block: &Arc<Block>,
+        config: Config,
+        names: Arc<dyn HostResolver>,
+    ) -> Self {
         Self::make((name, block), config, (Arc::new(FakeSigner::new()), Trust::default()), names)
     }
 
@@ -90,25 +98,25 @@ impl Network {
         signer: Arc<dyn Signer>,
         trust: Trust,
     ) -> Self {
-        Self::make((name, block), config, (signer, trust), Arc::new(NoNames))
+        Self::make((name, block), config, (signer, trust), Arc::new(NoHostResolver))
     }
 
     fn make(
         (name, block): (&str, &Arc<Block>),
         config: Config,
         (signer, trust): (Arc<dyn Signer>, Trust),
-        names: Arc<dyn Names>,
+        names: Arc<dyn HostResolver>,
     ) -> Self {
         isthmus_identity::install_crypto_provider();
         let (name, tasks, registry) = (NetworkId::from(name), Tasks::new("test"), Default::default());
         let identity = isthmus_identity::Config { trust, ..isthmus_identity::Config::default() };
         let certs = Manager::new(signer, identity, &tasks);
         let state = State::new(Options { own_network: name.clone(), ..Options::default() });
-        let world = Arc::new(World {
+        let world = Arc::new(ProxyContext {
             state: state.clone(),
             certs: Arc::new(certs.clone()),
             network: name.clone(),
-            names,
+            host_resolver: names,
             cluster_id: name.as_str().into(),
             settings: Settings::default(),
             config,
@@ -179,7 +187,7 @@ impl Network {
         plaintext: Option<SocketAddr>,
     ) -> Pod {
         let listen = |port| StdListener::bind((workload.addresses[0], port)).unwrap();
-        let bound = |listener| Bound::from_std(listener, false).unwrap();
+        let bound = |listener| BoundListener::from_std(listener, false).unwrap();
         let (outbound, inbound_plaintext) = (bound(listen(0)), bound(listen(0)));
         let (outbound_at, plaintext_at) =
             (outbound.local_addr().unwrap(), inbound_plaintext.local_addr().unwrap());

@@ -215,7 +215,7 @@ impl<L, M: TypedMetric> TypedMetric for Family<L, M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Metrics;
+    use crate::metrics::Registry;
     use prometheus_client::metrics::counter::Counter;
     use std::sync::mpsc;
     use std::time::Duration;
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn series_are_found_again_shown_and_removed() {
         let family = Family::<Labels, Counter>::default();
-        let registry = Metrics::default();
+        let registry = Registry::default();
         registry.register("seen", "Seen", family.clone());
         assert!(!registry.encode().unwrap().contains("seen"), "a family without series is not shown");
         family.get_or_create(&labels(1)).inc();
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn new_series_do_not_wait_for_a_scrape() {
         let family = Family::<Labels, Counter>::default();
-        let registry = Metrics::default();
+        let registry = Registry::default();
         registry.register("seen", "Seen", family.clone());
         (0..100).for_each(|number| {
             family.get_or_create(&labels(number)).inc();

@@ -44,9 +44,9 @@ fn soft_limit(limits: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Metrics;
+    use crate::metrics::Registry;
 
-    fn value(registry: &Metrics, name: &str) -> i64 {
+    fn value(registry: &Registry, name: &str) -> i64 {
         let text = registry.encode().unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap();
         line.parse().unwrap()
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn descriptors_are_counted_at_the_scrape() {
-        let registry = Metrics::default();
+        let registry = Registry::default();
         registry.collect(Process);
         let before = value(&registry, "process_open_fds");
         // More than other tests of this process may open or close meanwhile.

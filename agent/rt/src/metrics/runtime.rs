@@ -62,12 +62,12 @@ fn workers<M: EncodeMetric>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Metrics;
+    use crate::metrics::Registry;
 
     #[test]
     fn every_worker_is_shown() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
-        let registry = Metrics::default();
+        let registry = Registry::default();
         registry.collect(Runtime::new(runtime.handle().clone()));
         let text = registry.encode().unwrap();
         for line in ["tokio_num_workers 2", "tokio_global_queue_depth 0", "tokio_num_alive_tasks 0"] {

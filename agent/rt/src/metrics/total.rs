@@ -172,7 +172,7 @@ impl<B> TypedMetric for Histogram<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Metrics;
+    use crate::metrics::Registry;
 
     struct Seconds;
 
@@ -186,7 +186,7 @@ mod tests {
         [0.05, 0.1, 0.5].into_iter().for_each(|value| all.observe(value));
         other.observe(7.0);
         all.absorb(&other);
-        let registry = Metrics::default();
+        let registry = Registry::default();
         registry.register("took_seconds", "Took", all.clone());
         let text = registry.encode().unwrap();
         for line in [

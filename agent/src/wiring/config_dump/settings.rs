@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::super::world;
+use super::super::proxy_context;
 use crate::config::Roots;
 use crate::config::agent::{AgentConfig, CaChoice, ControlPlane, SocketConfig};
 
@@ -80,7 +80,8 @@ fn control_planes(config: &AgentConfig) -> Value {
 }
 
 fn data_plane(config: &AgentConfig) -> Value {
-    let (tunnel, proxy, sockets) = (world::settings(&config.tunnel), world::proxy(config), &config.sockets);
+    let (tunnel, proxy, sockets) =
+        (proxy_context::settings(&config.tunnel), proxy_context::proxy_config(config), &config.sockets);
     let any = |port| SocketAddr::new(wildcard(sockets.ipv6), port).to_string();
     json!({
         "inboundAddr": any(proxy.ports.inbound),

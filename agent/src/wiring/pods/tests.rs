@@ -2,7 +2,7 @@
 
 use isthmus_identity::fake::FakeSigner;
 use isthmus_identity::{Config, Manager};
-use isthmus_proxy::Bound;
+use isthmus_proxy::BoundListener;
 use isthmus_rt::drain;
 use isthmus_state::{Batch, Options, State};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 async fn pods(uid: &PodUid, app: SocketAddr, watch: Watch) -> (Arc<Pods>, SocketAddr) {
     isthmus_identity::install_crypto_provider();
     let tasks = Tasks::new("test");
-    let (state, registry) = (State::new(Options::default()), Metrics::default());
+    let (state, registry) = (State::new(Options::default()), Registry::default());
     let pod = isthmus_model::Workload {
         uid: "c//Pod/ns/a".into(),
         name: "a".into(),
@@ -25,10 +25,10 @@ async fn pods(uid: &PodUid, app: SocketAddr, watch: Watch) -> (Arc<Pods>, Socket
         ..isthmus_model::Workload::default()
     };
     state.apply(Batch { upsert_workloads: vec![pod], ..Batch::default() });
-    let world = Arc::new(World {
+    let proxy_context = Arc::new(ProxyContext {
         state,
         certs: Arc::new(Manager::new(Arc::new(FakeSigner::new()), Config::default(), &tasks)),
-        names: Arc::new(isthmus_proxy::NoNames),
+        host_resolver: Arc::new(isthmus_proxy::NoHostResolver),
         network: "".into(),
         cluster_id: "c".into(),
         settings: isthmus_hbone::Settings::default(),
@@ -36,16 +36,16 @@ async fn pods(uid: &PodUid, app: SocketAddr, watch: Watch) -> (Arc<Pods>, Socket
         metrics: isthmus_proxy::Metrics::register(&registry),
         turns: isthmus_proxy::Turns::default(),
     });
-    let bind = async || Bound::from_tokio(TcpListener::bind("127.0.0.1:0").await.unwrap(), false);
+    let bind = async || BoundListener::from_tokio(TcpListener::bind("127.0.0.1:0").await.unwrap(), false);
     let (outbound, inbound, inbound_plaintext) = (bind().await, bind().await, bind().await);
     let address = outbound.local_addr().unwrap();
     let outbound = outbound.with_destination(app);
     let listeners = Listeners { outbound, inbound, inbound_plaintext };
     let info =
         PodInfo { uid: uid.clone(), name: "a".into(), namespace: "ns".into(), service_account: "sa".into() };
-    let proxy = PodProxy::start(Arc::clone(&world), info, listeners, Sockets::host(), watch);
+    let proxy = PodProxy::start(Arc::clone(&proxy_context), info, listeners, Sockets::host(), watch);
     let pods = Arc::new(Pods {
-        world,
+        proxy_context,
         sockets: SocketConfig {
             mark: 0,
             reuse_port: false,

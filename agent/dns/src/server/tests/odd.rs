@@ -6,7 +6,7 @@ use super::*;
 async fn a_panic_over_one_query_ends_neither_the_listener_nor_the_others() {
     let socket = Arc::new(UdpSocket::bind(loopback()).await.unwrap());
     let address = socket.local_addr().unwrap();
-    let registry = isthmus_rt::metrics::Metrics::default();
+    let registry = isthmus_rt::metrics::Registry::default();
     let (state, metrics) = (State::new(Options::default()), Metrics::register(&registry));
     let handler = Arc::new(Handler::new(state, pod(), Config::default(), &Sockets::host(), metrics));
     let (poison, good) = (plain("poison.example.com", 1), plain("web", 1));

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use isthmus_rt::drain::{self, Drain};
-use isthmus_rt::metrics::Metrics as Registry;
+use isthmus_rt::metrics::Registry;
 use tokio_seqpacket::ancillary::OwnedAncillaryMessage;
 
 use super::*;

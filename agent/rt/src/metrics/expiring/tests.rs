@@ -1,5 +1,5 @@
 use super::*;
-use crate::metrics::Metrics;
+use crate::metrics::Registry;
 use std::sync::mpsc;
 
 type Text = Vec<(&'static str, String)>;
@@ -25,14 +25,14 @@ fn of(name: &str) -> Labels {
     Labels(name.to_owned())
 }
 
-fn family(limit: usize) -> (Expiring<Labels, Count>, Metrics) {
-    let (family, registry) = (Expiring::with_limit(limit), Metrics::default());
+fn family(limit: usize) -> (Expiring<Labels, Count>, Registry) {
+    let (family, registry) = (Expiring::with_limit(limit), Registry::default());
     registry.register_expiring("istio_seen", "Seen", &family);
     (family, registry)
 }
 
 /// What is shown under a name and labels.
-fn shown(registry: &Metrics, series: &str) -> Option<u64> {
+fn shown(registry: &Registry, series: &str) -> Option<u64> {
     let text = registry.encode().unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned));
     line.map(|value| value.parse().unwrap())

@@ -1,0 +1,12 @@
+//! Listeners and what becomes of them: binding, the accept loop, the limit of handshakes in progress, and the lifecycle of
+//! all that runs for one pod or gateway. Knows no protocol.
+
+mod acceptor;
+mod handshake_slots;
+mod lifecycle;
+mod listener;
+
+pub(crate) use handshake_slots::{HandshakeSlots, SlotPermit};
+pub(crate) use lifecycle::Lifecycle;
+pub(crate) use listener::Accepted;
+pub use listener::{BoundListener, Listeners};

@@ -1,0 +1,165 @@
+use std::net::SocketAddr;
+
+use isthmus_sys::socket::{Sockets, Transparent};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::turns::Turns;
+use isthmus_rt::drain;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::mpsc;
+
+async fn acceptor(limit: Option<usize>) -> (Acceptor, SocketAddr, drain::Drain) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (drain, watch) = drain::channel();
+    let limit = limit.map(|places| HandshakeSlots::new(places, Duration::from_secs(3600)));
+    let bound = BoundListener::from_tokio(listener, false);
+    (
+        Acceptor {
+            bound,
+            what: "test",
+            owner: "pod".into(),
+            share: Turns::default().share(),
+            limit,
+            drain: watch,
+        },
+        address,
+        drain,
+    )
+}
+
+#[tokio::test]
+async fn a_drain_closes_the_listener_and_waits_for_the_connections() {
+    let (acceptor, address, drain) = acceptor(None).await;
+    let served = acceptor.run(|mut accepted, watch| async move {
+        let mut byte = [0];
+        // Those that only tried whether somebody listens say nothing.
+        if accepted.stream.read_exact(&mut byte).await.is_ok() {
+            accepted.stream.write_all(&byte).await.unwrap();
+        }
+        drop(watch);
+    });
+    let client = async {
+        let mut open = TcpStream::connect(address).await.unwrap();
+        let stop = drain.shutdown(Duration::from_secs(60));
+        let finish = async {
+            // Bounded wait on a condition: the listener goes away while the connection stays.
+            while TcpStream::connect(address).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+            open.write_all(b"x").await.unwrap();
+            let mut byte = [0];
+            open.read_exact(&mut byte).await.unwrap();
+            byte
+        };
+        tokio::join!(stop, finish)
+    };
+    let ((), (outcome, byte)) = tokio::join!(served, client);
+    assert_eq!((outcome, byte), (drain::Outcome::Drained, *b"x"));
+}
+
+/// An upgrade: connections that the kernel gave to the listener that closes are served by it, none is reset.
+#[tokio::test]
+async fn what_waits_to_be_accepted_when_the_listener_closes_is_served() {
+    const WAITING: usize = 50;
+    let sockets = Sockets::host().with_ipv6(false).with_reuse_port(true);
+    let (listener, _) = sockets.listen(([127, 0, 0, 1], 0).into(), Transparent::Never).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (drain, watch) = drain::channel();
+    // One place, which the first connection never gives back: the others stay in the queue.
+    let limit = Some(HandshakeSlots::new(1, Duration::from_secs(3600)));
+    let bound = BoundListener::from_tokio(listener, false);
+    let share = Turns::default().share();
+    let acceptor = Acceptor { bound, what: "test", owner: "pod".into(), share, limit, drain: watch };
+    let (seen, mut arrivals) = mpsc::unbounded_channel();
+    let tasks = Tasks::new("test");
+    tasks.spawn(
+        "acceptor",
+        acceptor.run(move |accepted, watch| {
+            seen.send((accepted, watch)).unwrap();
+            std::future::ready(())
+        }),
+    );
+    let _first = TcpStream::connect(address).await.unwrap();
+    let first = arrivals.recv().await.unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..WAITING {
+        clients.push(TcpStream::connect(address).await.unwrap());
+    }
+    let (_other, _) = sockets.listen(address, Transparent::Never).unwrap();
+    let mut end = Box::pin(drain.shutdown(Duration::from_secs(60)));
+    let mut served = Vec::new();
+    while served.len() < WAITING {
+        tokio::select! {
+            _ = &mut end => panic!("nobody waits for the connections"),
+            accepted = arrivals.recv() => served.push(accepted.unwrap()),
+        }
+    }
+    for (accepted, _) in &mut served {
+        accepted.stream.write_all(b"x").await.unwrap();
+    }
+    for client in &mut clients {
+        client.read_exact(&mut [0]).await.expect("it was reset");
+    }
+    drop((served, first));
+    assert_eq!(end.await, drain::Outcome::Drained);
+}
+
+#[tokio::test]
+async fn no_more_than_the_limit_is_set_up_at_once() {
+    let (acceptor, address, drain) = acceptor(Some(1)).await;
+    let (seen, mut arrivals) = mpsc::unbounded_channel();
+    let tasks = Tasks::new("test");
+    tasks.spawn(
+        "acceptor",
+        acceptor.run(move |accepted, _watch| {
+            seen.send(accepted).unwrap();
+            std::future::ready(())
+        }),
+    );
+    let _clients = (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
+    let first = arrivals.recv().await.unwrap();
+    assert!(arrivals.try_recv().is_err());
+    drop(first.place);
+    assert!(arrivals.recv().await.is_some());
+    drop(drain);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_error_of_accept_ends_the_loop() {
+    // A connected socket with something to read, taken for a listener: every accept fails (EINVAL).
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    io::Write::write_all(&mut client, b"x").unwrap();
+    let broken = std::os::fd::OwnedFd::from(listener.accept().unwrap().0);
+    let bound = BoundListener::from_std(broken.into(), false).unwrap();
+    assert_eq!(bound.accept().await.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    let (drain, watch) = drain::channel();
+    let acceptor = Acceptor {
+        bound,
+        what: "test",
+        owner: "pod".into(),
+        share: Turns::default().share(),
+        limit: None,
+        drain: watch,
+    };
+    let mut run = std::pin::pin!(acceptor.run(|_, _| std::future::ready(())));
+    let minute = Duration::from_secs(60);
+    assert!(tokio::time::timeout(minute, &mut run).await.is_err(), "it still tries");
+    let (outcome, ()) = tokio::join!(drain.shutdown(minute), run);
+    assert_eq!(outcome, drain::Outcome::Drained);
+}
+
+#[tokio::test]
+async fn a_listener_can_be_told_where_its_connections_go() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let bound = BoundListener::from_std(listener, false).unwrap();
+    let address = bound.local_addr().unwrap();
+    let _client = TcpStream::connect(address).await.unwrap();
+    assert_eq!(bound.accept().await.unwrap().original, address);
+    let elsewhere = "10.0.0.1:80".parse().unwrap();
+    let bound = bound.with_destination(elsewhere);
+    let _client = TcpStream::connect(address).await.unwrap();
+    assert_eq!(bound.accept().await.unwrap().original, elsewhere);
+}

@@ -1,0 +1,236 @@
+//! What a pod's connections share, judged without a connection.
+
+use isthmus_identity::{CertSource, FetchError};
+use isthmus_model::{Action, Policy, Scope as Reach, TrustDomains};
+use isthmus_rt::BoxFuture;
+use isthmus_state::{Batch, Options, State};
+
+use super::*;
+use crate::config::Config;
+use crate::telemetry::Metrics;
+
+struct Nobody;
+
+impl CertSource for Nobody {
+    fn certificate(&self, id: &SpiffeId) -> BoxFuture<'_, Result<Arc<Certificate>, FetchError>> {
+        let stopped = FetchError::Stopped(id.clone());
+        Box::pin(async { Err(stopped) })
+    }
+}
+
+fn ctx(state: &State) -> PodContext {
+    let proxy = Arc::new(ProxyContext {
+        state: state.clone(),
+        certs: Arc::new(Nobody),
+        host_resolver: Arc::new(crate::host_resolver::NoHostResolver),
+        network: "east".into(),
+        cluster_id: "east".into(),
+        settings: isthmus_hbone::Settings::default(),
+        config: Config::default(),
+        metrics: Arc::new(Metrics::default()),
+        turns: crate::turns::Turns::default(),
+    });
+    let pod = PodInfo {
+        uid: "1".into(),
+        name: "helloworld".into(),
+        namespace: "sample".into(),
+        service_account: "helloworld".into(),
+    };
+    PodContext::new(proxy, pod, Sockets::host(), false)
+}
+
+fn helloworld() -> Workload {
+    Workload {
+        uid: "east//Pod/sample/helloworld".into(),
+        name: "helloworld".into(),
+        namespace: "sample".into(),
+        service_account: "helloworld".into(),
+        ..Workload::default()
+    }
+}
+
+/// A policy that applies to whoever names it, about everybody.
+fn attached(action: Action) -> Policy {
+    Policy {
+        name: "late".into(),
+        namespace: "sample".into(),
+        scope: Reach::WorkloadSelector,
+        action,
+        rules: vec![Vec::new()],
+        dry_run: false,
+    }
+}
+
+fn facts() -> Facts {
+    Facts { peer: None, source: [10, 0, 0, 1].into(), destination: ([10, 0, 0, 2], 80).into() }
+}
+
+fn put(state: &State, workload: Workload, policies: Vec<Policy>) {
+    state.apply(Batch {
+        upsert_workloads: vec![workload],
+        upsert_policies: policies.into_iter().map(|policy| (policy.key(), policy)).collect(),
+        ..Batch::default()
+    });
+}
+
+/// The pod, naming a policy that has not arrived.
+fn naming() -> Workload {
+    Workload { authorization_policies: vec![attached(Action::Deny).key()], ..helloworld() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_connection_waits_five_seconds_for_a_missing_policy_and_is_then_refused() {
+    let state = State::new(Options::default());
+    let ctx = ctx(&state);
+    put(&state, naming(), vec![]);
+    let begun = Instant::now();
+    // Other news does not make the wait longer.
+    let news = async {
+        for at in 0..4 {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let other = Workload { uid: format!("east//Pod/other/{at}").into(), ..Workload::default() };
+            put(&state, other, vec![]);
+        }
+    };
+    let judged = async {
+        let refused = ctx.judge(&naming(), &facts()).await.unwrap_err();
+        (begun.elapsed(), refused)
+    };
+    let ((after, refused), ()) = tokio::join!(judged, news);
+    assert_eq!(after, Duration::from_secs(5));
+    assert_eq!(refused.policy, Some("sample/late".into()));
+    assert_eq!(refused.to_string(), "policy sample/late applies but has not arrived");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_connection_that_waits_is_judged_when_the_policy_arrives() {
+    for (action, passes) in [(Action::Allow, true), (Action::Deny, false)] {
+        let state = State::new(Options::default());
+        let ctx = ctx(&state);
+        put(&state, naming(), vec![]);
+        let begun = Instant::now();
+        let arrives = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            put(&state, naming(), vec![attached(action)]);
+        };
+        let (naming, facts) = (naming(), facts());
+        let (verdict, ()) = tokio::join!(ctx.judge(&naming, &facts), arrives);
+        assert_eq!(begun.elapsed(), Duration::from_secs(3));
+        assert_eq!(verdict.is_ok(), passes, "{action:?}");
+    }
+    // What is refused by a policy that is there does not wait.
+    let state = State::new(Options::default());
+    let ctx = ctx(&state);
+    let deny = Policy { name: "other".into(), scope: Reach::Namespace, ..attached(Action::Deny) };
+    put(&state, naming(), vec![deny.clone()]);
+    let begun = Instant::now();
+    let refused = ctx.judge(&naming(), &facts()).await.unwrap_err();
+    assert_eq!((begun.elapsed(), refused.policy), (Duration::ZERO, Some(deny.key())));
+}
+
+/// An open connection over HBONE or in plaintext.
+fn open(ctx: &PodContext, peer: Option<&str>, protocol: crate::types::Carrier) -> crate::tracker::Tracked {
+    let conn = crate::tracker::Connection {
+        src: ([10, 0, 0, 1], 1).into(),
+        original_dst: None,
+        actual_dst: ([10, 0, 0, 2], 80).into(),
+        protocol,
+    };
+    let peer = peer.map(|peer| peer.parse().unwrap());
+    ctx.connections().inbound(conn, Facts { peer, ..facts() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn open_connections_are_judged_when_a_missing_policy_arrives_or_after_thirty_seconds() {
+    use crate::types::Carrier;
+    for arrival in [None, Some(Action::Deny), Some(Action::Allow)] {
+        let state = State::new(Options::default());
+        let ctx = Arc::new(ctx(&state));
+        put(&state, helloworld(), vec![]);
+        let tasks = Tasks::new("test");
+        tasks.spawn("recheck", Arc::clone(&ctx).recheck_on_changes());
+        let mut tunnelled = open(&ctx, Some("spiffe://td/ns/sample/sa/sleep"), Carrier::Hbone);
+        let mut plain = open(&ctx, None, Carrier::Tcp);
+        let begun = Instant::now();
+        put(&state, naming(), vec![]);
+        if let Some(action) = arrival {
+            tokio::time::sleep(Duration::from_secs(29)).await;
+            assert_eq!(ctx.connections().snapshot().inbound.len(), 2, "they stay meanwhile");
+            put(&state, naming(), vec![attached(action)]);
+        }
+        let told = async { (tunnelled.refused().await, plain.refused().await) };
+        match (arrival, tokio::time::timeout(Duration::from_secs(3600), told).await) {
+            (Some(Action::Allow), told) => assert!(told.is_err(), "it lets them stay"),
+            (Some(Action::Deny), told) => {
+                let (first, second) = told.unwrap();
+                assert_eq!(begun.elapsed(), Duration::from_secs(29));
+                assert_eq!(first.to_string(), "explicitly denied by: sample/late");
+                assert_eq!(first, second);
+            }
+            (None, told) => {
+                let (first, second) = told.unwrap();
+                assert_eq!(begun.elapsed(), Duration::from_secs(30));
+                assert_eq!(first.to_string(), "policy sample/late applies but has not arrived");
+                assert_eq!(first, second);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_policy_that_was_attached_after_the_pod_was_looked_up_counts() {
+    let state = State::new(Options::default());
+    let ctx = ctx(&state);
+    let pod = helloworld();
+    state.apply(Batch { upsert_workloads: vec![pod.clone()], ..Batch::default() });
+    let known = ctx.workload().await.unwrap();
+    let facts = facts();
+    assert!(ctx.judge(&known, &facts).await.is_ok());
+    let deny = Policy {
+        name: "nobody".into(),
+        namespace: "sample".into(),
+        scope: Reach::WorkloadSelector,
+        action: Action::Deny,
+        rules: vec![Vec::new()],
+        dry_run: false,
+    };
+    let attached = Workload { authorization_policies: vec![deny.key()], ..pod };
+    state.apply(Batch {
+        upsert_workloads: vec![attached],
+        upsert_policies: vec![(deny.key(), deny.clone())],
+        ..Batch::default()
+    });
+    assert_eq!(ctx.judge(&known, &facts).await.unwrap_err().policy, Some(deny.key()));
+    // A pod that the control plane no longer describes is judged as it was.
+    state.apply(Batch { remove_addresses: vec![known.uid.to_string()], ..Batch::default() });
+    assert!(ctx.judge(&known, &facts).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_alias_that_is_taken_away_closes_what_was_let_in_by_it() {
+    let state = State::new(Options::default());
+    let ctx = Arc::new(ctx(&state));
+    let clause = isthmus_model::policy::Match {
+        principals: vec![isthmus_model::policy::StringMatch::Exact("old/ns/sample/sa/sleep".into())],
+        ..Default::default()
+    };
+    let only = Policy { rules: vec![vec![vec![clause]]], ..attached(Action::Allow) };
+    let mesh = |aliases: &[&str]| {
+        let names = aliases.iter().map(|name| (*name).into());
+        TrustDomains::new(Some("new".into()), names)
+    };
+    state.set_trust_domains(mesh(&["old"]));
+    put(&state, Workload { trust_domain: "new".into(), ..naming() }, vec![only]);
+    let tasks = Tasks::new("test");
+    tasks.spawn("recheck", Arc::clone(&ctx).recheck_on_changes());
+    let peer = "spiffe://new/ns/sample/sa/sleep";
+    let known = Facts { peer: Some(peer.parse().unwrap()), ..facts() };
+    assert!(ctx.judge(&naming(), &known).await.is_ok());
+    let mut open = open(&ctx, Some(peer), crate::types::Carrier::Hbone);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(ctx.connections().snapshot().inbound.len(), 1);
+    let begun = Instant::now();
+    state.set_trust_domains(mesh(&[]));
+    assert_eq!(open.refused().await.to_string(), "allow policies exist, but none allowed");
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}

@@ -1,0 +1,50 @@
+//! Whether a client has given up by resetting its connection. Reads nothing: not a byte of the application may be taken
+//! before the far end said yes, and bytes that are waiting must not hide a reset behind them.
+
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+/// Resolves when the client resets its connection. A client that has only finished sending still waits for an answer.
+pub(crate) async fn wait(client: &TcpStream) {
+    // When the socket cannot be watched, nothing is known of the client.
+    if client.ready(Interest::ERROR).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_seen_behind_unread_bytes() {
+        let (mut client, ours) = pair().await;
+        client.write_all(b"waiting").await.unwrap();
+        ours.readable().await.unwrap();
+        client.set_zero_linger().unwrap();
+        drop(client);
+        timeout(Duration::from_secs(10), wait(&ours)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn neither_bytes_nor_a_fin_are_a_reset() {
+        let (mut client, ours) = pair().await;
+        client.write_all(b"waiting").await.unwrap();
+        client.shutdown().await.unwrap();
+        ours.readable().await.unwrap();
+        assert!(timeout(Duration::from_millis(100), wait(&ours)).await.is_err());
+        let mut bytes = [0; 7];
+        assert_eq!(ours.try_read(&mut bytes).unwrap(), 7, "nothing was taken");
+        drop(client);
+    }
+}

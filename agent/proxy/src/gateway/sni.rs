@@ -1,0 +1,88 @@
+//! What is not HBONE: TLS routed by its server name, and plain TCP. Both go the way that a connection of the gateway's
+//! own workload would go, so an endpoint in the mesh is reached over HBONE, as the gateway.
+
+use crate::outbound::Flow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use isthmus_model::Authority;
+use isthmus_rt::drain::Watch;
+use isthmus_state::GatewayRefusal;
+use isthmus_sys::socket::reset_on_close;
+
+use super::{HelloError, SniRoutes, Target, hello};
+use crate::accept::Accepted;
+use crate::context::PodContext;
+use crate::error::Error;
+use crate::outbound;
+use crate::server;
+use crate::telemetry::access_log;
+use crate::types::{Direction, Reporter};
+
+/// Serves one TLS connection to its end.
+pub(super) async fn serve_tls(
+    ctx: Arc<PodContext>,
+    routes: Arc<SniRoutes>,
+    mut accepted: Accepted,
+    drain: Watch,
+) {
+    let place = accepted.place.take();
+    serve(&ctx, accepted, drain, async |accepted| {
+        // The place is for the hello only.
+        let hello = hello::read(&mut accepted.stream, ctx.proxy().config.hello_deadline);
+        let read = server::in_slot(&ctx, place, async { Ok(hello.await?) }).await?;
+        let no_route = || Error::Hello(HelloError::NoRoute(read.name.clone()));
+        let target = routes.target(read.name.as_deref()).ok_or_else(no_route)?;
+        Ok((address(&ctx, target)?, read.bytes))
+    })
+    .await;
+}
+
+/// Serves one plain connection to its end.
+pub(super) async fn serve_tcp(ctx: Arc<PodContext>, target: Arc<Target>, accepted: Accepted, drain: Watch) {
+    serve(&ctx, accepted, drain, async |_| Ok((address(&ctx, &target)?, Bytes::new()))).await;
+}
+
+async fn serve(
+    ctx: &PodContext,
+    mut accepted: Accepted,
+    drain: Watch,
+    find: impl AsyncFnOnce(&mut Accepted) -> Result<(SocketAddr, Bytes), Error>,
+) {
+    let _open = ctx.proxy().metrics.socket(Reporter::Gateway);
+    ctx.sockets().accepted(&accepted.stream);
+    let work = async {
+        match find(&mut accepted).await {
+            Ok((original, first)) => {
+                let Accepted { stream, source, .. } = accepted;
+                outbound::forward(ctx, Flow { stream, source, original, first }).await;
+            }
+            Err(error) => {
+                reset_on_close(&accepted.stream);
+                access_log::early(accepted.source, accepted.local, Direction::Inbound, &error);
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        // What was opened logs its end when it is dropped.
+        () = drain.forced() => {}
+        () = work => {}
+    }
+}
+
+/// What a client inside the network would connect to.
+fn address(ctx: &PodContext, target: &Target) -> Result<SocketAddr, Error> {
+    let (hostname, port) = match target {
+        Authority::Ip(address) => return Ok(*address),
+        Authority::Host { hostname, port } => (hostname, *port),
+    };
+    let (snapshot, network) = (ctx.snapshot(), &ctx.proxy().network);
+    let service = snapshot
+        .service_by_hostname(hostname, Some(&ctx.pod().namespace))
+        .ok_or_else(|| Error::Gateway(GatewayRefusal::UnknownService(hostname.clone())))?;
+    let vip = service.vips.iter().find(|vip| vip.network == *network);
+    let vip = vip.ok_or_else(|| Error::NoVip { hostname: hostname.clone(), network: network.clone() })?;
+    Ok(SocketAddr::new(vip.address, port))
+}

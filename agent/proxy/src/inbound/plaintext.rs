@@ -1,0 +1,130 @@
+//! 15006: plaintext that arrives for the pod. The same policy as HBONE, with nobody's identity.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use isthmus_hbone::copy;
+use isthmus_model::{Facts, NetworkAddress, Workload};
+use isthmus_rt::drain::Watch;
+use isthmus_state::{Permit, service_label};
+use isthmus_sys::socket::reset_on_close;
+use tokio::net::TcpStream;
+
+use crate::accept::Accepted;
+use crate::context::PodContext;
+use crate::dial::app;
+use crate::dial::client_reset;
+use crate::error::Error;
+use crate::telemetry::access_log;
+use crate::telemetry::{End, Opening, Record, ServiceLabels};
+use crate::tracker::{Connection, Tracked};
+use crate::types::{Carrier, Direction, Reporter};
+
+/// Serves one plaintext connection to its end.
+pub(crate) async fn serve(ctx: Arc<PodContext>, accepted: Accepted, drain: Watch) {
+    let _open = ctx.proxy().metrics.socket(Reporter::Destination);
+    ctx.sockets().accepted(&accepted.stream);
+    tokio::select! {
+        biased;
+        // What was opened logs its end when it is dropped.
+        () = drain.forced() => {}
+        () = judge(&ctx, accepted) => {}
+    }
+}
+
+async fn judge(ctx: &PodContext, accepted: Accepted) {
+    let Accepted { stream, source, local, original, .. } = accepted;
+    let visit = Visit { ctx, source, local, original };
+    match Box::pin(visit.admit()).await {
+        Ok(workload) => visit.serve(stream, &workload).await,
+        Err(error) => {
+            reset_on_close(&stream);
+            access_log::early(source, original, Direction::Inbound, &error);
+        }
+    }
+}
+
+/// One plaintext connection, but for its stream.
+struct Visit<'a> {
+    ctx: &'a PodContext,
+    source: SocketAddr,
+    local: SocketAddr,
+    original: SocketAddr,
+}
+
+impl Visit<'_> {
+    /// Whether the connection is for this pod at all.
+    async fn admit(&self) -> Result<Arc<Workload>, Error> {
+        if self.ctx.proxy().config.is_illegal(self.original.port()) {
+            return Err(Error::Recursive(self.original));
+        }
+        let workload = self.ctx.workload().await?;
+        let ours = workload.addresses.contains(&self.original.ip()) || self.original.ip() == self.local.ip();
+        if !ours {
+            return Err(Error::NotOurAddress { destination: self.original, pod: self.ctx.name().clone() });
+        }
+        Ok(workload)
+    }
+
+    async fn serve(self, stream: TcpStream, workload: &Workload) {
+        let mut record = Record::new(Arc::clone(&self.ctx.proxy().metrics), self.opening(workload));
+        record.open();
+        let facts = Facts { peer: None, source: self.source.ip(), destination: self.original };
+        let conn = Connection {
+            src: self.source,
+            original_dst: None,
+            actual_dst: self.original,
+            protocol: Carrier::Tcp,
+        };
+        // In the table first and judged after, so that no policy change falls between the two.
+        let tracked = self.ctx.connections().inbound(conn, facts.clone());
+        match self.ctx.judge(workload, &facts).await {
+            Ok(permit) => self.forward(permit, stream, tracked, record).await,
+            Err(denied) => {
+                reset_on_close(&stream);
+                record.fail(&Error::Denied(denied));
+            }
+        }
+    }
+
+    async fn forward(self, permit: Permit, stream: TcpStream, mut tracked: Tracked, mut record: Record) {
+        tracing::debug!(pod = %self.ctx.name(), src = %self.source, allowed_by = ?permit.allowed_by(), "permitted");
+        let dialled = tokio::select! {
+            dialled = app::dial(self.ctx, self.source, self.original) => dialled,
+            () = client_reset::wait(&stream) => Err(Error::GivenUp),
+            refusal = tracked.refused() => Err(Error::PolicyChanged(refusal)),
+        };
+        let app = match dialled {
+            Ok(app) => app,
+            Err(error) => {
+                reset_on_close(&stream);
+                return record.fail(&error);
+            }
+        };
+        let traffic = record.open();
+        tokio::select! {
+            biased;
+            // Dropping the copy resets both connections.
+            refusal = tracked.refused() => record.fail(&Error::PolicyChanged(refusal)),
+            // The application is the local side.
+            ended = copy::plain(app, stream, &traffic) => record.finish(ended),
+        }
+    }
+
+    fn opening(&self, workload: &Workload) -> Opening {
+        let (snapshot, own) = (self.ctx.snapshot(), &self.ctx.proxy().network);
+        let address = NetworkAddress { network: own.clone(), address: self.source.ip() };
+        let service = service_label(&snapshot, workload, None, self.original.port());
+        Opening {
+            reporter: Reporter::Destination,
+            direction: Direction::Inbound,
+            src: self.source,
+            source: End::of(snapshot.workload_by_addr(&address).map(|workload| &**workload), None),
+            dst: self.original,
+            hbone: None,
+            service: service.map(|service| ServiceLabels::of(service)),
+            destination: End::of(Some(workload), Some(workload.identity())),
+            mutual_tls: false,
+        }
+    }
+}
