@@ -7,6 +7,7 @@ pub mod addr;
 pub mod identity;
 pub mod intern;
 pub mod name;
+pub mod pod;
 pub mod policy;
 pub mod service;
 pub mod trust;
@@ -20,6 +21,7 @@ pub use name::{
     ClusterId, Hostname, Namespace, NamespacedHostname, NetworkId, NodeName, PodUid, PolicyKey,
     ServiceAccount, Text, WorkloadUid,
 };
+pub use pod::PodRef;
 pub use policy::{Action, Facts, Outline, Policy, RefusedPolicy, Scope};
 pub use service::{IpFamilies, LoadBalancer, Service, Visibility};
 pub use trust::TrustDomains;
