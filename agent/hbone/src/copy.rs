@@ -34,7 +34,7 @@ impl Count for () {
     fn received(&self, _: u64) {}
 }
 
-/// A side of a copy: the first argument of [`tunnel`] and [`plain`] is local, the second remote.
+/// A side of a copy: the first argument of [`tunnel()`] and [`plain()`] is local, the second remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// The TCP connection given first.

@@ -2,7 +2,7 @@
 //!
 //! No lock is held across a dial. A dial belongs to the caller that makes it: when that caller gives up, one that waits
 //! takes over, so nobody is left behind, and everyone fails at its own deadline at the latest. Only the tunnel that is
-//! added because the others are busy is dialled on nobody's time. The ordering is in [`entry`]; here are the clock, the
+//! added because the others are busy is dialled on nobody's time. The ordering is in `entry`; here are the clock, the
 //! wake-ups and the map.
 
 mod entry;

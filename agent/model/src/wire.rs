@@ -99,7 +99,7 @@ pub fn policy(wire: security::Authorization) -> Result<Policy, WireError> {
     Policy::try_from(wire)
 }
 
-/// How far a policy reaches that [`policy`] refuses; `None` when its scope is not one that we know. An action that is not
+/// How far a policy reaches that [`policy()`] refuses; `None` when its scope is not one that we know. An action that is not
 /// known counts as a denial: whatever it means, it was not meant to let more through.
 #[must_use]
 pub fn outline(wire: &security::Authorization) -> Option<Outline> {

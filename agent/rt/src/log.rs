@@ -1,5 +1,5 @@
 //! Logging in the field's formats: tab-separated text, or one JSON object per line; a filter that can be changed while
-//! running. Writes to standard output from a thread of its own ([`queue`]) and knows nothing of what is logged.
+//! running. Writes to standard output from a thread of its own (`queue`) and knows nothing of what is logged.
 
 mod queue;
 

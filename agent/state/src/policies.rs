@@ -1,4 +1,4 @@
-//! Policies by key, and by what they apply to. Applying them is [`crate::authorize`]'s.
+//! Policies by key, and by what they apply to. Applying them is [`mod@crate::authorize`]'s.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

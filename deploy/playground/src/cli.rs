@@ -17,7 +17,7 @@ use crate::{api, cluster_dns, helloworld, istiod, kube_proxy, kubelet, pod_init,
 #[command(name = "playground", version)]
 pub(crate) struct Cli {
     /// Where sockets, logs and keys of the world are kept [default: isthmus-playground in $XDG_RUNTIME_DIR, else
-    /// /tmp/isthmus-playground-<uid>]
+    /// /tmp/isthmus-playground-$UID]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) dir: Option<PathBuf>,
     #[command(flatten)]

@@ -1,5 +1,5 @@
 //! The beginning of an outbound connection: try after try, until a far end has accepted or there is nothing left to try.
-//! What to try is decided elsewhere ([`isthmus_state::resolve_with`], [`super::retry`]); here it is done, counted and
+//! What to try is decided elsewhere ([`isthmus_state::resolve_with`], [`crate::retry`]); here it is done, counted and
 //! logged.
 
 use crate::retry::FailedAttempt;

@@ -1,4 +1,4 @@
-//! The `istio_tcp_*` families and the gauge of open sockets. Owns their names; what a label says is in [`labels`].
+//! The `istio_tcp_*` families and the gauge of open sockets. Owns their names; what a label says is in [`super::labels`].
 
 use std::sync::Arc;
 
