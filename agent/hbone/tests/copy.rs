@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use isthmus_hbone::copy::{self, CopyError, Ended, Side};
 use isthmus_hbone::{Reason, Stream, StreamError};
+use isthmus_kit::wait::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -292,11 +293,10 @@ async fn an_answer_survives_an_application_that_closed_before_the_client_was_don
     all.server.write_all(&answer).await.unwrap();
     drop(all.server);
     // The answer and its FIN have come as far as the copy; the client has read nothing yet.
-    soon(async {
-        while all.counts.both().0 < 2_000_000 {
-            tokio::task::yield_now().await;
-        }
-    })
+    eventually(
+        || all.counts.both().0 >= 2_000_000,
+        || format!("the answer is not copied: {:?}", all.counts.both()),
+    )
     .await;
     talk_on(&mut all.client).await.unwrap();
     let ended = soon(all.server_ended).await.unwrap();

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use isthmus_hbone::copy::{self, Ended, Side};
 use isthmus_hbone::{Settings, Stream, client, server};
 use isthmus_kit::hbone::{Frame, HbonePeer, kind};
+use isthmus_kit::wait::eventually;
 use isthmus_rt::drain::{self, Drain};
 use isthmus_rt::task::Tasks;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -98,11 +99,10 @@ impl World {
 
     /// Waits until the copy has passed on so many bytes to the application.
     async fn passed_on(&self, bytes: u64) {
-        soon(async {
-            while self.counts.both().1 < bytes {
-                tokio::task::yield_now().await;
-            }
-        })
+        eventually(
+            || self.counts.both().1 >= bytes,
+            || format!("{:?} of {bytes} bytes were passed on", self.counts.both()),
+        )
         .await;
     }
 }

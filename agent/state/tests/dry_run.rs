@@ -1,7 +1,8 @@
-//! What the log says of dry-run policies. In a process of its own: whether a line is written at all is decided once for
-//! all threads, so tests beside it would meddle.
+//! What the log line of a dry-run policy says.
 
-use isthmus_kit::log::Lines;
+#![expect(clippy::unwrap_used, reason = "all of this is tests")]
+
+use isthmus_kit::logs::LogCapture;
 use isthmus_model::policy::{Match, StringMatch};
 use isthmus_model::{Action, Facts, Policy, Scope, Workload};
 use isthmus_state::{Batch, Options, State, authorize};
@@ -32,8 +33,7 @@ fn dry_run_policies_are_logged_with_the_verdict_that_there_would_have_been() {
         (vec![policy("a", Allow, API)], Allow, WEB, false, "allow"),
         (vec![policy("d", Deny, WEB)], Allow, WEB, false, "deny"),
     ];
-    let lines = Lines::default();
-    tracing::subscriber::set_global_default(lines.clone()).unwrap();
+    let log = LogCapture::start(|_| true);
     let workload = Workload { namespace: "ns".into(), ..Workload::default() };
     let facts = Facts {
         peer: Some(format!("spiffe://{WEB}").parse().unwrap()),
@@ -48,13 +48,13 @@ fn dry_run_policies_are_logged_with_the_verdict_that_there_would_have_been() {
         let all = [vec![dry], enforced].concat();
         let upsert_policies = all.into_iter().map(|policy| (policy.key(), policy)).collect();
         state.apply(Batch { upsert_policies, ..Batch::default() });
-        lines.clear();
+        log.take();
         let passed = authorize(&state.load(), &workload, &facts).is_ok();
         assert_eq!(passed, passes, "{case}: it is not enforced");
-        let said = lines.all();
+        let said = log.take();
         let [line] = said.as_slice() else { panic!("{case}: {said:?}") };
         for field in [
-            format!("level={}", if loud { "INFO" } else { "DEBUG" }),
+            format!("{} ", if loud { "INFO" } else { "DEBUG" }),
             "policy=ns/dry".to_owned(),
             format!("action={action:?}"),
             format!("matched={}", principal == WEB),

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use bytes::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use isthmus_proto::ca::{IstioCertificateRequest, IstioCertificateResponse};
@@ -315,19 +315,4 @@ impl Shared {
             Answer::Silence => std::future::pending().await,
         }
     }
-}
-
-/// Waits until a condition holds, for what happens on the other side of a socket.
-///
-/// # Errors
-/// When it does not come to hold; `what` says what was waited for.
-pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) -> anyhow::Result<()> {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !holds() {
-        if tokio::time::Instant::now() > deadline {
-            bail!("still not: {what}");
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    Ok(())
 }

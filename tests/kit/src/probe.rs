@@ -40,19 +40,6 @@ pub async fn get(netns: &Netns, address: &str, path: &str) -> anyhow::Result<Ans
     tokio::time::timeout(Duration::from_secs(10), exchange).await.context("no answer in time")?
 }
 
-/// Waits for something that nobody announces.
-///
-/// # Errors
-/// When it does not come to hold within half a minute; `what` says what was waited for.
-pub async fn until(what: &str, holds: impl AsyncFn() -> bool) -> anyhow::Result<()> {
-    let reached = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), reached).await.with_context(|| format!("never: {what}"))
-}
-
 /// A TCP segment in an Ethernet frame.
 struct Segment<'a> {
     from: SocketAddr,

@@ -2,8 +2,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use isthmus_identity::KeyExchange;
-use isthmus_kit::istiod::{AdsStream, Istiod, eventually, raw_resource, resource, response};
+use isthmus_kit::istiod::{AdsStream, Istiod, raw_resource, resource, response};
 use isthmus_kit::pki::Ca;
+use isthmus_kit::wait::eventually;
 use isthmus_proto::{security, type_url, workload};
 use isthmus_rt::drain;
 use isthmus_rt::ready::Readiness;
@@ -249,15 +250,19 @@ async fn every_end_of_a_stream_is_counted_and_the_next_one_resumes() {
     let address = istiod.address();
     drop(stream);
     istiod.stop().await;
-    eventually("a failed connection", || {
-        client.metrics.encode().unwrap().contains("reason=\"ConnectionError\"")
-    })
-    .await
-    .unwrap();
+    connection_failure_is_counted(&client).await;
     let mut istiod = Istiod::start_at(address, &ca).await.unwrap();
     resumes(&mut istiod).await;
     assert!(client.pushes.try_recv().is_err(), "what is known stays in force");
     assert!(client.readiness.pending().is_empty());
+}
+
+async fn connection_failure_is_counted(client: &Client) {
+    eventually(
+        || client.metrics.encode().unwrap().contains("reason=\"ConnectionError\""),
+        || "no failed connection is counted".to_owned(),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -266,11 +271,7 @@ async fn a_token_that_is_missing_is_waited_for_and_read_again_for_each_stream() 
     let token = folder.0.join("istio-token");
     let (_, mut istiod) = istiod().await;
     let client = Client::start(Server { token: TokenSource::File(token.clone()), ..server(&istiod) });
-    eventually("a failed attempt", || {
-        client.metrics.encode().unwrap().contains("reason=\"ConnectionError\"")
-    })
-    .await
-    .unwrap();
+    connection_failure_is_counted(&client).await;
     std::fs::write(&token, "first\n").unwrap();
     let stream = istiod.next_stream().await.unwrap();
     assert_eq!(stream.header("authorization"), Some("Bearer first"));
@@ -287,11 +288,7 @@ async fn roots_are_read_again_for_each_connection() {
     std::fs::write(&roots, Ca::new("another").unwrap().root_pem()).unwrap();
     let (_, mut istiod) = istiod().await;
     let client = Client::start(Server { roots: RootSource::File(roots.clone()), ..server(&istiod) });
-    eventually("a failed attempt", || {
-        client.metrics.encode().unwrap().contains("reason=\"ConnectionError\"")
-    })
-    .await
-    .unwrap();
+    connection_failure_is_counted(&client).await;
     std::fs::write(&roots, istiod.root_pem()).unwrap();
     istiod.next_stream().await.unwrap();
 }
@@ -302,11 +299,7 @@ async fn the_server_may_prove_its_other_name() {
     // An address that is not in its certificate.
     let mut istiod = Istiod::start_at("127.0.0.2:0".parse().unwrap(), &ca).await.unwrap();
     let client = Client::start(server(&istiod));
-    eventually("a failed attempt", || {
-        client.metrics.encode().unwrap().contains("reason=\"ConnectionError\"")
-    })
-    .await
-    .unwrap();
+    connection_failure_is_counted(&client).await;
     drop(client);
     let alt_hostname = Some("istiod.istio-system.svc".to_owned());
     let _client = Client::start(Server { alt_hostname, ..server(&istiod) });

@@ -1,5 +1,6 @@
 use std::net::{IpAddr, Ipv4Addr};
 
+use isthmus_kit::wait::eventually;
 use isthmus_model::{NetworkAddress, Service, Visibility, Workload};
 use isthmus_rt::drain::{self, Drain};
 use isthmus_state::{Batch, Options};
@@ -270,11 +271,10 @@ async fn a_query_waits_for_its_pods_workload_to_be_known() {
     // The proxy has read it once it counts it.
     let labels = "request_query_type=\"a\",request_protocol=\"tcp\",source_canonical_service=\"unknown\",\
                   source_canonical_revision=\"unknown\"";
-    soon(async {
-        while world.metric("istio_dns_requests_total", labels).is_none() {
-            tokio::task::yield_now().await;
-        }
-    })
+    eventually(
+        || world.metric("istio_dns_requests_total", labels).is_some(),
+        || "the query is not counted".to_owned(),
+    )
     .await;
     let batch =
         Batch { upsert_workloads: vec![workload()], upsert_services: vec![web()], ..Batch::default() };
@@ -329,12 +329,7 @@ async fn a_drained_proxy_finishes_what_it_has_and_takes_no_more() {
     let drain = world.drain.take().unwrap();
     let tcp = world.proxy.tcp_addresses()[0];
     let answered = async {
-        soon(async {
-            while world.proxy.is_serving() {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        eventually(|| !world.proxy.is_serving(), || "the proxy still serves".to_owned()).await;
         assert_eq!(world.proxy.active(), 1);
         buffer[2] |= 0x80;
         upstream.send_to(&buffer[..length], asker).await.unwrap();
@@ -379,14 +374,10 @@ async fn no_query_is_lost_while_another_agent_takes_over() {
     let mut streams: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(tcp).unwrap()).collect();
     let new = proxy(free, &other);
     let mut end = Box::pin(ending.shutdown(SOON));
-    let running = async {
-        while old.is_serving() {
-            tokio::task::yield_now().await;
-        }
-    };
+    let running = eventually(|| !old.is_serving(), || "the old proxy still serves".to_owned());
     tokio::select! {
         _ = &mut end => panic!("a query still waits"),
-        () = soon(running) => {}
+        () = running => {}
     }
     let more: Vec<_> = (0..50).map(|_| std::net::UdpSocket::bind(loopback()).unwrap()).collect();
     more.iter().for_each(|client| assert!(asked(client) > 0));

@@ -1,7 +1,9 @@
 use std::time::UNIX_EPOCH;
 
+use isthmus_kit::logs::LogCapture;
 use isthmus_kit::pki::{Ca, Spec};
 use tokio::time::Instant;
+use tracing::Level;
 
 use super::*;
 use crate::fake::FakeSigner;
@@ -296,50 +298,14 @@ async fn results_are_counted() {
     assert!(text.contains("isthmus_certificate_signings_total{result=\"ok\"} 1"), "{text}");
 }
 
-/// Collects the lines of this thread, as `LEVEL message`.
-#[derive(Clone, Default)]
-struct Lines(Arc<std::sync::Mutex<Vec<String>>>);
-
-impl Lines {
-    fn at(&self, level: &str) -> Vec<String> {
-        self.0.lock().unwrap().iter().filter(|line| line.starts_with(level)).cloned().collect()
-    }
-}
-
-impl tracing::Subscriber for Lines {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() <= tracing::Level::INFO
-    }
-
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        struct Text(String);
-        impl tracing::field::Visit for Text {
-            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
-                self.0.push_str(&format!(" {}={value:?}", field.name()));
-            }
-        }
-        let mut text = Text(event.metadata().level().to_string());
-        event.record(&mut text);
-        self.0.lock().unwrap().push(text.0);
-    }
-
-    fn enter(&self, _: &tracing::span::Id) {}
-
-    fn exit(&self, _: &tracing::span::Id) {}
+/// The lines of one level so far.
+fn at(log: &LogCapture, level: Level) -> Vec<String> {
+    log.events().iter().filter(|event| event.level == level).map(ToString::to_string).collect()
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_is_a_line_when_it_begins_and_one_when_it_ends_however_many_attempts_it_has() {
-    let lines = Lines::default();
-    let _collected = tracing::subscriber::set_default(lines.clone());
+    let log = LogCapture::start(|metadata| *metadata.level() <= Level::INFO);
     let mut world = world();
     for name in ["a", "b", "c"] {
         world.manager.prefetch(&id(name));
@@ -352,7 +318,7 @@ async fn an_outage_is_a_line_when_it_begins_and_one_when_it_ends_however_many_at
         asked.answer.send(Err(refused())).expect("the manager waits");
         world.settle().await;
     }
-    let warned = lines.at("WARN");
+    let warned = at(&log, Level::WARN);
     assert_eq!(warned.len(), 1, "{warned:?}");
     assert!(warned[0].contains("not renewed") && warned[0].contains("not yours"), "{warned:?}");
     // Another reason is news, and the same one is not again.
@@ -362,11 +328,11 @@ async fn an_outage_is_a_line_when_it_begins_and_one_when_it_ends_however_many_at
         asked.answer.send(Err(SignError::Refused { code, message })).expect("the manager waits");
         world.settle().await;
     }
-    assert_eq!(lines.at("WARN").len(), 2, "{:?}", lines.at("WARN"));
+    assert_eq!(at(&log, Level::WARN).len(), 2, "{:?}", at(&log, Level::WARN));
     let asked = world.next_within(TTL).await.expect("it keeps trying");
     world.sign(asked).await;
     world.settle().await;
-    let said = lines.at("INFO");
+    let said = at(&log, Level::INFO);
     assert!(said.len() == 1 && said[0].contains("failures=14"), "{said:?}");
 }
 
@@ -427,8 +393,7 @@ async fn with_jitter_the_certificates_of_a_node_do_not_renew_in_step() {
 
 #[tokio::test(start_paused = true)]
 async fn an_expired_root_is_told_once_and_traffic_goes_on() {
-    let lines = Lines::default();
-    let _collected = tracing::subscriber::set_default(lines.clone());
+    let log = LogCapture::start(|metadata| *metadata.level() <= Level::INFO);
     let registry = isthmus_rt::metrics::Registry::default();
     let (calls, asked) = mpsc::unbounded_channel();
     let tasks = Tasks::new("test");
@@ -452,7 +417,7 @@ async fn an_expired_root_is_told_once_and_traffic_goes_on() {
         asked.answer.send(Ok(vec![leaf, ca.root_pem()])).expect("the manager waits");
         waiter.await.unwrap();
     }
-    let warned = lines.at("WARN");
+    let warned = at(&log, Level::WARN);
     assert!(warned.len() == 1 && warned[0].contains("a root of the mesh has expired"), "{warned:?}");
     let text = registry.encode().unwrap();
     assert!(text.contains("isthmus_certificate_identities{state=\"available\"} 2"), "{text}");

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use isthmus_inpod::{Config, Metrics, Pod, PodRuntime, Pods, StartError, Stop};
+use isthmus_kit::wait::eventually;
 use isthmus_kit::zds::{ZdsPeer, ZdsPod, ZdsServer};
 use isthmus_model::PodUid;
 use isthmus_rt::BoxFuture;
@@ -101,12 +101,11 @@ impl World {
 
     /// Waits until readiness is as wanted.
     pub(crate) async fn until_ready(&self, wanted: bool) {
-        let reached = async {
-            while self.ready.pending().is_empty() != wanted {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), reached).await.expect("readiness does not change");
+        eventually(
+            || self.ready.pending().is_empty() == wanted,
+            || format!("readiness does not become {wanted}"),
+        )
+        .await;
     }
 
     pub(crate) fn metric(&self, name: &str) -> String {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_hbone::{Head, OpenError};
+use isthmus_kit::wait::eventually;
 use isthmus_model::{Authority, Protocol};
 use isthmus_proxy::{Carrier, Config, Connection};
 use tokio::io::AsyncReadExt as _;

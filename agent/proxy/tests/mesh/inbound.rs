@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use isthmus_hbone::{Head, OpenError};
+use isthmus_kit::wait::eventually;
 use isthmus_model::{
     Authority, GatewayAddress, GatewayDestination, NamespacedHostname, NetworkAddress, Service,
 };

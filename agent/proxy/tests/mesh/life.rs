@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use isthmus_kit::wait::eventually_some;
 use isthmus_rt::drain::Outcome;
 use tokio::net::TcpStream;
 
@@ -34,9 +35,8 @@ async fn a_drain_lets_open_connections_finish_and_takes_no_new_ones() {
     let (address, drain) = (client.outbound, network.drain);
     drop(network.watch);
     let finish = async {
-        while TcpStream::connect(address).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
+        let refused = async || TcpStream::connect(address).await.err();
+        eventually_some(refused, || "connections are still accepted".to_owned()).await;
         ping(&mut stream).await;
         exchange(&mut stream, b"the rest").await.unwrap()
     };

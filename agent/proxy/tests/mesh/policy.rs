@@ -7,6 +7,7 @@ use std::time::Duration;
 use isthmus_hbone::session::TlsSession;
 use isthmus_hbone::{Head, OpenError, client};
 use isthmus_identity::{CertSource as _, PeerIdentity};
+use isthmus_kit::wait::eventually;
 use isthmus_model::policy::{Match, StringMatch};
 use isthmus_model::{Action, Authority, Policy, Scope, Workload};
 use isthmus_proxy::{AgentPodProxy, BoundListener, Config};

@@ -10,6 +10,7 @@ use isthmus_hbone::client::{self, Tunnel};
 use isthmus_hbone::session::TlsSession;
 use isthmus_identity::fake::FakeSigner;
 use isthmus_identity::{CertSource, Manager, Signer, Trust};
+use isthmus_kit::wait::eventually;
 use isthmus_model::policy::{Match, StringMatch};
 use isthmus_model::{
     Action, NamespacedHostname, NetworkAddress, NetworkId, Policy, PolicyKey, Protocol, Scope, Service,
@@ -364,13 +365,4 @@ pub(crate) async fn ping(stream: &mut TcpStream) {
 pub(crate) async fn end(stream: &mut TcpStream) -> std::io::Result<usize> {
     let mut byte = [0];
     tokio::time::timeout(PATIENCE, stream.read(&mut byte)).await.expect("nobody ends the connection")
-}
-
-/// A bounded wait for what only tasks of the proxy bring about.
-pub(crate) async fn eventually(mut holds: impl FnMut() -> bool, why: impl Fn() -> String) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(tokio::time::Instant::now() < deadline, "{}", why());
-        tokio::task::yield_now().await;
-    }
 }

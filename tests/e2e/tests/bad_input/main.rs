@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use isthmus_kit::istiod::{Istiod, raw_resource, response};
 use isthmus_kit::lab;
 use isthmus_kit::pki::Ca;
-use isthmus_kit::probe::until;
+use isthmus_kit::wait::until;
 use isthmus_kit::process::Process;
 use isthmus_kit::zds::{ZdsPeer, ZdsPod, ZdsServer, add};
 use isthmus_proto::type_url;

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use isthmus_kit::istiod::{Answer, Istiod, response};
 use isthmus_kit::lab;
 use isthmus_kit::pki::{Ca, Spec};
-use isthmus_kit::probe::until;
+use isthmus_kit::wait::until;
 use isthmus_proto::type_url;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;

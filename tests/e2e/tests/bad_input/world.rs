@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use isthmus_kit::lab::{self, Host, Lan};
-use isthmus_kit::probe::{self, Answer, until};
+use isthmus_kit::probe::{self, Answer};
+use isthmus_kit::wait::until;
 use isthmus_kit::process::Process;
 use isthmus_kit::zds::{ZdsPeer, ZdsPod, ZdsServer};
 use isthmus_node::rules::{self, PodRules};

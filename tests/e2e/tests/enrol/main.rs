@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use isthmus_kit::kube;
 use isthmus_kit::lab;
-use isthmus_kit::probe::until;
+use isthmus_kit::wait::until;
 use isthmus_kit::process::{Line, text};
 use isthmus_sys::socket::Transparent;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufStream};

@@ -211,7 +211,7 @@ impl Scene {
         let gateway = Process::start(&self.gateway.netns, "isthmus", &["gateway"], &env, "")?;
         gateway.line(&["gateway started"]).await?;
         let answer = async || probe::get(&self.gateway.netns, "127.0.0.1:15021", "/healthz/ready").await;
-        probe::until("the gateway is ready", async || answer().await.is_ok_and(|ready| ready.status == 200))
+        isthmus_kit::wait::until("the gateway is ready", async || answer().await.is_ok_and(|ready| ready.status == 200))
             .await?;
         Ok(gateway)
     }

@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use isthmus_kit::wait::eventually_some;
 use isthmus_rt::drain::{self, Drain};
 use isthmus_rt::metrics::Registry;
 use tokio_seqpacket::ancillary::OwnedAncillaryMessage;
@@ -164,9 +165,8 @@ async fn a_snapshot_names_every_pod_then_orders_go_to_the_newest() {
     };
     let adding = async {
         // Until the disconnection is noticed, the add fails and is tried again by whoever wants the pod.
-        while server.hub.add(&the_pod, here(), deadline()).await.is_err() {
-            tokio::task::yield_now().await;
-        }
+        let added = async || server.hub.add(&the_pod, here(), deadline()).await.ok();
+        eventually_some(added, || "the add fails although an agent is connected".to_owned()).await;
     };
     tokio::join!(adding, served);
 }

@@ -1,5 +1,6 @@
 use std::net::SocketAddr;
 
+use isthmus_kit::wait::eventually_some;
 use isthmus_sys::socket::{Sockets, Transparent};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -44,10 +45,9 @@ async fn a_drain_closes_the_listener_and_waits_for_the_connections() {
         let mut open = TcpStream::connect(address).await.unwrap();
         let stop = drain.shutdown(Duration::from_secs(60));
         let finish = async {
-            // Bounded wait on a condition: the listener goes away while the connection stays.
-            while TcpStream::connect(address).await.is_ok() {
-                tokio::task::yield_now().await;
-            }
+            // The listener goes away while the connection stays.
+            let refused = async || TcpStream::connect(address).await.err();
+            eventually_some(refused, || "connections are still accepted".to_owned()).await;
             open.write_all(b"x").await.unwrap();
             let mut byte = [0];
             open.read_exact(&mut byte).await.unwrap();

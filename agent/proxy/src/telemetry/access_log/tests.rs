@@ -1,58 +1,17 @@
 //! The keys of the reference, in their order, and which of them are quoted.
 
-use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
-
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use isthmus_kit::logs::LogCapture;
+use tracing::Level;
 
 use super::*;
 
-/// What one event said: level, target, then `key=value` (strings in quotes).
-type Seen = Arc<Mutex<Vec<(Level, String, Vec<String>)>>>;
-
-struct Collect(Seen);
-struct Fields(Vec<String>);
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.0.push(format!("{}={value:?}", field.name()));
-    }
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.push(format!("{}={value:?}", field.name()));
-    }
-}
-
-impl Subscriber for Collect {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == "access"
-    }
-    fn event(&self, event: &Event<'_>) {
-        let mut fields = Fields(Vec::new());
-        event.record(&mut fields);
-        let meta = event.metadata();
-        self.0.lock().unwrap().push((*meta.level(), meta.target().to_owned(), fields.0));
-    }
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
-
 fn one(log: impl FnOnce()) -> (Level, Vec<String>) {
-    let seen = Seen::default();
-    tracing::subscriber::with_default(Collect(Arc::clone(&seen)), log);
-    let mut seen = seen.lock().unwrap();
-    assert_eq!(seen.len(), 1);
-    let (level, target, mut fields) = seen.remove(0);
-    assert_eq!(target, "access");
-    // The message may be visited first or last; its place on the line is the formatter's.
-    fields.sort_by_key(|field| !field.starts_with("message="));
-    (level, fields)
+    let capture = LogCapture::start(|metadata| metadata.target() == "access");
+    log();
+    let mut events = capture.take();
+    assert_eq!(events.len(), 1);
+    let event = events.remove(0);
+    (event.level, event.fields)
 }
 
 fn line(authority: Option<&Authority>) -> Line<'_> {
