@@ -1,4 +1,4 @@
-//! Small worlds of network namespaces, and the harness of tests that need one.
+//! Small networks of namespaces, and the harness of tests that need one.
 //!
 //! A test that makes namespaces must become root of a user namespace before any thread starts, which libtest does not
 //! allow. So such a test binary has `harness = false` and this `main`:
