@@ -1,1 +1,1 @@
-//! Placeholder.
+//! Tests of what crosses processes and the kernel; they are under `tests/`.
