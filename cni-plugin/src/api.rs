@@ -1,30 +1,27 @@
-//! Reads one pod and one namespace from the API server, blocking, each within a deadline. It judges neither.
+//! Reads one pod and one namespace from the API server, blocking, each within a deadline. It does not decide what they
+//! mean for the mesh.
 
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs as _};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use isthmus_proto::enroll::Labels;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, StreamOwned,
-};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::http::{self, HttpError, Timed};
+use crate::http::{Client, HttpError, TlsConnector};
 use crate::kubeconfig::{Access, BadKubeconfig};
 use crate::netconf::PodName;
 
 /// Longest wait for one object.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// etcd keeps no object larger than 1.5 MiB by default.
-const LARGEST: u64 = 8 << 20;
+const MAX_BODY: u64 = 8 << 20;
 
 /// What the rule needs of a pod.
 #[derive(Debug, Default, Deserialize)]
@@ -64,26 +61,26 @@ struct NamespaceObject {
 /// The API server, as the kubeconfig describes it.
 pub(crate) struct Api {
     access: Access,
-    tls: Option<Arc<ClientConfig>>,
+    client: Client,
 }
 
-/// Why an object could not be read.
+/// Why an object could not be read. Each message names the server and the path.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
-    /// The kubeconfig is of no use.
+    /// The kubeconfig is unusable.
     #[error("kubeconfig: {0}")]
     Kubeconfig(#[from] BadKubeconfig),
-    /// Its roots or its server's name are of no use.
+    /// Its roots or its server's name are unusable.
     #[error("kubeconfig: TLS to {server}: {reason}")]
     Tls { server: String, reason: String },
     /// No answer.
-    #[error("GET {server}{path}: {error}")]
+    #[error("API server: GET {server}{path}: {error}")]
     Exchange { server: String, path: String, error: HttpError },
     /// Another answer than 200.
-    #[error("GET {server}{path}: status {status}: {reason}")]
+    #[error("API server: GET {server}{path}: status {status}: {reason}")]
     Status { server: String, path: String, status: u16, reason: String },
-    /// The answer is no such object.
-    #[error("GET {server}{path}: {error}")]
+    /// The answer is not the object that was asked for.
+    #[error("API server: GET {server}{path}: unexpected answer: {error}")]
     Decode { server: String, path: String, error: serde_json::Error },
 }
 
@@ -93,17 +90,12 @@ impl Api {
     /// Reads the kubeconfig; opens no connection yet.
     ///
     /// # Errors
-    /// When the file, its roots or its server's name are of no use.
+    /// When the file, its roots or its server's name are unusable.
     pub(crate) fn load(kubeconfig: &Path) -> Result<Self, ApiError> {
         let access = Access::load(kubeconfig)?;
-        let tls = if access.server.tls {
-            let config = client_config(&access)
-                .map_err(|reason| ApiError::Tls { server: access.server.authority(), reason })?;
-            Some(Arc::new(config))
-        } else {
-            None
-        };
-        Ok(Self { access, tls })
+        let tls = access.server.tls.then(|| tls(&access)).transpose();
+        let tls = tls.map_err(|reason| ApiError::Tls { server: access.server.authority(), reason })?;
+        Ok(Self { access, client: Client::tcp(tls, DEADLINE, MAX_BODY) })
     }
 
     /// Reads the pod and the labels of its namespace.
@@ -119,7 +111,9 @@ impl Api {
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
         let (server, path) = (self.access.server.authority(), format!("{}{path}", self.access.server.path));
-        let response = match self.exchange(&server, &path) {
+        let scheme = if self.access.server.tls { "https" } else { "http" };
+        let uri = format!("{scheme}://{server}{path}");
+        let response = match self.client.get(&uri, self.access.token.as_deref()) {
             Ok(response) => response,
             Err(error) => return Err(ApiError::Exchange { server, path, error }),
         };
@@ -128,37 +122,6 @@ impl Api {
             return Err(ApiError::Status { server, path, status: response.status, reason });
         }
         serde_json::from_slice(&response.body).map_err(|error| ApiError::Decode { server, path, error })
-    }
-
-    fn exchange(&self, host: &str, target: &str) -> Result<http::Response, HttpError> {
-        let until = Instant::now() + DEADLINE;
-        let bearer = self.access.token.as_ref().map(|token| format!("Bearer {token}"));
-        let headers: Vec<_> = bearer.iter().map(|value| ("Authorization", value.as_str())).collect();
-        let request =
-            http::Request { method: "GET", target, host, headers: &headers, body: None, limit: LARGEST };
-        let socket = Timed::new(self.connect(until)?, until, DEADLINE);
-        http::exchange(self.secure(socket)?, &request)
-    }
-
-    fn connect(&self, until: Instant) -> io::Result<TcpStream> {
-        let server = &self.access.server;
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in (server.host.as_str(), server.port).to_socket_addrs()? {
-            let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            match TcpStream::connect_timeout(&address, left) {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
-    fn secure(&self, socket: Timed<TcpStream>) -> io::Result<Stream> {
-        let Some(config) = &self.tls else { return Ok(Stream::Plain(socket)) };
-        let name = self.access.server_name.as_ref().unwrap_or(&self.access.server.host);
-        let name = ServerName::try_from(name.clone()).map_err(io::Error::other)?;
-        let connection = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
-        Ok(Stream::Tls(Box::new(StreamOwned::new(connection, socket))))
     }
 }
 
@@ -172,6 +135,13 @@ fn reason(body: &[u8]) -> String {
         |_| String::from_utf8_lossy(&body[..body.len().min(256)]).trim().to_owned(),
         |status| status.message,
     )
+}
+
+fn tls(access: &Access) -> Result<TlsConnector, String> {
+    let config = Arc::new(client_config(access)?);
+    let name = access.server_name.as_ref().unwrap_or(&access.server.host);
+    let name = ServerName::try_from(name.clone()).map_err(|error| format!("{name:?}: {error}"))?;
+    Ok(TlsConnector { config, name })
 }
 
 fn client_config(access: &Access) -> Result<ClientConfig, String> {
@@ -195,38 +165,7 @@ fn client_config(access: &Access) -> Result<ClientConfig, String> {
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// Either kind of stream to the server.
-enum Stream {
-    Plain(Timed<TcpStream>),
-    Tls(Box<StreamOwned<ClientConnection, Timed<TcpStream>>>),
-}
-
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(stream) => stream.read(buffer),
-            Self::Tls(stream) => stream.read(buffer),
-        }
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(stream) => stream.write(buffer),
-            Self::Tls(stream) => stream.write(buffer),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Plain(stream) => stream.flush(),
-            Self::Tls(stream) => stream.flush(),
-        }
-    }
-}
-
-/// `insecure-skip-tls-verify`: the operator asked for it, so the chain is not looked at; the handshake still is.
+/// `insecure-skip-tls-verify`: the operator asked for it, so the chain is not verified; the handshake's signature is.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

@@ -1,5 +1,6 @@
-//! The CNI commands. ADD decides whether the pod belongs to the mesh and, if it does, fails unless the pod is captured;
-//! the others do nothing, because pods leave the mesh when the API server says so.
+//! The CNI commands. ADD decides whether the pod belongs to the mesh and, if it does, fails unless the node role enrols
+//! it, so that the kubelet tries again and no pod of the mesh starts without redirection. DEL, CHECK and GC do nothing:
+//! a pod leaves the mesh when the node role's watch sees it go.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -18,7 +19,8 @@ use crate::log::{Level, Log};
 use crate::netconf::{PodName, Settings};
 
 const KUBECONFIG: &str = "istio-cni-kubeconfig";
-const RETRIES: u32 = 30;
+/// Attempts with `enable_ambient_detection_retry`.
+const ATTEMPTS: u32 = 30;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The plugin under one configuration.
@@ -33,12 +35,12 @@ impl IsthmusCni {
         Self { settings, log }
     }
 
-    /// Why the pod is left alone, or `None` when it belongs to the mesh.
-    fn left_alone(&self, pod: &PodName) -> Result<Option<String>, ApiError> {
+    /// Why the pod stays out of the mesh, or `None` when it belongs to it.
+    fn reason_to_skip(&self, pod: &PodName) -> Result<Option<String>, ApiError> {
         let Settings { rules, node_namespace, enabled, .. } = &self.settings;
-        // What is decided here asks nobody: these pods must start while the API server or the node role is away.
+        // Decided without the API server: these pods must start while it or the node role is down.
         if is_node_pod(&pod.namespace, &pod.name, node_namespace) {
-            return Ok(Some("it is the node role's own pod".to_owned()));
+            return Ok(Some("it is a pod of the node agent itself".to_owned()));
         }
         if rules.excludes(&pod.namespace) {
             return Ok(Some(isthmus_proto::enroll::Reason::ExcludedNamespace.to_string()));
@@ -64,19 +66,24 @@ impl IsthmusCni {
         let attempt =
             || Api::load(&self.settings.run_dir.join(KUBECONFIG)).and_then(|api| api.pod_and_namespace(pod));
         let mut result = attempt();
-        let retries = if self.settings.retry { RETRIES - 1 } else { 0 };
+        let retries = if self.settings.retry { ATTEMPTS - 1 } else { 0 };
         for _ in 0..retries {
             let Err(error) = &result else { break };
-            self.log.line(Level::Warn, "will ask again", &[("error", &error.to_string())]);
+            let fields = [("pod", pod.to_string()), ("error", error.to_string())];
+            self.log.line(
+                Level::Warn,
+                "cannot read the pod from the API server, retrying in 1s",
+                &[("pod", &fields[0].1), ("error", &fields[1].1)],
+            );
             std::thread::sleep(RETRY_AFTER);
             result = attempt();
         }
         result
     }
 
-    /// One line for the log and the same words for the runtime.
-    fn failed(&self, pod: &PodName, reason: &str) -> Error {
-        let details = format!("pod {pod} is not captured: {reason}");
+    /// The error for the runtime, also logged: the kubelet shows it in the pod's events and tries again.
+    fn not_enrolled(&self, pod: &PodName, reason: &str) -> Error {
+        let details = format!("pod {pod} cannot join the mesh and is not started: {reason}");
         self.log.line(Level::Error, &details, &[("pod", &pod.to_string())]);
         Error::TryAgainLater(details)
     }
@@ -85,18 +92,19 @@ impl IsthmusCni {
 impl Cni for IsthmusCni {
     fn add(&self, args: Args) -> Result<CNIResult, Error> {
         let netns = args.netns().map_or_else(|| Path::new(""), |path| path.as_path());
-        not_our_own(netns)?;
+        refuse_own_namespace(netns)?;
         let result = args.config().prev_result.clone().unwrap_or_default();
         let Some(pod) = PodName::parse(args.args().unwrap_or_default())? else {
-            self.log.line(Level::Debug, "passed through", &[("reason", "no Kubernetes pod")]);
+            let reason = [("reason", "CNI_ARGS names no Kubernetes pod")];
+            self.log.line(Level::Debug, "sandbox left out of the mesh", &reason);
             return Ok(result);
         };
-        match self.left_alone(&pod) {
-            Err(error) => return Err(self.failed(&pod, &error.to_string())),
+        match self.reason_to_skip(&pod) {
+            Err(error) => return Err(self.not_enrolled(&pod, &error.to_string())),
             Ok(Some(reason)) => {
                 self.log.line(
                     Level::Debug,
-                    "passed through",
+                    "pod left out of the mesh",
                     &[("pod", &pod.to_string()), ("reason", &reason)],
                 );
                 return Ok(result);
@@ -109,8 +117,9 @@ impl Cni for IsthmusCni {
             pod_namespace: pod.namespace.clone(),
             ips: result.ips.iter().map(address).collect(),
         };
-        event::post(&self.settings.run_dir, &event).map_err(|error| self.failed(&pod, &error.to_string()))?;
-        self.log.line(Level::Info, "captured", &[("pod", &pod.to_string())]);
+        event::post(&self.settings.run_dir, &event)
+            .map_err(|error| self.not_enrolled(&pod, &error.to_string()))?;
+        self.log.line(Level::Info, "pod enrolled in the mesh", &[("pod", &pod.to_string())]);
         Ok(result)
     }
 
@@ -122,7 +131,7 @@ impl Cni for IsthmusCni {
         Ok(())
     }
 
-    /// Whether ADD of a pod of the mesh could succeed: somebody must listen on the event socket.
+    /// Whether ADD of a pod of the mesh could succeed: the node role must listen on the event socket.
     fn status(&self, _: Args) -> Result<(), Error> {
         if !self.settings.enabled {
             return Ok(());
@@ -151,15 +160,18 @@ fn address(ip: &rscni_plugin::types::IpConfig) -> IpConfig {
     }
 }
 
-/// ADD on the namespace the plugin itself runs in would capture the whole node.
-fn not_our_own(netns: &Path) -> Result<(), Error> {
+/// Refuses the plugin's own network namespace: rules in it would redirect the traffic of the whole node.
+fn refuse_own_namespace(netns: &Path) -> Result<(), Error> {
     let (Ok(theirs), Ok(ours)) = (std::fs::metadata(netns), std::fs::metadata("/proc/self/ns/net")) else {
-        // A path that cannot be looked at is refused by whoever must open it.
+        // The node role opens the path and reports what is wrong with it.
         return Ok(());
     };
     let overridden = std::env::var_os("CNI_NETNS_OVERRIDE").is_some_and(|value| !value.is_empty());
     if !overridden && (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()) {
-        let details = format!("CNI_NETNS={} is the plugin's own network namespace", netns.display());
+        let details = format!(
+            "CNI_NETNS={} is the node's own network namespace, which must not be redirected",
+            netns.display()
+        );
         return Err(Error::InvalidNetNS(details));
     }
     Ok(())

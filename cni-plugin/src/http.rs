@@ -1,33 +1,31 @@
-//! One HTTP/1.1 exchange over any blocking byte stream, with one deadline for all of it. Knows neither TLS nor what is
-//! asked; the connection is not used again.
+//! HTTP/1.1 as the plugin needs it: one request per connection, one deadline for all of it, and an answer of bounded
+//! size. The protocol is `ureq`'s; what connects (TCP, TLS, unix socket) is a connector of the caller's choice. Knows
+//! neither the API server nor the node role.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+mod tls;
+mod unix;
 
-/// No header of an answer may be longer, and none may have more.
-const MAX_LINE: u64 = 16 << 10;
-const MAX_HEADERS: usize = 100;
+use std::io;
+use std::time::Duration;
 
-/// What is asked.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Request<'a> {
-    /// `GET` or `POST`.
-    pub(crate) method: &'a str,
-    /// Path and query.
-    pub(crate) target: &'a str,
-    /// The `Host` header.
-    pub(crate) host: &'a str,
-    /// Further headers.
-    pub(crate) headers: &'a [(&'a str, &'a str)],
-    /// JSON, if there is a body.
-    pub(crate) body: Option<&'a [u8]>,
-    /// Longest body of the answer, in bytes.
-    pub(crate) limit: u64,
+use ureq::Agent;
+use ureq::config::Config;
+use ureq::http::Request;
+use ureq::unversioned::resolver::{DefaultResolver, Resolver};
+use ureq::unversioned::transport::{Connector, TcpConnector};
+
+pub(crate) use tls::TlsConnector;
+pub(crate) use unix::{UnixConnector, dial};
+
+/// A client of one server.
+pub(crate) struct Client {
+    agent: Agent,
+    deadline: Duration,
+    /// Longest body of an answer, in bytes.
+    max_body: u64,
 }
 
-/// What was answered.
+/// What was answered; the status is not judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Response {
     /// The status code.
@@ -39,218 +37,107 @@ pub(crate) struct Response {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HttpError {
-    /// The stream failed, or the deadline passed.
+    /// The connection failed.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The peer does not speak HTTP/1.1.
-    #[error("bad HTTP answer: {0}")]
-    Malformed(String),
+    /// The deadline passed.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// The server's name does not resolve.
+    #[error("the server's name has no address")]
+    NoAddress,
     /// The body is too long.
     #[error("the answer's body is longer than {0} bytes")]
     TooLong(u64),
+    /// The body has a transfer coding that was not offered.
+    #[error("unexpected transfer encoding {0:?}")]
+    Coding(String),
+    /// The request cannot be sent, or the answer is not HTTP/1.1.
+    #[error("{0}")]
+    Protocol(ureq::Error),
 }
 
-/// A socket whose every read and write ends at one deadline.
-#[derive(Debug)]
-pub(crate) struct Timed<S> {
-    socket: S,
-    until: Instant,
-    limit: Duration,
-}
+// === impl Client ===
 
-/// Sockets that can be given timeouts.
-pub(crate) trait Timeouts {
-    /// Sets the longest wait of the next read and write.
-    fn set(&self, timeout: Duration) -> io::Result<()>;
-}
-
-/// Sends a request and reads its answer.
-///
-/// # Errors
-/// See [`HttpError`]; the status is not judged.
-pub(crate) fn exchange(mut stream: impl Read + Write, request: &Request<'_>) -> Result<Response, HttpError> {
-    let mut head = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", request.method, request.target, request.host);
-    for (name, value) in request.headers {
-        if value.bytes().any(|byte| byte < b' ' || byte == 0x7f) {
-            return Err(HttpError::Malformed(format!("control character in request header {name}")));
-        }
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    head.push_str("Accept: application/json\r\nConnection: close\r\n");
-    if let Some(body) = request.body {
-        head.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()));
-    }
-    head.push_str("\r\n");
-    let mut bytes = head.into_bytes();
-    bytes.extend_from_slice(request.body.unwrap_or_default());
-    stream.write_all(&bytes)?;
-    stream.flush()?;
-    answer(&mut BufReader::new(stream), request.limit)
-}
-
-fn answer(stream: &mut impl BufRead, limit: u64) -> Result<Response, HttpError> {
-    loop {
-        let status = status_line(&line(stream)?)?;
-        let framing = headers(stream)?;
-        match status {
-            // Interim answers come before the one that counts.
-            100..=199 => {}
-            204 | 304 => return Ok(Response { status, body: Vec::new() }),
-            _ => return Ok(Response { status, body: body(stream, &framing, limit)? }),
-        }
-    }
-}
-
-/// How the end of a body is found.
-enum Framing {
-    Length(u64),
-    Chunked,
-    UntilClosed,
-}
-
-fn line(stream: &mut impl BufRead) -> Result<String, HttpError> {
-    let mut bytes = Vec::new();
-    stream.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes)?;
-    match bytes.pop() {
-        Some(b'\n') => {}
-        None => {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed before the answer's end").into());
-        }
-        Some(_) => return Err(HttpError::Malformed("a line is cut off or too long".to_owned())),
-    }
-    if bytes.last() == Some(&b'\r') {
-        bytes.pop();
-    }
-    String::from_utf8(bytes).map_err(|_| HttpError::Malformed("a line is not text".to_owned()))
-}
-
-fn status_line(line: &str) -> Result<u16, HttpError> {
-    let malformed = || HttpError::Malformed(format!("status line {line:?}"));
-    let rest = line.strip_prefix("HTTP/1.").ok_or_else(malformed)?;
-    let status = rest.split(' ').nth(1).ok_or_else(malformed)?;
-    status.parse().ok().filter(|status| (100..600).contains(status)).ok_or_else(malformed)
-}
-
-fn headers(stream: &mut impl BufRead) -> Result<Framing, HttpError> {
-    let mut framing = Framing::UntilClosed;
-    for _ in 0..MAX_HEADERS {
-        let line = line(stream)?;
-        if line.is_empty() {
-            return Ok(framing);
-        }
-        let (name, value) =
-            line.split_once(':').ok_or_else(|| HttpError::Malformed(format!("header {line:?}")))?;
-        let value = value.trim();
-        if name.eq_ignore_ascii_case("transfer-encoding") {
-            if !value.eq_ignore_ascii_case("chunked") {
-                return Err(HttpError::Malformed(format!("transfer encoding {value:?}")));
+impl Client {
+    /// A client over TCP, with TLS where `tls` is given.
+    pub(crate) fn tcp(tls: Option<TlsConnector>, deadline: Duration, max_body: u64) -> Self {
+        let resolver = DefaultResolver::default();
+        match tls {
+            Some(tls) => {
+                Self::new(().chain(TcpConnector::default()).chain(tls), resolver, deadline, max_body)
             }
-            framing = Framing::Chunked;
-        } else if name.eq_ignore_ascii_case("content-length") && !matches!(framing, Framing::Chunked) {
-            let length =
-                value.parse().map_err(|_| HttpError::Malformed(format!("content length {value:?}")))?;
-            framing = Framing::Length(length);
-        }
-    }
-    Err(HttpError::Malformed(format!("more than {MAX_HEADERS} headers")))
-}
-
-fn body(stream: &mut impl BufRead, framing: &Framing, limit: u64) -> Result<Vec<u8>, HttpError> {
-    let mut body = Vec::new();
-    match *framing {
-        Framing::Length(length) => exactly(stream, length, limit, &mut body)?,
-        Framing::UntilClosed => {
-            stream.take(limit + 1).read_to_end(&mut body)?;
-            if body.len() as u64 > limit {
-                return Err(HttpError::TooLong(limit));
-            }
-        }
-        Framing::Chunked => loop {
-            let size = line(stream)?;
-            let digits = size.split(';').next().unwrap_or_default().trim();
-            let size = u64::from_str_radix(digits, 16)
-                .map_err(|_| HttpError::Malformed(format!("chunk size {digits:?}")))?;
-            if size == 0 {
-                // Trailers are headers that nobody asked for.
-                headers(stream)?;
-                break;
-            }
-            exactly(stream, size, limit, &mut body)?;
-            if !line(stream)?.is_empty() {
-                return Err(HttpError::Malformed("no end of line after a chunk".to_owned()));
-            }
-        },
-    }
-    Ok(body)
-}
-
-/// Appends exactly `length` bytes, as long as the whole stays within the limit.
-fn exactly(stream: &mut impl BufRead, length: u64, limit: u64, body: &mut Vec<u8>) -> Result<(), HttpError> {
-    if (body.len() as u64).saturating_add(length) > limit {
-        return Err(HttpError::TooLong(limit));
-    }
-    let read = stream.take(length).read_to_end(body)? as u64;
-    if read < length {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed before the body's end").into());
-    }
-    Ok(())
-}
-
-// === impl Timed ===
-
-impl<S: Timeouts> Timed<S> {
-    /// Bounds what happens on `socket` from now on; `limit` is named when it is exceeded.
-    pub(crate) fn new(socket: S, until: Instant, limit: Duration) -> Self {
-        Self { socket, until, limit }
-    }
-
-    fn arm(&self) -> io::Result<()> {
-        let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(self.late()) } else { self.socket.set(left) }
-    }
-
-    /// A socket timeout shows as `WouldBlock`, which would read as nonsense in an error.
-    fn explain(&self, error: io::Error) -> io::Error {
-        match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => self.late(),
-            _ => error,
+            None => Self::new(().chain(TcpConnector::default()), resolver, deadline, max_body),
         }
     }
 
-    fn late(&self) -> io::Error {
-        io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {:?}", self.limit))
-    }
-}
-
-impl<S: Timeouts + Read> Read for Timed<S> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.arm()?;
-        self.socket.read(buffer).map_err(|error| self.explain(error))
-    }
-}
-
-impl<S: Timeouts + Write> Write for Timed<S> {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.arm()?;
-        self.socket.write(buffer).map_err(|error| self.explain(error))
+    /// A client of what listens on a unix socket.
+    pub(crate) fn unix(connector: UnixConnector, deadline: Duration, max_body: u64) -> Self {
+        Self::new(connector, unix::NoNames, deadline, max_body)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.socket.flush()
+    fn new(connector: impl Connector, resolver: impl Resolver, deadline: Duration, max_body: u64) -> Self {
+        let config = Config::builder()
+            .timeout_global(Some(deadline))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .accept("application/json")
+            // The runtime's environment says nothing about how the API server is reached.
+            .proxy(None)
+            .build();
+        Self { agent: Agent::with_parts(config, connector, resolver), deadline, max_body }
     }
-}
 
-impl Timeouts for TcpStream {
-    fn set(&self, timeout: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(timeout))?;
-        self.set_write_timeout(Some(timeout))
+    /// Reads `uri`, with a bearer token if there is one.
+    ///
+    /// # Errors
+    /// See [`HttpError`].
+    pub(crate) fn get(&self, uri: &str, token: Option<&str>) -> Result<Response, HttpError> {
+        let mut request = Request::get(uri).header("Connection", "close");
+        if let Some(token) = token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(()).map_err(|error| self.error(error.into()))?;
+        self.finish(self.agent.run(request))
     }
-}
 
-impl Timeouts for UnixStream {
-    fn set(&self, timeout: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(timeout))?;
-        self.set_write_timeout(Some(timeout))
+    /// Sends JSON to `uri`.
+    ///
+    /// # Errors
+    /// See [`HttpError`].
+    pub(crate) fn post(&self, uri: &str, json: Vec<u8>) -> Result<Response, HttpError> {
+        let request = Request::post(uri)
+            .header("Connection", "close")
+            .header("Content-Type", "application/json")
+            .body(json)
+            .map_err(|error| self.error(error.into()))?;
+        self.finish(self.agent.run(request))
+    }
+
+    fn finish(
+        &self,
+        answered: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Response, HttpError> {
+        let mut answer = answered.map_err(|error| self.error(error))?;
+        // `ureq` would return a body of any other coding undecoded.
+        let coding = answer.headers().get("transfer-encoding");
+        if let Some(other) = coding.filter(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+            return Err(HttpError::Coding(String::from_utf8_lossy(other.as_bytes()).into_owned()));
+        }
+        let body = answer.body_mut().with_config().limit(self.max_body).read_to_vec();
+        let body = body.map_err(|error| self.error(error))?;
+        Ok(Response { status: answer.status().as_u16(), body })
+    }
+
+    fn error(&self, error: ureq::Error) -> HttpError {
+        match error {
+            ureq::Error::Timeout(_) => HttpError::Timeout(self.deadline),
+            ureq::Error::Io(error) => HttpError::Io(error),
+            ureq::Error::HostNotFound => HttpError::NoAddress,
+            ureq::Error::BodyExceedsLimit(limit) => HttpError::TooLong(limit),
+            other => HttpError::Protocol(other),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ pub(crate) struct Access {
     pub(crate) server: Url,
     /// PEM of the roots that the server's certificate must lead to.
     pub(crate) ca: Option<Vec<u8>>,
-    /// Whether any certificate will do.
+    /// Whether the server's certificate is accepted unverified.
     pub(crate) insecure: bool,
     /// The name to expect in the certificate, when it is not the URL's host.
     pub(crate) server_name: Option<String>,
@@ -34,7 +34,7 @@ pub(crate) struct Url {
     pub(crate) path: String,
 }
 
-/// Why a kubeconfig is of no use.
+/// Why a kubeconfig is unusable.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BadKubeconfig {
     /// A file could not be read.
@@ -43,7 +43,7 @@ pub(crate) enum BadKubeconfig {
     /// It is not YAML of this shape.
     #[error("{path}: {error}")]
     Parse { path: String, error: yaml_serde::Error },
-    /// An entry that is referred to is missing.
+    /// An entry that another one names is missing.
     #[error("{path}: no {kind} named {name:?}")]
     Missing { path: String, kind: &'static str, name: String },
     /// A field has a value that cannot be used.

@@ -21,11 +21,11 @@ pub(crate) enum Level {
     None,
     /// Failed commands.
     Error,
-    /// And what is odd.
+    /// And attempts that failed and are retried.
     Warn,
-    /// And what was decided.
+    /// And enrolled pods.
     Info,
-    /// And why.
+    /// And pods that stay out of the mesh, with the reason.
     Debug,
 }
 
@@ -55,7 +55,7 @@ impl Log {
         if std::fs::metadata(&self.file).is_ok_and(|file| file.len() > ROLL_AT) {
             let _ = std::fs::rename(&self.file, self.file.with_extension("log.1"));
         }
-        // A missing folder is not ours to make: the node role's installer does.
+        // The folder is created by the node role's installer; without it there is no file.
         if let Ok(mut file) = OpenOptions::new().append(true).create(true).open(&self.file) {
             let _ = file.write_all(line.as_bytes());
         }

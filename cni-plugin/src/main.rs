@@ -1,5 +1,6 @@
-//! `isthmus-cni`: the chained CNI plugin. It owns the path from the runtime's environment and stdin to an exit code; what
-//! belongs to the mesh is decided by the rule it shares with the node role, and it never touches a namespace itself.
+//! `isthmus-cni`: the chained CNI plugin. It owns the path from the runtime's environment and standard input to an exit
+//! code. Which pods belong to the mesh is the rule that it shares with the node role (`isthmus_proto::enroll`); the node
+//! role programs the pod's namespace, the plugin never enters it.
 
 mod api;
 mod command;
@@ -26,8 +27,8 @@ const ABOUT: &str =
 
 fn main() -> ExitCode {
     let command = std::env::var(CNI_COMMAND).unwrap_or_default();
-    // Only these two act on our own keys. DEL, CHECK and GC must succeed under a configuration that ADD refuses, or a
-    // pod could not be deleted any more.
+    // Only these two read our own keys. DEL, CHECK and GC must succeed under a configuration that ADD refuses, or a pod
+    // could no longer be deleted.
     let settings = match command.as_str() {
         "ADD" | "STATUS" => match stdin::peek().and_then(|bytes| Settings::parse(&bytes)) {
             Ok(settings) => settings,

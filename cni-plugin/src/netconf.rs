@@ -1,5 +1,5 @@
-//! What the runtime hands over, as typed values: our keys of the network configuration and the pod named in `CNI_ARGS`.
-//! Every defect is one error that names the field. Knows nothing of what is done with them.
+//! The runtime's input as typed values: our keys of the network configuration and the pod named in `CNI_ARGS`. Every
+//! defect is one error that names the field. It does not know how the values are used.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ pub(crate) struct Settings {
     pub(crate) log_level: Level,
     /// `cni_agent_run_dir`: the sockets, the kubeconfig and the log file are here.
     pub(crate) run_dir: PathBuf,
-    /// `ambient_enabled`; this plugin does nothing else, so it is on unless it says `false`.
+    /// `ambient_enabled`. The plugin has no other purpose, so only an explicit `false` turns it off.
     pub(crate) enabled: bool,
     /// `pod_namespace`: where the node role runs.
     pub(crate) node_namespace: String,
@@ -151,7 +151,7 @@ fn previous(result: Map<String, Value>) -> Result<(), Error> {
 // === impl PodName ===
 
 impl PodName {
-    /// The pod in `CNI_ARGS`; `None` when the sandbox is no Kubernetes pod.
+    /// The pod in `CNI_ARGS`; `None` when the sandbox is not a Kubernetes pod.
     ///
     /// # Errors
     /// When a name could not be one of Kubernetes' (code 4): it becomes part of a URL.
@@ -169,7 +169,7 @@ impl PodName {
                 |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
             if !value.bytes().all(usable) || value.starts_with('.') {
                 return Err(Error::InvalidEnvValue(format!(
-                    "CNI_ARGS: {key}={value:?} is no Kubernetes name"
+                    "CNI_ARGS: {key}={value:?} is not a Kubernetes name"
                 )));
             }
         }

@@ -1,5 +1,5 @@
-//! Reads standard input once and puts it back, so that our own checks, which name the field that is wrong, can run
-//! before the protocol library reads the same bytes. Knows nothing of their meaning.
+//! Reads standard input and makes it readable again, so that our own checks, which name the offending field, run before
+//! the protocol library reads the same bytes. It does not interpret them.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};

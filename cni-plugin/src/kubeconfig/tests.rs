@@ -1,3 +1,5 @@
+//! Kubeconfigs as installers write them, and defective ones.
+
 use super::*;
 
 fn config(cluster: &str, user: &str) -> String {

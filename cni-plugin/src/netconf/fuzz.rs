@@ -1,4 +1,4 @@
-//! Whatever a runtime hands over on standard input and in `CNI_ARGS`.
+//! Arbitrary standard input and `CNI_ARGS`.
 
 use serde_json::{Value, json};
 

@@ -1,3 +1,5 @@
+//! Istio's configuration, defaults, and defects by name.
+
 use super::*;
 
 const WHOLE: &str = r#"{"cniVersion":"1.1.0","name":"net","type":"istio-cni",

@@ -1,11 +1,11 @@
 //! The built plugin, run as a container runtime runs it, against a scripted API server and a scripted node role.
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail as a test does")]
 
+mod runtime;
 mod tls;
-mod world;
 
+use runtime::{TestRuntime, previous};
 use serde_json::{Value, json};
-use world::{World, previous};
 
 const MODE: &str = "istio.io/dataplane-mode";
 
@@ -18,21 +18,21 @@ fn plain() -> Value {
 }
 
 #[test]
-fn a_pod_of_the_mesh_is_posted_and_the_previous_result_passed_on() {
+fn a_pod_of_the_mesh_is_enrolled_and_prev_result_is_returned() {
     for (pod, namespace) in [(ambient(), plain()), (plain(), ambient())] {
-        let world = World::with(pod, namespace);
-        let ran = world.add("sample", "sleep");
+        let runtime = TestRuntime::with(pod, namespace);
+        let ran = runtime.add("sample", "sleep");
         assert!(ran.ok, "{}", ran.stdout);
         assert_eq!(ran.json(), previous());
 
-        let api = world.api.lock().unwrap().clone();
+        let api = runtime.api.lock().unwrap().clone();
         assert_eq!(api.len(), 2);
         assert!(api.iter().all(|seen| seen.headers["authorization"] == "Bearer sesame"), "{api:?}");
-        let node = world.node.lock().unwrap().clone();
+        let node = runtime.node.lock().unwrap().clone();
         assert_eq!(node.len(), 1);
         assert_eq!(node[0].line, "POST /cmdadd HTTP/1.1");
         let event: Value = serde_json::from_str(&node[0].body).unwrap();
-        let netns = world.dir.path().join("netns").display().to_string();
+        let netns = runtime.dir.path().join("netns").display().to_string();
         let want = json!({
             "Netns": netns, "PodName": "sleep", "PodNamespace": "sample",
             "IPs": [{"Interface": 0, "Address": {"IP": "10.11.0.5", "Mask": "////AA=="}, "Gateway": "10.11.0.1"}],
@@ -42,22 +42,22 @@ fn a_pod_of_the_mesh_is_posted_and_the_previous_result_passed_on() {
 }
 
 #[test]
-fn the_result_has_the_layout_of_the_configured_version() {
-    let world = World::with(ambient(), plain());
-    let mut stdin = world.stdin();
+fn the_result_has_the_layout_of_the_configured_cni_version() {
+    let runtime = TestRuntime::with(ambient(), plain());
+    let mut stdin = runtime.stdin();
     stdin["cniVersion"] = json!("0.4.0");
     stdin["prevResult"]["ips"][0]["version"] = json!("4");
     let args = "K8S_POD_NAMESPACE=sample;K8S_POD_NAME=sleep";
-    let ran = world.run("ADD", &stdin.to_string(), &[("CNI_ARGS", args)]);
+    let ran = runtime.run("ADD", &stdin.to_string(), &[("CNI_ARGS", args)]);
     assert!(ran.ok, "{}", ran.stdout);
     assert_eq!(ran.json()["cniVersion"], "0.4.0");
     assert_eq!(ran.json()["ips"][0]["version"], "4");
 }
 
 #[test]
-fn what_is_out_of_the_mesh_passes_through_with_no_call_to_anybody() {
+fn excluded_pods_start_without_the_api_server_or_the_node_role() {
     // Nothing listens anywhere and there is no kubeconfig: any call would fail the command.
-    let world = World::empty();
+    let runtime = TestRuntime::empty();
     let cases = [
         ("kube-system", "coredns-1"),
         ("istio-system", "istio-cni-node-abcde"),
@@ -65,64 +65,64 @@ fn what_is_out_of_the_mesh_passes_through_with_no_call_to_anybody() {
         ("", ""),
     ];
     for (namespace, name) in cases {
-        let ran = world.add(namespace, name);
+        let ran = runtime.add(namespace, name);
         assert!(ran.ok, "{namespace}/{name}: {}", ran.stdout);
         assert_eq!(ran.json(), previous());
     }
-    let mut off = world.stdin();
+    let mut off = runtime.stdin();
     off["ambient_enabled"] = json!(false);
     let args = "K8S_POD_NAMESPACE=sample;K8S_POD_NAME=sleep";
-    assert!(world.run("ADD", &off.to_string(), &[("CNI_ARGS", args)]).ok);
-    // The control: the same world does fail a pod that might belong to the mesh.
-    assert!(!world.add("sample", "sleep").ok);
+    assert!(runtime.run("ADD", &off.to_string(), &[("CNI_ARGS", args)]).ok);
+    // Control: in the same setup, ADD of a pod that might belong to the mesh fails.
+    assert!(!runtime.add("sample", "sleep").ok);
 }
 
 #[test]
-fn an_unselected_pod_passes_through_without_a_call_to_the_node_role() {
+fn an_unselected_pod_starts_without_the_node_role() {
     let none = json!({"metadata": {"labels": {MODE: "none"}}});
     let sidecar =
         json!({"metadata": {"labels": {MODE: "ambient"}, "annotations": {"sidecar.istio.io/status": "{}"}}});
     let host = json!({"metadata": {"labels": {MODE: "ambient"}}, "spec": {"hostNetwork": true}});
     for pod in [plain(), none, sidecar, host] {
         let namespace = if pod == plain() { plain() } else { ambient() };
-        let world = World::with(pod.clone(), namespace);
-        let ran = world.add("sample", "sleep");
+        let runtime = TestRuntime::with(pod.clone(), namespace);
+        let ran = runtime.add("sample", "sleep");
         assert!(ran.ok, "{pod}: {}", ran.stdout);
         assert_eq!(ran.json(), previous());
-        assert_eq!(world.api.lock().unwrap().len(), 2, "{pod}");
-        assert!(world.node.lock().unwrap().is_empty(), "{pod}");
+        assert_eq!(runtime.api.lock().unwrap().len(), 2, "{pod}");
+        assert!(runtime.node.lock().unwrap().is_empty(), "{pod}");
     }
 }
 
 #[test]
-fn selectors_of_the_configuration_decide() {
-    let world = World::with(json!({"metadata": {"labels": {"team": "a"}}}), plain());
-    let mut stdin = world.stdin();
+fn configured_selectors_replace_the_defaults() {
+    let runtime = TestRuntime::with(json!({"metadata": {"labels": {"team": "a"}}}), plain());
+    let mut stdin = runtime.stdin();
     let selector = json!({"key": "team", "operator": "In", "values": ["a"]});
     stdin["enablement_selectors"] = json!([{"podSelector": {"matchExpressions": [selector]}}]);
     let args = "K8S_POD_NAMESPACE=sample;K8S_POD_NAME=sleep";
-    assert!(world.run("ADD", &stdin.to_string(), &[("CNI_ARGS", args)]).ok);
-    assert_eq!(world.node.lock().unwrap().len(), 1);
+    assert!(runtime.run("ADD", &stdin.to_string(), &[("CNI_ARGS", args)]).ok);
+    assert_eq!(runtime.node.lock().unwrap().len(), 1);
 }
 
 #[test]
-fn every_failure_fails_add_and_says_why() {
-    let missing = World::empty();
+fn every_failure_fails_add_and_names_its_cause() {
+    let missing = TestRuntime::empty();
     let (code, details) = missing.add("sample", "sleep").error();
     assert_eq!(code, 11);
     assert!(details.contains("istio-cni-kubeconfig"), "{details}");
 
-    let api_down = World::empty();
+    let api_down = TestRuntime::empty();
     api_down.kubeconfig("    server: http://127.0.0.1:1");
     let (_, details) = api_down.add("sample", "sleep").error();
     assert!(details.contains("http") || details.contains("127.0.0.1:1"), "{details}");
 
-    let unknown = World::with(ambient(), plain());
+    let unknown = TestRuntime::with(ambient(), plain());
     let (_, details) = unknown.add("sample", "other").error();
     assert!(details.contains("404") && details.contains("not found"), "{details}");
     assert!(unknown.node.lock().unwrap().is_empty());
 
-    let node_down = World::empty();
+    let node_down = TestRuntime::empty();
     node_down.serve_api(ambient(), plain());
     let ran = node_down.add("sample", "sleep");
     let (_, details) = ran.error();
@@ -135,16 +135,19 @@ fn every_failure_fails_add_and_says_why() {
     node_down.serve_node("200 OK", "");
     assert!(node_down.add("sample", "sleep").ok);
 
-    let refused = World::empty();
+    let refused = TestRuntime::empty();
     refused.serve_api(ambient(), plain());
     refused.serve_node("500 Internal Server Error", "no agent is connected\n");
     let (_, details) = refused.add("sample", "sleep").error();
-    assert!(details.contains("status 500: no agent is connected"), "{details}");
+    assert!(
+        details.contains("status 500: no agent is connected") && details.contains("sample/sleep"),
+        "{details}"
+    );
 }
 
 #[test]
 fn bad_stdin_is_one_error_that_names_the_field() {
-    let world = World::empty();
+    let runtime = TestRuntime::empty();
     let cases = [
         ("{", 6, "not a JSON object"),
         (r#"{"cniVersion":"1.1.0","name":"n","type":"t","exclude_namespaces":"x"}"#, 7, "exclude_namespaces"),
@@ -157,52 +160,52 @@ fn bad_stdin_is_one_error_that_names_the_field() {
         (r#"{"cniVersion":"9.0.0","name":"n","type":"t"}"#, 1, "9.0.0"),
     ];
     for (stdin, code, named) in cases {
-        let (got, details) = world.run("ADD", stdin, &[]).error();
+        let (got, details) = runtime.run("ADD", stdin, &[]).error();
         assert_eq!(got, code, "{stdin}: {details}");
         assert!(details.contains(named), "{stdin}: {details}");
     }
     let args = "K8S_POD_NAMESPACE=../x;K8S_POD_NAME=y";
-    let (code, details) = world.run("ADD", &world.stdin().to_string(), &[("CNI_ARGS", args)]).error();
+    let (code, details) = runtime.run("ADD", &runtime.stdin().to_string(), &[("CNI_ARGS", args)]).error();
     assert_eq!(code, 4);
     assert!(details.contains("K8S_POD_NAMESPACE"), "{details}");
 }
 
 #[test]
-fn the_other_commands() {
-    let world = World::empty();
-    let stdin = world.stdin().to_string();
+fn del_check_and_gc_succeed_and_status_probes_the_node_role() {
+    let runtime = TestRuntime::empty();
+    let stdin = runtime.stdin().to_string();
     for command in ["DEL", "CHECK", "GC"] {
-        let ran = world.run(command, &stdin, &[]);
+        let ran = runtime.run(command, &stdin, &[]);
         assert!(ran.ok && ran.stdout.is_empty(), "{command}: {}", ran.stdout);
     }
     // A pod can still be deleted under a configuration that ADD would refuse.
-    let mut broken = world.stdin();
+    let mut broken = runtime.stdin();
     broken["enablement_selectors"] = json!(5);
-    assert!(world.run("DEL", &broken.to_string(), &[]).ok);
+    assert!(runtime.run("DEL", &broken.to_string(), &[]).ok);
 
-    let version = world.run("VERSION", "{}", &[]);
+    let version = runtime.run("VERSION", "{}", &[]);
     assert!(version.ok);
     assert_eq!(version.json()["cniVersion"], "1.1.0");
     let supported = version.json()["supportedVersions"].to_string();
     assert!(supported.contains("0.3.1") && supported.contains("1.1.0"), "{supported}");
 
-    let (code, details) = world.run("STATUS", &stdin, &[]).error();
+    let (code, details) = runtime.run("STATUS", &stdin, &[]).error();
     assert_eq!(code, 50);
     assert!(details.contains("pluginevent.sock"), "{details}");
-    world.serve_node("200 OK", "");
-    assert!(world.run("STATUS", &stdin, &[]).ok);
+    runtime.serve_node("200 OK", "");
+    assert!(runtime.run("STATUS", &stdin, &[]).ok);
 
-    let (code, _) = world.run("DANCE", &stdin, &[]).error();
+    let (code, _) = runtime.run("DANCE", &stdin, &[]).error();
     assert_eq!(code, 4);
 }
 
 #[test]
-fn the_plugins_own_namespace_is_refused() {
-    let world = World::with(ambient(), plain());
+fn add_on_the_hosts_own_namespace_is_refused() {
+    let runtime = TestRuntime::with(ambient(), plain());
     let env =
         [("CNI_NETNS", "/proc/self/ns/net"), ("CNI_ARGS", "K8S_POD_NAMESPACE=sample;K8S_POD_NAME=sleep")];
-    let (code, details) = world.run("ADD", &world.stdin().to_string(), &env).error();
+    let (code, details) = runtime.run("ADD", &runtime.stdin().to_string(), &env).error();
     assert_eq!(code, 8);
     assert!(details.contains("/proc/self/ns/net"), "{details}");
-    assert!(world.node.lock().unwrap().is_empty());
+    assert!(runtime.node.lock().unwrap().is_empty());
 }

@@ -1,4 +1,4 @@
-//! The API server over TLS: trusted by its roots only.
+//! The API server over TLS.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::json;
 
-use crate::world::{World, api_answers, serve};
+use crate::runtime::{TestRuntime, api_answers, serve};
 
 /// An authority, and a server certificate of it for 127.0.0.1.
 fn authority() -> (String, ServerConfig) {
@@ -27,10 +27,10 @@ fn authority() -> (String, ServerConfig) {
     (ca.pem(), config)
 }
 
-fn serve_tls(world: &World, config: ServerConfig) -> String {
+fn serve_tls(runtime: &TestRuntime, config: ServerConfig) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = format!("https://{}", listener.local_addr().unwrap());
-    let (log, config) = (Arc::clone(&world.api), Arc::new(config));
+    let (log, config) = (Arc::clone(&runtime.api), Arc::new(config));
     std::thread::spawn(move || {
         let none = json!({"metadata": {}});
         let answer = api_answers(none.clone(), none);
@@ -38,7 +38,7 @@ fn serve_tls(world: &World, config: ServerConfig) -> String {
             let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
             let mut stream = StreamOwned::new(connection, stream);
             let mut request = Vec::new();
-            // A head without a body; a client that does not trust us sends none.
+            // A head without a body; a client that rejects the certificate sends none.
             while !request.ends_with(b"\r\n\r\n") {
                 let mut byte = [0];
                 if std::io::Read::read(&mut stream, &mut byte).unwrap_or(0) == 0 {
@@ -53,26 +53,26 @@ fn serve_tls(world: &World, config: ServerConfig) -> String {
 }
 
 #[test]
-fn the_roots_of_the_kubeconfig_decide_whom_to_trust() {
-    let world = World::empty();
+fn only_the_kubeconfigs_roots_are_trusted() {
+    let runtime = TestRuntime::empty();
     let (ca, config) = authority();
-    let server = serve_tls(&world, config);
-    std::fs::write(world.dir.path().join("ca.pem"), ca).unwrap();
+    let server = serve_tls(&runtime, config);
+    std::fs::write(runtime.dir.path().join("ca.pem"), ca).unwrap();
 
-    world.kubeconfig(&format!("    server: {server}\n    certificate-authority: ca.pem"));
-    assert!(world.add("sample", "sleep").ok);
-    assert_eq!(world.api.lock().unwrap().len(), 2);
+    runtime.kubeconfig(&format!("    server: {server}\n    certificate-authority: ca.pem"));
+    assert!(runtime.add("sample", "sleep").ok);
+    assert_eq!(runtime.api.lock().unwrap().len(), 2);
 
     let (other, _) = authority();
-    std::fs::write(world.dir.path().join("ca.pem"), other).unwrap();
-    let (_, details) = world.add("sample", "sleep").error();
+    std::fs::write(runtime.dir.path().join("ca.pem"), other).unwrap();
+    let (_, details) = runtime.add("sample", "sleep").error();
     assert!(details.contains("certificate"), "{details}");
-    assert_eq!(world.api.lock().unwrap().len(), 2, "no request may follow a failed handshake");
+    assert_eq!(runtime.api.lock().unwrap().len(), 2, "no request may follow a failed handshake");
 
-    world.kubeconfig(&format!("    server: {server}\n    insecure-skip-tls-verify: true"));
-    assert!(world.add("sample", "sleep").ok);
+    runtime.kubeconfig(&format!("    server: {server}\n    insecure-skip-tls-verify: true"));
+    assert!(runtime.add("sample", "sleep").ok);
 
-    world.kubeconfig(&format!("    server: {server}"));
-    let (_, details) = world.add("sample", "sleep").error();
+    runtime.kubeconfig(&format!("    server: {server}"));
+    let (_, details) = runtime.add("sample", "sleep").error();
     assert!(details.contains("certificate-authority"), "{details}");
 }

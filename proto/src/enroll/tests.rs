@@ -1,3 +1,5 @@
+//! The enrolment rule as a table, and selectors as Kubernetes defines them.
+
 use super::*;
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {

@@ -1,4 +1,4 @@
-//! The plugin's surroundings, scripted: an API server, a node role, and a runtime that runs the built binary.
+//! A container runtime that runs the built plugin, with a scripted API server and a scripted node role.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read, Write};
@@ -10,31 +10,31 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-/// One request that a scripted server saw.
+/// A request to a scripted server.
 #[derive(Debug, Clone)]
-pub(crate) struct Seen {
+pub(crate) struct RecordedRequest {
     pub(crate) line: String,
     pub(crate) headers: HashMap<String, String>,
     pub(crate) body: String,
 }
 
-type Log = Arc<Mutex<Vec<Seen>>>;
+type Log = Arc<Mutex<Vec<RecordedRequest>>>;
 
-/// A run directory with what the plugin finds in it.
-pub(crate) struct World {
+/// A run directory with the files and sockets that the plugin finds there.
+pub(crate) struct TestRuntime {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) api: Log,
     pub(crate) node: Log,
 }
 
-/// What a run of the plugin left.
-pub(crate) struct Ran {
+/// The outcome of one run of the plugin.
+pub(crate) struct PluginRun {
     pub(crate) ok: bool,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-impl Ran {
+impl PluginRun {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error} in {:?}", self.stdout))
     }
@@ -47,18 +47,18 @@ impl Ran {
     }
 }
 
-impl World {
-    /// Nothing is there yet: no kubeconfig, nobody listens.
+impl TestRuntime {
+    /// No kubeconfig yet, and no server.
     pub(crate) fn empty() -> Self {
         Self { dir: tempfile::tempdir().unwrap(), api: Log::default(), node: Log::default() }
     }
 
     /// An API server that knows one pod with these labels in a namespace with those, and a node role that says 200.
     pub(crate) fn with(pod: Value, namespace: Value) -> Self {
-        let world = Self::empty();
-        world.serve_api(pod, namespace);
-        world.serve_node("200 OK", "");
-        world
+        let runtime = Self::empty();
+        runtime.serve_api(pod, namespace);
+        runtime.serve_node("200 OK", "");
+        runtime
     }
 
     pub(crate) fn serve_api(&self, pod: Value, namespace: Value) {
@@ -103,13 +103,13 @@ impl World {
         })
     }
 
-    pub(crate) fn add(&self, namespace: &str, name: &str) -> Ran {
+    pub(crate) fn add(&self, namespace: &str, name: &str) -> PluginRun {
         let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name}");
         self.run("ADD", &self.stdin().to_string(), &[("CNI_ARGS", &args)])
     }
 
     /// Runs the binary as a runtime does.
-    pub(crate) fn run(&self, command: &str, stdin: &str, env: &[(&str, &str)]) -> Ran {
+    pub(crate) fn run(&self, command: &str, stdin: &str, env: &[(&str, &str)]) -> PluginRun {
         let netns = self.dir.path().join("netns");
         std::fs::write(&netns, "").unwrap();
         run(command, stdin, &netns, env)
@@ -125,7 +125,7 @@ pub(crate) fn previous() -> Value {
     })
 }
 
-fn run(command: &str, stdin: &str, netns: &Path, env: &[(&str, &str)]) -> Ran {
+fn run(command: &str, stdin: &str, netns: &Path, env: &[(&str, &str)]) -> PluginRun {
     let mut child = Command::new(env!("CARGO_BIN_EXE_isthmus-cni"))
         .env_clear()
         .env("CNI_COMMAND", command)
@@ -142,18 +142,18 @@ fn run(command: &str, stdin: &str, netns: &Path, env: &[(&str, &str)]) -> Ran {
     // VERSION answers without reading.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
     let output = child.wait_with_output().unwrap();
-    Ran {
+    PluginRun {
         ok: output.status.success(),
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
 }
 
-type Answer = dyn Fn(&Seen) -> (String, String);
+type Answer = dyn Fn(&RecordedRequest) -> (String, String);
 
-/// What an API server says that knows `sample/sleep` and no other pod.
-pub(crate) fn api_answers(pod: Value, namespace: Value) -> impl Fn(&Seen) -> (String, String) {
-    move |seen: &Seen| match seen.line.as_str() {
+/// The answers of an API server that knows `sample/sleep` and no other pod.
+pub(crate) fn api_answers(pod: Value, namespace: Value) -> impl Fn(&RecordedRequest) -> (String, String) {
+    move |seen: &RecordedRequest| match seen.line.as_str() {
         "GET /api/v1/namespaces/sample/pods/sleep HTTP/1.1" => ("200 OK".to_owned(), pod.to_string()),
         "GET /api/v1/namespaces/sample HTTP/1.1" => ("200 OK".to_owned(), namespace.to_string()),
         _ => {
@@ -167,7 +167,7 @@ pub(crate) fn api_answers(pod: Value, namespace: Value) -> impl Fn(&Seen) -> (St
 pub(crate) fn serve(reader: impl Read, mut writer: impl Write, log: &Log, answer: &Answer) {
     let mut reader = BufReader::new(reader);
     let mut line = String::new();
-    // Somebody who only looks whether we listen sends nothing.
+    // STATUS only connects.
     if reader.read_line(&mut line).unwrap_or(0) == 0 {
         return;
     }
@@ -181,7 +181,8 @@ pub(crate) fn serve(reader: impl Read, mut writer: impl Write, log: &Log, answer
     let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
-    let seen = Seen { line: line.trim_end().to_owned(), headers, body: String::from_utf8(body).unwrap() };
+    let seen =
+        RecordedRequest { line: line.trim_end().to_owned(), headers, body: String::from_utf8(body).unwrap() };
     let (status, body) = answer(&seen);
     log.lock().unwrap().push(seen);
     let mut text = format!("HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -189,7 +190,7 @@ pub(crate) fn serve(reader: impl Read, mut writer: impl Write, log: &Log, answer
         text.push_str(&format!("{:x}\r\n{}\r\n", chunk.len(), String::from_utf8_lossy(chunk)));
     }
     text.push_str("0\r\n\r\n");
-    // The client may have gone, for instance because it does not trust us.
+    // The client may have closed, for instance because it does not trust this server.
     let _ = writer.write_all(text.as_bytes());
     let _ = writer.flush();
 }
