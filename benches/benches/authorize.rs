@@ -1,5 +1,5 @@
-//! What judging an inbound connection costs beside 10,000 policies: spread over 50 namespaces, and all of them in the
-//! pod's own, of which the first, the last or none lets the client in.
+//! The cost of authorizing an inbound connection with 10,000 policies: spread over 50 namespaces, and all of them in the
+//! pod's own, of which the first, the last or none admits the client.
 
 use std::hint::black_box;
 
@@ -16,7 +16,7 @@ fn mesh(upsert_policies: Vec<(PolicyKey, Policy)>) -> State {
     state
 }
 
-/// The client that policy `n` lets in.
+/// The client that policy `n` admits.
 fn client(namespace: &str, n: u32) -> Facts {
     let id = SpiffeId::new("cluster.local".into(), namespace.into(), format!("client-{n}").as_str().into());
     Facts { peer: Some(id), source: [10, 0, 0, 1].into(), destination: ([10, 0, 0, 2], 8080).into() }

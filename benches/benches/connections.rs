@@ -1,4 +1,4 @@
-//! What a new connection costs: how many per second two agents carry from a pod on one node to a pod on another, and the
+//! The cost of a new connection: how many per second two agents carry from a pod on one node to a pod on another, and the
 //! processor time of both for each. The same through two ztunnels, in the same run, when `ISTHMUS_UPSTREAM_ZTUNNEL`
 //! names its program, and over the same wire without any agent.
 //!
@@ -17,7 +17,7 @@ use isthmus_kit::binaries;
 use isthmus_kit::istiod::Istiod;
 use isthmus_kit::lab::{Host, in_ns};
 use isthmus_kit::pki::Ca;
-use isthmus_kit::two_nodes::World;
+use isthmus_kit::two_nodes::TwoNodes;
 use isthmus_kit::zds::{ZdsPeer, ZdsPod, ZdsServer};
 use isthmus_node::rules::{self, PodRules};
 use isthmus_sys::netns::Netns;
@@ -25,7 +25,7 @@ use isthmus_sys::sysctl;
 use tempfile::TempDir;
 
 const CONNECTIONS: u32 = 5000;
-/// Connections before the clock runs: certificates, the tunnel, and whatever else is made once.
+/// Connections before the measurement: they fetch certificates and open the tunnel.
 const WARM_UP: u32 = 300;
 /// Clients at the same time.
 const CLIENTS: u32 = 4;
@@ -39,7 +39,7 @@ fn main() -> Result<ExitCode> {
     isolated(&["isthmus"], measure)
 }
 
-/// What is on the road.
+/// What the connections pass through.
 struct Subject {
     name: &'static str,
     program: Option<PathBuf>,
@@ -79,21 +79,21 @@ fn measure() -> Result<ExitCode> {
 
 impl Subject {
     fn measured(&self, number: u32) -> Result<Figures> {
-        let world = World::new()?;
-        for host in [&world.client, &world.server] {
-            // A connection each would soon run out of ports that nobody waits for.
+        let lab = TwoNodes::new()?;
+        for host in [&lab.client, &lab.server] {
+            // With closes in TIME_WAIT the client would soon run out of ports.
             sysctl::write(&host.netns, "net/ipv4/ip_local_port_range", "16384 60999")?;
             sysctl::write(&host.netns, "net/ipv4/tcp_tw_reuse", "1")?;
         }
-        let server = serve(&world.server)?;
+        let server = serve(&lab.server)?;
         let agents = match &self.program {
-            Some(program) => Some(Agents::start(&world, program)?),
+            Some(program) => Some(Agents::start(&lab, program)?),
             None => None,
         };
-        connections(&world.client, server, WARM_UP)?;
+        connections(&lab.client, server, WARM_UP)?;
         let before = agents.as_ref().map(Agents::spent).transpose()?;
         let begun = Instant::now();
-        connections(&world.client, server, number)?;
+        connections(&lab.client, server, number)?;
         let took = begun.elapsed();
         let spent = agents.as_ref().map(Agents::spent).transpose()?;
         let each =
@@ -122,7 +122,7 @@ impl Figures {
     }
 }
 
-/// Everybody beside the one before.
+/// Each result with its ratio to the one before.
 fn compare(all: &[Figures]) {
     let of = |name: &str| all.iter().find(|figures| figures.name == name);
     println!("\nnew connections, ratios of this run:");
@@ -148,20 +148,18 @@ struct Agents {
 }
 
 impl Agents {
-    /// Both kinds of program are told the same: a local file, a CA at the node's own address, a scripted node role.
-    fn start(world: &World, program: &Path) -> Result<Self> {
+    /// Both programs get the same configuration: a local file, a CA at the node's own address, a scripted node role.
+    fn start(lab: &TwoNodes, program: &Path) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let dir = tempfile::tempdir()?;
         let ca = Arc::new(Ca::new("bench")?);
         let (mut children, mut zds) = (Vec::new(), Vec::new());
         std::fs::write(dir.path().join("token"), "a token")?;
-        for (at, (pod, name)) in
-            [(&world.client, "client"), (&world.server, "server")].into_iter().enumerate()
-        {
-            let root = authority(&world.nodes[at], &ca)?;
+        for (at, (pod, name)) in [(&lab.client, "client"), (&lab.server, "server")].into_iter().enumerate() {
+            let root = authority(&lab.nodes[at], &ca)?;
             std::fs::write(dir.path().join("root.pem"), root)?;
-            let mut node = runtime.block_on(async { ZdsServer::bind(&world.socket(at)) })?;
-            children.push(agent(world, at, program, dir.path())?);
+            let mut node = runtime.block_on(async { ZdsServer::bind(&lab.socket(at)) })?;
+            children.push(agent(lab, at, program, dir.path())?);
             rules::apply_pod(&pod.netns, &PodRules { dns_capture: false, ..PodRules::default() })?;
             let info = ZdsPod { uid: name, name, namespace: "ns", service_account: name };
             let enrolled = runtime.block_on(async {
@@ -186,19 +184,19 @@ impl Agents {
 impl Drop for Agents {
     fn drop(&mut self) {
         for child in &mut self.children {
-            // Fails when it has ended, which is what is wanted.
+            // Fails when it has exited already.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 }
 
-fn agent(world: &World, at: usize, program: &Path, dir: &Path) -> Result<Child> {
+fn agent(lab: &TwoNodes, at: usize, program: &Path, dir: &Path) -> Result<Child> {
     let log = std::fs::File::create(dir.join(format!("log{at}")))?;
     let mut command = Command::new(program);
     command.args(["proxy", "ztunnel"]).env_clear().current_dir(dir);
     command.envs([
-        ("LOCAL_XDS", world.local("").as_str()),
+        ("LOCAL_XDS", lab.local("").as_str()),
         ("XDS_ADDRESS", ""),
         ("CA_ADDRESS", &format!("https://127.0.0.1:{CA_PORT}")),
         ("NETWORK", "net1"),
@@ -210,9 +208,9 @@ fn agent(world: &World, at: usize, program: &Path, dir: &Path) -> Result<Child> 
         ("RUST_LOG", "info"),
     ]);
     command.env("CA_ROOT_CA", dir.join("root.pem")).env("AUTH_TOKEN", dir.join("token"));
-    command.env("INPOD_UDS", world.socket(at));
+    command.env("INPOD_UDS", lab.socket(at));
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    Ok(world.nodes[at].netns.run_thread(|| command.spawn())??)
+    Ok(lab.nodes[at].netns.run_thread(|| command.spawn())??)
 }
 
 /// A CA on a node's loopback, for as long as this process lives; its root.
@@ -268,7 +266,7 @@ fn serve(host: &Host) -> Result<SocketAddr> {
             for mut stream in listener.incoming().flatten() {
                 let mut byte = [0];
                 let answered = stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte));
-                // The client closes first. What went wrong, it reports.
+                // The client closes first and reports errors.
                 let _ = answered.and_then(|()| stream.read(&mut byte));
             }
         })?;

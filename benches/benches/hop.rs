@@ -1,4 +1,4 @@
-//! What one HBONE hop costs: a client in a pod's network namespace, its agent, the server's agent, a server in another
+//! The cost of one HBONE hop: a client in a pod's network namespace, its agent, the server's agent, a server in another
 //! pod's, beside the same client and server in two namespaces on the same wire without any agent. Every comparison is
 //! made in one run and printed as a ratio at the end.
 //!
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, measurement::WallTime};
 use isthmus_kit::lab::{self, Host};
-use isthmus_kit::two_nodes::{Agent, World};
+use isthmus_kit::two_nodes::{Agent, TwoNodes};
 use isthmus_kit::zds::ZdsPeer;
 use isthmus_node::rules::{self, PodRules};
 use isthmus_sys::sysctl;
@@ -24,7 +24,7 @@ const BULK: usize = 64 * 1024 * 1024;
 const MESSAGE: usize = 1024;
 /// What is written or read at a time.
 const CHUNK: usize = 256 * 1024;
-/// How a request begins: its own length and that of the answer, both of 8 bytes.
+/// The head of a request: its own length and that of the answer, 8 bytes each.
 const HEADER: usize = 16;
 const PORT: u16 = 8080;
 /// Threads of a server: more than connections that are being closed when the next one comes.
@@ -35,15 +35,15 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 fn measure() -> anyhow::Result<ExitCode> {
-    let world = World::new()?;
-    let plain = Road { name: "direct", client: world.lan.host()?, server: serve(&world.lan.host()?)? };
-    let hop = Road { name: "hop", client: world.client.clone(), server: serve(&world.server)? };
-    for host in [&plain.client, &hop.client, &world.server] {
-        // A connection per iteration would soon run out of ports that nobody waits for.
+    let lab = TwoNodes::new()?;
+    let plain = Road { name: "direct", client: lab.lan.host()?, server: serve(&lab.lan.host()?)? };
+    let hop = Road { name: "hop", client: lab.client.clone(), server: serve(&lab.server)? };
+    for host in [&plain.client, &hop.client, &lab.server] {
+        // With closes in TIME_WAIT a connection per iteration would soon run out of ports.
         sysctl::write(&host.netns, "net/ipv4/ip_local_port_range", "16384 65535")?;
         sysctl::write(&host.netns, "net/ipv4/tcp_tw_reuse", "1")?;
     }
-    let agents = lab::block_on(enrol(&world))?;
+    let agents = lab::block_on(enrol(&lab))?;
     let roads = [plain, hop];
     let mut criterion = Criterion::default().configure_from_args();
     let compared = compare(&mut criterion, &roads);
@@ -59,14 +59,12 @@ fn measure() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn enrol(world: &World) -> anyhow::Result<[(Agent, ZdsPeer); 2]> {
-    let local = world.local("");
+async fn enrol(lab: &TwoNodes) -> anyhow::Result<[(Agent, ZdsPeer); 2]> {
+    let local = lab.local("");
     let rules = PodRules { dns_capture: false, ..PodRules::default() };
-    let client =
-        world.serve(0, &world.client, "client", &local, |netns| Ok(rules::apply_pod(netns, &rules)?));
+    let client = lab.serve(0, &lab.client, "client", &local, |netns| Ok(rules::apply_pod(netns, &rules)?));
     let client = client.await?;
-    let server =
-        world.serve(1, &world.server, "server", &local, |netns| Ok(rules::apply_pod(netns, &rules)?));
+    let server = lab.serve(1, &lab.server, "server", &local, |netns| Ok(rules::apply_pod(netns, &rules)?));
     Ok([client, server.await?])
 }
 
@@ -229,7 +227,7 @@ fn serve(host: &Host) -> anyhow::Result<SocketAddr> {
         std::thread::Builder::new().name("server".to_owned()).spawn(move || {
             let mut buffer = vec![0; CHUNK];
             for stream in listener.incoming().flatten() {
-                // Ends with an error in any case: the client is gone. What went wrong, that side reports.
+                // Ends with an error in any case: the client is gone, and reports its own errors.
                 let _ = answer(stream, &mut buffer);
             }
         })?;

@@ -1,5 +1,5 @@
-//! What an agent's memory is made of: one real agent after the other, fed by a scripted control plane with meshes of
-//! several sizes, and what the kernel says of it. ztunnel beside it, in the same run, when `ISTHMUS_UPSTREAM_ZTUNNEL`
+//! The memory of an agent: one real agent after the other, fed by a scripted control plane with meshes of several sizes,
+//! and the kernel's figures. ztunnel beside it, in the same run, when `ISTHMUS_UPSTREAM_ZTUNNEL`
 //! names its program.
 //!
 //! `-- 1000 10000` are other sizes than 10,000 and 100,000 workloads.
@@ -28,7 +28,7 @@ const SIZES: [u32; 2] = [10_000, 100_000];
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Allocators give back what is free only after a while; figures are taken when nothing has changed for this long.
 const QUIET: Duration = Duration::from_secs(12);
-/// Longest wait for that.
+/// Longest wait for stable figures.
 const SETTLED: Duration = Duration::from_secs(60);
 const ADMIN: &str = "127.0.0.1:15000";
 const MEGABYTE: f64 = 1024.0 * 1024.0;
@@ -43,11 +43,11 @@ struct Subject {
     program: PathBuf,
 }
 
-/// What one of them needed for a mesh of one size.
+/// The figures of one program for a mesh of one size.
 struct Figures {
     name: &'static str,
     workloads: u32,
-    /// After the push, when it has settled.
+    /// After the push, when memory is stable.
     held: Memory,
     /// At most, up to there.
     peak: u64,
@@ -56,7 +56,7 @@ struct Figures {
     dump: Dump,
 }
 
-/// What a `/config_dump` needed.
+/// The figures of a `/config_dump`.
 struct Dump {
     bytes: usize,
     before: u64,
@@ -97,7 +97,7 @@ fn resources(size: u32) -> Vec<isthmus_proto::discovery::Resource> {
 }
 
 impl Subject {
-    /// Starts it, pushes a mesh to it, looks at it, and ends it.
+    /// Starts the program, pushes a mesh, measures, and ends it.
     async fn fed_with(&self, workloads: u32, push: Vec<u8>) -> Result<Figures> {
         let dir = tempfile::tempdir()?;
         let ca = Arc::new(Ca::new("memory")?);
@@ -136,7 +136,7 @@ impl Subject {
         }
         command.env("INPOD_UDS", path("zds.sock")).env("AUTH_TOKEN", path("token"));
         command.envs([
-            // A node without pods: certificates are not what is measured here.
+            // A node without pods: certificates are not measured here.
             ("NODE_NAME", "a-new-node"),
             ("POD_NAME", "ztunnel-abcde"),
             ("POD_NAMESPACE", "istio-system"),
@@ -156,7 +156,7 @@ struct Agent(Child);
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // Fails when it has ended, which is what is wanted.
+        // Fails when it has exited already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -185,7 +185,7 @@ async fn empty(node: &ZdsPeer) -> Result<()> {
     Ok(())
 }
 
-/// Memory when it does not change any more.
+/// Memory once it is stable.
 async fn settled(pid: u32) -> Result<Memory> {
     let begun = Instant::now();
     let (mut last, mut since) = (memory(pid)?, Instant::now());
@@ -199,7 +199,7 @@ async fn settled(pid: u32) -> Result<Memory> {
     memory(pid)
 }
 
-/// Asks for the dump, reads it to its end, and sees how much memory was needed meanwhile.
+/// Requests the dump, reads it to the end, and returns the memory that was needed meanwhile.
 fn dump(pid: u32) -> Result<Dump> {
     let before = memory(pid)?.resident;
     forget_peak(pid)?;

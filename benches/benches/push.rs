@@ -1,4 +1,4 @@
-//! A push of 100,000 workloads, and what the connections that are made meanwhile feel of it: `resolve` in thread CPU time
+//! A push of 100,000 workloads, and its effect on connections that are made meanwhile: `resolve` in thread CPU time
 //! when nothing is going on, and while the push is applied. Medians, and their ratio, of one run.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -13,7 +13,7 @@ use isthmus_state::{Options, State, resolve};
 const WORKLOADS: u32 = 100_000;
 /// Pushes that are measured.
 const PUSHES: u32 = 5;
-/// Decisions between two looks at the clock.
+/// Decisions between two clock reads.
 const DECISIONS: u32 = 500;
 /// The first virtual address of [`mesh`]; there is one for every twenty workloads.
 const FIRST_VIP: u32 = 0xac10_0001;
@@ -55,7 +55,7 @@ fn first_push(workloads: u32) -> Duration {
     took
 }
 
-/// Applies a batch beside a thread that goes on deciding; how long it took, and what decisions cost meanwhile.
+/// Applies a batch beside a thread that keeps resolving; returns its duration, and the cost of a decision meanwhile.
 fn change(state: &State, batch: isthmus_state::Batch) -> (Duration, Vec<Duration>) {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -1,5 +1,5 @@
 //! What one decision costs: an outbound connection to a service of 10, 1,000 and 10,000 endpoints, in plain balancing
-//! and by locality, to a pod's address, and to an address that nobody knows.
+//! and by locality, to a pod's address, and to an address outside the mesh.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

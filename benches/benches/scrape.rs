@@ -1,4 +1,4 @@
-//! What a scrape costs at 10,000 series with the labels of a TCP connection, and what counting costs beside one.
+//! The cost of a scrape of 10,000 series with the labels of a TCP connection, and of counting during one.
 
 use std::hint::black_box;
 

@@ -1,8 +1,8 @@
-//! What a tunnel costs a connection over loopback: the throughput of one stream and the time of one small exchange,
+//! The cost of a tunnel to a connection over loopback: the throughput of one stream and the time of one small exchange,
 //! beside the same two applications connected directly.
 //!
 //! `plain` is the copy between two sockets that captured traffic outside the mesh gets; `cleartext` is HTTP/2 without
-//! TLS; `tls` is what runs in a mesh: application, copy, TLS tunnel, copy, application.
+//! TLS; `tls` is the path in a mesh: application, copy, TLS tunnel, copy, application.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -143,7 +143,7 @@ async fn exchange(path: Path, times: u64) -> anyhow::Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// Criterion takes no error: a bench that cannot run says why and ends.
+/// Criterion takes no error: a bench that cannot run panics with the reason.
 fn measured(runtime: &Runtime, work: impl Future<Output = anyhow::Result<Duration>>) -> Duration {
     runtime.block_on(work).unwrap_or_else(|error| panic!("the bench could not run: {error:#}"))
 }

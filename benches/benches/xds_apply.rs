@@ -1,4 +1,4 @@
-//! What a push costs, from the decoded messages to the published snapshot: 10,000 workloads at once, the same again
+//! The cost of a push, from the decoded messages to the published snapshot: 10,000 workloads at once, the same again
 //! (a reconnect), and one workload beside 10,000 and 100,000 others, which must cost about the same.
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

@@ -1,4 +1,4 @@
-//! What benchmarks are run on: meshes that are made here, of any size, alike in every run, and worlds of their own to
+//! What benchmarks run on: generated meshes of any size, the same in every run, and namespaces of their own to
 //! start programs in.
 
 use std::process::{Command, ExitCode};
@@ -15,7 +15,7 @@ pub mod mesh;
 pub mod proc;
 
 /// Runs a benchmark in user, network and process namespaces of its own, as root there, with these programs of the
-/// workspace built before. Whatever it starts ends with it. Must be called before any thread runs.
+/// workspace built before. Everything that it starts ends with it. Must be called before any thread runs.
 ///
 /// # Errors
 /// When the kernel refuses, or the benchmark fails.
@@ -26,7 +26,7 @@ pub fn isolated(
     // The process that makes the namespaces is not in the new process namespace; its child is the first one there.
     if std::process::id() == 1 {
         set_pdeathsig(Signal::SIGKILL)?;
-        // The processes of this namespace, and nobody else's, go by these numbers.
+        // /proc with the PIDs of this namespace.
         mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>)?;
         return measure();
     }

@@ -124,7 +124,7 @@ pub fn name(resource: &proto::Address) -> String {
     }
 }
 
-/// What a push makes of decoded messages, as the client of the control plane does it: what converts is applied together.
+/// Applies decoded messages as the ADS client does: the resources that convert form one batch.
 ///
 /// # Panics
 /// When a resource does not convert.
@@ -149,7 +149,7 @@ pub fn batch(texts: &mut Interner, resources: Vec<proto::Address>) -> Batch {
     batch
 }
 
-/// A policy of deployment `n`'s namespace that lets one principal in.
+/// A policy of deployment `n`'s namespace that admits one principal.
 ///
 /// # Panics
 /// When it does not convert.

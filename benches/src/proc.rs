@@ -1,4 +1,4 @@
-//! What the kernel says of a process' memory and a thread's time.
+//! Memory of a process and CPU time of a thread, from the kernel.
 
 use std::fs;
 use std::time::Duration;
@@ -13,7 +13,7 @@ pub struct Memory {
     pub resident: u64,
     /// Resident at most, since the start or since [`forget_peak`].
     pub peak: u64,
-    /// The part of what is resident now that is nobody else's and no file's.
+    /// The resident part that is private and anonymous.
     pub anonymous: u64,
 }
 
@@ -30,7 +30,7 @@ pub fn memory(pid: u32) -> Result<Memory> {
     })
 }
 
-/// From here on the peak is a new one.
+/// Resets the peak.
 ///
 /// # Errors
 /// When there is no such process.

@@ -1,7 +1,5 @@
 //! What the log line of a dry-run policy says.
 
-#![expect(clippy::unwrap_used, reason = "all of this is tests")]
-
 use isthmus_kit::logs::LogCapture;
 use isthmus_model::policy::{Match, StringMatch};
 use isthmus_model::{Action, Facts, Policy, Scope, Workload};

@@ -1,12 +1,12 @@
-//! The agent by itself, as ztunnel would be run on two nodes: a scripted node role on the ZDS socket, the local YAML file,
-//! the fake CA. What a client sends reaches the server, and the wire between them carries TLS on 15008 only.
+//! The agent alone, run as ztunnel would be on two nodes: a scripted node role on the ZDS socket, the mesh from a local
+//! YAML file, the fake CA. What a client sends reaches the server, and the wire between them carries only TLS on 15008.
 
 use std::net::SocketAddr;
 
 use anyhow::ensure;
 use isthmus_kit::lab::{self, Host};
 use isthmus_kit::probe;
-use isthmus_kit::two_nodes::{Agent, VIP, World};
+use isthmus_kit::two_nodes::{Agent, TwoNodes, VIP};
 use isthmus_kit::zds::ZdsPeer;
 use isthmus_node::rules::{self, PodRules};
 use isthmus_sys::capture::Capture;
@@ -51,49 +51,46 @@ const CLIENT_IDENTITY: &str = "src.identity=\"spiffe://cluster.local/ns/ns/sa/cl
 fn main() -> std::process::ExitCode {
     lab::main_with_programs(&lab::tests![
         two_agents_carry_a_pods_traffic_as_hbone,
-        bad_local_configuration_is_named_and_ends_the_process,
-        a_policy_lets_only_its_principal_in
+        a_bad_local_configuration_is_named_and_the_process_exits,
+        a_policy_admits_only_its_principal
     ])
 }
 
-/// An agent that serves one pod, the node role's rules and all.
+/// An agent that serves one pod, with the node role's rules in the pod's namespace.
 async fn serve(
-    world: &World,
+    lab: &TwoNodes,
     at: usize,
     pod: &Host,
     name: &str,
     local: &str,
 ) -> anyhow::Result<(Agent, ZdsPeer)> {
     let rules = PodRules { dns_capture: false, ..PodRules::default() };
-    world.serve(at, pod, name, local, |netns| Ok(rules::apply_pod(netns, &rules)?)).await
+    lab.serve(at, pod, name, local, |netns| Ok(rules::apply_pod(netns, &rules)?)).await
 }
 
 fn two_agents_carry_a_pods_traffic_as_hbone() -> anyhow::Result<()> {
-    let world = World::new()?;
+    let lab = TwoNodes::new()?;
     lab::block_on(async {
-        let app = SocketAddr::new(world.server.v4.into(), 8080);
-        lab::echo(&world.server.sockets(), app, &world.tasks)?;
-        let wire = Capture::open(&world.server.netns, "eth0")?;
-        ensure!(
-            world.exchange(&world.outsider, app, SECRET).await? == SECRET,
-            "the application does not answer"
-        );
+        let app = SocketAddr::new(lab.server.v4.into(), 8080);
+        lab::echo(&lab.server.sockets(), app, &lab.tasks)?;
+        let wire = Capture::open(&lab.server.netns, "eth0")?;
+        ensure!(lab.exchange(&lab.outsider, app, SECRET).await? == SECRET, "the application does not answer");
         ensure!(probe::contains(&wire.drain(), SECRET), "the control failed: plaintext was not seen");
 
-        let local = world.local("");
-        let (client_agent, _zds0) = serve(&world, 0, &world.client, "client", &local).await?;
-        let (server_agent, _zds1) = serve(&world, 1, &world.server, "server", &local).await?;
+        let local = lab.local("");
+        let (client_agent, _zds0) = serve(&lab, 0, &lab.client, "client", &local).await?;
+        let (server_agent, _zds1) = serve(&lab, 1, &lab.server, "server", &local).await?;
         let _ = wire.drain();
         for to in [VIP, app] {
-            ensure!(world.exchange(&world.client, to, SECRET).await? == SECRET, "{to} did not answer");
+            ensure!(lab.exchange(&lab.client, to, SECRET).await? == SECRET, "{to} did not answer");
         }
         let frames = wire.drain();
         ensure!(!probe::contains(&frames, SECRET), "the payload was seen in plain text");
         ensure!(probe::tls_bytes(&frames, 15008) >= 4 * SECRET.len(), "no TLS records on 15008");
         ensure!(probe::syns(&frames, 8080) == 0, "a connection to the application's port left the client");
 
-        what_the_admin_endpoints_say(&world).await?;
-        no_family_of_the_reference_is_missing(&world, app).await?;
+        admin_endpoints_show_the_pods_and_certificates(&lab).await?;
+        every_metric_family_of_ztunnel_is_exposed(&lab, app).await?;
         for agent in [client_agent, server_agent] {
             let log = agent.stop()?;
             ensure!(log.contains("connection complete"), "no access log line in\n{log}");
@@ -103,17 +100,17 @@ fn two_agents_carry_a_pods_traffic_as_hbone() -> anyhow::Result<()> {
     })
 }
 
-async fn what_the_admin_endpoints_say(world: &World) -> anyhow::Result<()> {
-    let ready = probe::get(&world.nodes[1].netns, "127.0.0.1:15021", "/healthz/ready").await?;
+async fn admin_endpoints_show_the_pods_and_certificates(lab: &TwoNodes) -> anyhow::Result<()> {
+    let ready = probe::get(&lab.nodes[1].netns, "127.0.0.1:15021", "/healthz/ready").await?;
     ensure!(ready.status == 200 && ready.body == "ready\n", "{ready:?}");
-    let metrics = probe::get(&world.nodes[1].netns, "127.0.0.1:15020", "/metrics").await?;
+    let metrics = probe::get(&lab.nodes[1].netns, "127.0.0.1:15020", "/metrics").await?;
     let opened = metrics.body.lines().find(|line| {
         line.starts_with("istio_tcp_connections_opened_total{reporter=\"destination\"")
             && line.contains("source_principal=\"spiffe://cluster.local/ns/ns/sa/client\"")
             && line.contains("connection_security_policy=\"mutual_tls\"")
     });
     ensure!(opened.is_some_and(|line| line.ends_with(" 2")), "{}", metrics.body);
-    let dump = probe::get(&world.nodes[0].netns, "127.0.0.1:15000", "/config_dump").await?;
+    let dump = probe::get(&lab.nodes[0].netns, "127.0.0.1:15000", "/config_dump").await?;
     let dump: serde_json::Value = serde_json::from_str(&dump.body)?;
     ensure!(dump["workloads"].as_array().map(Vec::len) == Some(2), "{dump}");
     ensure!(dump["workloadState"]["client"]["state"] == "Up", "{dump}");
@@ -122,11 +119,11 @@ async fn what_the_admin_endpoints_say(world: &World) -> anyhow::Result<()> {
 }
 
 /// What has no series here (xDS, CRL, durations of servers that answer) is held against its labels where it is counted.
-async fn no_family_of_the_reference_is_missing(world: &World, app: SocketAddr) -> anyhow::Result<()> {
-    // Nobody listens there, and no DNS server can be reached.
-    let nobody = SocketAddr::new(app.ip(), 9);
-    ensure!(world.exchange(&world.client, nobody, SECRET).await.is_err(), "{nobody} answered");
-    let asker = world.client.sockets().udp(([127, 0, 0, 1], 0).into())?;
+async fn every_metric_family_of_ztunnel_is_exposed(lab: &TwoNodes, app: SocketAddr) -> anyhow::Result<()> {
+    // No listener on that port, and no reachable DNS server.
+    let unused = SocketAddr::new(app.ip(), 9);
+    ensure!(lab.exchange(&lab.client, unused, SECRET).await.is_err(), "{unused} answered");
+    let asker = lab.client.sockets().udp(([127, 0, 0, 1], 0).into())?;
     let query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03com\x00\x00\x01\x00\x01";
     asker.send_to(query, ("127.0.0.1", 15053)).await?;
     let mut answer = [0; 512];
@@ -135,7 +132,7 @@ async fn no_family_of_the_reference_is_missing(world: &World, app: SocketAddr) -
     ensure!(answer[..length][3] & 15 == 2, "a server failure was expected: {:?}", &answer[..length]);
 
     let mut text = String::new();
-    for node in &world.nodes {
+    for node in &lab.nodes {
         text.push_str(&probe::get(&node.netns, "127.0.0.1:15020", "/stats/prometheus").await?.body);
     }
     for family in FAMILIES.lines() {
@@ -164,11 +161,11 @@ fn labels(line: &str) -> Vec<&str> {
     pairs.filter_map(|pair| pair.split_once("=\"")).map(|(name, _)| name).collect()
 }
 
-fn a_policy_lets_only_its_principal_in() -> anyhow::Result<()> {
-    let world = World::new()?;
+fn a_policy_admits_only_its_principal() -> anyhow::Result<()> {
+    let lab = TwoNodes::new()?;
     lab::block_on(async {
-        let app = SocketAddr::new(world.server.v4.into(), 8080);
-        lab::echo(&world.server.sockets(), app, &world.tasks)?;
+        let app = SocketAddr::new(lab.server.v4.into(), 8080);
+        lab::echo(&lab.server.sockets(), app, &lab.tasks)?;
         for (principal, allowed) in
             [("cluster.local/ns/ns/sa/client", true), ("cluster.local/ns/ns/sa/other", false)]
         {
@@ -176,34 +173,34 @@ fn a_policy_lets_only_its_principal_in() -> anyhow::Result<()> {
                 "policies:\n- name: only\n  namespace: ns\n  scope: Namespace\n  action: Allow\n  \
                  rules: [[[{{principals: [!Exact {principal}]}}]]]\n"
             );
-            let local = world.local(&policy);
-            let (client_agent, _zds0) = serve(&world, 0, &world.client, "client", &local).await?;
-            let (server_agent, _zds1) = serve(&world, 1, &world.server, "server", &local).await?;
-            let answer = world.exchange(&world.client, VIP, SECRET).await;
+            let local = lab.local(&policy);
+            let (client_agent, _zds0) = serve(&lab, 0, &lab.client, "client", &local).await?;
+            let (server_agent, _zds1) = serve(&lab, 1, &lab.server, "server", &local).await?;
+            let answer = lab.exchange(&lab.client, VIP, SECRET).await;
             ensure!(
                 answer.is_ok_and(|bytes| bytes == SECRET) == allowed,
                 "{principal}: allowed is not {allowed}"
             );
-            let plain = world.exchange(&world.outsider, app, SECRET).await;
+            let plain = lab.exchange(&lab.outsider, app, SECRET).await;
             ensure!(!plain.is_ok_and(|bytes| bytes == SECRET), "plaintext has no identity and must not pass");
             client_agent.stop()?;
             let log = server_agent.stop()?;
             let denied = |line: &str| line.contains(CLIENT_IDENTITY) && line.contains("allow policies exist");
             ensure!(log.lines().any(denied) != allowed, "{log}");
             for at in 0..2 {
-                std::fs::remove_file(world.socket(at))?;
+                std::fs::remove_file(lab.socket(at))?;
             }
         }
         Ok(())
     })
 }
 
-fn bad_local_configuration_is_named_and_ends_the_process() -> anyhow::Result<()> {
-    let world = World::new()?;
-    let agent = world.agent(0, "workloads:\n- {workloadIp: [10.0.0.1], namespace: ns, services: {}}\n")?;
+fn a_bad_local_configuration_is_named_and_the_process_exits() -> anyhow::Result<()> {
+    let lab = TwoNodes::new()?;
+    let agent = lab.agent(0, "workloads:\n- {workloadIp: [10.0.0.1], namespace: ns, services: {}}\n")?;
     let ended = agent.ended()?;
     ensure!(ended.status.code() == Some(64), "{ended:?}");
     ensure!(ended.error.contains("workloadIp") && ended.error.contains("LOCAL_XDS"), "{ended:?}");
-    ensure!(!world.socket(0).exists(), "something was touched");
+    ensure!(!lab.socket(0).exists(), "the socket exists although the start was refused");
     Ok(())
 }

@@ -1,14 +1,14 @@
-//! What the fuzz harnesses in `tests/` are made of: bytes become decisions, and decisions become messages that are mostly
-//! right, out of so few names that they keep meeting each other.
+//! Generators for the fuzz harnesses in `tests/`: bytes become decisions, and decisions become messages that are mostly
+//! valid and use few names, so that resources often refer to one another.
 //!
-//! The harnesses run for a second or two under `cargo test`, and for as long as one likes with
-//! `BOLERO_RANDOM_TEST_TIME_MS=300000 BOLERO_RANDOM_ITERATIONS=1000000000`; bolero's coverage-guided engines take them
-//! as they are.
+//! The harnesses run for a second or two under `cargo test`, and longer with
+//! `BOLERO_RANDOM_TEST_TIME_MS=300000 BOLERO_RANDOM_ITERATIONS=1000000000`; bolero's coverage-guided engines run them
+//! unchanged.
 
 pub mod mesh;
 pub mod resources;
 
-/// Decisions that are read off bytes. At their end every decision is the first possibility.
+/// Decisions from bytes. After the last byte every decision is the first possibility.
 #[derive(Debug)]
 pub struct Choices<'a>(&'a [u8]);
 
@@ -19,7 +19,7 @@ impl<'a> Choices<'a> {
         Self(bytes)
     }
 
-    /// Whether nothing is left to decide by.
+    /// Whether all bytes are used up.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.0.is_empty()
@@ -32,7 +32,7 @@ impl<'a> Choices<'a> {
         *first
     }
 
-    /// The next bytes, as many as there are up to `most`.
+    /// The next bytes, at most `most`.
     pub fn bytes(&mut self, most: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(most.min(self.0.len()));
         self.0 = rest;

@@ -1,4 +1,4 @@
-//! A mesh that is fed with responses, and everything that is ever asked of it.
+//! An ADS session with its state, fed with responses, and every kind of query to that state.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -34,7 +34,7 @@ impl Default for Mesh {
 }
 
 impl Mesh {
-    /// Takes a response, and checks the answer to it.
+    /// Applies a response and checks the ACK or NACK.
     ///
     /// # Panics
     /// When the answer is wrong, or anything panics.
@@ -67,13 +67,13 @@ impl Mesh {
         self.state.apply(batch.clone());
         if batch.remove_addresses.is_empty() && batch.remove_policies.is_empty() {
             let (before, _) = (self.state.load().version(), self.state.apply(batch));
-            // Twice in one response is a change each time; the last one is what stays.
+            // A resource that stands twice in a response changes twice; the last one stays.
             assert!(self.state.load().version() <= before + 1);
         }
         consistent(&self.state.load());
     }
 
-    /// Removes everything, after which nothing may be left.
+    /// Removes everything and checks that the state is empty.
     ///
     /// # Panics
     /// When something is.
@@ -87,10 +87,10 @@ impl Mesh {
         assert_eq!((left.policies().count(), left.staged().count()), (0, 0));
     }
 
-    /// Asks everything that a connection or a name could ask; the kinds of answers.
+    /// Makes every query that a connection or a DNS name could make; returns the kinds of answers.
     ///
     /// # Panics
-    /// When an answer makes no sense.
+    /// When an answer is inconsistent.
     pub fn ask(&self, seed: u64) -> BTreeSet<&'static str> {
         let mut answers = BTreeSet::new();
         let (snapshot, mut rng) = (self.state.load(), fastrand::Rng::with_seed(seed));
@@ -139,7 +139,7 @@ fn connection(
             "passthrough"
         }
         Route::Hbone(upstream) | Route::DoubleHbone(upstream) => {
-            assert!(!upstream.identities.is_empty(), "nobody could prove to be {upstream:?}");
+            assert!(!upstream.identities.is_empty(), "no identity is accepted for {upstream:?}");
             let inner = upstream.inner.is_some();
             assert_eq!(inner, matches!(resolved.route, Route::DoubleHbone(_)));
             if inner { "double HBONE" } else { "HBONE" }
@@ -158,7 +158,7 @@ fn connection(
     answer
 }
 
-/// Whatever is in there is found by everything that it can be found by.
+/// Checks that every resource is found by each of its keys.
 fn consistent(snapshot: &Snapshot) {
     let mut count = 0;
     for workload in snapshot.workloads() {

@@ -1,4 +1,4 @@
-//! Resources and responses of a control plane, out of decisions.
+//! Resources and responses of a control plane, from decisions.
 
 use isthmus_proto::discovery::{DeltaDiscoveryResponse, Resource};
 use isthmus_proto::security::{self, string_match::MatchType};
@@ -95,7 +95,7 @@ fn network_gateway() -> proto::GatewayAddress {
     proto::GatewayAddress { destination: Some(Destination::Address(address)), hbone_mtls_port: 15_008 }
 }
 
-/// A workload. Those that stand for another network are mostly what they should be.
+/// A workload. Those that stand for another network are mostly valid.
 pub fn workload(choices: &mut Choices<'_>) -> proto::Workload {
     let mut workload = any_workload(choices);
     if choices.rarely(8) {
@@ -281,7 +281,7 @@ pub fn first() -> DeltaDiscoveryResponse {
     }
 }
 
-/// A response: resources that are mostly named as they should be and mostly whole, and names of some that are gone.
+/// A response: resources that are mostly valid and correctly named, and names of removed ones.
 pub fn response(choices: &mut Choices<'_>) -> DeltaDiscoveryResponse {
     let kind = choices.one(&[type_url::ADDRESS, type_url::ADDRESS, type_url::AUTHORIZATION, "of/another"]);
     let resources = choices.some(6, |choices| resource(choices, kind));

@@ -1,4 +1,4 @@
-//! What a peer that proved an identity may send on port 15008: HTTP/2 frames, and in them the heads of CONNECTs with their
+//! Arbitrary input of an authenticated peer on port 15008: HTTP/2 frames, and in them the heads of CONNECTs with their
 //! authority, baggage, Forwarded and traceparent.
 
 use isthmus_fuzz::Choices;
@@ -34,7 +34,7 @@ const VALUES: [&str; 8] = [
     "",
 ];
 
-/// A text that is mostly one of these, sometimes damaged, sometimes anything that is text.
+/// A text that is mostly one of these, sometimes damaged, sometimes arbitrary.
 fn text(choices: &mut Choices<'_>, of: &[&str]) -> String {
     let mut text = choices.name(of);
     if choices.rarely(4) {
@@ -47,7 +47,7 @@ fn text(choices: &mut Choices<'_>, of: &[&str]) -> String {
     text
 }
 
-/// What is read must be what it says it is.
+/// Checks that parsed values print as they were read.
 fn labels(text: &str) {
     let baggage = Baggage::parse(text);
     let again = Baggage::parse(&baggage.to_string());
@@ -76,8 +76,8 @@ fn labels_are_texts() {
     });
 }
 
-/// One connection: some CONNECTs out of headers that are mostly right, and frames that are mostly not. The server must
-/// end when the client has, whatever came, and hand out nothing that it could not read.
+/// One connection: CONNECTs with mostly valid headers, and mostly invalid frames. The server must end when the client has
+/// closed, whatever it sent, and accept no request that it could not parse.
 async fn connection(bytes: &[u8]) {
     let (client, io) = duplex(1 << 16);
     let (_signal, watch) = drain::channel();
@@ -85,7 +85,7 @@ async fn connection(bytes: &[u8]) {
     let settings = Settings::default();
     let serve = server::serve(io, &settings, watch, |request| {
         heads.push(request.head.clone());
-        // Whoever drops the stream at once resets it.
+        // Dropping the stream resets it.
         match &request.head {
             Ok(head) => {
                 let baggage = head.baggage.clone();
@@ -118,7 +118,7 @@ async fn connection(bytes: &[u8]) {
                 return;
             }
         }
-        // What it says last is read until it says no more.
+        // The server's last frames are read to the end.
         let _ = peer.send(kind::PING, 0, 0, &[0; 8]).await;
         while let Ok(Some(frame)) = peer.recv().await {
             if frame.kind == kind::GOAWAY || frame.kind == kind::PING {

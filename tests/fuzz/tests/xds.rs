@@ -1,4 +1,4 @@
-//! What a control plane may send, from the bytes of a response to the decisions that are made on it.
+//! Arbitrary responses of a control plane, from their bytes to the decisions on the resulting state.
 
 use isthmus_fuzz::Choices;
 use isthmus_fuzz::mesh::Mesh;
@@ -6,7 +6,7 @@ use isthmus_fuzz::resources::{damaged, first, response};
 use isthmus_proto::discovery::DeltaDiscoveryResponse;
 use prost::Message as _;
 
-/// Several responses one after the other: none breaks the mesh, what is held is always found, everything can be removed.
+/// Several responses in sequence: the state stays consistent, every resource is found, and everything can be removed.
 #[test]
 fn resources_become_decisions() {
     bolero::check!().with_max_len(2048).for_each(|bytes: &[u8]| {
@@ -21,7 +21,7 @@ fn resources_become_decisions() {
     });
 }
 
-/// A response whose own bytes are damaged is refused, or means something else; nothing more.
+/// A response with damaged bytes is refused or means something else; it must not panic.
 #[test]
 fn responses_are_bytes() {
     bolero::check!().with_max_len(1024).for_each(|bytes: &[u8]| {
@@ -36,7 +36,7 @@ fn responses_are_bytes() {
     });
 }
 
-/// The bodies of resources as nothing but bytes.
+/// Resources with arbitrary bytes for bodies.
 #[test]
 fn bodies_are_bytes() {
     use isthmus_proto::{security::Authorization, workload::Address};
@@ -53,7 +53,7 @@ fn bodies_are_bytes() {
     });
 }
 
-/// The harness above would find nothing if what it makes were never taken, or never led anywhere.
+/// The harness above would find nothing if its resources were never accepted, or its queries never resolved.
 #[test]
 fn decisions_of_every_kind_are_reached() {
     let mut rng = fastrand::Rng::with_seed(1);

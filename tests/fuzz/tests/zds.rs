@@ -1,4 +1,4 @@
-//! What a node role may send on the ZDS socket, packet by packet, into the table of pods.
+//! Arbitrary packets of a node role on the ZDS socket, and the table of pods.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -47,7 +47,7 @@ fn descriptors(choices: &mut Choices<'_>) -> Vec<OwnedFd> {
     (0..count).filter_map(|_| File::open("/dev/null").ok().map(Into::into)).collect()
 }
 
-/// The answer is what the node role's buffer takes, and reads as what was meant.
+/// Checks that the answer fits into the node role's buffer and decodes to what was encoded.
 fn answered(error: Option<&str>) {
     let bytes = wire::answer(error);
     assert!(bytes.len() < 1024, "{} bytes", bytes.len());
@@ -61,7 +61,7 @@ fn answered(error: Option<&str>) {
 }
 
 #[test]
-fn packets_move_the_table_and_are_answered() {
+fn every_packet_is_answered_and_the_table_stays_consistent() {
     bolero::check!().with_max_len(512).for_each(|bytes: &[u8]| {
         let mut choices = Choices::new(bytes);
         let mut table = Table::<Netns>::default();
@@ -105,6 +105,6 @@ fn packets_move_the_table_and_are_answered() {
 }
 
 #[test]
-fn errors_of_any_kind_fit_into_an_answer() {
+fn every_error_fits_into_an_answer() {
     bolero::check!().for_each(|bytes: &[u8]| answered(Some(&String::from_utf8_lossy(bytes))));
 }

@@ -4,23 +4,23 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// Names a folder of programs that are ready.
+/// Environment variable with a folder of programs that are already built.
 pub(crate) const VARIABLE: &str = "ISTHMUS_BIN_DIR";
 
-/// Path of a program of this workspace. `ISTHMUS_BIN_DIR` names a folder of ready ones; otherwise they are built once,
-/// in the tests' own profile and target folder.
+/// Path of a program of this workspace. `ISTHMUS_BIN_DIR` names a folder of programs that are already built; otherwise
+/// they are built once, in the tests' own profile and target folder.
 ///
 /// # Panics
-/// When the build fails or the program is not there: a test without it would show nothing.
+/// When the build fails or the program is missing: a test without it would prove nothing.
 #[must_use]
 pub fn path(name: &str) -> PathBuf {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     let path = DIR.get_or_init(folder).join(name);
-    assert!(path.is_file(), "{} is not there", path.display());
+    assert!(path.is_file(), "{} is missing", path.display());
     path
 }
 
-/// Where the programs are, built if need be.
+/// The folder of the programs, which are built if necessary.
 pub(crate) fn folder() -> PathBuf {
     if let Some(dir) = std::env::var_os(VARIABLE) {
         return dir.into();

@@ -1,7 +1,7 @@
 //! An HBONE peer that is scripted frame by frame, as client or as server: bytes in, bytes out, no HTTP/2 library.
 //!
-//! It answers nothing by itself and grants no credit by itself; what the peer under test sent is compared with the
-//! reference's bytes.
+//! It acknowledges nothing and grants no flow-control credit unless the test does; what the peer under test sends is
+//! compared with the reference's bytes.
 
 pub mod client;
 pub mod hpack;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// What a client sends first (RFC 9113 §3.4).
+/// The connection preface of a client (RFC 9113 §3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Frame types (RFC 9113 §6).
@@ -62,7 +62,7 @@ pub struct Frame {
     pub flags: u8,
     /// Its stream, 0 for the connection.
     pub stream: u32,
-    /// What it carries.
+    /// Its payload.
     pub payload: Vec<u8>,
 }
 
@@ -106,7 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HbonePeer<S> {
         Ok(peer)
     }
 
-    /// A peer on a connection whose prefaces are behind it.
+    /// A peer on a connection whose prefaces have been exchanged.
     pub fn resumed(io: S) -> Self {
         Self { io }
     }
@@ -124,7 +124,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HbonePeer<S> {
 
     /// The next frame; `None` when the connection was closed between frames.
     pub async fn recv(&mut self) -> Result<Option<Frame>> {
-        tokio::time::timeout(PATIENCE, self.read()).await.context("no frame came")?
+        tokio::time::timeout(PATIENCE, self.read()).await.context("no frame within the time limit")?
     }
 
     async fn read(&mut self) -> Result<Option<Frame>> {
@@ -140,7 +140,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HbonePeer<S> {
         Ok(Some(Frame { kind: head[3], flags: head[4], stream, payload }))
     }
 
-    /// The next frame of one type, on whatever stream; frames of other types are passed over.
+    /// The next frame of one type, on any stream; frames of other types are skipped.
     pub async fn next(&mut self, kind: u8) -> Result<Frame> {
         loop {
             let frame =
@@ -151,7 +151,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HbonePeer<S> {
         }
     }
 
-    /// The next frame that concerns streams; the connection's own (SETTINGS, PING, WINDOW_UPDATE) are passed over.
+    /// The next frame that concerns streams; the connection's own (SETTINGS, PING, WINDOW_UPDATE) are skipped.
     pub async fn next_of_streams(&mut self) -> Result<Frame> {
         loop {
             let frame = self.recv().await?.context("closed before a frame of a stream")?;
@@ -161,7 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HbonePeer<S> {
         }
     }
 
-    /// Reads to the end of the connection; what came on the way.
+    /// Reads to the end of the connection and returns the frames.
     pub async fn rest(&mut self) -> Result<Vec<Frame>> {
         let mut frames = Vec::new();
         while let Some(frame) = self.recv().await? {
@@ -192,7 +192,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HbonePeer<S> {
         self.send(kind::GOAWAY, 0, 0, &payload).await
     }
 
-    /// Grants credit.
+    /// Grants flow-control credit.
     pub async fn window_update(&mut self, stream: u32, bytes: u32) -> Result<()> {
         self.send(kind::WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes()).await
     }

@@ -1,7 +1,7 @@
 //! A scripted control plane: delta ADS and the CA on one TLS port.
 //!
 //! Streams are handed to the test, which reads requests and pushes responses; either side can be raw bytes, so that a
-//! mistake in the shared message definitions cannot hide itself. It is no istiod: it knows nothing of the mesh.
+//! mistake in the shared message definitions shows. It does not translate any Kubernetes object as istiod would.
 
 mod grpc;
 
@@ -25,7 +25,7 @@ use tonic::metadata::MetadataMap;
 
 use crate::pki::{Ca, Spec};
 
-/// How long a test waits for something that should happen at once.
+/// Longest wait for something that happens at once unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The names that the server's certificate carries besides its addresses.
@@ -36,7 +36,7 @@ pub struct Istiod {
     address: SocketAddr,
     root: String,
     streams: mpsc::UnboundedReceiver<AdsStream>,
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     tasks: Tasks,
 }
 
@@ -52,13 +52,13 @@ pub struct AdsStream {
 pub struct Signing {
     /// Its headers.
     pub metadata: MetadataMap,
-    /// The message as it came.
+    /// The undecoded message.
     pub raw: Bytes,
     /// The message.
     pub request: IstioCertificateRequest,
 }
 
-/// What the CA does about a request.
+/// What the CA answers to a request.
 pub enum Answer {
     /// Answers with this chain.
     Chain(Vec<String>),
@@ -70,8 +70,8 @@ pub enum Answer {
 
 type Script = Box<dyn Fn(&Signing) -> Answer + Send + Sync>;
 
-/// What connections share.
-pub(crate) struct Shared {
+/// State of the server that its connections share.
+pub(crate) struct ServerState {
     streams: mpsc::UnboundedSender<AdsStream>,
     signings: Mutex<Vec<Signing>>,
     script: Mutex<Script>,
@@ -80,7 +80,7 @@ pub(crate) struct Shared {
 // === impl Istiod ===
 
 impl Istiod {
-    /// Starts on a free port of loopback. It shows a certificate of `ca`, and signs from it what is asked for.
+    /// Starts on a free port of loopback, with a certificate of `ca`, which also signs every request.
     ///
     /// # Errors
     /// When there is no port or no certificate.
@@ -88,7 +88,7 @@ impl Istiod {
         Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), ca).await
     }
 
-    /// Starts on an address, such as one that an earlier one gave up.
+    /// Starts on an address, such as that of an earlier server that was stopped.
     ///
     /// # Errors
     /// As [`Istiod::start`].
@@ -98,7 +98,7 @@ impl Istiod {
         let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
         let address = listener.local_addr()?;
         let (streams_tx, streams) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ServerState {
             streams: streams_tx,
             signings: Mutex::default(),
             script: Mutex::new(Box::new(signer(Arc::clone(ca)))),
@@ -137,7 +137,7 @@ impl Istiod {
             .context("stopped")
     }
 
-    /// Replaces what the CA does.
+    /// Replaces the CA's behaviour.
     pub fn on_sign(&self, script: impl Fn(&Signing) -> Answer + Send + Sync + 'static) {
         *self.shared.script.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(script);
     }
@@ -148,7 +148,7 @@ impl Istiod {
         self.shared.signings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Goes away: the port is closed and every connection is cut.
+    /// Stops: the port is closed and every connection is reset.
     pub async fn stop(self) {
         self.tasks.abort_all().await;
     }
@@ -197,7 +197,7 @@ impl AdsStream {
 
     /// Pushes bytes as a response.
     pub fn push_raw(&self, bytes: impl Into<Bytes>) {
-        // A client that went away is noticed by what it does not answer.
+        // A client that is gone shows by sending no ACK.
         let _ = self.responses.send(Ok(bytes.into()));
     }
 
@@ -206,7 +206,7 @@ impl AdsStream {
         let _ = self.responses.send(Err(status));
     }
 
-    /// Ends the stream well.
+    /// Ends the stream without an error.
     pub fn end(self) {
         drop(self);
     }
@@ -215,7 +215,7 @@ impl AdsStream {
 // === impl Signing ===
 
 impl Signing {
-    /// Whom the request is for.
+    /// The identity that the request is for.
     #[must_use]
     pub fn impersonated(&self) -> Option<&str> {
         match self.request.metadata.as_ref()?.fields.get("ImpersonatedIdentity")?.kind.as_ref()? {
@@ -248,7 +248,7 @@ pub fn resource(type_url: &str, name: &str, version: &str, message: &impl Messag
     raw_resource(type_url, name, version, message.encode_to_vec())
 }
 
-/// A named resource with any bytes for a body.
+/// A named resource with arbitrary bytes for a body.
 #[must_use]
 pub fn raw_resource(type_url: &str, name: &str, version: &str, body: Vec<u8>) -> Resource {
     Resource {
@@ -259,7 +259,7 @@ pub fn raw_resource(type_url: &str, name: &str, version: &str, body: Vec<u8>) ->
     }
 }
 
-/// Signs whatever is asked for, leaf first and root last.
+/// Signs every request; the chain is leaf first, root last.
 fn signer(ca: Arc<Ca>) -> impl Fn(&Signing) -> Answer {
     move |signing| {
         let ttl = Duration::from_secs(signing.request.validity_duration.unsigned_abs());
@@ -273,11 +273,11 @@ fn signer(ca: Arc<Ca>) -> impl Fn(&Signing) -> Answer {
     }
 }
 
-async fn accept(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>, connections: Tasks) {
+async fn accept(listener: TcpListener, tls: TlsAcceptor, shared: Arc<ServerState>, connections: Tasks) {
     while let Ok((tcp, _)) = listener.accept().await {
         let (tls, shared) = (tls.clone(), Arc::clone(&shared));
         connections.spawn("connection", async move {
-            // A client that does not trust us ends here; the test sees that it opens no stream.
+            // A client that rejects the certificate ends here; the test sees that it opens no stream.
             let Ok(io) = tls.accept(tcp).await else { return };
             let service =
                 hyper::service::service_fn(move |request| grpc::route(Arc::clone(&shared), request));
@@ -288,9 +288,9 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>, co
     }
 }
 
-// === impl Shared ===
+// === impl ServerState ===
 
-impl Shared {
+impl ServerState {
     /// A client opened a stream: hands it to the test.
     pub(crate) fn stream(
         &self,

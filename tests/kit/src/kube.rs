@@ -1,5 +1,5 @@
-//! A scripted Kubernetes API server: objects that the test puts in, list and watch with resource versions that mean
-//! something, and the patch of a pod's status. It is no cluster: nothing happens in it by itself.
+//! A scripted Kubernetes API server: the test's objects, list and watch with real resource versions, and the patch of a
+//! pod's status. No controller runs in it: objects change only when the test or a client changes them.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-/// How long a test waits for something that a client should do at once.
+/// Longest wait for a request that a client sends at once unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(30);
 const REDIRECTION: &str = "ambient.istio.io/redirection";
 
@@ -39,7 +39,7 @@ struct Inner {
 #[derive(Default)]
 struct State {
     objects: BTreeMap<Key, Value>,
-    /// Every change since the beginning: plural and watch event. The resource version is the place in here.
+    /// Every change since the beginning: plural and watch event. The resource version is the index in here.
     changes: Vec<(String, Value)>,
     refuse_patches: Option<u16>,
 }
@@ -74,7 +74,7 @@ impl Api {
         });
     }
 
-    /// Puts an object in, in place of one of its name.
+    /// Creates an object, or replaces the one of its name.
     pub fn put(&self, plural: &str, mut object: Value) {
         let mut state = self.lock();
         let version = state.changes.len() + 1;
@@ -86,7 +86,7 @@ impl Api {
         self.0.version.send_replace(version);
     }
 
-    /// Takes an object out.
+    /// Deletes an object.
     pub fn delete(&self, plural: &str, name: &str) {
         let mut state = self.lock();
         let Some(object) = state.objects.remove(&(plural.to_owned(), name.to_owned())) else { return };
@@ -101,7 +101,7 @@ impl Api {
         self.put(plural, object);
     }
 
-    /// Sets a label, or takes it away.
+    /// Sets a label, or removes it.
     pub fn label(&self, plural: &str, name: &str, key: &str, value: Option<&str>) {
         self.change(plural, name, |object| match (value, object["metadata"]["labels"].as_object_mut()) {
             (Some(value), _) => object["metadata"]["labels"][key] = json!(value),
@@ -229,7 +229,7 @@ impl Api {
                 _ => pod["metadata"]["annotations"][key] = value.clone(),
             }
         }
-        // As in the real one, a patch that changes nothing is no change.
+        // As in the real API server, a patch that changes nothing makes no new resource version.
         if pod != before {
             self.put("pods", pod.clone());
         }
@@ -279,7 +279,7 @@ pub fn namespace(name: &str, labels: &[(&str, &str)]) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": map(labels)}})
 }
 
-/// A pod of a node whose service account has its name; without an address it is still being made.
+/// A pod of a node whose service account has its name; without an address it is still being created.
 #[must_use]
 pub fn pod(namespace: &str, name: &str, node: &str, ip: Option<&str>) -> Value {
     let status = ip.map_or_else(

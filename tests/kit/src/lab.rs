@@ -18,15 +18,15 @@
 //! }
 //! ```
 //!
-//! Each test runs in a process, a user, network and PID namespace of its own, as root there, whoever started it. When
-//! it ends, however it ends, the kernel takes everything away that it made. Where namespaces are forbidden it fails
-//! with the reason.
+//! Each test runs in a process and in a user, network and PID namespace of its own, as root inside, whichever user runs
+//! the binary. When the process ends, for whatever reason, the kernel removes everything that the test created. Where
+//! namespaces are forbidden, the test fails with the reason.
 
 mod harness;
-mod world;
+mod lan;
 
 pub use harness::{Body, main, main_with_programs};
-pub use world::{Host, Lan, block_on, echo, exchange, in_ns, veth};
+pub use lan::{Host, Lan, block_on, echo, exchange, in_ns, veth};
 
 /// The table of tests for [`main`], named as their functions.
 #[macro_export]

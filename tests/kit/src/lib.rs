@@ -1,5 +1,5 @@
-//! Scripted peers, worlds and probes for tests. Each peer speaks raw bytes from the reference rather than through the
-//! project's own other half.
+//! Scripted peers, networks of namespaces and probes for tests. A scripted peer sends and expects the reference's raw
+//! bytes, never the project's own implementation of the other side, so that a mistake shared by both sides shows.
 
 pub mod binaries;
 pub mod hbone;

@@ -1,4 +1,4 @@
-//! Certificates for tests: CAs, leaves that are right, and leaves that are wrong in one way.
+//! Certificates for tests: CAs, valid leaves, and leaves with one defect.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,11 +15,11 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-/// A certificate authority: a root of its own, or one under somebody's root.
+/// A certificate authority: a root, or an intermediate under one.
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
     root: String,
-    /// What a leaf must show beside itself, PEM; empty under a root.
+    /// The intermediates of a leaf's chain, PEM; empty for a root.
     intermediates: String,
 }
 
@@ -76,7 +76,7 @@ impl Ca {
         Ok(Self { issuer, root: pem, intermediates: String::new() })
     }
 
-    /// An intermediate of which everything is known, its key too: all PEM.
+    /// An intermediate from its certificate, key and root, all PEM.
     ///
     /// # Errors
     /// When the certificate or the key does not parse.
@@ -97,7 +97,7 @@ impl Ca {
         Ok(made)
     }
 
-    /// What a leaf shows beside itself, PEM; empty when this is a root.
+    /// The intermediates of a leaf's chain, PEM; empty when this is a root.
     #[must_use]
     pub fn intermediates_pem(&self) -> String {
         self.intermediates.clone()
@@ -136,7 +136,7 @@ impl Ca {
         self.root.clone()
     }
 
-    /// A leaf of a workload, by its SPIFFE id. The text is not checked: a wrong one makes a wrong leaf.
+    /// A leaf of a workload, by its SPIFFE ID. The text is not checked, so that a test can make a defective leaf.
     ///
     /// # Errors
     /// When the text cannot be in a certificate.
@@ -201,7 +201,7 @@ fn fill(params: &mut CertificateParams, spec: &Spec) -> anyhow::Result<()> {
 // === impl Leaf ===
 
 impl Leaf {
-    /// A TLS 1.3 server that shows this leaf. It asks for a client certificate of the same root when `mutual`.
+    /// A TLS 1.3 server with this leaf. It asks for a client certificate of the same root when `mutual`.
     ///
     /// # Errors
     /// When the leaf is no certificate.
@@ -220,7 +220,7 @@ impl Leaf {
         Ok(Arc::new(config))
     }
 
-    /// A TLS 1.3 client that shows this leaf and trusts its root, by host name.
+    /// A TLS 1.3 client with this leaf, which trusts its root, by host name.
     ///
     /// # Errors
     /// When the leaf is no certificate.

@@ -1,4 +1,4 @@
-//! Looking from outside: what is on a wire, and what an HTTP endpoint says.
+//! Observation from outside: frames on a wire, and answers of an HTTP endpoint.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub struct Answer {
 /// `GET` over a new connection from inside a namespace.
 ///
 /// # Errors
-/// When the connection breaks, takes more than 10 s, or what comes is no HTTP answer.
+/// When the connection breaks, takes more than 10 s, or the answer is not HTTP.
 pub async fn get(netns: &Netns, address: &str, path: &str) -> anyhow::Result<Answer> {
     let sockets = Sockets::in_netns(std::sync::Arc::new(netns.clone()));
     let exchange = async {
@@ -57,7 +57,7 @@ fn segment(frame: &[u8]) -> Option<Segment<'_>> {
     let packet = frame.get(14..)?;
     let (from, to, tcp): (IpAddr, IpAddr, _) = match packet.first()? >> 4 {
         4 if packet.get(9)? == &6 => {
-            // The total length is 0 in frames that the sender's offloading will still cut.
+            // The total length is 0 in frames that segmentation offload will still split.
             let total = match u16::from_be_bytes([*packet.get(2)?, *packet.get(3)?]) {
                 0 => packet.len(),
                 total => usize::from(total).clamp(20, packet.len()),
@@ -86,19 +86,19 @@ fn segment(frame: &[u8]) -> Option<Segment<'_>> {
     })
 }
 
-/// Whether the bytes stand in some frame.
+/// Whether any frame contains the bytes.
 #[must_use]
 pub fn contains(frames: &[Vec<u8>], bytes: &[u8]) -> bool {
     frames.iter().any(|frame| frame.windows(bytes.len()).any(|window| window == bytes))
 }
 
-/// How many first packets of TCP connections to a port there are.
+/// The number of SYN packets to a port.
 #[must_use]
 pub fn syns(frames: &[Vec<u8>], port: u16) -> usize {
     frames.iter().filter_map(|frame| segment(frame)).filter(|tcp| tcp.syn && tcp.to.port() == port).count()
 }
 
-/// How many first packets of TCP connections from an address to a port there are.
+/// The number of SYN packets from an address to a port.
 #[must_use]
 pub fn syns_from(frames: &[Vec<u8>], from: IpAddr, port: u16) -> usize {
     let of = |tcp: &Segment<'_>| tcp.syn && tcp.from.ip() == from && tcp.to.port() == port;
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_told_apart() {
+    fn segments_are_classified_by_flags_ports_and_payload() {
         let frames = [
             frame(1000, 15008, 0x02, b""),
             frame(15008, 1000, 0x12, b""),

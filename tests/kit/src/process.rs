@@ -1,4 +1,4 @@
-//! A program that runs while a test looks at it: what it says as it says it, and how it ends.
+//! A running program under test: its output as it is written, its signals, and its exit status.
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,19 +13,19 @@ use tokio::sync::watch;
 
 use crate::binaries;
 
-/// Longest wait for a line, and for the end of a program that was told to end.
+/// Longest wait for a line, and for the exit of a program after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running program; killed when dropped.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    said: Arc<watch::Sender<Said>>,
+    output: Arc<watch::Sender<Output>>,
 }
 
-/// What a program has said so far.
+/// The output of a program so far.
 #[derive(Debug, Default)]
-struct Said {
+struct Output {
     lines: Vec<Line>,
     /// Streams that have ended.
     ended: usize,
@@ -45,7 +45,7 @@ pub struct Line {
 pub struct Ended {
     /// The exit status.
     pub status: ExitStatus,
-    /// Everything it said.
+    /// Everything it wrote.
     pub lines: Vec<Line>,
 }
 
@@ -67,31 +67,32 @@ impl Process {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = netns.run_thread(|| command.spawn())??;
         if let Some(mut stdin) = child.stdin.take() {
-            // Whoever ends without reading it has other things to say.
+            // A program that exits without reading it is judged by its output.
             let _ = stdin.write_all(input.as_bytes());
         }
-        let said = Arc::new(watch::Sender::default());
+        let output = Arc::new(watch::Sender::default());
         let (out, err) = (child.stdout.take().context("stdout")?, child.stderr.take().context("stderr")?);
-        read(out, false, Arc::clone(&said))?;
-        read(err, true, Arc::clone(&said))?;
-        Ok(Self { child, said })
+        read(out, false, Arc::clone(&output))?;
+        read(err, true, Arc::clone(&output))?;
+        Ok(Self { child, output })
     }
 
-    /// Everything it has said so far.
+    /// Everything that it has written so far.
     #[must_use]
     pub fn lines(&self) -> Vec<Line> {
-        self.said.borrow().lines.clone()
+        self.output.borrow().lines.clone()
     }
 
-    /// Waits for a line that contains all of these, whenever it was said.
+    /// Waits for a line that contains all of these; lines that are already written count.
     ///
     /// # Errors
     /// When there is none in time, or the program has ended without it.
     pub async fn line(&self, parts: &[&str]) -> Result<String> {
-        let mut said = self.said.subscribe();
-        let found = said.wait_for(|said| said.ended == 2 || said.lines.iter().any(|line| line.has(parts)));
+        let mut output = self.output.subscribe();
+        let found =
+            output.wait_for(|output| output.ended == 2 || output.lines.iter().any(|line| line.has(parts)));
         let waited = tokio::time::timeout(PATIENCE, found).await.map(|found| {
-            found.map(|said| said.lines.iter().find(|line| line.has(parts)).map(|line| line.text.clone()))
+            found.map(|output| output.lines.iter().find(|line| line.has(parts)).map(|line| line.text.clone()))
         });
         match waited {
             Ok(Ok(Some(text))) => Ok(text),
@@ -99,15 +100,15 @@ impl Process {
         }
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until it exits by itself.
     ///
     /// # Errors
     /// When it does not.
     pub async fn ended(mut self) -> Result<Ended> {
-        let mut said = self.said.subscribe();
-        let closed = tokio::time::timeout(PATIENCE, said.wait_for(|said| said.ended == 2)).await;
+        let mut output = self.output.subscribe();
+        let closed = tokio::time::timeout(PATIENCE, output.wait_for(|output| output.ended == 2)).await;
         if closed.is_err() {
-            bail!("it did not end:\n{}", text(&self.lines()));
+            bail!("it did not exit:\n{}", text(&self.lines()));
         }
         let status = self.child.wait()?;
         Ok(Ended { status, lines: self.lines() })
@@ -121,10 +122,10 @@ impl Process {
         Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
     }
 
-    /// Ends it as Kubernetes would; what it has said.
+    /// Ends it as Kubernetes would, and returns its output.
     ///
     /// # Errors
-    /// When it does not end in time and with success.
+    /// When it does not exit in time and with success.
     pub async fn stop(self) -> Result<Vec<Line>> {
         self.signal(Signal::SIGTERM)?;
         let ended = self.ended().await?;
@@ -135,7 +136,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Fails when it has ended, which is what is wanted.
+        // Fails when it has exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -161,15 +162,15 @@ pub fn text(lines: &[Line]) -> String {
     lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>().join("\n")
 }
 
-/// Collects what a program writes, so that a full pipe never holds it up. The thread ends with the pipe.
-fn read(from: impl Read + Send + 'static, error: bool, said: Arc<watch::Sender<Said>>) -> Result<()> {
+/// Collects what a program writes, so that it never blocks on a full pipe. The thread ends with the pipe.
+fn read(from: impl Read + Send + 'static, error: bool, output: Arc<watch::Sender<Output>>) -> Result<()> {
     let collect = move || {
         for line in BufReader::new(from).split(b'\n') {
             let Ok(bytes) = line else { break };
             let text = String::from_utf8_lossy(&bytes).into_owned();
-            said.send_modify(|said| said.lines.push(Line { error, text }));
+            output.send_modify(|output| output.lines.push(Line { error, text }));
         }
-        said.send_modify(|said| said.ended += 1);
+        output.send_modify(|output| output.ended += 1);
     };
     std::thread::Builder::new().name("program output".to_owned()).spawn(collect)?;
     Ok(())

@@ -1,6 +1,6 @@
-//! Two nodes with a real agent each, as ztunnel would be run: a scripted node role on the ZDS socket, the local YAML
-//! file, the fake CA. The packet rules of a pod come from the caller: they are the node role's, which this crate must
-//! not know.
+//! Two nodes with a real agent each, run as ztunnel would be: a scripted node role on the ZDS socket, the mesh from a
+//! local YAML file, the fake CA. The packet rules of a pod come from the caller: they belong to the node role, which this
+//! crate must not depend on.
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -23,8 +23,8 @@ use crate::zds::{ZdsPeer, ZdsPod, ZdsServer};
 /// The service in front of the server's port 8080.
 pub const VIP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1)), 80);
 
-/// Two nodes, a pod for each, and a host that is not in the mesh, all on one wire.
-pub struct World {
+/// Two nodes with one pod each, and a host outside the mesh, all on one wire.
+pub struct TwoNodes {
     /// The wire; more hosts can be put on it.
     pub lan: Lan,
     /// Where the agents run.
@@ -40,7 +40,7 @@ pub struct World {
     dir: TempDir,
 }
 
-impl World {
+impl TwoNodes {
     /// The hosts; no agent runs yet.
     ///
     /// # Errors
@@ -55,7 +55,7 @@ impl World {
             client,
             server,
             outsider,
-            tasks: Tasks::new("world"),
+            tasks: Tasks::new("two nodes"),
             dir: tempfile::tempdir()?,
         })
     }
@@ -127,7 +127,7 @@ impl World {
         Ok((agent, peer))
     }
 
-    /// What a host sends to an address, and what comes back.
+    /// Sends bytes from a host to an address, and returns the answer.
     ///
     /// # Errors
     /// When the connection is refused, breaks or takes too long.
@@ -143,7 +143,7 @@ pub struct Agent {
     output: Option<(Reader, Reader)>,
 }
 
-/// Collects what the agent writes, so that a full pipe never holds it up.
+/// Collects what the agent writes, so that it never blocks on a full pipe.
 type Reader = JoinHandle<std::io::Result<Vec<u8>>>;
 
 /// How an agent ended.
@@ -163,7 +163,7 @@ impl Agent {
         Ok(Self { child, output: Some((reader(out)?, reader(err)?)) })
     }
 
-    /// Waits until the agent has ended by itself.
+    /// Waits until the agent exits by itself.
     ///
     /// # Errors
     /// When its output cannot be read.
@@ -186,10 +186,10 @@ impl Agent {
         self.ended()
     }
 
-    /// Ends an agent without connections as Kubernetes would; what it logged.
+    /// Ends an agent without connections as Kubernetes would, and returns its log.
     ///
     /// # Errors
-    /// When it does not end with success, or only at its deadline.
+    /// When it does not exit with success, or only at its deadline.
     pub fn stop(self) -> Result<String> {
         let Ended { status, log, error } = self.terminate()?;
         ensure!(status.success(), "{status}: {log}{error}");
@@ -200,7 +200,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // Fails when it has ended, which is what is wanted.
+        // Fails when it has exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -12,8 +12,8 @@ use anyhow::Context as _;
 /// that never comes to hold runs into it.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
-/// Pause between two evaluations of a condition.
-pub const INTERVAL: Duration = Duration::from_millis(2);
+/// First and longest pause between two evaluations of a condition; it doubles from one to the other.
+const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(32)];
 
 /// Waits until `holds` returns true.
 ///
@@ -47,6 +47,7 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) -> anyhow::
 /// is not interrupted.
 pub async fn within<T>(limit: Duration, mut attempt: impl AsyncFnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + limit;
+    let [mut pause, longest] = PAUSES;
     loop {
         if let Some(value) = attempt().await {
             return Some(value);
@@ -55,7 +56,8 @@ pub async fn within<T>(limit: Duration, mut attempt: impl AsyncFnMut() -> Option
             return None;
         }
         // Fails only while the runtime shuts down, and then this task is dropped as well.
-        let _ = tokio::task::spawn_blocking(|| std::thread::sleep(INTERVAL)).await;
+        let _ = tokio::task::spawn_blocking(move || std::thread::sleep(pause)).await;
+        pause = longest.min(pause * 2);
     }
 }
 

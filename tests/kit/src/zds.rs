@@ -1,4 +1,4 @@
-//! A scripted ZDS server: the node role's side, packet by packet, in bytes written here by hand from the reference.
+//! A scripted ZDS server: the node role's side, packet by packet, in bytes that are written by hand from the reference.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -10,14 +10,14 @@ use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 
 /// The agent's first packet: version 1.
 pub const HELLO: &[u8] = &[0x08, 0x01];
-/// The agent's answer to a request it has done.
+/// The agent's answer to a request that succeeded.
 pub const ACK: &[u8] = &[0x0a, 0x00];
 /// The end of the initial list of pods.
 pub const SNAPSHOT_SENT: &[u8] = &[0x1a, 0x00];
 
-/// What the node role's receive buffer holds.
+/// The size of the node role's receive buffer.
 const BUFFER: usize = 1024;
-/// No step of a script takes longer than this.
+/// Longest wait in one step of a script.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A listening server.
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packets_have_the_references_bytes() {
+    fn packets_are_byte_for_byte_the_references() {
         let pod = ZdsPod { uid: "u", name: "n", namespace: "ns", service_account: "s" };
         assert_eq!(add(&pod), b"\x0a\x0f\x0a\x01u\x12\x0a\x0a\x01n\x12\x02ns\x1a\x01s");
         assert_eq!(keep("u"), b"\x2a\x03\x0a\x01u");

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use isthmus_kit::wait::eventually;
 use isthmus_model::name::PodUid;
 use isthmus_node::kernel::{KernelError, Probe};
 use isthmus_node::pod::Capture;
@@ -116,12 +117,7 @@ impl World {
 
     /// Waits for something that nobody announces.
     pub(crate) async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
-        let reached = async {
-            while !condition(self) {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        assert!(tokio::time::timeout(LIMIT, reached).await.is_ok(), "never: {what}");
+        eventually(|| condition(self), || what.to_owned()).await;
     }
 
     /// What the plugin would hear.

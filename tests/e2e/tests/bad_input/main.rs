@@ -1,10 +1,10 @@
-//! Whatever is wrong is said in one line that names it, and what works goes on: settings, files, peers, all with the real
-//! programs.
+//! Bad settings, files and peers, with the real programs: each defect is one log line that names it, and what works goes
+//! on working.
 
+mod agent_lab;
 mod policies;
 mod settings;
 mod trust;
-mod world;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -15,16 +15,16 @@ use anyhow::{Context as _, Result, ensure};
 use isthmus_kit::istiod::{Istiod, raw_resource, response};
 use isthmus_kit::lab;
 use isthmus_kit::pki::Ca;
-use isthmus_kit::wait::until;
 use isthmus_kit::process::Process;
+use isthmus_kit::wait::until;
 use isthmus_kit::zds::{ZdsPeer, ZdsPod, ZdsServer, add};
 use isthmus_proto::type_url;
 use isthmus_sys::netns::Netns;
 use serde_json::Value;
 
-use world::{World, complaints, count};
+use agent_lab::{AgentLab, complaints, count};
 
-/// Where the scripted control plane listens.
+/// The address of the scripted control plane.
 const PLANE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15012);
 const URL: &str = "https://127.0.0.1:15012";
 
@@ -33,13 +33,13 @@ fn main() -> std::process::ExitCode {
         settings::every_bad_setting_is_named_before_anything_is_touched,
         settings::an_unknown_field_of_the_local_file_is_named,
         settings::an_unknown_key_of_the_proxy_config_only_warns,
-        a_missing_token_is_one_line_and_can_come_later,
-        an_unreachable_control_plane_is_one_line_and_can_come_later,
+        a_missing_token_is_one_log_line_and_may_appear_later,
+        an_unreachable_control_plane_is_one_log_line_and_may_appear_later,
         trust::a_peer_that_is_revoked_is_cut_off_and_a_broken_list_changes_nothing,
         trust::two_trust_domains_are_one_for_as_long_as_the_mesh_config_says_so,
         trust::a_ca_that_hangs_is_told_and_counted_and_traffic_goes_on,
-        garbage_from_the_control_plane_is_one_line_and_pods_stay,
-        garbage_from_the_node_role_is_one_line_and_pods_stay,
+        garbage_from_the_control_plane_is_one_log_line_and_pods_stay_served,
+        garbage_from_the_node_role_is_one_log_line_and_pods_stay_served,
         policies::one_that_cannot_be_read_denies_its_namespace_until_it_is_gone,
         bad_cni_input_is_an_error_that_names_the_field,
         a_manifest_that_does_not_parse_is_named
@@ -47,8 +47,8 @@ fn main() -> std::process::ExitCode {
 }
 
 /// The environment of an agent whose control plane is the scripted one.
-fn plane(world: &World, ca: &Ca) -> Result<[(&'static str, String); 5]> {
-    let (root, token) = (world.path("root.pem"), world.path("token"));
+fn plane(lab: &AgentLab, ca: &Ca) -> Result<[(&'static str, String); 5]> {
+    let (root, token) = (lab.path("root.pem"), lab.path("token"));
     fs::write(&root, ca.root_pem())?;
     Ok([
         ("XDS_ADDRESS", URL.to_owned()),
@@ -59,15 +59,15 @@ fn plane(world: &World, ca: &Ca) -> Result<[(&'static str, String); 5]> {
     ])
 }
 
-fn start(world: &World, env: &[(&'static str, String)]) -> Result<Process> {
+fn start(lab: &AgentLab, env: &[(&'static str, String)]) -> Result<Process> {
     let env: Vec<_> = env.iter().map(|(key, value)| (*key, value.as_str())).collect();
-    world.agent(&env)
+    lab.agent(&env)
 }
 
-/// After several attempts in vain: each outage is one line, the process lives, shows what it has, and says what it
-/// waits for.
-async fn waits_for_its_control_plane(world: &World, agent: &Process, named: &str) -> Result<()> {
-    until("the third attempt", async || world.metric("istio_xds_connection_terminations").await >= 3).await?;
+/// After several failed attempts: each outage is one line, the process runs, shows the state that it has, and its
+/// readiness names what it waits for.
+async fn waits_for_its_control_plane(lab: &AgentLab, agent: &Process, named: &str) -> Result<()> {
+    until("the third attempt", async || lab.metric("istio_xds_connection_terminations").await >= 3).await?;
     agent.line(&["no certificate", named]).await?;
     let xds = count(agent, &["xDS stream ended, what is known stays in force", named]);
     ensure!(xds == 1, "{xds} lines in {:#?}", complaints(agent));
@@ -77,77 +77,77 @@ async fn waits_for_its_control_plane(world: &World, agent: &Process, named: &str
         ensure!(certificate == 1, "{identity}: {certificate} lines in {:#?}", complaints(agent));
     }
     ensure!(complaints(agent).len() == 3, "{:#?}", complaints(agent));
-    let readiness = world.readiness().await?;
+    let readiness = lab.readiness().await?;
     ensure!(readiness.status == 500 && readiness.body.contains("state manager"), "{readiness:?}");
-    let dump = world.dump().await?;
+    let dump = lab.dump().await?;
     ensure!(dump["workloads"].as_array().map(Vec::len) == Some(2), "{}", dump["workloads"]);
     Ok(())
 }
 
-/// The control plane has nothing to add; then the agent serves its pods. Its node role, to be kept.
-async fn serves(world: &World, plane: &mut Istiod) -> Result<(ZdsServer, ZdsPeer)> {
-    let mut node = world.node()?;
+/// The control plane sends empty responses, and the agent serves its pods; returns the node role, to be kept.
+async fn serves(lab: &AgentLab, plane: &mut Istiod) -> Result<(ZdsServer, ZdsPeer)> {
+    let mut node = lab.node()?;
     let stream = plane.next_stream().await?;
     for (kind, nonce) in [(type_url::ADDRESS, "1"), (type_url::AUTHORIZATION, "2")] {
         stream.push(&response(kind, nonce, Vec::new(), &[]));
     }
-    let agent = world.hand_over(&mut node).await?;
-    world.ready().await?;
-    until("the certificates are there", async || world.works().await.is_ok()).await?;
+    let agent = lab.hand_over(&mut node).await?;
+    lab.ready().await?;
+    until("the certificates are there", async || lab.works().await.is_ok()).await?;
     Ok((node, agent))
 }
 
-fn a_missing_token_is_one_line_and_can_come_later() -> Result<()> {
+fn a_missing_token_is_one_log_line_and_may_appear_later() -> Result<()> {
     lab::block_on(async {
-        let (world, ca) = (World::new()?, Arc::new(Ca::new("root")?));
+        let (lab, ca) = (AgentLab::new()?, Arc::new(Ca::new("root")?));
         let mut istiod = Istiod::start_at(PLANE, &ca).await?;
-        let agent = start(&world, &plane(&world, &ca)?)?;
-        let token = world.path("token").display().to_string();
-        waits_for_its_control_plane(&world, &agent, &format!("token file {token}: No such file")).await?;
-        ensure!(istiod.signings().is_empty(), "nothing is asked for without a token");
+        let agent = start(&lab, &plane(&lab, &ca)?)?;
+        let token = lab.path("token").display().to_string();
+        waits_for_its_control_plane(&lab, &agent, &format!("token file {token}: No such file")).await?;
+        ensure!(istiod.signings().is_empty(), "no certificate is requested without a token");
         fs::write(token, "a token")?;
-        let _node = serves(&world, &mut istiod).await?;
+        let _node = serves(&lab, &mut istiod).await?;
         agent.stop().await?;
         Ok(())
     })
 }
 
-fn an_unreachable_control_plane_is_one_line_and_can_come_later() -> Result<()> {
+fn an_unreachable_control_plane_is_one_log_line_and_may_appear_later() -> Result<()> {
     lab::block_on(async {
-        let (world, ca) = (World::new()?, Arc::new(Ca::new("root")?));
-        fs::write(world.path("token"), "a token")?;
-        let agent = start(&world, &plane(&world, &ca)?)?;
-        waits_for_its_control_plane(&world, &agent, "127.0.0.1:15012: Connection refused").await?;
+        let (lab, ca) = (AgentLab::new()?, Arc::new(Ca::new("root")?));
+        fs::write(lab.path("token"), "a token")?;
+        let agent = start(&lab, &plane(&lab, &ca)?)?;
+        waits_for_its_control_plane(&lab, &agent, "127.0.0.1:15012: Connection refused").await?;
         let mut istiod = Istiod::start_at(PLANE, &ca).await?;
-        let _node = serves(&world, &mut istiod).await?;
+        let _node = serves(&lab, &mut istiod).await?;
 
-        // It goes away again, and nobody but the log notices.
+        // It stops again: one log line, and no effect on traffic.
         istiod.stop().await;
         until("the loss is noticed", async || count(&agent, &["xDS stream ended"]) > 1).await?;
-        world.works().await?;
-        world.ready().await?;
+        lab.works().await?;
+        lab.ready().await?;
         agent.stop().await?;
         Ok(())
     })
 }
 
-fn garbage_from_the_control_plane_is_one_line_and_pods_stay() -> Result<()> {
+fn garbage_from_the_control_plane_is_one_log_line_and_pods_stay_served() -> Result<()> {
     lab::block_on(async {
-        let (world, ca) = (World::new()?, Arc::new(Ca::new("root")?));
-        fs::write(world.path("token"), "a token")?;
+        let (lab, ca) = (AgentLab::new()?, Arc::new(Ca::new("root")?));
+        fs::write(lab.path("token"), "a token")?;
         let mut istiod = Istiod::start_at(PLANE, &ca).await?;
-        let agent = start(&world, &plane(&world, &ca)?)?;
-        let _node = serves(&world, &mut istiod).await?;
+        let agent = start(&lab, &plane(&lab, &ca)?)?;
+        let _node = serves(&lab, &mut istiod).await?;
 
-        // A message that is none: the stream is made anew, once for each.
+        // Not a message: the stream is reopened, once for each.
         for (at, garbage) in [&b"\xff\xff\xff\xffgarbage"[..], b"HTTP/1.1 200 OK\r\n\r\n"].iter().enumerate()
         {
-            // The first stream was given up with the script that filled it.
+            // The first stream ended with the script that filled it.
             let mut stream = istiod.next_stream().await?;
             stream.subscriptions().await?;
             stream.push_raw(*garbage);
             until("the line", async || count(&agent, &["xDS stream ended", "decode"]) == at + 1).await?;
-            world.works().await?;
+            lab.works().await?;
         }
         // A message whose resource is garbage is refused by name, and the stream goes on.
         let mut stream = istiod.next_stream().await?;
@@ -155,30 +155,30 @@ fn garbage_from_the_control_plane_is_one_line_and_pods_stay() -> Result<()> {
         let bad = raw_resource(type_url::ADDRESS, "c1//Pod/ns/odd", "1", b"\xff\xffgarbage".to_vec());
         stream.push(&response(type_url::ADDRESS, "n1", vec![bad], &[]));
         let nack = stream.recv().await?;
-        let detail = nack.error_detail.context("it was taken")?;
+        let detail = nack.error_detail.context("it was accepted")?;
         ensure!(nack.response_nonce == "n1" && detail.message.contains("c1//Pod/ns/odd"), "{detail:?}");
         agent.line(&["xDS resource refused", "c1//Pod/ns/odd"]).await?;
         ensure!(count(&agent, &["c1//Pod/ns/odd"]) == 1, "{:#?}", complaints(&agent));
-        // And one of a type that nobody asked for.
+        // And one of a type that was not subscribed to.
         stream.push(&response("type.googleapis.com/odd.Type", "n2", Vec::new(), &[]));
-        world.works().await?;
-        world.ready().await?;
+        lab.works().await?;
+        lab.ready().await?;
         agent.stop().await?;
         Ok(())
     })
 }
 
-fn garbage_from_the_node_role_is_one_line_and_pods_stay() -> Result<()> {
+fn garbage_from_the_node_role_is_one_log_line_and_pods_stay_served() -> Result<()> {
     lab::block_on(async {
-        let world = World::new()?;
-        let mut node = world.node()?;
-        let agent = world.agent(&[("FAKE_CA", "true")])?;
-        let mut peer = world.hand_over(&mut node).await?;
-        world.works().await?;
+        let lab = AgentLab::new()?;
+        let mut node = lab.node()?;
+        let agent = lab.agent(&[("FAKE_CA", "true")])?;
+        let mut peer = lab.hand_over(&mut node).await?;
+        lab.works().await?;
         let odd = ZdsPod { uid: "odd", name: "odd", namespace: "ns", service_account: "odd" };
         let nameless = ZdsPod { uid: "", ..odd };
         let file = fs::File::open("/proc/self/status")?;
-        let (file, pod) = (file.as_fd(), world.client.netns.fd());
+        let (file, pod) = (file.as_fd(), lab.client.netns.fd());
         let packets: [(&[u8], &[BorrowedFd<'_>], &str); 5] = [
             (b"\xff\xff\xff\xffgarbage", &[], "a packet of 11 bytes is no ZDS request"),
             (b"\x7a\x00", &[], "a packet of 2 bytes carries no request that is known"),
@@ -194,19 +194,19 @@ fn garbage_from_the_node_role_is_one_line_and_pods_stay() -> Result<()> {
             peer.expect_closed().await?;
             agent.line(&[named]).await?;
             ensure!(count(&agent, &[named]) == 1, "{:#?}", complaints(&agent));
-            // Served while the agent comes back, and after.
-            world.works().await?;
-            peer = world.hand_over(&mut node).await?;
-            world.works().await?;
+            // Pods are served while the agent reconnects, and after.
+            lab.works().await?;
+            peer = lab.hand_over(&mut node).await?;
+            lab.works().await?;
         }
-        // What is a request and cannot be done costs no connection.
+        // A valid request that fails does not end the connection.
         peer.send_with(&add(&odd), &[file]).await?;
-        let answer = peer.answer().await?.context("it was taken")?;
+        let answer = peer.answer().await?.context("it was accepted")?;
         ensure!(answer.contains("odd") && answer.contains("namespace"), "{answer}");
         ensure!(answer.len() < 1000 && !answer.contains("backtrace"), "{answer}");
         agent.line(&["pod could not be started", "odd", "namespace"]).await?;
         ensure!(peer.del("odd").await?.is_none());
-        world.works().await?;
+        lab.works().await?;
         ensure!(
             !complaints(&agent).iter().any(|line| line.contains("panicked")),
             "{:#?}",
@@ -271,7 +271,7 @@ fn a_manifest_that_does_not_parse_is_named() -> Result<()> {
             ("apiVersion: v1\nkind: Namespace\nmetadata: {}\n", "metadata.name"),
             ("just words\n", "apiVersion and kind"),
         ];
-        let (state, manifests) = (dir.path().join("world"), manifests.display().to_string());
+        let (state, manifests) = (dir.path().join("lab"), manifests.display().to_string());
         let state = state.display().to_string();
         let args = ["--dir", &state, "--manifests", &manifests];
         for (bad, why) in cases {

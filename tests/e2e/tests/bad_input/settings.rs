@@ -1,4 +1,4 @@
-//! Settings that cannot be, for each role.
+//! Invalid settings, for each role.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,9 +10,9 @@ use isthmus_kit::process::Process;
 use isthmus_sys::netns::Netns;
 use isthmus_sys::socket::{Sockets, Transparent};
 
-use crate::world::{World, complaints, count};
+use crate::agent_lab::{AgentLab, complaints, count};
 
-/// Bad settings: the variable, its value (none: it is not set), and what the line must say besides.
+/// Bad settings: the variable, its value (`None`: it is not set), and what the line must contain besides its name.
 type Row = (&'static str, Option<&'static str>, &'static str);
 
 const COMMON: [Row; 2] = [("RUST_LOG", Some("isthmus=loud"), "loud"), ("LOG_FORMAT", Some("xml"), "plain")];
@@ -45,7 +45,7 @@ const GATEWAY: [Row; 6] = [
     ("GATEWAY_TCP_ROUTES", Some("80=10.0.0.1"), "<port>=<host or address>"),
 ];
 
-/// Every port that a role would open by itself, taken: a start that got as far as opening one would say so.
+/// Occupies every port that a role opens by itself: a start that came so far would report it.
 fn take_all_ports() -> Result<Vec<tokio::net::TcpListener>> {
     let take = |port| {
         let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
@@ -60,7 +60,7 @@ pub(crate) fn every_bad_setting_is_named_before_anything_is_touched() -> Result<
         let path = |name: &str| dir.path().join(name).display().to_string();
         let (kubeconfig, run, zds) = (path("kubeconfig"), path("run"), path("zds/z.sock"));
         fs::write(&kubeconfig, isthmus_kit::kube::kubeconfig("http://127.0.0.1:1"))?;
-        // All that is right, so that a line too many is one about these.
+        // Everything valid, so that every other line is about the bad settings.
         let places =
             [("CNI_AGENT_RUN_DIR", run.as_str()), ("ZTUNNEL_UDS_ADDRESS", &zds), ("INPOD_UDS", &zds)];
         let gateway: Vec<Row> = AGENT.into_iter().chain(GATEWAY).collect();
@@ -80,7 +80,7 @@ pub(crate) fn every_bad_setting_is_named_before_anything_is_touched() -> Result<
             }
             ensure!(said.len() == rows.len() && ran.stream(false).is_empty(), "{role}: {ran:#?}");
         }
-        // The control: the same start without the mistakes gets to the ports, and that is another exit code.
+        // Control: the same start without the mistakes reaches the ports, which is another exit code.
         let good = [
             ("NODE_NAME", "n0"),
             ("LOCAL_XDS", "workloads: []"),
@@ -96,7 +96,7 @@ pub(crate) fn every_bad_setting_is_named_before_anything_is_touched() -> Result<
             ensure!(ran.status.code() == Some(1) && said.contains("in use"), "{role}: {ran:#?}");
         }
         let left: Vec<_> = fs::read_dir(dir.path())?.flatten().map(|entry| entry.file_name()).collect();
-        ensure!(left == ["kubeconfig"], "something was touched: {left:?}");
+        ensure!(left == ["kubeconfig"], "the start changed files: {left:?}");
         Ok(())
     })
 }
@@ -140,16 +140,16 @@ pub(crate) fn an_unknown_field_of_the_local_file_is_named() -> Result<()> {
 
 pub(crate) fn an_unknown_key_of_the_proxy_config_only_warns() -> Result<()> {
     lab::block_on(async {
-        let world = World::new()?;
-        let mut node = world.node()?;
+        let lab = AgentLab::new()?;
+        let mut node = lab.node()?;
         let config = "statsPort: 15999\ntracing: {zipkin: {address: here}}\nholdApplication: true\n";
-        let agent = world.agent(&[("FAKE_CA", "true"), ("PROXY_CONFIG", config)])?;
-        let _peer = world.hand_over(&mut node).await?;
-        world.works().await?;
+        let agent = lab.agent(&[("FAKE_CA", "true"), ("PROXY_CONFIG", config)])?;
+        let _peer = lab.hand_over(&mut node).await?;
+        lab.works().await?;
         for key in ["tracing", "holdApplication"] {
             ensure!(count(&agent, &["PROXY_CONFIG", key]) == 1, "{key}: {:#?}", complaints(&agent));
         }
-        // The keys beside them count.
+        // The valid keys beside them take effect.
         ensure!(probe::get(&Netns::current()?, "127.0.0.1:15999", "/metrics").await?.status == 200);
         agent.stop().await?;
         Ok(())

@@ -1,5 +1,5 @@
-//! Whom the agent trusts, changed under it by its files: revocation lists, names of the trust domain; and a CA whose root
-//! has had its day.
+//! Trust that changes while the agent runs: revocation lists and trust domain aliases in files, and a CA whose root has
+//! expired.
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,7 +16,7 @@ use isthmus_proto::type_url;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::world::{World, count};
+use crate::agent_lab::{AgentLab, count};
 use crate::{PLANE, plane, serves, start};
 
 /// The leaves that the CA signed, by identity.
@@ -25,7 +25,7 @@ type Leaves = Arc<Mutex<HashMap<String, String>>>;
 const DIAL: Duration = Duration::from_secs(5);
 const REVOKED: &str = "connection closed: peer certificate revoked by CRL";
 
-/// Notes what it signs.
+/// Records what it signs.
 fn remember(istiod: &Istiod, ca: &Arc<Ca>) -> Leaves {
     let leaves = Leaves::default();
     let (ca, notes) = (Arc::clone(ca), Arc::clone(&leaves));
@@ -37,23 +37,23 @@ fn remember(istiod: &Istiod, ca: &Arc<Ca>) -> Leaves {
                 notes.lock().unwrap_or_else(PoisonError::into_inner).insert(identity, leaf.clone());
                 Answer::Chain(vec![leaf, ca.root_pem()])
             }
-            // No chain: the agent refuses it and says so.
+            // Not a chain: the agent refuses it and logs it.
             Err(_) => Answer::Chain(Vec::new()),
         }
     });
     leaves
 }
 
-/// Puts a file in the place of another one at once, as a mounted ConfigMap does.
-fn replace(world: &World, name: &str, text: &str) -> Result<()> {
-    fs::write(world.path("new"), text)?;
-    Ok(fs::rename(world.path("new"), world.path(name))?)
+/// Replaces a file atomically, as a mounted ConfigMap does.
+fn replace(lab: &AgentLab, name: &str, text: &str) -> Result<()> {
+    fs::write(lab.path("new"), text)?;
+    Ok(fs::rename(lab.path("new"), lab.path(name))?)
 }
 
 /// A connection between the pods that is open end to end.
-async fn open(world: &World) -> Result<TcpStream> {
-    let to = SocketAddr::new(world.server.v4.into(), 8080);
-    let mut stream = world.client.sockets().connect(to, None, DIAL).await?;
+async fn open(lab: &AgentLab) -> Result<TcpStream> {
+    let to = SocketAddr::new(lab.server.v4.into(), 8080);
+    let mut stream = lab.client.sockets().connect(to, None, DIAL).await?;
     stream.write_all(b"x").await?;
     let mut byte = [0];
     stream.read_exact(&mut byte).await?;
@@ -70,36 +70,39 @@ async fn ends(mut stream: TcpStream) -> Result<()> {
 
 pub(crate) fn a_peer_that_is_revoked_is_cut_off_and_a_broken_list_changes_nothing() -> Result<()> {
     lab::block_on(async {
-        let (world, ca) = (World::new()?, Arc::new(Ca::new("root")?));
-        fs::write(world.path("token"), "a token")?;
+        let (lab, ca) = (AgentLab::new()?, Arc::new(Ca::new("root")?));
+        fs::write(lab.path("token"), "a token")?;
         let mut istiod = Istiod::start_at(PLANE, &ca).await?;
         let leaves = remember(&istiod, &ca);
-        let crl = world.path("crl.pem").display().to_string();
-        let env = [&plane(&world, &ca)?[..], &[("CRL_PATH", crl.clone())]].concat();
-        let agent = start(&world, &env)?;
-        let _node = serves(&world, &mut istiod).await?;
-        ensure!(count(&agent, &["there is no revocation list", &crl]) == 1, "no file is no list");
+        let crl = lab.path("crl.pem").display().to_string();
+        let env = [&plane(&lab, &ca)?[..], &[("CRL_PATH", crl.clone())]].concat();
+        let agent = start(&lab, &env)?;
+        let _node = serves(&lab, &mut istiod).await?;
+        ensure!(
+            count(&agent, &["there is no revocation list", &crl]) == 1,
+            "a missing file is reported once"
+        );
 
-        let connection = open(&world).await?;
+        let connection = open(&lab).await?;
         let list = {
             let leaves = leaves.lock().unwrap_or_else(PoisonError::into_inner);
             let client = leaves.get("spiffe://cluster.local/ns/ns/sa/client").context("client's leaf")?;
             ca.crl(&[client])?
         };
-        replace(&world, "crl.pem", &list)?;
+        replace(&lab, "crl.pem", &list)?;
         ends(connection).await?;
         agent.line(&[REVOKED, "inbound", "closed_by=\"revocation\""]).await?;
-        ensure!(world.metric("istio_crl_policy_rejections_total{reporter=\"destination\"}").await >= 1);
-        ensure!(world.works().await.is_err(), "a revoked client was let in");
+        ensure!(lab.metric("istio_crl_policy_rejections_total{reporter=\"destination\"}").await >= 1);
+        ensure!(lab.works().await.is_err(), "a revoked client was admitted");
 
-        // Half a file leaves the list in force, and says so once.
-        replace(&world, "crl.pem", &list[..list.len() / 2])?;
+        // A truncated file leaves the list in force and is reported once.
+        replace(&lab, "crl.pem", &list[..list.len() / 2])?;
         agent.line(&["the last good ones stay in force", &crl]).await?;
-        ensure!(world.works().await.is_err(), "a broken file lets the revoked in");
-        ensure!(world.metric("isthmus_trust_file_rejected{file=\"crl\"}").await == 1);
+        ensure!(lab.works().await.is_err(), "a broken file admits revoked clients");
+        ensure!(lab.metric("isthmus_trust_file_rejected{file=\"crl\"}").await == 1);
 
-        replace(&world, "crl.pem", "")?;
-        until("nobody is revoked any more", async || world.works().await.is_ok()).await?;
+        replace(&lab, "crl.pem", "")?;
+        until("the revocation is lifted", async || lab.works().await.is_ok()).await?;
         ensure!(count(&agent, &["stay in force"]) == 1, "one line for one broken file");
         agent.stop().await?;
         Ok(())
@@ -108,43 +111,42 @@ pub(crate) fn a_peer_that_is_revoked_is_cut_off_and_a_broken_list_changes_nothin
 
 pub(crate) fn two_trust_domains_are_one_for_as_long_as_the_mesh_config_says_so() -> Result<()> {
     lab::block_on(async {
-        let (world, ca) = (World::new()?, Arc::new(Ca::new("root")?));
-        fs::write(world.path("token"), "a token")?;
+        let (lab, ca) = (AgentLab::new()?, Arc::new(Ca::new("root")?));
+        fs::write(lab.path("token"), "a token")?;
         let mut istiod = Istiod::start_at(PLANE, &ca).await?;
         // The client's cluster has another trust domain, and the server's policy knows it by the server's.
-        let local =
-            world.local().replace("serviceAccount: client", "serviceAccount: client, trustDomain: old")
-                + "policies:\n- name: only\n  namespace: ns\n  scope: Namespace\n  action: Allow\n  \
+        let local = lab.local().replace("serviceAccount: client", "serviceAccount: client, trustDomain: old")
+            + "policies:\n- name: only\n  namespace: ns\n  scope: Namespace\n  action: Allow\n  \
                rules: [[[{principals: [!Exact cluster.local/ns/ns/sa/client]}]]]\n";
-        let mesh = world.path("mesh").display().to_string();
+        let mesh = lab.path("mesh").display().to_string();
         let none = "trustDomain: cluster.local\n";
         let alias = "trustDomain: cluster.local\ntrustDomainAliases: [old]\n";
-        replace(&world, "mesh", none)?;
+        replace(&lab, "mesh", none)?;
         let more = [("MESH_CONFIG", mesh), ("LOCAL_XDS", local)];
-        let agent = start(&world, &[&plane(&world, &ca)?[..], &more].concat())?;
-        let mut node = world.node()?;
+        let agent = start(&lab, &[&plane(&lab, &ca)?[..], &more].concat())?;
+        let mut node = lab.node()?;
         let stream = istiod.next_stream().await?;
         for (kind, nonce) in [(type_url::ADDRESS, "1"), (type_url::AUTHORIZATION, "2")] {
             stream.push(&response(kind, nonce, Vec::new(), &[]));
         }
-        let _zds = world.hand_over(&mut node).await?;
-        world.ready().await?;
-        ensure!(world.works().await.is_err(), "a foreign trust domain was let in");
+        let _zds = lab.hand_over(&mut node).await?;
+        lab.ready().await?;
+        ensure!(lab.works().await.is_err(), "a foreign trust domain was admitted");
         agent.line(&["spiffe://old/ns/ns/sa/client", "an identity of trust domain cluster.local"]).await?;
 
-        replace(&world, "mesh", alias)?;
-        until("the alias is one", async || world.works().await.is_ok()).await?;
-        let connection = open(&world).await?;
-        replace(&world, "mesh", none)?;
-        // The policy no longer means this client.
+        replace(&lab, "mesh", alias)?;
+        until("the alias is one", async || lab.works().await.is_ok()).await?;
+        let connection = open(&lab).await?;
+        replace(&lab, "mesh", none)?;
+        // The policy no longer matches this client.
         ends(connection).await?;
         agent.line(&["connection closed due to policy change"]).await?;
-        ensure!(world.works().await.is_err(), "an identity that is no alias was let in");
-        replace(&world, "mesh", "trustDomainAliases: 7")?;
+        ensure!(lab.works().await.is_err(), "an identity without an alias was admitted");
+        replace(&lab, "mesh", "trustDomainAliases: 7")?;
         agent.line(&["mesh config cannot be used", "trustDomainAliases"]).await?;
-        ensure!(world.works().await.is_err(), "a broken file opens nothing");
-        replace(&world, "mesh", alias)?;
-        until("the alias is one again", async || world.works().await.is_ok()).await?;
+        ensure!(lab.works().await.is_err(), "a broken file must admit no client");
+        replace(&lab, "mesh", alias)?;
+        until("the alias is one again", async || lab.works().await.is_ok()).await?;
         agent.stop().await?;
         Ok(())
     })
@@ -152,8 +154,8 @@ pub(crate) fn two_trust_domains_are_one_for_as_long_as_the_mesh_config_says_so()
 
 pub(crate) fn a_ca_that_hangs_is_told_and_counted_and_traffic_goes_on() -> Result<()> {
     lab::block_on(async {
-        let (world, ca) = (World::new()?, Arc::new(Ca::new("root")?));
-        fs::write(world.path("token"), "a token")?;
+        let (lab, ca) = (AgentLab::new()?, Arc::new(Ca::new("root")?));
+        fs::write(lab.path("token"), "a token")?;
         let mut istiod = Istiod::start_at(PLANE, &ca).await?;
         // Certificates of a few seconds, so that their renewal comes while the test looks.
         let short = Arc::clone(&ca);
@@ -165,16 +167,16 @@ pub(crate) fn a_ca_that_hangs_is_told_and_counted_and_traffic_goes_on() -> Resul
             spec.not_before -= Duration::from_secs(50);
             match short.sign(&signing.request.csr, &spec) {
                 Ok(leaf) => Answer::Chain(vec![leaf, short.root_pem()]),
-                // No chain: the agent refuses it and says so.
+                // Not a chain: the agent refuses it and logs it.
                 Err(_) => Answer::Chain(Vec::new()),
             }
         });
-        let agent = start(&world, &plane(&world, &ca)?)?;
-        let _node = serves(&world, &mut istiod).await?;
+        let agent = start(&lab, &plane(&lab, &ca)?)?;
+        let _node = serves(&lab, &mut istiod).await?;
         istiod.on_sign(|_| Answer::Silence);
         agent.line(&["not renewed", "did not answer within"]).await?;
-        ensure!(world.metric("isthmus_certificate_signings_total{result=\"error\"}").await >= 1);
-        world.works().await?;
+        ensure!(lab.metric("isthmus_certificate_signings_total{result=\"error\"}").await >= 1);
+        lab.works().await?;
         ensure!(count(&agent, &["not renewed"]) == 1, "one line for one outage");
         agent.stop().await?;
         Ok(())

@@ -1,6 +1,6 @@
-//! Pods enter and leave the mesh: the real node role, the real plugin and the real agent over a real kernel.
+//! Pods enter and leave the mesh: the real node role, plugin and agent over a real kernel.
 
-mod world;
+mod node_lab;
 
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -9,209 +9,212 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use isthmus_kit::kube;
 use isthmus_kit::lab;
-use isthmus_kit::wait::until;
 use isthmus_kit::process::{Line, text};
+use isthmus_kit::wait::until;
 use isthmus_sys::socket::Transparent;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufStream};
 use tokio::net::TcpStream;
 
-use world::{APP, MODE, Pod, World, bind, call, passed};
+use node_lab::{APP, MODE, NodeLab, Pod, bind, call, passed};
 
-/// What probes come from, as pods see them.
+/// The source address of probes as pods see it.
 const PROBE: &str = "169.254.7.127\n";
-/// Without an identity nobody gets in.
+/// A policy that admits no client without an identity.
 const STRICT: &str = "policies:\n- name: strict\n  namespace: sample\n  scope: Namespace\n  action: Deny\n  \
                       rules: [[[{notPrincipals: [!Presence []]}]]]\n";
 
 fn main() -> std::process::ExitCode {
     lab::main_with_programs(&lab::tests![
-        a_running_pod_follows_its_label_and_its_namespaces,
-        an_add_while_the_node_role_is_down_fails_and_succeeds_later,
-        pods_out_of_the_mesh_always_start,
-        probes_reach_pods_of_the_mesh,
-        a_running_pod_that_cannot_be_enrolled_is_closed_and_tried_again,
-        a_namespace_that_is_no_pods_is_refused,
-        pods_are_served_again_when_the_agent_is_back,
-        pods_stay_as_they_are_while_the_node_role_is_away
+        a_running_pod_follows_its_own_label_and_its_namespaces_label,
+        an_add_fails_while_the_node_role_is_down_and_succeeds_once_it_is_up,
+        pods_outside_the_mesh_start_without_api_server_and_node_role,
+        kubelet_probes_reach_pods_of_the_mesh,
+        a_running_pod_that_cannot_be_enrolled_is_closed_and_retried,
+        a_namespace_that_is_not_a_pods_is_refused,
+        pods_are_served_again_after_an_agent_restart,
+        pods_keep_their_state_while_the_node_role_is_down
     ])
 }
 
-/// Whether a pod is captured and served, or neither.
-async fn is_in(world: &World, name: &str, pod: &Pod, want: bool) -> Result<()> {
-    world.api.redirected(&format!("sample/{name}"), want.then_some("enabled")).await?;
+/// Waits until a pod is captured and served, or neither.
+async fn is_in(lab: &NodeLab, name: &str, pod: &Pod, want: bool) -> Result<()> {
+    lab.api.redirected(&format!("sample/{name}"), want.then_some("enabled")).await?;
     ensure!(pod.captured()?.is_empty() != want, "{name}: in is not {want}: {:?}", pod.captured()?);
     pod.served(want).await
 }
 
-fn a_running_pod_follows_its_label_and_its_namespaces() -> Result<()> {
+fn a_running_pod_follows_its_own_label_and_its_namespaces_label() -> Result<()> {
     lab::block_on(async {
-        let world = World::new()?;
-        world.serve_api()?;
-        let (a, b) = (world.running("a")?, world.running("b")?);
-        // The control: as far as its namespace's label goes, this one would be in too.
-        let out = world.running("out")?;
-        world.mode("out", Some("none"));
-        let _node = world.node().await?;
-        let agent = world.agent(&[("a", &a), ("b", &b), ("out", &out)], "")?;
+        let lab = NodeLab::new()?;
+        lab.serve_api()?;
+        let (a, b) = (lab.running("a")?, lab.running("b")?);
+        // Control: as far as its namespace's label goes, this one would be in too.
+        let out = lab.running("out")?;
+        lab.mode("out", Some("none"));
+        let _node = lab.node().await?;
+        let agent = lab.agent(&[("a", &a), ("b", &b), ("out", &out)], "")?;
         ensure!(a.captured()?.is_empty() && a.listening()?.is_empty());
 
-        world.mode("a", Some("ambient"));
-        is_in(&world, "a", &a, true).await?;
-        is_in(&world, "b", &b, false).await?;
-        world.mode("a", None);
-        is_in(&world, "a", &a, false).await?;
+        lab.mode("a", Some("ambient"));
+        is_in(&lab, "a", &a, true).await?;
+        is_in(&lab, "b", &b, false).await?;
+        lab.mode("a", None);
+        is_in(&lab, "a", &a, false).await?;
 
-        world.api.label("namespaces", "sample", MODE, Some("ambient"));
-        is_in(&world, "a", &a, true).await?;
-        is_in(&world, "b", &b, true).await?;
-        is_in(&world, "out", &out, false).await?;
-        // Both are served: the way between them is the mesh's.
+        lab.api.label("namespaces", "sample", MODE, Some("ambient"));
+        is_in(&lab, "a", &a, true).await?;
+        is_in(&lab, "b", &b, true).await?;
+        is_in(&lab, "out", &out, false).await?;
+        // Both are served: traffic between them goes through the mesh.
         ensure!(call(&a.host.sockets(), b.app()).await? == format!("{}\n", a.host.v4));
         agent
             .line(&["connection complete", "src.identity=\"spiffe://cluster.local/ns/sample/sa/a\""])
             .await?;
 
-        // A pod's own label is stronger than its namespace's.
-        world.mode("b", Some("none"));
-        is_in(&world, "b", &b, false).await?;
-        world.api.label("namespaces", "sample", MODE, None);
-        is_in(&world, "a", &a, false).await?;
-        ensure!(call(&world.outsider.sockets(), a.app()).await? == format!("{}\n", world.outsider.v4));
+        // A pod's own label overrides its namespace's.
+        lab.mode("b", Some("none"));
+        is_in(&lab, "b", &b, false).await?;
+        lab.api.label("namespaces", "sample", MODE, None);
+        is_in(&lab, "a", &a, false).await?;
+        ensure!(call(&lab.outsider.sockets(), a.app()).await? == format!("{}\n", lab.outsider.v4));
         Ok(())
     })
 }
 
-fn an_add_while_the_node_role_is_down_fails_and_succeeds_later() -> Result<()> {
+fn an_add_fails_while_the_node_role_is_down_and_succeeds_once_it_is_up() -> Result<()> {
     lab::block_on(async {
-        let world = World::new()?;
-        world.serve_api()?;
-        let pod = world.sandbox("a")?;
-        world.mode("a", Some("ambient"));
-        let _agent = world.agent(&[("a", &pod)], "")?;
+        let lab = NodeLab::new()?;
+        lab.serve_api()?;
+        let pod = lab.sandbox("a")?;
+        lab.mode("a", Some("ambient"));
+        let _agent = lab.agent(&[("a", &pod)], "")?;
 
-        let reason = world.refused("a", &pod.netns, pod.host.v4).await?;
+        let reason = lab.refused("a", &pod.netns, pod.host.v4).await?;
         ensure!(reason.contains("sample/a") && reason.contains("pluginevent.sock"), "{reason}");
         ensure!(pod.captured()?.is_empty(), "{:?}", pod.captured()?);
 
-        let node = world.node().await?;
-        until("the retry succeeds", async || world.added("a", &pod).await.is_ok()).await?;
-        is_in(&world, "a", &pod, true).await?;
-        // The kubelet's report changes nothing.
+        let node = lab.node().await?;
+        until("the retry succeeds", async || lab.added("a", &pod).await.is_ok()).await?;
+        is_in(&lab, "a", &pod, true).await?;
+        // The kubelet's report of the address changes nothing.
         let captured = pod.captured()?;
-        world.reported("a", &pod);
-        ensure!(call(&world.kubelet(), pod.app()).await? == PROBE);
+        lab.reported("a", &pod);
+        ensure!(call(&lab.kubelet(), pod.app()).await? == PROBE);
         ensure!(pod.captured()? == captured);
 
-        // Stopped, its socket file stays, and nobody answers.
+        // After it stopped, its socket file stays without a listener.
         node.stop().await?;
-        let late = world.sandbox("b")?;
-        world.mode("b", Some("ambient"));
-        let reason = world.refused("b", &late.netns, late.host.v4).await?;
+        let late = lab.sandbox("b")?;
+        lab.mode("b", Some("ambient"));
+        let reason = lab.refused("b", &late.netns, late.host.v4).await?;
         ensure!(reason.contains("sample/b") && reason.contains("pluginevent.sock"), "{reason}");
         ensure!(late.captured()?.is_empty() && pod.captured()? == captured);
         Ok(())
     })
 }
 
-fn pods_out_of_the_mesh_always_start() -> Result<()> {
+fn pods_outside_the_mesh_start_without_api_server_and_node_role() -> Result<()> {
     lab::block_on(async {
-        let world = World::new()?;
-        let pod = world.sandbox("plain")?;
+        let lab = NodeLab::new()?;
+        let pod = lab.sandbox("plain")?;
         let (netns, ip) = (&pod.netns, pod.host.v4);
         // Neither the API server nor the node role runs.
         for name in [None, Some(("kube-system", "coredns"))] {
-            passed(&world.add(name, netns, ip).await?, ip)?;
+            passed(&lab.add(name, netns, ip).await?, ip)?;
         }
-        // The control: a pod that might belong to the mesh does not start.
-        let reason = world.refused("plain", netns, ip).await?;
+        // Control: a pod that might belong to the mesh does not start.
+        let reason = lab.refused("plain", netns, ip).await?;
         ensure!(reason.contains("127.0.0.1:6443") || reason.contains("refused"), "{reason}");
 
-        world.serve_api()?;
-        world.added("plain", &pod).await?;
+        lab.serve_api()?;
+        lab.added("plain", &pod).await?;
         ensure!(pod.captured()?.is_empty());
-        world.mode("plain", Some("ambient"));
-        world.refused("plain", netns, ip).await?;
+        lab.mode("plain", Some("ambient"));
+        lab.refused("plain", netns, ip).await?;
         Ok(())
     })
 }
 
-fn probes_reach_pods_of_the_mesh() -> Result<()> {
+fn kubelet_probes_reach_pods_of_the_mesh() -> Result<()> {
     lab::block_on(async {
-        let world = World::new()?;
-        world.serve_api()?;
-        let pod = world.running("a")?;
-        let outside = format!("{}\n", world.outsider.v4);
-        let node_address = call(&world.kubelet(), pod.app()).await?;
+        let lab = NodeLab::new()?;
+        lab.serve_api()?;
+        let pod = lab.running("a")?;
+        let outside = format!("{}\n", lab.outsider.v4);
+        let node_address = call(&lab.kubelet(), pod.app()).await?;
         ensure!(node_address != PROBE, "nothing is rewritten before the pod is in the mesh");
-        let _node = world.node().await?;
-        world.mode("a", Some("ambient"));
+        let _node = lab.node().await?;
+        lab.mode("a", Some("ambient"));
         for (policy, plaintext) in [("", true), (STRICT, false)] {
-            let agent = world.agent(&[("a", &pod)], policy)?;
-            is_in(&world, "a", &pod, true).await?;
-            ensure!(call(&world.kubelet(), pod.app()).await? == PROBE, "{policy}");
-            // The control: others are not taken for the kubelet.
-            let answer = call(&world.outsider.sockets(), pod.app()).await;
+            let agent = lab.agent(&[("a", &pod)], policy)?;
+            is_in(&lab, "a", &pod, true).await?;
+            ensure!(call(&lab.kubelet(), pod.app()).await? == PROBE, "{policy}");
+            // Control: other sources are not treated as the kubelet.
+            let answer = call(&lab.outsider.sockets(), pod.app()).await;
             ensure!(answer.as_ref().is_ok_and(|said| *said == outside) == plaintext, "{policy}: {answer:?}");
             let log = text(&agent.stop().await?);
             ensure!(log.contains("policy") != plaintext, "{log}");
-            // Even with no agent.
-            ensure!(call(&world.kubelet(), pod.app()).await? == PROBE, "{policy}");
+            // Even without an agent.
+            ensure!(call(&lab.kubelet(), pod.app()).await? == PROBE, "{policy}");
         }
-        world.mode("a", None);
-        world.api.redirected("sample/a", None).await?;
-        ensure!(call(&world.kubelet(), pod.app()).await? == node_address, "the address is probed no longer");
+        lab.mode("a", None);
+        lab.api.redirected("sample/a", None).await?;
+        ensure!(
+            call(&lab.kubelet(), pod.app()).await? == node_address,
+            "the probe source is no longer rewritten"
+        );
         Ok(())
     })
 }
 
-fn a_running_pod_that_cannot_be_enrolled_is_closed_and_tried_again() -> Result<()> {
+fn a_running_pod_that_cannot_be_enrolled_is_closed_and_retried() -> Result<()> {
     lab::block_on(async {
-        let world = World::new()?;
-        world.serve_api()?;
-        let pod = world.running("a")?;
-        let outsider = SocketAddr::new(world.outsider.v4.into(), APP);
-        ensure!(call(&pod.host.sockets(), outsider).await.is_ok(), "the control");
-        let node = world.node().await?;
+        let lab = NodeLab::new()?;
+        lab.serve_api()?;
+        let pod = lab.running("a")?;
+        let outsider = SocketAddr::new(lab.outsider.v4.into(), APP);
+        ensure!(call(&pod.host.sockets(), outsider).await.is_ok(), "control");
+        let node = lab.node().await?;
         let closed = async |why: &str| {
             node.line(&["will be tried again", "sample/a", why]).await?;
-            world.api.redirected("sample/a", Some("pending")).await?;
+            lab.api.redirected("sample/a", Some("pending")).await?;
             ensure!(!pod.captured()?.is_empty(), "{why}: the rules must stay");
             ensure!(call(&pod.host.sockets(), outsider).await.is_err(), "{why}: the pod leaks");
-            ensure!(call(&world.outsider.sockets(), pod.app()).await.is_err(), "{why}: the pod is open");
+            ensure!(call(&lab.outsider.sockets(), pod.app()).await.is_err(), "{why}: the pod is open");
             Ok::<_, anyhow::Error>(())
         };
-        // There is no agent.
-        world.mode("a", Some("ambient"));
+        // No agent is connected.
+        lab.mode("a", Some("ambient"));
         closed("no agent is connected").await?;
 
-        // There is one, but it cannot have its port.
+        // An agent is connected, but its port in the pod is occupied.
         let taken = SocketAddr::new(pod.host.v4.into(), 15008);
         let (squatter, _) = pod.host.sockets().listen(taken, Transparent::Never)?;
-        let _agent = world.agent(&[("a", &pod)], "")?;
+        let _agent = lab.agent(&[("a", &pod)], "")?;
         closed("15008").await?;
 
         drop(squatter);
-        is_in(&world, "a", &pod, true).await?;
+        is_in(&lab, "a", &pod, true).await?;
         ensure!(call(&pod.host.sockets(), outsider).await? == format!("{}\n", pod.host.v4));
         Ok(())
     })
 }
 
-fn a_namespace_that_is_no_pods_is_refused() -> Result<()> {
+fn a_namespace_that_is_not_a_pods_is_refused() -> Result<()> {
     lab::block_on(async {
-        let world = World::new()?;
-        world.serve_api()?;
-        let (pod, _node) = (world.sandbox("a")?, world.node().await?);
-        world.mode("a", Some("ambient"));
-        let agent = world.agent(&[("a", &pod)], "")?;
+        let lab = NodeLab::new()?;
+        lab.serve_api()?;
+        let (pod, _node) = (lab.sandbox("a")?, lab.node().await?);
+        lab.mode("a", Some("ambient"));
+        let agent = lab.agent(&[("a", &pod)], "")?;
         agent.line(&["agent started"]).await?;
-        let socket = std::fs::metadata(world.path("run/pluginevent.sock"))?;
+        let socket = std::fs::metadata(lab.path("run/pluginevent.sock"))?;
         ensure!(socket.permissions().mode() & 0o777 == 0o600, "{:o}", socket.permissions().mode());
 
-        std::fs::write(world.path("netns/file"), "no namespace")?;
-        bind(&pod.host.netns, &world.path("elsewhere"))?;
-        symlink(world.path("elsewhere"), world.path("netns/link"))?;
-        bind(world.netns(), &world.path("netns/host"))?;
+        std::fs::write(lab.path("netns/file"), "no namespace")?;
+        bind(&pod.host.netns, &lab.path("elsewhere"))?;
+        symlink(lab.path("elsewhere"), lab.path("netns/link"))?;
+        bind(lab.netns(), &lab.path("netns/host"))?;
         for (path, why) in [
             ("netns/file", "namespace"),
             ("elsewhere", "it is not in"),
@@ -220,7 +223,7 @@ fn a_namespace_that_is_no_pods_is_refused() -> Result<()> {
             ("netns/host", "it is the host's"),
             ("netns/none", "No such file"),
         ] {
-            let reason = world.refused("a", &world.path(path), pod.host.v4).await?;
+            let reason = lab.refused("a", &lab.path(path), pod.host.v4).await?;
             ensure!(reason.contains("is refused") && reason.contains(why), "{path}: {reason}");
             ensure!(
                 reason.contains(path.rsplit('/').next().unwrap_or(path)),
@@ -228,13 +231,13 @@ fn a_namespace_that_is_no_pods_is_refused() -> Result<()> {
             );
             ensure!(pod.captured()?.is_empty(), "{path}");
         }
-        // The control: through its own name the same namespace is taken.
-        until("the agent is there", async || world.added("a", &pod).await.is_ok()).await?;
-        is_in(&world, "a", &pod, true).await
+        // Control: through its own path the same namespace is accepted.
+        until("the agent is there", async || lab.added("a", &pod).await.is_ok()).await?;
+        is_in(&lab, "a", &pod, true).await
     })
 }
 
-/// A connection that stays, with an application that echoes once it has said who called.
+/// A long-lived connection to an application that sends the caller's address and then echoes.
 async fn stay(from: &Pod, to: SocketAddr) -> Result<BufStream<TcpStream>> {
     let stream = from.host.sockets().connect(to, None, Duration::from_secs(10)).await?;
     let mut stream = BufStream::new(stream);
@@ -253,27 +256,27 @@ async fn still_echoes(stream: &mut BufStream<TcpStream>) -> Result<()> {
     Ok(())
 }
 
-fn pods_are_served_again_when_the_agent_is_back() -> Result<()> {
+fn pods_are_served_again_after_an_agent_restart() -> Result<()> {
     lab::block_on(async {
-        let world = World::new()?;
-        world.serve_api()?;
-        let (a, b) = (world.running("a")?, world.running("b")?);
-        let _node = world.node().await?;
-        world.api.label("namespaces", "sample", MODE, Some("ambient"));
+        let lab = NodeLab::new()?;
+        lab.serve_api()?;
+        let (a, b) = (lab.running("a")?, lab.running("b")?);
+        let _node = lab.node().await?;
+        lab.api.label("namespaces", "sample", MODE, Some("ambient"));
         let pods = [("a", &a), ("b", &b)];
         for _ in 0..2 {
-            let agent = world.agent(&pods, "")?;
+            let agent = lab.agent(&pods, "")?;
             for (name, pod) in pods {
-                is_in(&world, name, pod, true).await?;
+                is_in(&lab, name, pod, true).await?;
             }
             ensure!(call(&a.host.sockets(), b.app()).await? == format!("{}\n", a.host.v4));
             let log = agent.stop().await?;
             ensure!(through_mesh(&log), "{}", text(&log));
-            // Nobody serves them: closed, not leaking, and no less enrolled.
+            // Without an agent they are closed, do not leak, and stay enrolled.
             ensure!(call(&a.host.sockets(), b.app()).await.is_err());
-            ensure!(call(&a.host.sockets(), SocketAddr::new(world.outsider.v4.into(), APP)).await.is_err());
+            ensure!(call(&a.host.sockets(), SocketAddr::new(lab.outsider.v4.into(), APP)).await.is_err());
             ensure!(a.listening()?.is_empty() && !a.captured()?.is_empty());
-            ensure!(world.api.redirection("sample/a").as_deref() == Some("enabled"));
+            ensure!(lab.api.redirection("sample/a").as_deref() == Some("enabled"));
         }
         Ok(())
     })
@@ -286,43 +289,42 @@ fn through_mesh(log: &[Line]) -> bool {
     })
 }
 
-fn pods_stay_as_they_are_while_the_node_role_is_away() -> Result<()> {
+fn pods_keep_their_state_while_the_node_role_is_down() -> Result<()> {
     lab::block_on(async {
-        let world = World::new()?;
-        world.serve_api()?;
-        let (a, b, c) = (world.running("a")?, world.running("b")?, world.running("c")?);
+        let lab = NodeLab::new()?;
+        lab.serve_api()?;
+        let (a, b, c) = (lab.running("a")?, lab.running("b")?, lab.running("c")?);
         for name in ["a", "b"] {
-            world.mode(name, Some("ambient"));
+            lab.mode(name, Some("ambient"));
         }
-        let node = world.node().await?;
-        let _agent = world.agent(&[("a", &a), ("b", &b), ("c", &c)], "")?;
-        is_in(&world, "a", &a, true).await?;
-        is_in(&world, "b", &b, true).await?;
-        let mut open = stay(&a, SocketAddr::new(world.outsider.v4.into(), APP)).await?;
+        let node = lab.node().await?;
+        let _agent = lab.agent(&[("a", &a), ("b", &b), ("c", &c)], "")?;
+        is_in(&lab, "a", &a, true).await?;
+        is_in(&lab, "b", &b, true).await?;
+        let mut open = stay(&a, SocketAddr::new(lab.outsider.v4.into(), APP)).await?;
         let captured = a.captured()?;
         node.stop().await?;
 
         still_echoes(&mut open).await?;
         ensure!(call(&a.host.sockets(), b.app()).await? == format!("{}\n", a.host.v4));
-        // What is asked for meanwhile is not lost.
-        world.mode("c", Some("ambient"));
-        world.mode("b", None);
-        world.api.put("pods", kube::pod("sample", "gone", "node-1", None));
-        world.api.delete("pods", "sample/gone");
+        // Changes made meanwhile are not lost.
+        lab.mode("c", Some("ambient"));
+        lab.mode("b", None);
+        lab.api.put("pods", kube::pod("sample", "gone", "node-1", None));
+        lab.api.delete("pods", "sample/gone");
         ensure!(c.captured()?.is_empty() && !b.captured()?.is_empty());
 
-        let _node = world.node().await?;
-        is_in(&world, "c", &c, true).await?;
-        is_in(&world, "b", &b, false).await?;
-        is_in(&world, "a", &a, true).await?;
-        ensure!(a.captured()? == captured, "rules of a pod that stays are not touched");
+        let _node = lab.node().await?;
+        is_in(&lab, "c", &c, true).await?;
+        is_in(&lab, "b", &b, false).await?;
+        is_in(&lab, "a", &a, true).await?;
+        ensure!(a.captured()? == captured, "the rules of an unchanged pod were rewritten");
         ensure!(
-            call(&world.kubelet(), a.app()).await? == PROBE
-                && call(&world.kubelet(), c.app()).await? == PROBE
+            call(&lab.kubelet(), a.app()).await? == PROBE && call(&lab.kubelet(), c.app()).await? == PROBE
         );
-        let dump = world.dump().await?;
+        let dump = lab.dump().await?;
         ensure!(dump["workloadState"]["uid-a"]["state"] == "Up", "{}", dump["workloadState"]);
-        // The agent was told of it once more, and did not begin anew with it.
+        // The agent received the pod again and did not restart its proxy.
         still_echoes(&mut open).await
     })
 }

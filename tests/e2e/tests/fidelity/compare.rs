@@ -1,20 +1,20 @@
-//! The script on two roads: what both ends see must be the same, or what an exception says by name.
+//! Plays the script on two roads and compares: both ends must observe the same, or a listed exception.
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::scenes::{SCENES, Scene};
 use crate::script::{Event, Road, Trace};
 
-/// A scene that does not look the same with agents on the road.
+/// A scene whose ends observe something else with agents on the road.
 pub(crate) struct Exception {
     pub(crate) scene: &'static str,
-    /// Why it does not.
+    /// Why.
     pub(crate) why: &'static str,
-    /// What is seen instead of what is seen directly; several where it is chance.
+    /// The trace with agents, from the direct one; several where timing decides.
     pub(crate) instead: fn(Trace) -> Vec<Trace>,
 }
 
-/// What no agent can hide: it accepts a captured connection before it can know whether the server would.
+/// What no agent can hide: it accepts a captured connection before it knows whether the server will.
 const EXCEPTIONS: &[Exception] = &[
     Exception {
         scene: "refused",
@@ -34,7 +34,7 @@ fn let_down(direct: Trace) -> Vec<Trace> {
     vec![Trace { client: attempts.flat_map(|_| [Event::Connected, Event::Reset]).collect(), ..direct }]
 }
 
-/// Plays every scene on both roads; all that differ are named. The road's own exceptions come before the common ones.
+/// Plays every scene on both roads and names all that differ. The road's own exceptions come before the common ones.
 pub(crate) async fn script(direct: &Road, road: &Road, own: &[&[Exception]]) -> Result<()> {
     let mut differences = Vec::new();
     for scene in SCENES {
@@ -58,7 +58,7 @@ async fn scene_on_both(
     let wire = play(direct).await.with_context(|| format!("{name}, direct"))?;
     let seen = match play(road).await {
         Ok(seen) => seen,
-        // A scene that cannot be played to its end differs; the others are still worth knowing.
+        // A scene that cannot be played to its end differs; the others are compared all the same.
         Err(error) => return Ok(Some(format!("{error:#}"))),
     };
     let want = exception.map_or_else(

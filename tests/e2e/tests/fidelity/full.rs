@@ -1,4 +1,4 @@
-//! A server that nobody can reach: the network takes no notice of those who connect to it.
+//! A server whose accept queue is full: the kernel drops the SYNs of further clients.
 
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
@@ -16,7 +16,7 @@ use crate::script::{PATIENCE, Road};
 /// The mark of sockets that the pod's packet rules leave alone.
 const OURS: u32 = 0x539;
 
-/// A server whose queue is full with one connection: the network takes no notice of those who come next.
+/// A server whose accept queue is full with one connection; SYNs of further clients are dropped.
 pub(crate) struct Full {
     listener: TcpListener,
     _first: TcpStream,
@@ -41,10 +41,10 @@ impl Full {
         Ok(Self { listener, _first: first })
     }
 
-    /// Takes what is in the queue; whether somebody else comes then.
+    /// Accepts the queued connection; returns whether another client connects then.
     pub(crate) async fn emptied(&self) -> Result<bool> {
-        timeout(PATIENCE, self.listener.accept()).await.context("the first is not there")??;
-        // Somebody who still waits asks again after a second, or two, or four.
+        timeout(PATIENCE, self.listener.accept()).await.context("the first connection is not queued")??;
+        // A client that still waits retransmits its SYN after 1 s, 2 s or 4 s.
         Ok(timeout(Duration::from_secs(3), self.listener.accept()).await.is_ok())
     }
 }

@@ -1,5 +1,4 @@
-//! What is too much for one scene: bytes by the gigabyte, connections by the thousand, streams that stand still, a peer
-//! that is dead.
+//! Loads that are too large for one scene: gigabytes, thousands of idle connections, stalled streams, a dead peer.
 
 use std::time::{Duration, Instant};
 
@@ -16,15 +15,15 @@ const BULK_VARIABLE: &str = "ISTHMUS_FIDELITY_BULK";
 const IDLE: u64 = 2000;
 /// Files that a process has beside its connections.
 const OTHER_FILES: u64 = 400;
-/// Streams that stand still, and what goes into none of their buffers.
+/// Stalled streams, and more bytes than fit into all of their buffers.
 const STALLED: usize = 3;
 const STALL: u64 = 128 * 1024 * 1024;
 const FLOW: u64 = 16 * 1024 * 1024;
-/// How long an agent tries to reach a peer, and how much later it may say so.
+/// The agent's connect timeout, and the tolerance for its report.
 const DIAL: Duration = Duration::from_secs(10);
 const LATER: Duration = Duration::from_secs(5);
 
-/// Much both ways at once. Every byte is compared with what was sent.
+/// Bulk transfer in both directions at once; every byte is compared with what was sent.
 pub(crate) async fn bulk(road: &Road) -> Result<Trace> {
     let bytes = match std::env::var(BULK_VARIABLE) {
         Ok(text) => {
@@ -42,8 +41,8 @@ pub(crate) async fn bulk(road: &Road) -> Result<Trace> {
     Ok(trace)
 }
 
-/// As many connections as [`IDLE`], or as this user may have: all open, all idle, all usable, and each is closed by one
-/// of its ends.
+/// [`IDLE`] connections, or as many as the file limit allows: all open, idle and usable; each is closed by one of its
+/// ends.
 pub(crate) async fn idle(road: &Road) -> Result<Vec<Trace>> {
     // Both ends are in this process; and an agent between has two sockets for each.
     let limit = limits::raise_nofile()?;
@@ -78,8 +77,8 @@ pub(crate) async fn idle(road: &Road) -> Result<Vec<Trace>> {
     Ok(traces)
 }
 
-/// Three connections whose clients do not read, and a fourth beside them. Whether they share a tunnel is the caller's to
-/// know: he looks before anything flows.
+/// Three connections whose clients do not read, and a fourth beside them. The caller checks, before bytes flow, whether
+/// they share a tunnel.
 pub(crate) async fn stalled(road: &Road, look: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut stalled = Vec::new();
     for _ in 0..STALLED {
@@ -90,11 +89,11 @@ pub(crate) async fn stalled(road: &Road, look: impl FnOnce() -> Result<()>) -> R
     let before = flow(&mut flowing).await?;
     for (_, server) in &mut stalled {
         server.send_until_held_up(STALL).await?;
-        ensure!(server.sent() < STALL, "nothing stands still");
+        ensure!(server.sent() < STALL, "the stream does not stall");
     }
     let beside = flow(&mut flowing).await?;
     println!("{}: {FLOW} bytes each way in {before:?}, beside stalled streams in {beside:?}", road.name);
-    // Stopped is what they would be, not a little slower.
+    // With head-of-line blocking the fourth would stop, not slow down a little.
     let limit = before * 5 + Duration::from_secs(3);
     ensure!(beside < limit, "{beside:?} beside stalled streams, {before:?} without");
     for (client, server) in &mut stalled {
@@ -109,7 +108,7 @@ pub(crate) async fn stalled(road: &Road, look: impl FnOnce() -> Result<()>) -> R
     Ok(())
 }
 
-/// A while of traffic both ways.
+/// Traffic in both directions for some time.
 async fn flow((client, server): &mut (End, End)) -> Result<Duration> {
     let begun = Instant::now();
     tokio::try_join!(client.send(FLOW), server.read(FLOW))?;
@@ -117,8 +116,8 @@ async fn flow((client, server): &mut (End, End)) -> Result<Duration> {
     Ok(begun.elapsed())
 }
 
-/// Connections to a member of the mesh whose agent does not answer, one after the other started: each fails when its
-/// own patience is over, none waits for those before it, and those to others are not held up.
+/// Connections to a pod of the mesh whose agent does not answer, started one after the other: each fails at its own
+/// timeout, none waits for an earlier one, and connections to other pods are not delayed.
 pub(crate) async fn dead_peer(dead: &Road, alive: &Road) -> Result<()> {
     let _full = Full::new(dead, 15008).await?;
     let begun = Instant::now();

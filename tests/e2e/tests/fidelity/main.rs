@@ -1,5 +1,5 @@
-//! Whether the mesh is a wire: the same script over a road with nothing on it and over one with agents, and what each
-//! end sees must be the same. Where it cannot be, [`compare`] says so by name.
+//! Transparency: the same script over a direct road and over one with agents; each end must observe the same. Where that
+//! is impossible, [`compare`] lists the exception.
 //!
 //! `ISTHMUS_FIDELITY_BULK` sets how many bytes go each way at once in the bulk tests; 1 GiB if it is not set.
 
@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use isthmus_kit::lab;
 
-use roads::{Between, World};
+use roads::{Between, RoadLab};
 use script::Road;
 
 /// The HBONE port.
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         idle_connections_over_double_hbone,
         stalled_streams_over_hbone,
         stalled_streams_over_double_hbone,
-        a_dead_peer_is_given_up_by_everyone_in_his_own_time,
+        each_connection_to_a_dead_peer_fails_at_its_own_timeout,
     ])
 }
 
@@ -53,8 +53,8 @@ fn the_script_over_double_hbone() -> Result<()> {
 
 fn script(between: Between) -> Result<()> {
     lab::block_on(async {
-        let world = World::new(between).await?;
-        world.judged(compare::script(&world.direct, &world.road, &[]).await)
+        let lab = RoadLab::new(between).await?;
+        lab.judged(compare::script(&lab.direct, &lab.road, &[]).await)
     })
 }
 
@@ -72,13 +72,13 @@ fn bulk_over_double_hbone() -> Result<()> {
 
 fn bulk(between: Between) -> Result<()> {
     lab::block_on(async {
-        let world = World::new(between).await?;
+        let lab = RoadLab::new(between).await?;
         let both = async {
-            let (direct, got) = (heavy::bulk(&world.direct).await?, heavy::bulk(&world.road).await?);
-            ensure!(direct == got, "direct {direct:?}, {} {got:?}", world.road.name);
+            let (direct, got) = (heavy::bulk(&lab.direct).await?, heavy::bulk(&lab.road).await?);
+            ensure!(direct == got, "direct {direct:?}, {} {got:?}", lab.road.name);
             Ok(())
         };
-        world.judged(both.await)
+        lab.judged(both.await)
     })
 }
 
@@ -96,13 +96,13 @@ fn idle_connections_over_double_hbone() -> Result<()> {
 
 fn idle(between: Between) -> Result<()> {
     lab::block_on(async {
-        let world = World::new(between).await?;
+        let lab = RoadLab::new(between).await?;
         let both = async {
-            let (direct, got) = (heavy::idle(&world.direct).await?, heavy::idle(&world.road).await?);
-            ensure!(direct == got, "what the ends see is not the same");
+            let (direct, got) = (heavy::idle(&lab.direct).await?, heavy::idle(&lab.road).await?);
+            ensure!(direct == got, "the ends observe something else");
             Ok(())
         };
-        world.judged(both.await)
+        lab.judged(both.await)
     })
 }
 
@@ -116,22 +116,22 @@ fn stalled_streams_over_double_hbone() -> Result<()> {
 
 fn stalled(between: Between) -> Result<()> {
     lab::block_on(async {
-        let world = World::new(between).await?;
+        let lab = RoadLab::new(between).await?;
         let one_tunnel = || {
-            let tunnels = world.road.client.connected(HBONE)?;
+            let tunnels = lab.road.client.connected(HBONE)?;
             ensure!(tunnels == 1, "{tunnels} tunnels for four connections");
             Ok(())
         };
-        world.judged(heavy::stalled(&world.road, one_tunnel).await)
+        lab.judged(heavy::stalled(&lab.road, one_tunnel).await)
     })
 }
 
-fn a_dead_peer_is_given_up_by_everyone_in_his_own_time() -> Result<()> {
+fn each_connection_to_a_dead_peer_fails_at_its_own_timeout() -> Result<()> {
     lab::block_on(async {
-        let world = World::new(Between::Hbone).await?;
-        let (near, far) = (&world.road.client, &world.dead);
+        let lab = RoadLab::new(Between::Hbone).await?;
+        let (near, far) = (&lab.road.client, &lab.dead);
         let at: IpAddr = far.v4.into();
         let dead = Road::new("dead", (&near.netns, near.sockets()), (&far.netns, &far.sockets()), at);
-        world.judged(heavy::dead_peer(&dead, &world.road).await)
+        lab.judged(heavy::dead_peer(&dead, &lab.road).await)
     })
 }

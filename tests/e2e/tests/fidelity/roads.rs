@@ -1,17 +1,18 @@
-//! Ways from a client to a server on one wire: nothing between them, or agents that shall not be noticed. The agents
-//! are the real program, told of the mesh by a local file and of their pods by a scripted node role.
+//! Roads from a client to a server on one wire: direct, or through agents, which must be transparent. The agents are the
+//! real program, with the mesh in a local file and a scripted node role.
 
 use std::fmt;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use isthmus_kit::kube::{self, Api};
 use isthmus_kit::lab::{Host, Lan};
-use isthmus_kit::probe;
 use isthmus_kit::process::{Line, Process};
 use isthmus_kit::zds::{ZdsPeer, ZdsPod, ZdsServer};
+use isthmus_kit::{probe, wait};
 use isthmus_node::rules::{self, PodRules};
 use isthmus_rt::task::Tasks;
 use isthmus_sys::netns::Netns;
@@ -24,6 +25,7 @@ const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 const HOSTNAME: &str = "echo.ns.svc.cluster.local";
 const SERVER_IDENTITY: &str = "spiffe://cluster.local/ns/ns/sa/server";
 const API: u16 = 6443;
+const SOON: Duration = Duration::from_secs(20);
 
 /// What is between client and server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,11 +38,11 @@ pub(crate) enum Between {
     DoubleHbone,
 }
 
-/// A wire with both: the road with nothing on it, and the other one.
-pub(crate) struct World {
+/// A wire with a direct road and one through agents.
+pub(crate) struct RoadLab {
     pub(crate) direct: Road,
     pub(crate) road: Road,
-    /// A member of the mesh, as its agent's file says; nobody is there until a test listens.
+    /// A pod of the mesh according to the agents' file, without a listener until a test opens one.
     pub(crate) dead: Host,
     agents: Vec<Process>,
     _tasks: Tasks,
@@ -49,8 +51,8 @@ pub(crate) struct World {
     _dir: TempDir,
 }
 
-impl World {
-    /// Two hosts without anything, and two with agents. Must be called inside a runtime.
+impl RoadLab {
+    /// Two hosts without agents, and two with. Must be called inside a runtime.
     pub(crate) async fn new(between: Between) -> Result<Self> {
         let lan = Lan::new()?;
         let (near, far) = (lan.host()?, lan.host()?);
@@ -66,7 +68,7 @@ impl World {
             dead: lan.host()?,
             dir: tempfile::tempdir()?,
         };
-        let tasks = Tasks::new("world");
+        let tasks = Tasks::new("lab");
         let (mut agents, mut zds) = (Vec::new(), Vec::new());
         if between == Between::DoubleHbone {
             agents.push(scene.gateway(&lan, &tasks).await?);
@@ -86,8 +88,8 @@ impl World {
     }
 }
 
-impl World {
-    /// Passes on how a test ended; when it failed, with what the agents said of it.
+impl RoadLab {
+    /// Passes on the result of a test; a failure with the logs of the agents.
     pub(crate) fn judged(&self, done: Result<()>) -> Result<()> {
         if done.is_err() {
             let failed = |line: &&Line| line.text.contains("error");
@@ -117,7 +119,7 @@ impl fmt::Display for Between {
     }
 }
 
-/// Who is where.
+/// The hosts and their places in the networks.
 struct Scene {
     between: Between,
     nodes: [Host; 2],
@@ -158,7 +160,7 @@ impl Scene {
         Ok((agent, peer))
     }
 
-    /// What the agent of one side knows.
+    /// The local file of one side's agent.
     fn local(&self, at: usize) -> String {
         let client = pod("client", self.client.v4, "net1", "{}");
         let dead = pod("dead", self.dead.v4, "net1", "{}");
@@ -210,9 +212,11 @@ impl Scene {
         ];
         let gateway = Process::start(&self.gateway.netns, "isthmus", &["gateway"], &env, "")?;
         gateway.line(&["gateway started"]).await?;
-        let answer = async || probe::get(&self.gateway.netns, "127.0.0.1:15021", "/healthz/ready").await;
-        isthmus_kit::wait::until("the gateway is ready", async || answer().await.is_ok_and(|ready| ready.status == 200))
-            .await?;
+        let ready = async || {
+            let answer = probe::get(&self.gateway.netns, "127.0.0.1:15021", "/healthz/ready").await;
+            answer.map(|answer| (answer.status == 200).then_some(())).transpose()
+        };
+        wait::within(SOON, ready).await.context("the gateway does not become ready")??;
         Ok(gateway)
     }
 }

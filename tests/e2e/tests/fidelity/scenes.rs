@@ -1,9 +1,10 @@
-//! The script: what client and server do to each other, scene by scene. A scene names no road.
+//! The script: the steps of client and server, scene by scene. A scene is independent of the road.
 
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use isthmus_kit::wait;
 
 use crate::full::Full;
 use crate::script::{End, Event, PATIENCE, Road, Trace, attempt};
@@ -34,9 +35,9 @@ pub(crate) const SCENES: &[Scene] = scenes![
     unread_data_at_close_by_the_client,
     unread_data_at_close_by_the_server,
     fin_with_unread_data,
-    talking_on_to_one_that_left,
+    sending_on_after_the_server_closed,
     server_speaks_first,
-    nobody_speaks,
+    no_data_at_all,
     small_writes_by_the_client,
     small_writes_by_the_server,
     slow_reader_at_the_client,
@@ -46,7 +47,7 @@ pub(crate) const SCENES: &[Scene] = scenes![
     reset_before_the_answer,
 ];
 
-/// Fits into the buffers of every road, whether or not anybody reads.
+/// Fits into the buffers of every road even when the receiver does not read.
 pub(crate) const LITTLE: u64 = 50_000;
 /// Does not fit into all buffers of any road together.
 const MUCH: u64 = 128 * 1024 * 1024;
@@ -78,7 +79,7 @@ async fn half_close_by_the_server(road: &Road) -> Result<Trace> {
     Ok(End::trace(client, server))
 }
 
-/// One byte each way: whatever is between knows both ends now.
+/// One byte each way: every hop on the road is connected then.
 async fn greeted(road: &Road) -> Result<(End, End)> {
     let (mut client, mut server) = road.meet().await?;
     client.send(1).await?;
@@ -156,7 +157,7 @@ async fn data_left_at_close_by_the_server(road: &Road) -> Result<Trace> {
     Ok(End::trace(client, server))
 }
 
-/// The kernel of one that closes without having read everything resets the connection.
+/// The kernel resets a connection that is closed with unread data.
 async fn unread_data_at_close_by_the_client(road: &Road) -> Result<Trace> {
     let (mut client, mut server) = greeted(road).await?;
     server.send(100).await?;
@@ -177,7 +178,7 @@ async fn unread_data_at_close_by_the_server(road: &Road) -> Result<Trace> {
     Ok(End::trace(client, server))
 }
 
-/// Finishing is not closing: what is unread then is read later.
+/// A FIN is not a close: data that is unread then is read later.
 async fn fin_with_unread_data(road: &Road) -> Result<Trace> {
     let (mut client, mut server) = greeted(road).await?;
     server.send(100).await?;
@@ -190,8 +191,8 @@ async fn fin_with_unread_data(road: &Road) -> Result<Trace> {
     Ok(End::trace(client, server))
 }
 
-/// The answer is whole, although the server is gone for good and the client goes on; and the client learns of it.
-async fn talking_on_to_one_that_left(road: &Road) -> Result<Trace> {
+/// The answer is complete although the server has closed and the client keeps sending; the client then sees the reset.
+async fn sending_on_after_the_server_closed(road: &Road) -> Result<Trace> {
     let (mut client, mut server) = greeted(road).await?;
     server.send(LITTLE).await?;
     server.close();
@@ -211,7 +212,7 @@ async fn server_speaks_first(road: &Road) -> Result<Trace> {
     Ok(End::trace(client, server))
 }
 
-async fn nobody_speaks(road: &Road) -> Result<Trace> {
+async fn no_data_at_all(road: &Road) -> Result<Trace> {
     let (mut client, mut server) = road.meet().await?;
     client.close();
     server.rest().await?;
@@ -246,7 +247,7 @@ async fn slow_reader_at_the_server(road: &Road) -> Result<Trace> {
     Ok(End::trace(client, server))
 }
 
-/// One sends, the other does not read: the sender is held up, and nothing is lost.
+/// One end sends, the other does not read: the sender is blocked, and nothing is lost.
 async fn slowly(mut from: End, mut to: End) -> Result<(End, End)> {
     from.send_until_held_up(MUCH).await?;
     let rest = MUCH - from.sent();
@@ -264,8 +265,8 @@ async fn refused(road: &Road) -> Result<Trace> {
     Ok(Trace { client: client.seen(), server: Vec::new() })
 }
 
-/// Several that connect at once where nobody answers. An agent's patience is that of one dial, of two when there is
-/// somebody else to try; nobody waits for the patience of those before him, which would be five.
+/// Several clients connect at once to a server that does not answer. Each waits for one connect timeout of the agent, or
+/// two when there is another endpoint to try; none waits for the clients before it, which would be five.
 async fn black_hole(road: &Road) -> Result<Trace> {
     const LIMIT: Duration = Duration::from_secs(25);
     let port = road.port();
@@ -278,8 +279,8 @@ async fn black_hole(road: &Road) -> Result<Trace> {
     Ok(Trace { client: ended.into_iter().flat_map(End::seen).collect(), server: Vec::new() })
 }
 
-/// A client that resets while the server's answer is still outstanding: what dials on its behalf gives up, and the
-/// server never hears of it.
+/// A client that resets while the server's SYN-ACK is still outstanding: the agent stops dialling on its behalf, and the
+/// server never sees a connection.
 async fn reset_before_the_answer(road: &Road) -> Result<Trace> {
     let port = road.port();
     let full = Full::new(road, port).await?;
@@ -289,7 +290,7 @@ async fn reset_before_the_answer(road: &Road) -> Result<Trace> {
     loop {
         tokio::select! {
             biased;
-            seen = &mut dialled => break ensure!(seen?, "nobody dials the server"),
+            seen = &mut dialled => break ensure!(seen?, "the server is not dialled"),
             done = &mut connecting, if client.is_none() => client = Some(End::new(done?)),
         }
     }
@@ -298,7 +299,7 @@ async fn reset_before_the_answer(road: &Road) -> Result<Trace> {
         client.reset()?;
     }
     let mut server = Vec::new();
-    // Well before the patience of a dial is over.
+    // Well before the connect timeout.
     if !until(Duration::from_secs(5), || Ok(!road.dials(port)?)).await? {
         server.push(Event::NoAnswer);
     }
@@ -308,14 +309,8 @@ async fn reset_before_the_answer(road: &Road) -> Result<Trace> {
     Ok(Trace { client: Vec::new(), server })
 }
 
-/// Waits for a condition; whether it came about.
-async fn until(patience: Duration, mut condition: impl FnMut() -> Result<bool>) -> Result<bool> {
-    let begun = Instant::now();
-    while !condition()? {
-        if begun.elapsed() > patience {
-            return Ok(false);
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    Ok(true)
+/// Waits for a condition; returns whether it came to hold.
+async fn until(limit: Duration, mut condition: impl FnMut() -> Result<bool>) -> Result<bool> {
+    let holds = wait::within(limit, async || condition().map(|holds| holds.then_some(true)).transpose());
+    holds.await.unwrap_or(Ok(false))
 }

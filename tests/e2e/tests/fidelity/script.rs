@@ -1,6 +1,5 @@
-//! What client and server do on a road, and what each of them sees of the other: the bytes that arrive, however they
-//! were cut into pieces on the way, and how each direction ends. One program plays both ends, so that every step comes
-//! when the one before it was seen.
+//! Steps of client and server on a road, and what each end observes: the bytes that arrive, however segmented, and how
+//! each direction ends. One program plays both ends, so that a step follows when the one before it was observed.
 
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
@@ -10,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use isthmus_kit::wait;
 use isthmus_sys::netns::Netns;
 use isthmus_sys::socket::{ConnectError, Sockets, Transparent};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -18,57 +18,57 @@ use tokio::time::timeout;
 
 /// Ports that the server may listen on.
 pub(crate) const PORTS: Range<u16> = 8000..8048;
-/// A step that takes longer hangs.
+/// Longest time of one step.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-/// A sender that gets rid of nothing for so long is held up.
+/// A sender that can write nothing for so long is blocked.
 const HELD_UP: Duration = Duration::from_millis(700);
-/// What is written and read at a time.
+/// Bytes of one write and one read.
 const CHUNK: usize = 128 * 1024;
 
-/// A way from a client to a server.
+/// A road from a client to a server.
 pub(crate) struct Road {
     pub(crate) name: &'static str,
-    pub(crate) client: Place,
-    pub(crate) server: Place,
+    pub(crate) client: RoadHost,
+    pub(crate) server: RoadHost,
     /// Where the server listens.
     at: IpAddr,
     /// Where the client connects to.
     to: IpAddr,
-    /// Whom the server shall see, where that is the client.
+    /// The source address that the server must see, where it is the client's.
     source: Option<IpAddr>,
     next: Cell<u16>,
 }
 
 /// A host of the road.
-pub(crate) struct Place {
+pub(crate) struct RoadHost {
     pub(crate) netns: Arc<Netns>,
     sockets: Sockets,
 }
 
-/// What one end has seen.
+/// An observation of one end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     /// The connection was made.
     Connected,
-    /// Nobody listens, said the network.
+    /// The connection was refused.
     Refused,
-    /// Nobody answered.
+    /// No answer before the timeout.
     NoAnswer,
-    /// So many bytes arrived, every one of them right.
+    /// So many bytes arrived, all correct.
     Got(u64),
-    /// A byte that was not sent, so many after the beginning.
+    /// A wrong byte, at this offset.
     Garbled(u64),
-    /// The other end has finished sending.
+    /// FIN of the other end.
     End,
     /// The connection was reset.
     Reset,
-    /// Nothing more can be sent.
+    /// Writes fail.
     Broken,
-    /// Nothing more could be sent for now.
+    /// Writes are blocked.
     HeldUp,
 }
 
-/// What both ends have seen.
+/// The observations of both ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Trace {
     pub(crate) client: Vec<Event>,
@@ -92,7 +92,7 @@ impl Road {
         server: (&Arc<Netns>, &Sockets),
         at: IpAddr,
     ) -> Self {
-        let place = |(netns, sockets): (&Arc<Netns>, &Sockets)| Place {
+        let place = |(netns, sockets): (&Arc<Netns>, &Sockets)| RoadHost {
             netns: Arc::clone(netns),
             sockets: sockets.clone(),
         };
@@ -107,7 +107,7 @@ impl Road {
         }
     }
 
-    /// The server is reached by another address.
+    /// The client dials another address than the server's own.
     pub(crate) fn to(self, to: IpAddr) -> Self {
         Self { to, ..self }
     }
@@ -117,7 +117,7 @@ impl Road {
         Self { source: Some(source), ..self }
     }
 
-    /// A port that no step has used.
+    /// A port that no step has used yet.
     pub(crate) fn port(&self) -> u16 {
         let port = self.next.get();
         assert!(PORTS.contains(&port), "the script needs more ports");
@@ -149,7 +149,7 @@ impl Road {
         Ok(stream)
     }
 
-    /// Whether the server is being dialled: by the client itself, or by whom it talks to.
+    /// Whether the server is being dialled: by the client itself, or by its agent.
     pub(crate) fn dials(&self, port: u16) -> Result<bool> {
         // On a road with agents the client's own dial is answered by its agent.
         let by_client = self.at == self.to && self.name == "direct" && self.client.dials(port)?;
@@ -163,7 +163,7 @@ impl Road {
     }
 
     pub(crate) async fn meet_at(&self, listener: &TcpListener, port: u16) -> Result<(End, End)> {
-        let accepted = async { timeout(PATIENCE, listener.accept()).await.context("nobody connects") };
+        let accepted = async { timeout(PATIENCE, listener.accept()).await.context("no connection arrives") };
         let (client, server) = tokio::join!(self.connect(port), accepted);
         let (client, (server, source)) = (client?, server??);
         let as_wanted = self.source.is_none_or(|wanted| source.ip() == wanted);
@@ -173,12 +173,12 @@ impl Road {
     }
 }
 
-impl Place {
+impl RoadHost {
     pub(crate) fn sockets(&self) -> &Sockets {
         &self.sockets
     }
 
-    /// Whether somebody here waits for the answer of a server to his first segment.
+    /// Whether a socket here is in SYN-SENT.
     pub(crate) fn dials(&self, port: u16) -> Result<bool> {
         Ok(self.sockets_to(port, "02")? > 0)
     }
@@ -207,7 +207,7 @@ impl End {
         Self { stream: Some(stream), seen: vec![Event::Connected], sent: 0, received: 0 }
     }
 
-    /// What a client sees that tries to connect.
+    /// The observation of a client that connects.
     pub(crate) fn tried(tried: Result<TcpStream, ConnectError>) -> Result<Self> {
         let (stream, event) = match tried {
             Ok(stream) => (Some(stream), Event::Connected),
@@ -260,7 +260,7 @@ impl End {
         Ok(())
     }
 
-    /// Sends up to `bytes` of the pattern, until it is held up.
+    /// Sends up to `bytes` of the pattern, until writes block.
     pub(crate) async fn send_until_held_up(&mut self, bytes: u64) -> Result<()> {
         let until = self.sent + bytes;
         while self.sent < until {
@@ -276,16 +276,13 @@ impl End {
         Ok(())
     }
 
-    /// Sends one byte after the other until the other end cannot be reached any more.
+    /// Sends byte by byte until writes fail.
     pub(crate) async fn send_until_told(&mut self) -> Result<()> {
-        let told = async {
-            while !self.seen.contains(&Event::Broken) {
-                self.send(1).await?;
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            Ok(())
+        let broken = async || match self.send(1).await {
+            Ok(()) => self.seen.contains(&Event::Broken).then_some(Ok(())),
+            Err(error) => Some(Err(error)),
         };
-        timeout(PATIENCE, told).await.context("nobody said that the other end is gone")?
+        wait::within(PATIENCE, broken).await.context("no reset although the other end is gone")?
     }
 
     /// Bytes of the pattern that were sent.
@@ -321,7 +318,7 @@ impl End {
         self.read(u64::MAX).await
     }
 
-    /// Sends so much and finishes, while it reads to the end.
+    /// Sends so much and a FIN, while it reads to the end.
     pub(crate) async fn exchange(&mut self, bytes: u64) -> Result<()> {
         let Self { stream, seen, sent, received } = self;
         let (mut read, mut write) = stream.as_mut().context("this end is closed")?.split();
@@ -345,25 +342,23 @@ impl End {
         tokio::try_join!(send, receive).map(drop)
     }
 
-    /// Waits until `bytes` have arrived, and leaves them where they are.
+    /// Waits until `bytes` have arrived, and leaves them unread.
     pub(crate) async fn arrived(&mut self, bytes: usize) -> Result<()> {
         let mut buffer = vec![0; bytes];
         let stream = self.stream()?;
-        let there = async {
-            while stream.peek(&mut buffer).await? < bytes {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            Ok::<_, io::Error>(())
+        let there = async || match stream.peek(&mut buffer).await {
+            Ok(count) => (count >= bytes).then_some(Ok(())),
+            Err(error) => Some(Err(error)),
         };
-        Ok(timeout(PATIENCE, there).await.context("the bytes do not arrive")??)
+        Ok(wait::within(PATIENCE, there).await.context("the bytes do not arrive")??)
     }
 
-    /// Finishes sending.
+    /// Sends a FIN.
     pub(crate) async fn finish(&mut self) -> Result<()> {
         Ok(self.stream()?.shutdown().await?)
     }
 
-    /// Closes, as a program that ends.
+    /// Closes, as a program that exits.
     pub(crate) fn close(&mut self) {
         self.stream = None;
     }
@@ -378,7 +373,7 @@ impl End {
 
 fn saw(seen: &mut Vec<Event>, event: Event) {
     match (seen.last_mut(), &event) {
-        // However many pieces they came in.
+        // However they were segmented.
         (Some(Event::Got(bytes)), Event::Got(more)) => *bytes += more,
         _ => seen.push(event),
     }
@@ -396,7 +391,7 @@ fn check(seen: &mut Vec<Event>, received: &mut u64, bytes: &[u8]) {
     }
 }
 
-/// A reset is noticed by the write that comes first or by the second; which one is chance.
+/// A reset fails the first write after it or the second, depending on timing.
 fn broken(error: &io::Error) -> Result<Event> {
     let gone = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
     ensure!(gone.contains(&error.kind()), "writing: {error}");
@@ -418,7 +413,7 @@ fn pattern(from: u64, most: u64) -> &'static [u8] {
     &PATTERN[at..end]
 }
 
-/// What one sees that connects, sends nothing and listens.
+/// The observations of a client that connects, sends nothing and reads.
 pub(crate) async fn attempt(road: &Road, port: u16, patience: Duration) -> Result<End> {
     let mut client = End::tried(road.connect_within(port, patience).await)?;
     if client.is_open() {

@@ -1,6 +1,6 @@
-//! The east-west gateway by itself: a real process, a client that is scripted frame by frame, pods that are sockets.
+//! The east-west gateway alone: a real process, a client that is scripted frame by frame, sockets for pods.
 
-mod world;
+mod gateway_lab;
 
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
@@ -15,13 +15,13 @@ use nix::sys::socket::{
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use world::{PLAIN, SOON, TLS, World, by_number};
+use gateway_lab::{GatewayLab, PLAIN, SOON, TLS, by_number};
 
 fn main() -> std::process::ExitCode {
     lab::main_with_programs(&lab::tests![
-        only_global_services_are_reached_and_by_name_only,
-        it_answers_no_sooner_than_it_is_connected_to_the_pod,
-        tls_passes_by_its_server_name_unread,
+        only_global_services_are_reachable_and_only_by_name,
+        connect_is_answered_200_only_after_the_pod_is_connected,
+        tls_is_passed_through_by_its_server_name,
         a_plain_port_leads_to_a_service
     ])
 }
@@ -30,41 +30,42 @@ fn name(service: &str) -> String {
     format!("{service}.sample.svc.cluster.local:80")
 }
 
-/// Bytes that no protocol would take for its own.
+/// Bytes that are valid in no protocol.
 fn noise(count: usize) -> Vec<u8> {
     (0..count).map(|at| u8::try_from(at * 131 % 251).unwrap_or_default()).collect()
 }
 
 async fn accepted(listener: &TcpListener) -> Result<TcpStream> {
-    let (stream, _) = tokio::time::timeout(SOON, listener.accept()).await.context("nobody connects")??;
+    let (stream, _) =
+        tokio::time::timeout(SOON, listener.accept()).await.context("no connection arrives")??;
     Ok(stream)
 }
 
 async fn read(stream: &mut TcpStream, count: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![0; count];
-    tokio::time::timeout(SOON, stream.read_exact(&mut bytes)).await.context("not all bytes came")??;
+    tokio::time::timeout(SOON, stream.read_exact(&mut bytes)).await.context("too few bytes")??;
     Ok(bytes)
 }
 
-/// Whether a connection was ended without a byte.
+/// Whether a connection was closed without a byte.
 async fn closed(mut stream: TcpStream) -> Result<bool> {
     let end = tokio::time::timeout(SOON, stream.read(&mut [0])).await.context("it stays open")?;
     Ok(!matches!(end, Ok(count) if count > 0))
 }
 
-fn only_global_services_are_reached_and_by_name_only() -> Result<()> {
+fn only_global_services_are_reachable_and_only_by_name() -> Result<()> {
     lab::block_on(async {
-        let world = World::new()?;
-        let gateway = world.gateway().await?;
-        let (hello, private) = (world.serve("hello")?, world.serve("private")?);
-        let mut tunnel = world.tunnel().await?;
-        let pod = world.endpoint("hello")?;
+        let lab = GatewayLab::new()?;
+        let gateway = lab.gateway().await?;
+        let (hello, private) = (lab.serve("hello")?, lab.serve("private")?);
+        let mut tunnel = lab.tunnel().await?;
+        let pod = lab.endpoint("hello")?;
         let refused = [
             (by_number(pod.ip(), 15008), "400"),
             (by_number(pod.ip(), 8080), "400"),
-            (by_number(world.node(), 6443), "400"),
+            (by_number(lab.node(), 6443), "400"),
             ("[::1]:80".to_owned(), "400"),
-            (name("nobody"), "503"),
+            (name("unknown"), "503"),
             (name("private"), "503"),
             (name("plain"), "503"),
             ("hello.sample.svc.cluster.local:81".to_owned(), "503"),
@@ -80,7 +81,7 @@ fn only_global_services_are_reached_and_by_name_only() -> Result<()> {
         let mut inner = accepted(&hello).await?;
         ensure!(tunnel.answer().await? == (101, "200".to_owned()));
 
-        // Neither side's bytes are looked at or changed, and each side ends for itself.
+        // The bytes of both directions pass unchanged, and each direction ends by itself.
         let (there, back) = (noise(70_000), noise(50_000).into_iter().rev().collect::<Vec<_>>());
         for chunk in there.chunks(10_000) {
             tunnel.0.data(101, chunk, false).await?;
@@ -95,14 +96,14 @@ fn only_global_services_are_reached_and_by_name_only() -> Result<()> {
         drop(inner);
         ensure!(tunnel.next().await?.ends_stream());
 
-        // What is global is what the API server says now.
-        world.api.label("services", "sample/private", "istio.io/global", Some("true"));
+        // A change in the API server takes effect at once.
+        lab.api.label("services", "sample/private", "istio.io/global", Some("true"));
         gateway.line(&["global: reachable through this gateway", "private"]).await?;
         tunnel.ask(103, &name("private")).await?;
         let opened = accepted(&private).await?;
         ensure!(tunnel.answer().await? == (103, "200".to_owned()));
         drop(opened);
-        world.api.delete("services", "sample/hello");
+        lab.api.delete("services", "sample/hello");
         gateway.line(&["no longer global", "hello"]).await?;
         tunnel.ask(105, &name("hello")).await?;
         while tunnel.next().await?.stream != 103 {}
@@ -113,9 +114,9 @@ fn only_global_services_are_reached_and_by_name_only() -> Result<()> {
     })
 }
 
-/// A listener whose queue is full with one connection: who comes next waits until it is accepted.
-async fn full(world: &World, service: &str) -> Result<(TcpListener, TcpStream)> {
-    let (host, at) = (world.pod(service)?, world.endpoint(service)?);
+/// A listener whose accept queue is full with one connection: the next client waits until that one is accepted.
+async fn full(lab: &GatewayLab, service: &str) -> Result<(TcpListener, TcpStream)> {
+    let (host, at) = (lab.pod(service)?, lab.endpoint(service)?);
     let make = || -> Result<std::net::TcpListener> {
         let fd = socket(
             AddressFamily::Inet,
@@ -133,17 +134,17 @@ async fn full(world: &World, service: &str) -> Result<(TcpListener, TcpStream)> 
     Ok((listener, first))
 }
 
-fn it_answers_no_sooner_than_it_is_connected_to_the_pod() -> Result<()> {
+fn connect_is_answered_200_only_after_the_pod_is_connected() -> Result<()> {
     lab::block_on(async {
-        let world = World::new()?;
-        let gateway = world.gateway().await?;
-        let mut tunnel = world.tunnel().await?;
-        // Nobody listens.
+        let lab = GatewayLab::new()?;
+        let gateway = lab.gateway().await?;
+        let mut tunnel = lab.tunnel().await?;
+        // No listener.
         tunnel.ask(1, &name("hello")).await?;
         ensure!(tunnel.answer().await? == (1, "503".to_owned()));
-        // The pod lets nobody in for now. Whoever asked later and is connected is answered first.
-        let hello = world.serve("hello")?;
-        let (slow, _first) = full(&world, "slow").await?;
+        // The pod accepts no connection for now. A later CONNECT whose pod is connected is answered first.
+        let hello = lab.serve("hello")?;
+        let (slow, _first) = full(&lab, "slow").await?;
         tunnel.ask(3, &name("slow")).await?;
         tunnel.ask(5, &name("hello")).await?;
         ensure!(tunnel.answer().await? == (5, "200".to_owned()));
@@ -151,7 +152,7 @@ fn it_answers_no_sooner_than_it_is_connected_to_the_pod() -> Result<()> {
         tunnel.0.data(5, b"ping", false).await?;
         ensure!(read(&mut inner, 4).await? == b"ping");
         inner.write_all(b"pong").await?;
-        ensure!(tunnel.bytes(5, 4).await? == b"pong", "something was said before the pod let us in");
+        ensure!(tunnel.bytes(5, 4).await? == b"pong", "bytes arrived before the pod accepted");
 
         drop(accepted(&slow).await?);
         ensure!(tunnel.answer().await? == (3, "200".to_owned()));
@@ -163,31 +164,31 @@ fn it_answers_no_sooner_than_it_is_connected_to_the_pod() -> Result<()> {
     })
 }
 
-fn tls_passes_by_its_server_name_unread() -> Result<()> {
+fn tls_is_passed_through_by_its_server_name() -> Result<()> {
     lab::block_on(async {
-        let world = World::new()?;
-        let gateway = world.gateway().await?;
-        let at = SocketAddr::new(world.outside.v4.into(), 15012);
-        let (istiod, _) = world.outside.sockets().listen(at, Transparent::Never)?;
+        let lab = GatewayLab::new()?;
+        let gateway = lab.gateway().await?;
+        let at = SocketAddr::new(lab.outside.v4.into(), 15012);
+        let (istiod, _) = lab.outside.sockets().listen(at, Transparent::Never)?;
 
         for unknown in ["other.istio-system.svc", "istiod.istio-system.svc.cluster.local"] {
-            let mut stream = world.dial(TLS).await?;
+            let mut stream = lab.dial(TLS).await?;
             stream.write_all(&client_hello(unknown)?).await?;
             ensure!(closed(stream).await?, "{unknown} was answered");
             gateway.line(&["connection failed", "no route for server name", unknown]).await?;
         }
-        let mut stream = world.dial(TLS).await?;
+        let mut stream = lab.dial(TLS).await?;
         stream.write_all(b"GET / HTTP/1.1\r\nHost: istiod.istio-system.svc\r\n\r\n").await?;
-        ensure!(closed(stream).await?, "plain text was answered");
+        ensure!(closed(stream).await?, "plaintext was answered");
         gateway.line(&["connection failed", "not a TLS ClientHello"]).await?;
 
-        // In two pieces, and in the case that the client likes.
+        // In two segments, and in mixed case.
         let hello = client_hello("ISTIOD.istio-system.svc")?;
-        let mut stream = world.dial(TLS).await?;
+        let mut stream = lab.dial(TLS).await?;
         let (first, rest) = hello.split_at(50);
         stream.write_all(first).await?;
         stream.write_all(rest).await?;
-        // The first that arrives is this one: those without a route led nowhere.
+        // This is the first connection to arrive: those without a route reached no pod.
         let mut upstream = accepted(&istiod).await?;
         ensure!(read(&mut upstream, hello.len()).await? == hello, "the ClientHello was changed");
         upstream.write_all(&noise(30_000)).await?;
@@ -197,11 +198,11 @@ fn tls_passes_by_its_server_name_unread() -> Result<()> {
         ensure!(read(&mut upstream, 999).await? == noise(999) && upstream.read(&mut [0]).await? == 0);
         drop((upstream, stream));
 
-        // A route can name a service, too.
-        let app = SocketAddr::new(world.pod("plain")?.v4.into(), 8080);
-        lab::echo(&world.pod("plain")?.sockets(), app, &world.tasks)?;
+        // A route may name a service, too.
+        let app = SocketAddr::new(lab.pod("plain")?.v4.into(), 8080);
+        lab::echo(&lab.pod("plain")?.sockets(), app, &lab.tasks)?;
         let hello = client_hello("plain.example")?;
-        ensure!(lab::exchange(world.dial(TLS).await?, &hello).await? == hello);
+        ensure!(lab::exchange(lab.dial(TLS).await?, &hello).await? == hello);
         gateway.stop().await?;
         Ok(())
     })
@@ -209,18 +210,18 @@ fn tls_passes_by_its_server_name_unread() -> Result<()> {
 
 fn a_plain_port_leads_to_a_service() -> Result<()> {
     lab::block_on(async {
-        let world = World::new()?;
-        let gateway = world.gateway().await?;
-        // Nobody serves yet; the end may come as soon as the beginning.
-        if let Ok(stream) = world.dial(PLAIN).await {
-            ensure!(closed(stream).await?, "somebody answered");
+        let lab = GatewayLab::new()?;
+        let gateway = lab.gateway().await?;
+        // No server yet; the connection may be closed as soon as it is accepted.
+        if let Ok(stream) = lab.dial(PLAIN).await {
+            ensure!(closed(stream).await?, "a connection without a server was answered");
         }
         gateway
             .line(&["connection complete", "error=", "dst.service=\"plain.sample.svc.cluster.local\""])
             .await?;
-        let app = SocketAddr::new(world.pod("plain")?.v4.into(), 8080);
-        lab::echo(&world.pod("plain")?.sockets(), app, &world.tasks)?;
-        ensure!(lab::exchange(world.dial(PLAIN).await?, &noise(100_000)).await? == noise(100_000));
+        let app = SocketAddr::new(lab.pod("plain")?.v4.into(), 8080);
+        lab::echo(&lab.pod("plain")?.sockets(), app, &lab.tasks)?;
+        ensure!(lab::exchange(lab.dial(PLAIN).await?, &noise(100_000)).await? == noise(100_000));
         gateway.line(&["connection complete", "dst.service=\"plain.sample.svc.cluster.local\""]).await?;
         gateway.stop().await?;
         Ok(())

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use isthmus_kit::lab;
-use isthmus_kit::two_nodes::{VIP, World};
+use isthmus_kit::two_nodes::{TwoNodes, VIP};
 use isthmus_node::rules::{self, AGENT_MARK, PodRules};
 use isthmus_rt::task::Tasks;
 use isthmus_sys::nft::{self, Family};
@@ -71,8 +71,8 @@ async fn ask_tcp(from: &Sockets, server: SocketAddr, messages: &[Vec<u8>]) -> Re
     tokio::time::timeout(SOON, talk).await.context("no answer")?
 }
 
-/// Questions of which the mesh knows nothing: an unknown name, a type that is not answered for, EDNS with a cookie, an
-/// UPDATE, and what looks like rubbish behind the header.
+/// Messages that the mesh does not answer: an unknown name, an unsupported type, EDNS with a cookie, an UPDATE, and
+/// garbage behind the header.
 fn foreign() -> Vec<Vec<u8>> {
     let mut edns = query("www.example.com", 28);
     edns[11] = 1;
@@ -91,21 +91,21 @@ fn foreign() -> Vec<Vec<u8>> {
 }
 
 pub(crate) fn each_query_reaches_the_server_that_it_asked() -> Result<()> {
-    let world = World::new()?;
+    let lab = TwoNodes::new()?;
     lab::block_on(async {
-        let hosts = [("A", world.lan.host()?), ("B", world.lan.host()?)];
+        let hosts = [("A", lab.lan.host()?), ("B", lab.lan.host()?)];
         let mut servers: Vec<(&'static str, SocketAddr, String)> = Vec::new();
         for (name, host) in &hosts {
             for (at, pod) in [
-                (SocketAddr::new(host.v4.into(), 53), world.client.v4.to_string()),
-                (SocketAddr::new(host.v6.into(), 53), world.client.v6.to_string()),
+                (SocketAddr::new(host.v4.into(), 53), lab.client.v4.to_string()),
+                (SocketAddr::new(host.v6.into(), 53), lab.client.v6.to_string()),
             ] {
-                server(&host.sockets(), at, name, &world.tasks)?;
+                server(&host.sockets(), at, name, &lab.tasks)?;
                 servers.push((name, at, pod));
             }
         }
-        let (agent, _zds) = serve(&world, 0, &world.client, "client", &world.local("")).await?;
-        let app = world.client.sockets();
+        let (agent, _zds) = serve(&lab, 0, &lab.client, "client", &lab.local("")).await?;
+        let app = lab.client.sockets();
         for (name, at, pod) in &servers {
             let said = format!(" {name} for {pod}");
             let expected = |query: &Vec<u8>| {
@@ -119,22 +119,22 @@ pub(crate) fn each_query_reaches_the_server_that_it_asked() -> Result<()> {
             }
             let got = ask_tcp(&app, *at, &foreign()).await?;
             ensure!(got == foreign().iter().map(expected).collect::<Vec<_>>(), "TCP to {at}: {got:?}");
-            // Names of the mesh are answered by nobody else, whoever is asked.
+            // Names of the mesh are answered by the agent, whichever server is asked.
             let ours = query("echo.ns.svc.cluster.local", 1);
             let got = ask_udp(&app, *at, &ours).await?;
             ensure!(got.ends_with(&[10, 96, 0, 1]) && VIP.ip().to_string() == "10.96.0.1", "{got:?}");
         }
         one_socket_asks_both(&app, &servers).await?;
-        // A server that is not there is no other one's business.
-        let nobody = SocketAddr::new(world.outsider.v4.into(), 53);
-        let got = ask_udp(&app, nobody, &query("www.example.com", 1)).await?;
+        // A query to an unreachable server is not sent to another one.
+        let unreachable = SocketAddr::new(lab.outsider.v4.into(), 53);
+        let got = ask_udp(&app, unreachable, &query("www.example.com", 1)).await?;
         ensure!(got[3] & 0x0f == 2, "not a failure: {got:?}");
         agent.stop()?;
         Ok(())
     })
 }
 
-/// As some resolvers do: the same question to every server from the same port, whoever answers first wins.
+/// As some resolvers do: the same question to every server from the same port; the first answer counts.
 async fn one_socket_asks_both(app: &Sockets, servers: &[(&'static str, SocketAddr, String)]) -> Result<()> {
     for v4 in [true, false] {
         let servers: Vec<_> = servers.iter().filter(|(_, at, _)| at.is_ipv4() == v4).collect();
@@ -146,7 +146,7 @@ async fn one_socket_asks_both(app: &Sockets, servers: &[(&'static str, SocketAdd
         for _ in &servers {
             let answer = tokio::time::timeout(SOON, socket.recv_from(&mut buffer)).await;
             let (length, from) = answer.context("no answer")??;
-            let who = servers.iter().find(|(_, at, _)| *at == from).context("somebody else answered")?;
+            let who = servers.iter().find(|(_, at, _)| *at == from).context("another address answered")?;
             let said = format!(" {} for {}", who.0, who.2);
             ensure!(buffer[..length].ends_with(said.as_bytes()), "{from} said what another one did");
             heard.push(from);
@@ -183,7 +183,7 @@ pub(crate) fn the_agents_own_queries_are_kept_apart_from_the_applications() -> R
                 theirs.send_to(b"the application's", at).await?;
                 let (length, _) = tokio::time::timeout(SOON, proxy.recv_from(&mut buffer)).await??;
                 ensure!(&buffer[..length] == b"the application's");
-                // What conntrack knows of it stays when the socket is gone.
+                // The conntrack entry outlives the socket.
                 drop(theirs);
                 let ours = agent.udp(from)?;
                 ours.send_to(b"the agent's", at).await?;

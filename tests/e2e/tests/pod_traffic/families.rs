@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 use isthmus_kit::lab::{self, Host, Lan};
 use isthmus_kit::probe;
-use isthmus_kit::two_nodes::World;
+use isthmus_kit::two_nodes::TwoNodes;
 use isthmus_rt::task::Tasks;
 use isthmus_sys::capture::Capture;
 use isthmus_sys::netns::Netns;
@@ -39,21 +39,21 @@ pub(crate) fn a_pod_with_both_is_carried_over_both() -> Result<()> {
     is_carried(Has { v4: true, v6: true })
 }
 
-/// A service has addresses of both families, its pod of one: what was asked for over the other arrives all the same.
+/// A service has addresses of both families, its pod of one: connections to the other family arrive all the same.
 pub(crate) fn an_address_of_one_family_leads_to_a_pod_of_the_other() -> Result<()> {
-    let world = World::new()?;
+    let lab = TwoNodes::new()?;
     lab::block_on(async {
         let (both, only_v6) = (Has { v4: true, v6: true }, Has { v4: false, v6: true });
-        let (client, server) = (host(&world.lan, 101, both)?, host(&world.lan, 102, only_v6)?);
+        let (client, server) = (host(&lab.lan, 101, both)?, host(&lab.lan, 102, only_v6)?);
         let to = SocketAddr::new(server.v6.into(), 8080);
-        whoami(&server.sockets(), to, &world.tasks)?;
+        whoami(&server.sockets(), to, &lab.tasks)?;
         let local = local(&addresses(&client, both), &addresses(&server, only_v6));
-        let (client_agent, _zds0) = serve(&world, 0, &client, "client", &local).await?;
-        let (server_agent, _zds1) = serve(&world, 1, &server, "server", &local).await?;
+        let (client_agent, _zds0) = serve(&lab, 0, &client, "client", &local).await?;
+        let (server_agent, _zds1) = serve(&lab, 1, &server, "server", &local).await?;
         for vip in VIPS {
-            let got = world.exchange(&client, SocketAddr::new(vip, 80), b"").await;
+            let got = lab.exchange(&client, SocketAddr::new(vip, 80), b"").await;
             let got = got.with_context(|| format!("{vip} does not answer"))?;
-            // Between the pods there is only the one family.
+            // Between the pods only this family is used.
             ensure!(String::from_utf8_lossy(&got) == format!("{SECRET}{}", client.v6), "{vip}: {got:?}");
         }
         client_agent.stop()?;
@@ -116,7 +116,7 @@ fn local(client: &[IpAddr], server: &[IpAddr]) -> String {
     )
 }
 
-/// An application that tells each client who it seems to be.
+/// An application that sends each client its own source address.
 fn whoami(sockets: &Sockets, at: SocketAddr, tasks: &Tasks) -> Result<()> {
     let (listener, _) = sockets.listen(at, Transparent::Never)?;
     tasks.spawn("application", async move {
@@ -129,21 +129,21 @@ fn whoami(sockets: &Sockets, at: SocketAddr, tasks: &Tasks) -> Result<()> {
 }
 
 fn is_carried(has: Has) -> Result<()> {
-    let world = World::new()?;
+    let lab = TwoNodes::new()?;
     lab::block_on(async {
-        let (client, server) = (host(&world.lan, 101, has)?, host(&world.lan, 102, has)?);
+        let (client, server) = (host(&lab.lan, 101, has)?, host(&lab.lan, 102, has)?);
         let (from, to) = (addresses(&client, has), addresses(&server, has));
         for address in &to {
-            whoami(&server.sockets(), SocketAddr::new(*address, 8080), &world.tasks)?;
+            whoami(&server.sockets(), SocketAddr::new(*address, 8080), &lab.tasks)?;
         }
         let local = local(&from, &to);
-        let (client_agent, _zds0) = serve(&world, 0, &client, "client", &local).await?;
-        let (server_agent, _zds1) = serve(&world, 1, &server, "server", &local).await?;
+        let (client_agent, _zds0) = serve(&lab, 0, &client, "client", &local).await?;
+        let (server_agent, _zds1) = serve(&lab, 1, &server, "server", &local).await?;
         let wire = Capture::open(&server.netns, "eth0")?;
         for (from, to) in from.iter().zip(&to) {
             let vip = VIPS[usize::from(to.is_ipv6())];
             for asked in [SocketAddr::new(vip, 80), SocketAddr::new(*to, 8080)] {
-                let got = world.exchange(&client, asked, b"").await;
+                let got = lab.exchange(&client, asked, b"").await;
                 let got = got.with_context(|| format!("{asked} does not answer"))?;
                 // The application sees the client's own address, of the family that was asked for.
                 let said = String::from_utf8_lossy(&got);
@@ -151,15 +151,15 @@ fn is_carried(has: Has) -> Result<()> {
             }
         }
         let frames = wire.drain();
-        ensure!(!probe::contains(&frames, SECRET.as_bytes()), "the payload was seen in plain text");
+        ensure!(!probe::contains(&frames, SECRET.as_bytes()), "the payload was seen in plaintext");
         ensure!(probe::syns(&frames, 8080) == 0 && probe::syns(&frames, 15008) > 0);
         for (outside, to) in
-            [IpAddr::from(world.outsider.v4), world.outsider.v6.into()].into_iter().flat_map(|outside| {
+            [IpAddr::from(lab.outsider.v4), lab.outsider.v6.into()].into_iter().flat_map(|outside| {
                 let same = to.iter().filter(move |to| to.is_ipv4() == outside.is_ipv4());
                 same.map(move |to| (outside, *to))
             })
         {
-            let got = world.exchange(&world.outsider, SocketAddr::new(to, 8080), b"").await?;
+            let got = lab.exchange(&lab.outsider, SocketAddr::new(to, 8080), b"").await?;
             ensure!(
                 String::from_utf8_lossy(&got) == format!("{SECRET}{outside}"),
                 "plaintext to {to}: {got:?}"

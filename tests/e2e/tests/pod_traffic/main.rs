@@ -1,5 +1,5 @@
-//! What a pod's connections and queries meet, with real agents and packets: the DNS server that was asked, each family of
-//! addresses by itself, and a refusal for whatever makes no sense.
+//! A pod's connections and queries with real agents and packets: DNS to the server that was asked, either address family
+//! alone, and refusals.
 
 mod dns;
 mod elsewhere;
@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 use isthmus_kit::lab::{self, Host};
-use isthmus_kit::two_nodes::{Agent, World};
+use isthmus_kit::two_nodes::{Agent, TwoNodes};
 use isthmus_kit::zds::ZdsPeer;
 use isthmus_node::rules::{self, PodRules};
 use isthmus_sys::socket::Sockets;
@@ -33,13 +33,13 @@ fn main() -> std::process::ExitCode {
     ])
 }
 
-/// How long what happens may take.
+/// Longest wait for what must happen.
 const SOON: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// An agent that serves one pod, with all of the node role's rules.
-async fn serve(world: &World, at: usize, pod: &Host, name: &str, local: &str) -> Result<(Agent, ZdsPeer)> {
+async fn serve(lab: &TwoNodes, at: usize, pod: &Host, name: &str, local: &str) -> Result<(Agent, ZdsPeer)> {
     let rules = |netns: &_| Ok(rules::apply_pod(netns, &PodRules::default())?);
-    world.serve(at, pod, name, local, rules).await
+    lab.serve(at, pod, name, local, rules).await
 }
 
 /// A DNS query of one question with a recognisable id.
@@ -59,7 +59,7 @@ fn udp_towards(sockets: &Sockets, to: SocketAddr) -> Result<UdpSocket> {
     Ok(sockets.udp((any, 0).into())?)
 }
 
-/// Asks over UDP as an application does that hears nobody but the server it asked.
+/// Asks over a connected UDP socket, which receives answers from that server only.
 async fn ask_udp(from: &Sockets, server: SocketAddr, message: &[u8]) -> Result<Vec<u8>> {
     let socket = udp_towards(from, server)?;
     socket.connect(server).await?;

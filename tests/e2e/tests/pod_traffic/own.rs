@@ -10,15 +10,15 @@ use isthmus_identity::{CertSource as _, Manager, manager};
 use isthmus_kit::hbone::client;
 use isthmus_kit::lab;
 use isthmus_kit::process::Process;
-use isthmus_kit::two_nodes::World;
+use isthmus_kit::two_nodes::TwoNodes;
 use isthmus_model::SpiffeId;
 
 use super::SOON;
 
 pub(crate) fn the_agent_itself_is_reached_over_mutual_tls_for_metrics_and_readiness_only() -> Result<()> {
-    let world = World::new()?;
+    let lab = TwoNodes::new()?;
     lab::block_on(async {
-        let node = &world.nodes[0];
+        let node = &lab.nodes[0];
         let local = format!(
             "workloads:\n- {{uid: c1//Pod/istio-system/ztunnel-1, name: ztunnel-1, namespace: istio-system, \
              serviceAccount: ztunnel, network: net1, clusterId: c1, workloadIps: [{}], protocol: HBONE, node: n0, \
@@ -26,7 +26,7 @@ pub(crate) fn the_agent_itself_is_reached_over_mutual_tls_for_metrics_and_readin
              action: Allow\n  rules: [[[{{principals: [!Exact cluster.local/ns/monitoring/sa/prometheus]}}]]]\n",
             node.v4
         );
-        let socket = world.socket(0).display().to_string();
+        let socket = lab.socket(0).display().to_string();
         let env = [
             ("FAKE_CA", "true"),
             ("LOCAL_XDS", local.as_str()),
@@ -39,13 +39,13 @@ pub(crate) fn the_agent_itself_is_reached_over_mutual_tls_for_metrics_and_readin
         ];
         let agent = Process::start(&node.netns, "isthmus", &["proxy", "ztunnel"], &env, "")?;
         agent.line(&["agent started"]).await?;
-        let certs = Manager::new(Arc::new(FakeSigner::new()), manager::Config::default(), &world.tasks);
+        let certs = Manager::new(Arc::new(FakeSigner::new()), manager::Config::default(), &lab.tasks);
         let id =
             |account: &str| -> Result<SpiffeId> { Ok(format!("spiffe://cluster.local/{account}").parse()?) };
         let to = SocketAddr::new(node.v4.into(), 15008);
         let ask = async |who: &str, port: u16| {
             let certificate = certs.certificate(&id(who)?).await?;
-            let tcp = world.outsider.sockets().connect(to, None, SOON).await?;
+            let tcp = lab.outsider.sockets().connect(to, None, SOON).await?;
             let expected = [id("ns/istio-system/sa/ztunnel")?];
             let tls = TlsSession::connect(certificate.client_config(&expected), tcp, SOON).await?;
             client::connect(tls, &SocketAddr::new(node.v4.into(), port).to_string(), &[]).await
@@ -56,7 +56,7 @@ pub(crate) fn the_agent_itself_is_reached_over_mutual_tls_for_metrics_and_readin
         {
             let (status, peer) = ask(prometheus, port).await?;
             ensure!(status == 200, "{port}: {status}");
-            let answer = client::get(client::bytes(peer, &world.tasks), path).await?;
+            let answer = client::get(client::bytes(peer, &lab.tasks), path).await?;
             ensure!(answer.contains(expected), "{port}: {answer}");
         }
         for port in [15000, 15001, 15006, 15008, 15053, 22] {

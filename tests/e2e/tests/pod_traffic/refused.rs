@@ -1,5 +1,5 @@
-//! What makes no sense: the status or the close of the reference, one line of log that says who, whither and why, and
-//! nobody else is concerned.
+//! Refusals: the reference's status or reset, one access log line with source, destination and reason, and no effect on
+//! other connections.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +11,7 @@ use isthmus_identity::fake::FakeSigner;
 use isthmus_identity::{CertSource as _, Manager, manager};
 use isthmus_kit::hbone::client;
 use isthmus_kit::lab;
-use isthmus_kit::two_nodes::{VIP, World};
+use isthmus_kit::two_nodes::{TwoNodes, VIP};
 use isthmus_model::SpiffeId;
 use isthmus_sys::socket::{ConnectError, Sockets};
 use tokio::io::AsyncReadExt as _;
@@ -21,13 +21,13 @@ use super::{SOON, serve};
 const WORDS: &[u8] = b"some words of a neighbour";
 const HBONE: u16 = 15008;
 
-/// The lines that complain of connections from a host.
+/// The warnings and errors about connections from a host.
 fn complaints(log: &str, from: IpAddr) -> Vec<&str> {
     let source = if from.is_ipv4() { format!("src.addr={from}:") } else { format!("src.addr=[{from}]:") };
     log.lines().filter(|line| line.contains(&source) && line.contains("error=")).collect()
 }
 
-/// There is one line for each of these connections, and it holds what it should.
+/// Checks that each of these connections has one line with the expected parts.
 fn one_line_each(log: &str, from: IpAddr, expected: &[(String, &str)]) -> Result<()> {
     let mut lines = complaints(log, from);
     for (destination, reason) in expected {
@@ -40,7 +40,7 @@ fn one_line_each(log: &str, from: IpAddr, expected: &[(String, &str)]) -> Result
     Ok(())
 }
 
-/// A connection is made and ends with a reset, be it before its maker has heard that it was made.
+/// A connection is reset, perhaps before the client sees it established.
 async fn is_cut(from: &Sockets, to: SocketAddr) -> Result<()> {
     let mut stream = match from.connect(to, None, SOON).await {
         Ok(stream) => stream,
@@ -54,20 +54,20 @@ async fn is_cut(from: &Sockets, to: SocketAddr) -> Result<()> {
 }
 
 pub(crate) fn a_request_that_makes_no_sense_is_refused_with_its_status_and_one_line() -> Result<()> {
-    let world = World::new()?;
+    let lab = TwoNodes::new()?;
     lab::block_on(async {
-        let app = SocketAddr::new(world.server.v4.into(), 8080);
-        lab::echo(&world.server.sockets(), app, &world.tasks)?;
-        let local = world.local("");
-        let (client_agent, _zds0) = serve(&world, 0, &world.client, "client", &local).await?;
-        let (server_agent, _zds1) = serve(&world, 1, &world.server, "server", &local).await?;
-        // A member of the mesh that is not ours: it proves an identity and says what it likes.
-        let certs = Manager::new(Arc::new(FakeSigner::new()), manager::Config::default(), &world.tasks);
+        let app = SocketAddr::new(lab.server.v4.into(), 8080);
+        lab::echo(&lab.server.sockets(), app, &lab.tasks)?;
+        let local = lab.local("");
+        let (client_agent, _zds0) = serve(&lab, 0, &lab.client, "client", &local).await?;
+        let (server_agent, _zds1) = serve(&lab, 1, &lab.server, "server", &local).await?;
+        // A foreign client with a valid identity and arbitrary requests.
+        let certs = Manager::new(Arc::new(FakeSigner::new()), manager::Config::default(), &lab.tasks);
         let id = |account: &str| -> Result<SpiffeId> {
             Ok(format!("spiffe://cluster.local/ns/ns/sa/{account}").parse()?)
         };
         let certificate = certs.certificate(&id("stranger")?).await?;
-        let (server, other) = (world.server.v4, world.client.v4);
+        let (server, other) = (lab.server.v4, lab.client.v4);
         let host = "echo.ns.svc.cluster.local";
         let cases = [
             ("nonsense".to_owned(), 400, "no valid authority pseudo header: nonsense".to_owned()),
@@ -76,7 +76,7 @@ pub(crate) fn a_request_that_makes_no_sense_is_refused_with_its_status_and_one_l
             (format!("{other}:8080"), 400, format!("ip mismatch: {server} != {other}")),
             ("127.0.0.1:8080".to_owned(), 400, format!("ip mismatch: {server} != 127.0.0.1")),
             (
-                "nobody.ns.svc.cluster.local:80".to_owned(),
+                "unknown.ns.svc.cluster.local:80".to_owned(),
                 503,
                 "no service or workload for hostname".to_owned(),
             ),
@@ -93,24 +93,24 @@ pub(crate) fn a_request_that_makes_no_sense_is_refused_with_its_status_and_one_l
         let to = SocketAddr::new(server.into(), HBONE);
         let mut expected = Vec::new();
         for (authority, status, reason) in &cases {
-            let tcp = world.outsider.sockets().connect(to, None, SOON).await?;
+            let tcp = lab.outsider.sockets().connect(to, None, SOON).await?;
             let tls = TlsSession::connect(certificate.client_config(&[id("server")?]), tcp, SOON).await?;
             let forged = [("x-forwarded-network", "elsewhere"), ("forwarded", "for=\"10.0.0.1:1\"")];
             let (got, _peer) = client::connect(tls, authority, &forged).await?;
             ensure!(got == *status, "{authority}: {got}");
             expected.push((to.to_string(), reason.as_str()));
-            ensure!(world.exchange(&world.client, VIP, WORDS).await? == WORDS, "after {authority}");
+            ensure!(lab.exchange(&lab.client, VIP, WORDS).await? == WORDS, "after {authority}");
         }
         client_agent.stop()?;
-        one_line_each(&server_agent.stop()?, world.outsider.v4.into(), &expected)
+        one_line_each(&server_agent.stop()?, lab.outsider.v4.into(), &expected)
     })
 }
 
 pub(crate) fn a_connection_that_leads_nowhere_is_closed_with_one_line() -> Result<()> {
-    let world = World::new()?;
+    let lab = TwoNodes::new()?;
     lab::block_on(async {
-        let app = SocketAddr::new(world.server.v4.into(), 8080);
-        lab::echo(&world.server.sockets(), app, &world.tasks)?;
+        let app = SocketAddr::new(lab.server.v4.into(), 8080);
+        lab::echo(&lab.server.sockets(), app, &lab.tasks)?;
         let service = |name: &str, vip: &str| {
             format!(
                 "- {{name: {name}, namespace: ns, hostname: {name}.ns.svc.cluster.local, vips: [net1/{vip}], \
@@ -125,38 +125,37 @@ pub(crate) fn a_connection_that_leads_nowhere_is_closed_with_one_line() -> Resul
                  services: {{ns/{name}.ns.svc.cluster.local: {{80: 8080}}}}}}\n"
             )
         };
-        // The gateway of one is not known; that of the other is, and nobody listens there.
+        // The gateway of one network is unknown; that of the other has no listener.
         let gateway = format!(
             "- {{uid: gw, name: gw, namespace: istio-system, serviceAccount: gw, network: net2, \
              workloadIps: [{}], protocol: HBONE, services: {{}}}}\n",
-            world.outsider.v4
+            lab.outsider.v4
         );
         let more = [service("empty", "10.96.0.2"), service("far", "10.96.0.3"), service("dark", "10.96.0.4")];
         let workloads =
-            [far("far", "192.0.2.1".to_owned()), far("dark", world.outsider.v4.to_string()), gateway]
-                .concat();
+            [far("far", "192.0.2.1".to_owned()), far("dark", lab.outsider.v4.to_string()), gateway].concat();
         let local =
-            world.local(&more.concat()).replacen("services:\n-", &format!("{workloads}services:\n-"), 1);
-        let (client_agent, _zds0) = serve(&world, 0, &world.client, "client", &local).await?;
-        let (server_agent, _zds1) = serve(&world, 1, &world.server, "server", &local).await?;
-        let gateway_port = SocketAddr::new(world.outsider.v4.into(), HBONE);
+            lab.local(&more.concat()).replacen("services:\n-", &format!("{workloads}services:\n-"), 1);
+        let (client_agent, _zds0) = serve(&lab, 0, &lab.client, "client", &local).await?;
+        let (server_agent, _zds1) = serve(&lab, 1, &lab.server, "server", &local).await?;
+        let gateway_port = SocketAddr::new(lab.outsider.v4.into(), HBONE);
         let mut expected = Vec::new();
         for (to, seen, reason) in [
             ("10.96.0.2:80", "10.96.0.2:80".to_owned(), "no healthy upstream: 10.96.0.2:80"),
             ("10.96.0.3:80", "10.96.0.3:80".to_owned(), "unknown network gateway: net2/192.0.2.1"),
             ("10.96.0.4:80", gateway_port.to_string(), "refused"),
-            // Straight at the outbound listener: the destination is ourselves.
+            // Directly to the outbound listener: the destination is the agent itself.
             ("127.0.0.1:15001", "127.0.0.1:15001".to_owned(), "attempted recursive call to ourselves"),
         ] {
             let to: SocketAddr = to.parse()?;
-            is_cut(&world.client.sockets(), to).await?;
-            let source = if to.ip().is_loopback() { to.ip() } else { world.client.v4.into() };
+            is_cut(&lab.client.sockets(), to).await?;
+            let source = if to.ip().is_loopback() { to.ip() } else { lab.client.v4.into() };
             expected.push((source, seen, reason));
-            ensure!(world.exchange(&world.client, VIP, WORDS).await? == WORDS, "after {to}");
+            ensure!(lab.exchange(&lab.client, VIP, WORDS).await? == WORDS, "after {to}");
         }
         server_agent.stop()?;
         let log = client_agent.stop()?;
-        for from in [IpAddr::from(world.client.v4), "127.0.0.1".parse()?] {
+        for from in [IpAddr::from(lab.client.v4), "127.0.0.1".parse()?] {
             let of: Vec<_> = expected.iter().filter(|(source, ..)| *source == from).collect();
             let of: Vec<_> = of.into_iter().map(|(_, seen, reason)| (seen.clone(), *reason)).collect();
             one_line_each(&log, from, &of)?;
@@ -166,33 +165,33 @@ pub(crate) fn a_connection_that_leads_nowhere_is_closed_with_one_line() -> Resul
 }
 
 pub(crate) fn the_agents_own_ports_are_no_application() -> Result<()> {
-    let world = World::new()?;
+    let lab = TwoNodes::new()?;
     lab::block_on(async {
-        for at in [IpAddr::from(world.server.v4), world.server.v6.into()] {
-            lab::echo(&world.server.sockets(), SocketAddr::new(at, 8080), &world.tasks)?;
+        for at in [IpAddr::from(lab.server.v4), lab.server.v6.into()] {
+            lab::echo(&lab.server.sockets(), SocketAddr::new(at, 8080), &lab.tasks)?;
         }
-        let local = world.local("");
-        let (client_agent, _zds0) = serve(&world, 0, &world.client, "client", &local).await?;
-        let (server_agent, _zds1) = serve(&world, 1, &world.server, "server", &local).await?;
+        let local = lab.local("");
+        let (client_agent, _zds0) = serve(&lab, 0, &lab.client, "client", &local).await?;
+        let (server_agent, _zds1) = serve(&lab, 1, &lab.server, "server", &local).await?;
         let mut expected = Vec::new();
         for port in [15001, 15006, 15053] {
-            let to = SocketAddr::new(world.server.v4.into(), port);
-            is_cut(&world.outsider.sockets(), to).await?;
+            let to = SocketAddr::new(lab.server.v4.into(), port);
+            is_cut(&lab.outsider.sockets(), to).await?;
             expected.push((to.to_string(), "attempted recursive call to ourselves"));
-            ensure!(world.exchange(&world.client, VIP, WORDS).await? == WORDS, "after {to}");
+            ensure!(lab.exchange(&lab.client, VIP, WORDS).await? == WORDS, "after {to}");
         }
-        // Plaintext that is routed here and meant for somebody else is not passed on.
+        // Plaintext that is routed here for another destination is not forwarded.
         let stray: SocketAddr = "192.0.2.9:8080".parse()?;
         isthmus_sys::route::add_route(
-            &world.outsider.netns,
+            &lab.outsider.netns,
             "192.0.2.9/32".parse()?,
-            Some(world.server.v4.into()),
+            Some(lab.server.v4.into()),
             Some("eth0"),
         )?;
-        is_cut(&world.outsider.sockets(), stray).await?;
+        is_cut(&lab.outsider.sockets(), stray).await?;
         expected
             .push((stray.to_string(), "ip mismatch: 192.0.2.9:8080 is not an address of server.ns (server)"));
         client_agent.stop()?;
-        one_line_each(&server_agent.stop()?, world.outsider.v4.into(), &expected)
+        one_line_each(&server_agent.stop()?, lab.outsider.v4.into(), &expected)
     })
 }

@@ -1,5 +1,5 @@
-//! What we program means what istio-cni's golden rule sets mean: our rules go to the kernel and are read back from it,
-//! the golden commands are run by the small interpreter in `parse`, and the outcomes are equal. That the comparison sees
+//! Our rules are equivalent to istio-cni's golden rule sets: ours are programmed and read back from the kernel, the
+//! golden commands are run by the small interpreter in `parse`, and the results are equal. That the comparison detects
 //! differences is tested too.
 
 use std::process::ExitCode;
@@ -12,19 +12,19 @@ use isthmus_sys::nft::{self, Rule, Ruleset, Set, SetKind, Statement, Verdict};
 
 mod parse;
 
-/// The tests that made the golden files use an address of their own.
+/// The probe address in the golden files.
 const GOLDEN_PROBE_V6: &str = "e9ac:1e77:90ca:399f:4d6d:ece2:2f9b:3164";
 
 fn main() -> ExitCode {
     lab::main(&lab::tests![
-        what_we_program_means_what_the_golden_files_say,
-        rules_of_before_make_no_difference,
-        any_changed_line_is_noticed,
-        the_host_has_its_sets,
+        our_rules_are_equivalent_to_the_golden_files,
+        earlier_rules_are_replaced,
+        every_changed_line_is_detected,
+        the_host_keeps_its_sets_when_its_rules_are_rewritten,
     ])
 }
 
-/// Who gets the rules of a golden file.
+/// The namespace that a golden file is for.
 enum Subject {
     Pod(PodRules),
     Host(HostRules),
@@ -84,7 +84,7 @@ impl Golden {
     }
 }
 
-/// The part of a rule set that decides about packets: no counters, and no sets, which the golden files take for granted.
+/// The part of a rule set that decides about packets: without counters, and without sets, which the golden files assume.
 fn meaning(mut ruleset: Ruleset) -> Ruleset {
     for table in &mut ruleset.tables {
         table.sets.clear();
@@ -95,7 +95,7 @@ fn meaning(mut ruleset: Ruleset) -> Ruleset {
     ruleset.canonical()
 }
 
-fn what_we_program_means_what_the_golden_files_say() -> anyhow::Result<()> {
+fn our_rules_are_equivalent_to_the_golden_files() -> anyhow::Result<()> {
     for golden in goldens()? {
         let netns = Netns::create()?;
         golden.apply(&netns)?;
@@ -108,8 +108,8 @@ fn what_we_program_means_what_the_golden_files_say() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The golden commands start with `add` and `flush`; ours must forget just as well what was there.
-fn rules_of_before_make_no_difference() -> anyhow::Result<()> {
+/// The golden commands start with `add` and `flush`; ours must replace earlier rules just as well.
+fn earlier_rules_are_replaced() -> anyhow::Result<()> {
     for golden in goldens()? {
         let netns = Netns::create()?;
         golden.apply(&netns)?;
@@ -132,7 +132,7 @@ fn soiled(mut ruleset: Ruleset) -> Ruleset {
 
 const DROP: Statement = Statement::Verdict(Verdict::Drop);
 
-fn any_changed_line_is_noticed() -> anyhow::Result<()> {
+fn every_changed_line_is_detected() -> anyhow::Result<()> {
     for golden in goldens()? {
         let netns = Netns::create()?;
         golden.apply(&netns)?;
@@ -153,7 +153,7 @@ fn any_changed_line_is_noticed() -> anyhow::Result<()> {
                     bail!("{}: {:?} instead of {:?} makes no difference", golden.name, changed, lines[at]);
                 }
             }
-            // Some changes must differ in meaning, not only by being no command any more.
+            // Some changes must differ in meaning, not only fail to parse.
             let decides = lines[at].starts_with("add rule") || lines[at].contains("hook");
             ensure!(understood > 0 || !decides, "{}: no change of {:?} is a command", golden.name, lines[at]);
         }
@@ -161,14 +161,14 @@ fn any_changed_line_is_noticed() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the commands mean `ours`, on a clean host and on one where a run before left its tables and more.
+/// Whether the commands result in `ours`, on a clean host and on one with tables and more of an earlier run.
 fn same(commands: &str, ours: &Ruleset) -> bool {
     let outcome =
         |before: Ruleset| parse::run(commands, before).map(meaning).is_ok_and(|theirs| theirs == *ours);
     outcome(Ruleset::default()) && outcome(soiled(ours.clone()))
 }
 
-/// The line with one word changed, for each word and each way that could matter. Counting changes no packet's fate.
+/// The line with one word changed, for each word and each relevant way. Counters decide about no packet.
 fn changes(line: &str) -> Vec<String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let mut changed = Vec::new();
@@ -204,7 +204,7 @@ fn instead_of(word: &str) -> Vec<String> {
         _ => None,
     });
     let mut others: Vec<String> = swapped.collect();
-    // Every last digit one lower or higher, everything else misspelt.
+    // Every last digit one lower or higher, every other word misspelt.
     let mut letters: Vec<char> = word.chars().collect();
     match letters.pop() {
         Some(last @ '0'..='8') => letters.push(char::from_u32(u32::from(last) + 1).unwrap_or('0')),
@@ -216,7 +216,7 @@ fn instead_of(word: &str) -> Vec<String> {
     others
 }
 
-fn the_host_has_its_sets() -> anyhow::Result<()> {
+fn the_host_keeps_its_sets_when_its_rules_are_rewritten() -> anyhow::Result<()> {
     let netns = Netns::create()?;
     let host = HostRules { kubelet_uid: 1000, ..HostRules::default() };
     rules::apply_host(&netns, &host)?;
@@ -227,7 +227,7 @@ fn the_host_has_its_sets() -> anyhow::Result<()> {
     let expected =
         [("istio-inpod-probes-v4", SetKind::Ipv4Addr), ("istio-inpod-probes-v6", SetKind::Ipv6Addr)];
     ensure!(named == expected.map(|(name, kind)| (name.to_owned(), kind)), "{named:?}");
-    // Members stay when the rules are written again, and a reused address belongs to its new pod.
+    // Members stay when the rules are rewritten, and a reused address belongs to its new pod.
     rules::add_host_probe(&netns, "10.0.0.7".parse()?, "pod-a")?;
     rules::add_host_probe(&netns, "::ffff:10.0.0.7".parse()?, "pod-b")?;
     rules::add_host_probe(&netns, "fd00::7".parse()?, "pod-b")?;

@@ -1,4 +1,4 @@
-//! Just enough of `nft`: commands as text, run against a rule set in memory. What it does not know is an error.
+//! Just enough of `nft`: commands as text, run against a rule set in memory. An unknown command is an error.
 
 use anyhow::{Context, bail, ensure};
 use isthmus_sys::nft::{

@@ -1,4 +1,4 @@
-//! Real packets through the rules: what is captured, what is not, and that a pod's namespace ends as it began.
+//! Real packets through the rules: what is redirected, what is not, and that removal restores a pod's namespace.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
@@ -21,14 +21,14 @@ mod routing;
 fn main() -> ExitCode {
     lab::main(&lab::tests![
         outbound_tcp_goes_to_the_agent,
-        the_agents_own_packets_go_out,
-        inbound_plaintext_goes_to_the_agent_and_hbone_has_its_listener,
-        loopback_and_the_own_address_are_left_alone,
+        packets_of_the_agent_are_not_redirected,
+        inbound_plaintext_goes_to_15006_and_hbone_to_15008,
+        loopback_and_the_pods_own_address_are_not_redirected,
         dns_goes_to_the_dns_proxy_and_other_udp_does_not,
-        without_dns_capture_queries_go_out,
-        an_ingress_takes_its_traffic_itself,
-        a_virtual_interface_is_someones_outbound,
-        the_guard_stops_what_nobody_redirected,
+        without_dns_capture_queries_are_not_redirected,
+        an_ingress_receives_its_inbound_traffic_directly,
+        traffic_from_a_virtual_interface_is_outbound,
+        the_guard_drops_what_is_not_redirected,
         rewritten::probes_of_the_kubelet_reach_the_application,
         rewritten::what_is_no_probe_is_captured,
         rewritten::a_probe_needs_no_agent_in_either_direction,
@@ -40,19 +40,19 @@ fn main() -> ExitCode {
     ])
 }
 
-/// How long what happens may take.
+/// Longest wait for what must happen.
 const SOON: Duration = Duration::from_secs(5);
-/// How long what must not happen is waited for.
+/// Wait for what must not happen.
 const NEVER: Duration = Duration::from_millis(400);
 
-/// A pod, its agent, and somebody else on the network.
-struct World {
+/// A pod, its agent, and a peer on the network.
+struct PacketLab {
     lan: Lan,
     pod: Host,
     peer: Host,
 }
 
-impl World {
+impl PacketLab {
     fn new() -> anyhow::Result<Self> {
         let lan = Lan::new()?;
         let (pod, peer) = (lan.host()?, lan.host()?);
@@ -60,9 +60,9 @@ impl World {
     }
 
     fn captured(rules: &PodRules) -> anyhow::Result<Self> {
-        let world = Self::new()?;
-        rules::apply_pod(&world.pod.netns, rules)?;
-        Ok(world)
+        let lab = Self::new()?;
+        rules::apply_pod(&lab.pod.netns, rules)?;
+        Ok(lab)
     }
 
     /// Sockets as an application makes them.
@@ -90,9 +90,10 @@ fn listener(sockets: &Sockets, port: u16) -> anyhow::Result<TcpListener> {
     Ok(sockets.listen_wildcard(port, Transparent::BestEffort)?.0)
 }
 
-/// A connection arrives at `at`, was meant for `to` and works. Returns who called.
+/// A connection arrives at `at` with the original destination `to`, and works. Returns its source.
 async fn arrives(from: &Sockets, to: SocketAddr, at: &TcpListener) -> anyhow::Result<SocketAddr> {
-    let accept = async { Ok(tokio::time::timeout(SOON, at.accept()).await.context("nobody called")??) };
+    let accept =
+        async { Ok(tokio::time::timeout(SOON, at.accept()).await.context("no connection arrives")??) };
     let connect = async { Ok::<_, anyhow::Error>(from.connect(to, None, SOON).await?) };
     let (dialled, (accepted, caller)) = tokio::try_join!(connect, accept)?;
     // Without conntrack (loopback included, once rules are in) there is no original destination but the address itself.
@@ -112,42 +113,42 @@ async fn talk(dialled: TcpStream, accepted: TcpStream) -> anyhow::Result<()> {
 
 fn outbound_tcp_goes_to_the_agent() -> anyhow::Result<()> {
     lab::block_on(async {
-        let world = World::captured(&PodRules::default())?;
-        let outbound = listener(&world.agent(), 15001)?;
-        // Also ports where nobody listens, and addresses that nobody has.
+        let lab = PacketLab::captured(&PodRules::default())?;
+        let outbound = listener(&lab.agent(), 15001)?;
+        // Also ports without a listener, and addresses without a host.
         let elsewhere =
             ["198.51.100.1:80".parse()?, "[2001:db8::1]:80".parse()?, "198.51.100.1:15001".parse()?];
-        for to in world.peer_at(8080).into_iter().chain(elsewhere) {
-            let caller = arrives(&world.app(), to, &outbound).await?;
-            ensure!(world.pod_at(caller.port()).contains(&caller), "{caller}");
+        for to in lab.peer_at(8080).into_iter().chain(elsewhere) {
+            let caller = arrives(&lab.app(), to, &outbound).await?;
+            ensure!(lab.pod_at(caller.port()).contains(&caller), "{caller}");
         }
         Ok(())
     })
 }
 
-fn the_agents_own_packets_go_out() -> anyhow::Result<()> {
+fn packets_of_the_agent_are_not_redirected() -> anyhow::Result<()> {
     lab::block_on(async {
-        let world = World::captured(&PodRules::default())?;
+        let lab = PacketLab::captured(&PodRules::default())?;
         for port in [8080, 53] {
-            let service = listener(&world.peer.sockets(), port)?;
-            for to in world.peer_at(port) {
-                arrives(&world.agent(), to, &service).await?;
+            let service = listener(&lab.peer.sockets(), port)?;
+            for to in lab.peer_at(port) {
+                arrives(&lab.agent(), to, &service).await?;
             }
         }
         Ok(())
     })
 }
 
-fn inbound_plaintext_goes_to_the_agent_and_hbone_has_its_listener() -> anyhow::Result<()> {
+fn inbound_plaintext_goes_to_15006_and_hbone_to_15008() -> anyhow::Result<()> {
     lab::block_on(async {
-        let world = World::captured(&PodRules::default())?;
-        let (plaintext, hbone) = (listener(&world.agent(), 15006)?, listener(&world.agent(), 15008)?);
-        let _app = listener(&world.app(), 8080)?;
-        for from in [world.peer.sockets(), world.lan.sockets()] {
-            for to in world.pod_at(8080) {
+        let lab = PacketLab::captured(&PodRules::default())?;
+        let (plaintext, hbone) = (listener(&lab.agent(), 15006)?, listener(&lab.agent(), 15008)?);
+        let _app = listener(&lab.app(), 8080)?;
+        for from in [lab.peer.sockets(), lab.lan.sockets()] {
+            for to in lab.pod_at(8080) {
                 arrives(&from, to, &plaintext).await?;
             }
-            for to in world.pod_at(15008) {
+            for to in lab.pod_at(15008) {
                 arrives(&from, to, &hbone).await?;
             }
         }
@@ -155,23 +156,23 @@ fn inbound_plaintext_goes_to_the_agent_and_hbone_has_its_listener() -> anyhow::R
     })
 }
 
-fn loopback_and_the_own_address_are_left_alone() -> anyhow::Result<()> {
+fn loopback_and_the_pods_own_address_are_not_redirected() -> anyhow::Result<()> {
     lab::block_on(async {
-        let world = World::captured(&PodRules::default())?;
-        let app = listener(&world.app(), 8080)?;
+        let lab = PacketLab::captured(&PodRules::default())?;
+        let app = listener(&lab.app(), 8080)?;
         let loopback = [(Ipv4Addr::LOCALHOST, 8080).into(), (Ipv6Addr::LOCALHOST, 8080).into()];
-        for to in loopback.into_iter().chain(world.pod_at(8080)) {
-            arrives(&world.app(), to, &app).await?;
+        for to in loopback.into_iter().chain(lab.pod_at(8080)) {
+            arrives(&lab.app(), to, &app).await?;
         }
         Ok(())
     })
 }
 
-/// A query from the application is answered by whoever holds `at`, in the name of `to`.
+/// A query from the application to `to` arrives at `at`, and the answer comes from `to`.
 async fn is_answered(app: &Sockets, to: SocketAddr, at: &UdpSocket) -> anyhow::Result<()> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let query = app.udp((any, 0).into())?;
-    // Once connected, a socket hears only its peer: the answer must seem to come from there.
+    // A connected socket receives only from its peer: the answer must have that source.
     query.connect(to).await?;
     query.send(b"query").await?;
     let talk = async {
@@ -188,97 +189,97 @@ async fn is_answered(app: &Sockets, to: SocketAddr, at: &UdpSocket) -> anyhow::R
 
 fn dns_goes_to_the_dns_proxy_and_other_udp_does_not() -> anyhow::Result<()> {
     lab::block_on(async {
-        let world = World::captured(&PodRules::default())?;
+        let lab = PacketLab::captured(&PodRules::default())?;
         let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
         let elsewhere = [IpAddr::from([198, 51, 100, 53]), "2001:db8::53".parse()?];
-        for ((local, to), away) in loopback.into_iter().zip(world.peer_at(53)).zip(elsewhere) {
-            let proxy = world.agent().udp((local, 15053).into())?;
-            is_answered(&world.app(), to, &proxy).await?;
-            is_answered(&world.app(), (away, 53).into(), &proxy).await?;
-            let (tcp, _) = world.agent().listen((local, 15053).into(), Transparent::Never)?;
-            arrives(&world.app(), to, &tcp).await?;
-            // The agent's own queries, and what is no DNS.
-            let server = world.peer.sockets().udp(to)?;
-            is_answered(&world.agent(), to, &server).await?;
-            let other = world.peer.sockets().udp((to.ip(), 54).into())?;
-            is_answered(&world.app(), (to.ip(), 54).into(), &other).await?;
+        for ((local, to), away) in loopback.into_iter().zip(lab.peer_at(53)).zip(elsewhere) {
+            let proxy = lab.agent().udp((local, 15053).into())?;
+            is_answered(&lab.app(), to, &proxy).await?;
+            is_answered(&lab.app(), (away, 53).into(), &proxy).await?;
+            let (tcp, _) = lab.agent().listen((local, 15053).into(), Transparent::Never)?;
+            arrives(&lab.app(), to, &tcp).await?;
+            // The agent's own queries, and UDP that is not DNS.
+            let server = lab.peer.sockets().udp(to)?;
+            is_answered(&lab.agent(), to, &server).await?;
+            let other = lab.peer.sockets().udp((to.ip(), 54).into())?;
+            is_answered(&lab.app(), (to.ip(), 54).into(), &other).await?;
         }
         Ok(())
     })
 }
 
-fn without_dns_capture_queries_go_out() -> anyhow::Result<()> {
+fn without_dns_capture_queries_are_not_redirected() -> anyhow::Result<()> {
     lab::block_on(async {
-        let world = World::captured(&PodRules { dns_capture: false, ..PodRules::default() })?;
-        let outbound = listener(&world.agent(), 15001)?;
-        for to in world.peer_at(53) {
-            let server = world.peer.sockets().udp(to)?;
-            is_answered(&world.app(), to, &server).await?;
-            arrives(&world.app(), to, &outbound).await?;
+        let lab = PacketLab::captured(&PodRules { dns_capture: false, ..PodRules::default() })?;
+        let outbound = listener(&lab.agent(), 15001)?;
+        for to in lab.peer_at(53) {
+            let server = lab.peer.sockets().udp(to)?;
+            is_answered(&lab.app(), to, &server).await?;
+            arrives(&lab.app(), to, &outbound).await?;
         }
         Ok(())
     })
 }
 
-fn an_ingress_takes_its_traffic_itself() -> anyhow::Result<()> {
+fn an_ingress_receives_its_inbound_traffic_directly() -> anyhow::Result<()> {
     lab::block_on(async {
-        let world = World::captured(&PodRules { ingress_mode: true, ..PodRules::default() })?;
-        let (app, outbound) = (listener(&world.app(), 8080)?, listener(&world.agent(), 15001)?);
-        for to in world.pod_at(8080) {
-            arrives(&world.peer.sockets(), to, &app).await?;
+        let lab = PacketLab::captured(&PodRules { ingress_mode: true, ..PodRules::default() })?;
+        let (app, outbound) = (listener(&lab.app(), 8080)?, listener(&lab.agent(), 15001)?);
+        for to in lab.pod_at(8080) {
+            arrives(&lab.peer.sockets(), to, &app).await?;
         }
-        for to in world.peer_at(8080) {
-            arrives(&world.app(), to, &outbound).await?;
+        for to in lab.peer_at(8080) {
+            arrives(&lab.app(), to, &outbound).await?;
         }
         Ok(())
     })
 }
 
-fn a_virtual_interface_is_someones_outbound() -> anyhow::Result<()> {
+fn traffic_from_a_virtual_interface_is_outbound() -> anyhow::Result<()> {
     lab::block_on(async {
         let rules = PodRules { virtual_interfaces: vec!["vm0".to_owned()], ..PodRules::default() };
-        let world = World::captured(&rules)?;
+        let lab = PacketLab::captured(&rules)?;
         let guest = std::sync::Arc::new(Netns::create()?);
         lab::veth(
-            (&world.pod.netns, "vm0", &["10.88.0.1/24".parse()?]),
+            (&lab.pod.netns, "vm0", &["10.88.0.1/24".parse()?]),
             (&guest, "eth0", &["10.88.0.2/24".parse()?]),
         )?;
         route::add_route(&guest, "0.0.0.0/0".parse()?, Some("10.88.0.1".parse()?), None)?;
-        let (outbound, plaintext) = (listener(&world.agent(), 15001)?, listener(&world.agent(), 15006)?);
-        let [to, _] = world.peer_at(8080);
+        let (outbound, plaintext) = (listener(&lab.agent(), 15001)?, listener(&lab.agent(), 15006)?);
+        let [to, _] = lab.peer_at(8080);
         let caller = arrives(&Sockets::in_netns(guest), to, &outbound).await?;
         ensure!(caller.ip().to_string() == "10.88.0.2", "{caller}");
-        // Other interfaces are as before.
-        let [to, _] = world.pod_at(8080);
-        arrives(&world.peer.sockets(), to, &plaintext).await?;
+        // Other interfaces are unaffected.
+        let [to, _] = lab.pod_at(8080);
+        arrives(&lab.peer.sockets(), to, &plaintext).await?;
         Ok(())
     })
 }
 
-fn the_guard_stops_what_nobody_redirected() -> anyhow::Result<()> {
+fn the_guard_drops_what_is_not_redirected() -> anyhow::Result<()> {
     lab::block_on(async {
-        let world = World::captured(&PodRules { closing: true, ..PodRules::default() })?;
+        let lab = PacketLab::captured(&PodRules { closing: true, ..PodRules::default() })?;
         let tasks = Tasks::new("test");
-        let outbound = listener(&world.agent(), 15001)?;
-        let wire = Capture::open(&world.peer.netns, "eth0")?;
-        let peers = world.peer_at(8080);
+        let outbound = listener(&lab.agent(), 15001)?;
+        let wire = Capture::open(&lab.peer.netns, "eth0")?;
+        let peers = lab.peer_at(8080);
         for to in peers {
-            lab::echo(&world.peer.sockets(), to, &tasks)?;
-            // With the other rules in place the guard is not felt.
-            arrives(&world.app(), to, &outbound).await?;
+            lab::echo(&lab.peer.sockets(), to, &tasks)?;
+            // With the other rules in place the guard has no effect.
+            arrives(&lab.app(), to, &outbound).await?;
         }
-        nft::remove(&world.pod.netns, &[(Family::Inet, "istio-ambient-nat".to_owned())])?;
+        nft::remove(&lab.pod.netns, &[(Family::Inet, "istio-ambient-nat".to_owned())])?;
         for to in peers {
-            let failed = world.app().connect(to, None, NEVER).await;
+            let failed = lab.app().connect(to, None, NEVER).await;
             ensure!(failed.is_err(), "plaintext left the pod for {to}");
-            lab::exchange(world.agent().connect(to, None, SOON).await?, b"ping").await?;
+            lab::exchange(lab.agent().connect(to, None, SOON).await?, b"ping").await?;
         }
         let from_agent = wire.drain().iter().filter(|frame| is_syn(frame)).count();
         ensure!(from_agent == peers.len(), "{from_agent} connections left the pod");
-        // Without the guard the same plaintext leaves.
-        nft::remove(&world.pod.netns, &[(Family::Inet, "isthmus-guard".to_owned())])?;
+        // Without the guard the same plaintext leaves the pod.
+        nft::remove(&lab.pod.netns, &[(Family::Inet, "isthmus-guard".to_owned())])?;
         for to in peers {
-            lab::exchange(world.app().connect(to, None, SOON).await?, b"ping").await?;
+            lab::exchange(lab.app().connect(to, None, SOON).await?, b"ping").await?;
         }
         ensure!(wire.drain().iter().filter(|frame| is_syn(frame)).count() == peers.len());
         Ok(())

@@ -12,12 +12,12 @@ fn probe_sources() -> [IpAddr; 2] {
 
 pub(crate) fn probes_of_the_kubelet_reach_the_application() -> anyhow::Result<()> {
     lab::block_on(async {
-        let world = World::captured(&PodRules::default())?;
-        rules::apply_host(&world.lan.node, &KUBELET)?;
-        let app = listener(&world.app(), 8080)?;
-        for (to, source) in world.pod_at(8080).into_iter().zip(probe_sources()) {
-            rules::add_host_probe(&world.lan.node, to.ip(), "pod-uid")?;
-            let caller = arrives(&world.lan.sockets(), to, &app).await?;
+        let lab = PacketLab::captured(&PodRules::default())?;
+        rules::apply_host(&lab.lan.node, &KUBELET)?;
+        let app = listener(&lab.app(), 8080)?;
+        for (to, source) in lab.pod_at(8080).into_iter().zip(probe_sources()) {
+            rules::add_host_probe(&lab.lan.node, to.ip(), "pod-uid")?;
+            let caller = arrives(&lab.lan.sockets(), to, &app).await?;
             ensure!(caller.ip() == source, "{caller}");
         }
         Ok(())
@@ -26,46 +26,47 @@ pub(crate) fn probes_of_the_kubelet_reach_the_application() -> anyhow::Result<()
 
 pub(crate) fn what_is_no_probe_is_captured() -> anyhow::Result<()> {
     lab::block_on(async {
-        let world = World::captured(&PodRules::default())?;
-        let plaintext = listener(&world.agent(), 15006)?;
-        let (node, pod) = (&world.lan.node, world.pod_at(8080));
-        // An address that is no pod of the mesh.
+        let lab = PacketLab::captured(&PodRules::default())?;
+        let plaintext = listener(&lab.agent(), 15006)?;
+        let (node, pod) = (&lab.lan.node, lab.pod_at(8080));
+        // An address outside the set of enrolled pods.
         rules::apply_host(node, &KUBELET)?;
-        for (to, real) in pod.into_iter().zip([IpAddr::from(world.lan.v4), world.lan.v6.into()]) {
-            ensure!(arrives(&world.lan.sockets(), to, &plaintext).await?.ip() == real);
+        for (to, real) in pod.into_iter().zip([IpAddr::from(lab.lan.v4), lab.lan.v6.into()]) {
+            ensure!(arrives(&lab.lan.sockets(), to, &plaintext).await?.ip() == real);
             rules::add_host_probe(node, to.ip(), "pod-uid")?;
         }
-        // A pod of the mesh, but somebody else than the kubelet: another pod, another user, an address taken out again.
+        // A pod of the mesh, but not from the kubelet: another pod, another user, an address that was removed again.
         for to in pod {
-            ensure!(!probe_sources().contains(&arrives(&world.peer.sockets(), to, &plaintext).await?.ip()));
+            ensure!(!probe_sources().contains(&arrives(&lab.peer.sockets(), to, &plaintext).await?.ip()));
         }
         rules::apply_host(node, &HostRules { kubelet_uid: 4242, ..KUBELET })?;
         ensure!(rules::host_probes(node)?.len() == 2);
         for to in pod {
-            ensure!(!probe_sources().contains(&arrives(&world.lan.sockets(), to, &plaintext).await?.ip()));
+            ensure!(!probe_sources().contains(&arrives(&lab.lan.sockets(), to, &plaintext).await?.ip()));
         }
         rules::apply_host(node, &KUBELET)?;
         for to in pod {
             rules::remove_host_probe(node, to.ip())?;
-            ensure!(!probe_sources().contains(&arrives(&world.lan.sockets(), to, &plaintext).await?.ip()));
+            ensure!(!probe_sources().contains(&arrives(&lab.lan.sockets(), to, &plaintext).await?.ip()));
         }
         Ok(())
     })
 }
 
-/// The pod's half by itself: whoever has the probe's address is let in and answered, with no agent there.
+/// The pod's half alone: the probe address is admitted and answered, without an agent.
 pub(crate) fn a_probe_needs_no_agent_in_either_direction() -> anyhow::Result<()> {
     lab::block_on(async {
-        let world = World::captured(&PodRules::default())?;
-        let (app, kubelet) = (listener(&world.app(), 8080)?, world.lan.sockets());
+        let lab = PacketLab::captured(&PodRules::default())?;
+        let (app, kubelet) = (listener(&lab.app(), 8080)?, lab.lan.sockets());
         for source in probe_sources() {
-            route::add_address(&world.lan.node, "br0", source.into())?;
+            route::add_address(&lab.lan.node, "br0", source.into())?;
             // The pod may also call it: an answer is all the same a packet to that address.
             let service = listener(&kubelet, 9090)?;
-            arrives(&world.app(), (source, 9090).into(), &service).await?;
+            arrives(&lab.app(), (source, 9090).into(), &service).await?;
         }
-        for (to, source) in world.pod_at(8080).into_iter().zip(probe_sources()) {
-            let accept = async { Ok(tokio::time::timeout(SOON, app.accept()).await.context("no probe")??) };
+        for (to, source) in lab.pod_at(8080).into_iter().zip(probe_sources()) {
+            let accept =
+                async { Ok(tokio::time::timeout(SOON, app.accept()).await.context("no probe arrives")??) };
             let connect = async { Ok::<_, anyhow::Error>(kubelet.connect(to, Some(source), SOON).await?) };
             let (dialled, (accepted, caller)) = tokio::try_join!(connect, accept)?;
             ensure!(canonical(caller).ip() == source);

@@ -1,31 +1,31 @@
-//! Borrowed source addresses, and how a namespace is left.
+//! Preserved client addresses, and the removal of rules and routes.
 
 use super::*;
 
-/// The agent calls the application as if it were the real client. The answers, addressed to that client, must come back
-/// to the agent and not leave the pod.
+/// The agent connects to the application from the client's address. The answers, addressed to that client, must reach
+/// the agent and not leave the pod.
 pub(crate) fn answers_to_a_borrowed_address_come_back_to_the_agent() -> anyhow::Result<()> {
     lab::block_on(async {
-        let world = World::captured(&PodRules::default())?;
+        let lab = PacketLab::captured(&PodRules::default())?;
         let tasks = Tasks::new("test");
-        let app = lab::echo(&world.app(), (Ipv6Addr::UNSPECIFIED, 8080).into(), &tasks)?;
-        let clients = [IpAddr::from(world.peer.v4), world.peer.v6.into()];
-        for (to, client) in world.pod_at(app.port()).into_iter().zip(clients) {
-            let stream = world.agent().connect(to, Some(client), SOON).await?;
+        let app = lab::echo(&lab.app(), (Ipv6Addr::UNSPECIFIED, 8080).into(), &tasks)?;
+        let clients = [IpAddr::from(lab.peer.v4), lab.peer.v6.into()];
+        for (to, client) in lab.pod_at(app.port()).into_iter().zip(clients) {
+            let stream = lab.agent().connect(to, Some(client), SOON).await?;
             ensure!(canonical(stream.local_addr()?).ip() == client);
             ensure!(lab::exchange(stream, b"ping").await? == b"ping");
         }
-        // Each part is needed: without the mark it is the application's own traffic, without the route answers leave.
-        for (to, client) in world.pod_at(app.port()).into_iter().zip(clients) {
-            ensure!(world.app().connect(to, Some(client), NEVER).await.is_err(), "no mark was needed");
-            route::del_local_default(&world.pod.netns, to.is_ipv6(), rules::LOCAL_TABLE)?;
-            ensure!(world.agent().connect(to, Some(client), NEVER).await.is_err(), "no route was needed");
+        // Each part is needed: without the mark it is the application's own traffic, without the route answers leave the pod.
+        for (to, client) in lab.pod_at(app.port()).into_iter().zip(clients) {
+            ensure!(lab.app().connect(to, Some(client), NEVER).await.is_err(), "no mark was needed");
+            route::del_local_default(&lab.pod.netns, to.is_ipv6(), rules::LOCAL_TABLE)?;
+            ensure!(lab.agent().connect(to, Some(client), NEVER).await.is_err(), "no route was needed");
         }
         Ok(())
     })
 }
 
-/// Everything that rules can be in a namespace.
+/// Everything that redirection leaves in a namespace.
 #[derive(Debug, PartialEq, Eq)]
 struct Traces {
     ruleset: Ruleset,
@@ -81,7 +81,7 @@ pub(crate) fn removing_leaves_nothing() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What an earlier configuration wanted and this one does not is gone.
+/// What only an earlier configuration programmed is removed.
 pub(crate) fn fewer_rules_replace_more() -> anyhow::Result<()> {
     let netns = Netns::create()?;
     let few = PodRules { dns_capture: false, ipv6: false, ..PodRules::default() };
@@ -97,17 +97,17 @@ pub(crate) fn fewer_rules_replace_more() -> anyhow::Result<()> {
 
 pub(crate) fn a_pod_without_ipv6_gets_rules_all_the_same() -> anyhow::Result<()> {
     lab::block_on(async {
-        let world = World::new()?;
+        let lab = PacketLab::new()?;
         for interface in ["all", "default", "lo", "eth0"] {
-            sysctl::write(&world.pod.netns, &format!("net/ipv6/conf/{interface}/disable_ipv6"), "1")?;
+            sysctl::write(&lab.pod.netns, &format!("net/ipv6/conf/{interface}/disable_ipv6"), "1")?;
         }
-        rules::apply_pod(&world.pod.netns, &PodRules::default())?;
-        ensure!(traces(&world.pod.netns)?.routes == [1, 0]);
-        let outbound = listener(&world.agent(), 15001)?;
-        let [to, _] = world.peer_at(8080);
-        arrives(&world.app(), to, &outbound).await?;
-        rules::remove_pod(&world.pod.netns)?;
-        ensure!(traces(&world.pod.netns)?.ruleset == Ruleset::default());
+        rules::apply_pod(&lab.pod.netns, &PodRules::default())?;
+        ensure!(traces(&lab.pod.netns)?.routes == [1, 0]);
+        let outbound = listener(&lab.agent(), 15001)?;
+        let [to, _] = lab.peer_at(8080);
+        arrives(&lab.app(), to, &outbound).await?;
+        rules::remove_pod(&lab.pod.netns)?;
+        ensure!(traces(&lab.pod.netns)?.ruleset == Ruleset::default());
         Ok(())
     })
 }

@@ -1,22 +1,22 @@
-//! What a sniffer reads: TLS of the mesh, and the plain text of everyone else on the same wires.
+//! Packets on the wires: TLS of the mesh, and the plaintext of clients outside it.
 
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use isthmus_kit::probe::{self, Flow};
-use isthmus_kit::{binaries, lab};
+use isthmus_kit::{binaries, lab, wait};
 use isthmus_sys::capture::Capture;
 use isthmus_sys::netns::Netns;
 
-use super::world::{EAST, HBONE, Outcome, PORT, Pod, TEXT, URL, World, by, pods_on_each_node};
+use super::playground::{EAST, HBONE, Outcome, PORT, Playground, Pod, TEXT, URL, by, pods_on_each_node};
 
 /// On the network between the clusters: west's first node.
 const WEST: &str = "192.168.97.21";
 /// Enough that each version answers some: one of them is silent once in half a million runs.
 const NUMBER: usize = 20;
 
-/// One wire and what of the mesh must pass over it.
+/// One wire and the traffic of the mesh that must pass over it.
 struct Wire {
     name: &'static str,
     capture: Capture,
@@ -24,42 +24,42 @@ struct Wire {
 }
 
 pub(crate) fn between_clusters_and_at_pods_there_is_only_tls() -> Result<()> {
-    let world = World::up(&[("east/test.yaml", pods_on_each_node())])?;
-    let (v1, v2) = (world.pod("east/helloworld-v1")?, world.pod("west/helloworld-v2")?);
+    let playground = Playground::up(&[("east/test.yaml", pods_on_each_node())])?;
+    let (v1, v2) = (playground.pod("east/helloworld-v1")?, playground.pod("west/helloworld-v2")?);
     // Both on the node that v1 is not on, so that each way to v1 leaves a node too.
     let node = EAST.into_iter().find(|node| **node != v1.node).unwrap_or_default();
     let (asker, plain) =
-        (world.pod(&format!("east/asker-{node}"))?, world.pod(&format!("east/plain-{node}"))?);
+        (playground.pod(&format!("east/asker-{node}"))?, playground.pod(&format!("east/plain-{node}"))?);
     let mut wires = [
-        wire("the node's link to the other nodes and clusters", &*world.underlay()?, node)?,
-        wire("the door of west", &*world.underlay()?, "west-lb")?,
-        wire("the veth of v1", &*world.node(&v1.node)?, &world.veth(&v1)?)?,
-        wire("the veth of v2", &*world.node(&v2.node)?, &world.veth(&v2)?)?,
-        wire("the veth of the client", &*world.node(node)?, &world.veth(&asker)?)?,
+        wire("the node's link to the other nodes and clusters", &*playground.underlay()?, node)?,
+        wire("the door of west", &*playground.underlay()?, "west-lb")?,
+        wire("the veth of v1", &*playground.node(&v1.node)?, &playground.veth(&v1)?)?,
+        wire("the veth of v2", &*playground.node(&v2.node)?, &playground.veth(&v2)?)?,
+        wire("the veth of the client", &*playground.node(node)?, &playground.veth(&asker)?)?,
     ];
-    let outcomes = world.request(&asker, URL, NUMBER)?;
+    let outcomes = playground.request(&asker, URL, NUMBER)?;
     let (by_v1, by_v2) = (by("v1", &outcomes), by("v2", &outcomes));
     ensure!(by_v1 > 0 && by_v2 > 0 && by_v1 + by_v2 == NUMBER, "{outcomes:?}");
     let (from_v1, from_v2) = (payload("v1", &outcomes), payload("v2", &outcomes));
     let payloads = [from_v1 + from_v2, from_v2, from_v1, from_v2, from_v1 + from_v2];
     wires.iter_mut().zip(payloads).for_each(|(wire, payload)| wire.payload = payload);
     wires.iter().try_for_each(|wire| wire.is_closed(&asker))?;
-    out_of_the_mesh(&world, &plain, &v1, &wires)
+    out_of_the_mesh(&playground, &plain, &v1, &wires)
 }
 
-/// The controls: the same captures, and clients that nobody protects.
-fn out_of_the_mesh(world: &World, plain: &Pod, v1: &Pod, wires: &[Wire; 5]) -> Result<()> {
+/// Controls: the same captures, and clients outside the mesh.
+fn out_of_the_mesh(playground: &Playground, plain: &Pod, v1: &Pod, wires: &[Wire; 5]) -> Result<()> {
     let [link, door, at_v1, ..] = wires;
-    answered(world, plain, &format!("http://{}:{PORT}/hello", v1.ip))?;
+    answered(playground, plain, &format!("http://{}:{PORT}/hello", v1.ip))?;
     for wire in [link, at_v1] {
         ensure!(probe::contains(&wire.capture.drain(), TEXT.as_bytes()), "{}: not read", wire.name);
     }
     ensure!(!probe::contains(&door.capture.drain(), TEXT.as_bytes()), "{}: read", door.name);
-    // From cluster to cluster: a server on a node of west, which no mesh hides.
-    let other = wire("west's node", &*world.underlay()?, "west-1")?;
-    let _server = Server::start(&*world.node("west-1")?)?;
-    lab::block_on(listens(world, plain))?;
-    answered(world, plain, &format!("http://{WEST}:{PORT}/hello"))?;
+    // Between the clusters: a server on a node of west, outside the mesh.
+    let other = wire("west's node", &*playground.underlay()?, "west-1")?;
+    let _server = Server::start(&*playground.node("west-1")?)?;
+    lab::block_on(listens(playground, plain))?;
+    answered(playground, plain, &format!("http://{WEST}:{PORT}/hello"))?;
     for wire in [link, &other] {
         ensure!(probe::contains(&wire.capture.drain(), TEXT.as_bytes()), "{}: not read", wire.name);
     }
@@ -67,18 +67,15 @@ fn out_of_the_mesh(world: &World, plain: &Pod, v1: &Pod, wires: &[Wire; 5]) -> R
 }
 
 /// Waits until the server on west's node can be reached.
-async fn listens(world: &World, from: &Pod) -> Result<()> {
-    let (sockets, to) = (world.sockets(from)?, format!("{WEST}:{PORT}").parse()?);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while let Err(error) = sockets.connect(to, None, Duration::from_secs(1)).await {
-        ensure!(Instant::now() < deadline, "the server on west-1 does not listen: {error}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+async fn listens(playground: &Playground, from: &Pod) -> Result<()> {
+    let (sockets, to) = (playground.sockets(from)?, format!("{WEST}:{PORT}").parse()?);
+    let connected = async || sockets.connect(to, None, Duration::from_secs(1)).await.ok();
+    wait::within(Duration::from_secs(10), connected).await.context("the server on west-1 does not listen")?;
     Ok(())
 }
 
-fn answered(world: &World, from: &Pod, url: &str) -> Result<()> {
-    let outcomes = world.request(from, url, 1)?;
+fn answered(playground: &Playground, from: &Pod, url: &str) -> Result<()> {
+    let outcomes = playground.request(from, url, 1)?;
     ensure!(outcomes.iter().all(|outcome| outcome.body.starts_with(TEXT)), "{url}: {outcomes:?}");
     Ok(())
 }
@@ -116,7 +113,7 @@ impl Wire {
     }
 }
 
-/// The sample's server where no mesh is; killed when dropped.
+/// The sample's server outside the mesh; killed when dropped.
 struct Server(Child);
 
 impl Server {
@@ -130,7 +127,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Fails when it has ended, which is what is wanted.
+        // Fails when it has exited already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,5 +1,5 @@
-//! Who gets in is decided by certificates, end to end: from a pod of one cluster to a pod of the other, through the
-//! gateway that reads nothing.
+//! Authorization rests on certificates, end to end: from a pod of one cluster to a pod of the other, through the gateway,
+//! which sees only ciphertext.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use isthmus_kit::lab;
 use isthmus_kit::pki::Leaf;
 use isthmus_rt::task::Tasks;
 
-use super::world::{HBONE, URL, World, by, idle_pod, pods_on_each_node};
+use super::playground::{HBONE, Playground, URL, by, idle_pod, pods_on_each_node};
 
 /// West's gateway on the network between the clusters.
 const GATEWAY: &str = "192.168.97.249";
@@ -21,39 +21,39 @@ const SLEEP: &str = "spiffe://cluster.local/ns/sample/sa/sleep";
 /// Enough that each version is chosen: one of them never is once in half a million runs.
 const NUMBER: usize = 20;
 const V2: &str = "Hello version: v2,";
-/// How long a policy may take from the API server to the agent.
+/// Longest time of a policy from the API server to the agent.
 const ARRIVES: Duration = Duration::from_secs(10);
 
 pub(crate) fn a_policy_of_west_is_for_accounts_and_not_for_headers() -> Result<()> {
     let account = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: other, namespace: sample}\n---\n";
     let pod = idle_pod("other", "sample", "other", "east-1");
     let more = [account, &pod, "---\n", &pods_on_each_node()].concat();
-    let world = World::up(&[("east/test.yaml", more)])?;
+    let playground = Playground::up(&[("east/test.yaml", more)])?;
     lab::block_on(async {
-        let ca = world.ca("east")?;
+        let ca = playground.ca("east")?;
         let (other, sleep) = (ca.workload(OTHER)?, ca.workload(SLEEP)?);
-        // The control: without the policy the same client with the same headers is let in.
-        let (status, text) = through_the_gateway(&world, &other).await?;
+        // Control: without the policy the same client with the same headers is admitted.
+        let (status, text) = through_the_gateway(&playground, &other).await?;
         ensure!(status == 200 && text.contains(V2), "the control failed: {status} {text:?}");
-        ask(&world, "east/other", true)?;
+        ask(&playground, "east/other", true)?;
 
-        world.apply("west", "policies/only-east-sleep.yaml")?;
+        playground.apply("west", "policies/only-east-sleep.yaml")?;
         let deadline = Instant::now() + ARRIVES;
-        while through_the_gateway(&world, &other).await?.0 == 200 {
+        while through_the_gateway(&playground, &other).await?.0 == 200 {
             ensure!(Instant::now() < deadline, "the policy did not arrive in {ARRIVES:?}");
         }
-        let (status, text) = through_the_gateway(&world, &other).await?;
+        let (status, text) = through_the_gateway(&playground, &other).await?;
         ensure!(status == 401, "another account that tells of sleep: {status} {text:?}");
-        ask(&world, "east/other", false)?;
-        let (status, text) = through_the_gateway(&world, &sleep).await?;
+        ask(&playground, "east/other", false)?;
+        let (status, text) = through_the_gateway(&playground, &sleep).await?;
         ensure!(status == 200 && text.contains(V2), "sleep: {status} {text:?}");
-        ask(&world, "east/sleep", true)
+        ask(&playground, "east/sleep", true)
     })
 }
 
-/// What a real pod gets through its agent: always v1, which is open to all of the mesh, and v2 if that lets it in.
-fn ask(world: &World, pod: &str, allowed: bool) -> Result<()> {
-    let outcomes = world.request(&world.pod(pod)?, URL, NUMBER)?;
+/// Requests of a real pod through its agent: always answered by v1, which admits the whole mesh, and by v2 if allowed.
+fn ask(playground: &Playground, pod: &str, allowed: bool) -> Result<()> {
+    let outcomes = playground.request(&playground.pod(pod)?, URL, NUMBER)?;
     let (v1, v2) = (by("v1", &outcomes), by("v2", &outcomes));
     println!("{pod}: {v1} by v1, {v2} by v2 of {NUMBER}");
     let refused = outcomes.iter().filter(|outcome| outcome.status.is_none()).count();
@@ -62,10 +62,10 @@ fn ask(world: &World, pod: &str, allowed: bool) -> Result<()> {
     Ok(())
 }
 
-/// A tunnel to west's gateway and another one inside of it to v2, both with the leaf and with headers that tell of
-/// `sleep`: the inner status, and with 200 what the application says.
-async fn through_the_gateway(world: &World, leaf: &Leaf) -> Result<(u16, String)> {
-    let sleep = world.pod("east/sleep")?;
+/// A tunnel to west's gateway and another one inside it to v2, both with the leaf and with headers that claim to be
+/// `sleep`; returns the inner status, and after 200 the application's answer.
+async fn through_the_gateway(playground: &Playground, leaf: &Leaf) -> Result<(u16, String)> {
+    let sleep = playground.pod("east/sleep")?;
     let forged = [
         (
             "baggage",
@@ -77,7 +77,7 @@ async fn through_the_gateway(world: &World, leaf: &Leaf) -> Result<(u16, String)
         ("x-forwarded-client-cert", "By=x;URI=spiffe://cluster.local/ns/sample/sa/sleep"),
     ];
     let gateway: SocketAddr = format!("{GATEWAY}:{HBONE}").parse()?;
-    let sockets = world.sockets(&world.pod("east/plain-east-1")?)?;
+    let sockets = playground.sockets(&playground.pod("east/plain-east-1")?)?;
     let stream = sockets.connect(gateway, None, Duration::from_secs(5)).await?;
     let outer = client::tls(stream, Some(leaf), &leaf.root).await?;
     let (status, outer) = client::connect(outer, AUTHORITY, &forged).await?;

@@ -1,5 +1,5 @@
-//! The whole product at work, seen from outside: the playground's two clusters, what is on their wires, who gets in, and
-//! what remains when it ends. Each test has a world of its own.
+//! The whole product from outside: the playground's two clusters, packets on their wires, authorization, and what remains
+//! after it ends. Each test has a playground of its own.
 
 use std::process::ExitCode;
 
@@ -7,10 +7,10 @@ use isthmus_kit::lab;
 
 mod capture;
 mod identity;
+mod playground;
 mod restart;
 mod strangers;
 mod whole;
-mod world;
 
 fn main() -> ExitCode {
     lab::main_with_programs(&lab::tests![

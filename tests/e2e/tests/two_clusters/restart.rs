@@ -1,5 +1,5 @@
-//! An agent of the world is killed again and again: while it is gone, and while it comes back and knows nothing yet,
-//! nothing of its pods is sent in plain text.
+//! An agent of the playground is killed repeatedly: while it is down, and while it has restarted and not yet received the
+//! mesh, its pods send nothing in plaintext.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,48 +16,48 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
-use super::world::{EAST, HBONE, PORT, TEXT, World, pods_on_each_node};
+use super::playground::{EAST, HBONE, PORT, Playground, TEXT, pods_on_each_node};
 
-/// How often the agent is killed. Its kubelet waits longer each time before it starts it again.
+/// Number of kills. The kubelet backs off longer before each restart.
 const DEATHS: usize = 3;
 /// Between two requests.
 const PAUSE: Duration = Duration::from_millis(10);
-/// How long an agent may take to be back.
+/// Longest restart of an agent.
 const BACK: Duration = Duration::from_secs(30);
 
 pub(crate) fn an_agent_that_comes_and_goes_under_a_control_plane_leaks_nothing() -> Result<()> {
-    let world = World::up(&[("east/test.yaml", pods_on_each_node())])?;
-    let server = world.pod("east/helloworld-v1")?;
+    let playground = Playground::up(&[("east/test.yaml", pods_on_each_node())])?;
+    let server = playground.pod("east/helloworld-v1")?;
     let node = EAST.into_iter().find(|node| **node != server.node).context("node")?;
     let (asker, plain) =
-        (world.pod(&format!("east/asker-{node}"))?, world.pod(&format!("east/plain-{node}"))?);
+        (playground.pod(&format!("east/asker-{node}"))?, playground.pod(&format!("east/plain-{node}"))?);
     let app = SocketAddr::new(server.ip(), PORT);
-    let wire = Capture::open(&*world.node(node)?, &world.veth(&asker)?)?;
-    let outside = Capture::open(&*world.node(node)?, &world.veth(&plain)?)?;
+    let wire = Capture::open(&*playground.node(node)?, &playground.veth(&asker)?)?;
+    let outside = Capture::open(&*playground.node(node)?, &playground.veth(&plain)?)?;
     lab::block_on(async {
-        let (asker_ns, plain_ns) = (world.netns(&asker)?, world.netns(&plain)?);
+        let (asker_ns, plain_ns) = (playground.netns(&asker)?, playground.netns(&plain)?);
         ensure!(answered(&asker_ns, app).await, "the application does not answer");
         let (mut failed, mut good) = (0, 0);
         for death in 0..DEATHS {
-            kill(Pid::from_raw(world.pid(&world.pod_on("east/ztunnel", node)?)?), Signal::SIGKILL)?;
+            kill(Pid::from_raw(playground.pid(&playground.pod_on("east/ztunnel", node)?)?), Signal::SIGKILL)?;
             let (bad, ok) = until_back(&asker_ns, app).await.with_context(|| format!("death {death}"))?;
-            ensure!(bad > 0, "the agent was never gone");
-            ensure!(answered(&plain_ns, app).await, "a pod out of the mesh is not answered");
+            ensure!(bad > 0, "the agent was never down");
+            ensure!(answered(&plain_ns, app).await, "a pod outside the mesh is not answered");
             (failed, good) = (failed + bad, good + ok);
         }
         println!("{failed} requests failed, {good} were answered");
         let frames = wire.drain();
         ensure!(probe::tls_bytes(&frames, HBONE) > 0, "the agent's own traffic was not seen");
         ensure!(probe::syns(&frames, PORT) == 0, "a connection to the application's port left");
-        ensure!(!probe::contains(&frames, TEXT.as_bytes()), "plain text came");
+        ensure!(!probe::contains(&frames, TEXT.as_bytes()), "plaintext arrived");
         let frames = outside.drain();
-        ensure!(probe::syns(&frames, PORT) == DEATHS, "the control failed");
-        ensure!(probe::contains(&frames, TEXT.as_bytes()), "the control failed");
+        ensure!(probe::syns(&frames, PORT) == DEATHS, "control: the packets are not captured");
+        ensure!(probe::contains(&frames, TEXT.as_bytes()), "control: the packets are not captured");
         Ok(())
     })
 }
 
-/// Sends requests without pause until several in a row are answered: how many were not, and how many were.
+/// Sends requests without pause until several in a row are answered; returns the failures and the answers.
 async fn until_back(from: &Arc<Netns>, app: SocketAddr) -> Result<(usize, usize)> {
     let tasks = Tasks::new("requests");
     let (tell, mut told) = mpsc::unbounded_channel();
@@ -67,7 +67,7 @@ async fn until_back(from: &Arc<Netns>, app: SocketAddr) -> Result<(usize, usize)
         ensure!(Instant::now() < deadline, "not back in {BACK:?}: {failed} requests failed");
         let (from, tell) = (Arc::clone(from), tell.clone());
         tasks.spawn("request", async move {
-            // Nobody listens any more once the agent is back.
+            // The receiver is gone once the agent is back.
             let _ = tell.send(answered(&from, app).await);
         });
         tokio::time::sleep(PAUSE).await;

@@ -1,4 +1,4 @@
-//! Port 15008 of a pod, knocked at by those who do not belong to the mesh.
+//! Port 15008 of a pod, and clients outside the mesh.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,18 +11,18 @@ use isthmus_kit::probe;
 use isthmus_rt::task::Tasks;
 use isthmus_sys::capture::Capture;
 
-use super::world::{HBONE, PORT, Pod, TEXT, World, pods_on_each_node};
+use super::playground::{HBONE, PORT, Playground, Pod, TEXT, pods_on_each_node};
 
 const OURS: &str = "spiffe://cluster.local/ns/sample/sa/sleep";
 const THEIRS: &str = "spiffe://elsewhere.example/ns/sample/sa/sleep";
 
 pub(crate) fn nobody_without_a_certificate_of_the_mesh_is_let_in() -> Result<()> {
-    let world = World::up(&[("east/test.yaml", pods_on_each_node())])?;
-    let (ca, other) = (world.ca("east")?, Ca::new("another root")?);
+    let playground = Playground::up(&[("east/test.yaml", pods_on_each_node())])?;
+    let (ca, other) = (playground.ca("east")?, Ca::new("another root")?);
     let root = ca.root_pem();
-    let server = world.pod("east/helloworld-v1")?;
-    let plain = world.pod("east/plain-east-1")?;
-    let inside = Capture::open(&*world.netns(&server)?, "lo")?;
+    let server = playground.pod("east/helloworld-v1")?;
+    let plain = playground.pod("east/plain-east-1")?;
+    let inside = Capture::open(&*playground.netns(&server)?, "lo")?;
     let proper = ca.workload(OURS)?;
     let strangers = [
         ("no certificate", None),
@@ -32,7 +32,7 @@ pub(crate) fn nobody_without_a_certificate_of_the_mesh_is_let_in() -> Result<()>
         ("no mesh name under our root", Some(ca.workload("https://cluster.local/sleep")?)),
         ("a host's name under our root", Some(ca.server(&["sleep.sample"])?)),
     ];
-    let knock = |shown| knock(&world, &plain, &server, shown, &root);
+    let knock = |shown| knock(&playground, &plain, &server, shown, &root);
     lab::block_on(async {
         for (who, shown) in &strangers {
             match knock(shown.as_ref()).await {
@@ -49,16 +49,16 @@ pub(crate) fn nobody_without_a_certificate_of_the_mesh_is_let_in() -> Result<()>
     })
 }
 
-/// Asks for the application's page through a tunnel from a pod out of the mesh: status, and what the page says.
+/// Requests the application's page through a tunnel from a pod outside the mesh; returns the status and the page.
 async fn knock(
-    world: &World,
+    playground: &Playground,
     from: &Pod,
     to: &Pod,
     shown: Option<&Leaf>,
     root: &str,
 ) -> Result<(u16, String)> {
     let door = SocketAddr::new(to.ip(), HBONE);
-    let stream = world.sockets(from)?.connect(door, None, Duration::from_secs(5)).await?;
+    let stream = playground.sockets(from)?.connect(door, None, Duration::from_secs(5)).await?;
     let session = client::tls(stream, shown, root).await?;
     let (status, peer) = client::connect(session, &format!("{}:{PORT}", to.ip), &[]).await?;
     let tasks = Tasks::new("knock");

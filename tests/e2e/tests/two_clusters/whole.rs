@@ -1,5 +1,5 @@
-//! The playground from beginning to end, in a process namespace in which nothing else is: what is there afterwards is
-//! what was there before, to the last process and network namespace.
+//! A whole run of the playground in an empty PID namespace: afterwards there is no process and no network namespace that
+//! was not there before.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,9 +15,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::world::{playground, succeeded, turn};
+use super::playground::{playground_command, succeeded, turn};
 
-/// How long the kernel may take to end a world whose first process was killed.
+/// Longest time for the kernel to end a playground whose first process was killed.
 const DYING: Duration = Duration::from_secs(20);
 
 /// What `ps` and `lsns -t net` would list.
@@ -51,7 +51,7 @@ pub(crate) fn runs_leave_nothing_behind_even_when_killed() -> Result<()> {
 
 /// A whole run: exit code 0, and each `sleep` was answered by both versions and always.
 fn run(dir: &Path, topology: &str) -> Result<()> {
-    let output = playground(dir, None)?.args(["--json", "--topology", topology]).output()?;
+    let output = playground_command(dir, None)?.args(["--json", "--topology", topology]).output()?;
     let report: Value = serde_json::from_str(&succeeded(topology, &output)?)?;
     ensure!(report["pass"] == true && report["topology"] == topology, "{report:#}");
     for cluster in ["east", "west"] {
@@ -68,10 +68,10 @@ fn run(dir: &Path, topology: &str) -> Result<()> {
     Ok(())
 }
 
-/// Starts a run and kills its first process, the one that the user started, at the beginning of a stage; what was
-/// there at that moment.
+/// Starts a run and kills its first process, the one that the user started, at the beginning of a stage; returns what
+/// existed at that moment.
 fn kill_at(dir: &Path, stage: &str) -> Result<There> {
-    let mut run = playground(dir, None)?.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut run = playground_command(dir, None)?.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let said = BufReader::new(run.stderr.take().context("stderr")?);
     let wanted = format!("] {stage}:");
     let mut lines = Vec::new();
@@ -88,7 +88,7 @@ fn kill_at(dir: &Path, stage: &str) -> Result<There> {
     bail!("no stage {stage}: {lines:?}")
 }
 
-/// The first namespaces come a moment after the stage is told.
+/// The first namespaces appear shortly after the stage is announced.
 fn until_networks() -> Result<There> {
     let deadline = Instant::now() + DYING;
     loop {
@@ -107,14 +107,14 @@ impl There {
             let entry = entry?;
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             there.processes.insert(pid);
-            // A process may end at any moment, and one that ended has no namespace any more.
+            // A process may exit at any moment, and has no namespace then.
             let network = fs::read_link(entry.path().join("ns/net"));
             there.networks.extend(network.map(|link| link.to_string_lossy().into_owned()));
         }
         Ok(there)
     }
 
-    /// Waits until everything is as it was. We are number 1 here: what lost its parent is ours to wait for.
+    /// Waits until everything is as before. This process is PID 1 of the namespace, so it must reap orphans.
     fn comes_back(&self) -> Result<()> {
         let deadline = Instant::now() + DYING;
         loop {

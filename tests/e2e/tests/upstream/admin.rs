@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 use isthmus_kit::probe;
 use serde_json::Value;
 
+use super::playground::Pod;
 use super::setup::Mesh;
-use super::world::Pod;
 
 /// Parts of the dump that come from the control plane: they are equal, not only alike.
 const SAME: [&str; 4] = ["workloads", "services", "policies", "stagedServices"];
@@ -15,7 +15,7 @@ const SAME: [&str; 4] = ["workloads", "services", "policies", "stagedServices"];
 const ALIKE: [&str; 4] = ["certificates", "staticConfig", "version", "workloadState"];
 
 impl Mesh {
-    /// Two agents of one cluster, ztunnel's and ours, answer alike.
+    /// Two agents of one cluster, ztunnel and ours, give the same answers.
     pub(crate) async fn admin_endpoints_agree(&self, theirs: &Pod, ours: &Pod) -> Result<()> {
         let (theirs_dump, ours_dump) = (self.dump(theirs).await?, self.dump(ours).await?);
         for part in SAME {
@@ -36,14 +36,14 @@ impl Mesh {
             [(15021, "/healthz/ready"), (15021, "/nothing"), (15020, "/nothing"), (15000, "/nothing")]
         {
             let address = format!("127.0.0.1:{port}");
-            let theirs = probe::get(&*self.world.netns(theirs)?, &address, path).await?;
-            let ours = probe::get(&*self.world.netns(ours)?, &address, path).await?;
+            let theirs = probe::get(&*self.playground.netns(theirs)?, &address, path).await?;
+            let ours = probe::get(&*self.playground.netns(ours)?, &address, path).await?;
             ensure!(theirs == ours, "{address}{path}: {theirs:?} {ours:?}");
         }
         Ok(())
     }
 
-    /// Every family of metrics that ztunnel shows, ours show too, as the same type.
+    /// Every metric family of ztunnel is in ours too, with the same type.
     pub(crate) async fn no_family_is_lost(&self, theirs: &Pod, ours: &[&Pod]) -> Result<()> {
         let mut lost = self.families(theirs).await?;
         for agent in ours {
@@ -55,13 +55,13 @@ impl Mesh {
     }
 
     async fn families(&self, agent: &Pod) -> Result<BTreeSet<String>> {
-        let answer = probe::get(&*self.world.netns(agent)?, "127.0.0.1:15020", "/metrics").await?;
+        let answer = probe::get(&*self.playground.netns(agent)?, "127.0.0.1:15020", "/metrics").await?;
         ensure!(answer.body.ends_with("# EOF\n"), "{answer:?}");
         Ok(answer.body.lines().filter(|line| line.starts_with("# TYPE ")).map(str::to_owned).collect())
     }
 
     async fn dump(&self, agent: &Pod) -> Result<Value> {
-        let answer = probe::get(&*self.world.netns(agent)?, "127.0.0.1:15000", "/config_dump").await?;
+        let answer = probe::get(&*self.playground.netns(agent)?, "127.0.0.1:15000", "/config_dump").await?;
         serde_json::from_str(&answer.body).with_context(|| answer.body.clone())
     }
 }

@@ -1,5 +1,5 @@
-//! The same traffic in two clusters that mirror each other, one node of each with the other's agent: what ztunnel says of
-//! it in one cluster, ours says in the other, word for word.
+//! The same traffic in two mirrored clusters, with ztunnel and ours on opposite sides: the log lines and metrics of
+//! ztunnel in one cluster equal ours in the other, word for word.
 
 use std::collections::BTreeMap;
 
@@ -7,22 +7,22 @@ use anyhow::{Context as _, Result, ensure};
 use isthmus_kit::{lab, probe};
 
 use super::logs::Line;
-use super::setup::{Mesh, Way};
-use super::world::Pod;
+use super::playground::Pod;
+use super::setup::{Mesh, TestRoute};
 
 /// The client's node in east and the server's in west are ztunnel's.
 const ZTUNNELS: [&str; 2] = ["east-1", "west-2"];
-/// Bytes there and back on each way.
+/// Bytes in each direction on each route.
 const BYTES: usize = 1000;
 
 pub(crate) fn one_node_of_each_cluster_is_ztunnels() -> Result<()> {
     lab::block_on(async {
         let mesh = Mesh::up(&ZTUNNELS)?;
-        for way in Way::ALL {
+        for way in TestRoute::ALL {
             mesh.carries(way, BYTES).await?;
             mesh.refuses(way).await?;
         }
-        for (one, other) in [(Way::ALL[0], Way::ALL[1]), (Way::ALL[2], Way::ALL[3])] {
+        for (one, other) in [(TestRoute::ALL[0], TestRoute::ALL[1]), (TestRoute::ALL[2], TestRoute::ALL[3])] {
             let (one, other) = (mesh.lines(one, BYTES).await?, mesh.lines(other, BYTES).await?);
             for (one, other) in [(one.0, other.0), (one.1, other.1)] {
                 let (one, other) = (mesh.nameless(&one)?, mesh.nameless(&other)?);
@@ -45,9 +45,10 @@ pub(crate) fn one_node_of_each_cluster_is_ztunnels() -> Result<()> {
 }
 
 impl Mesh {
-    /// A line in which pods have no names of their own.
+    /// A line without the pods' names.
     fn nameless<'l>(&self, line: &'l Line) -> Result<BTreeMap<&'l str, String>> {
-        let pods: Vec<_> = self.world.pods()?.into_iter().filter(|pod| pod.name.contains("-v1-")).collect();
+        let pods: Vec<_> =
+            self.playground.pods()?.into_iter().filter(|pod| pod.name.contains("-v1-")).collect();
         let named = |value: &str| match pods.iter().find(|pod| pod.name == value) {
             Some(pod) => format!("a pod of {}", pod.name.split_once("-v1-").map_or("", |(name, _)| name)),
             None => value.to_owned(),
@@ -57,7 +58,7 @@ impl Mesh {
 
     /// The `istio_tcp_` series of an agent, their labels in the agent's order.
     async fn series(&self, agent: &Pod) -> Result<BTreeMap<String, u64>> {
-        let answer = probe::get(&*self.world.netns(agent)?, "127.0.0.1:15020", "/metrics").await?;
+        let answer = probe::get(&*self.playground.netns(agent)?, "127.0.0.1:15020", "/metrics").await?;
         ensure!(answer.status == 200, "{answer:?}");
         let lines = answer.body.lines().filter(|line| line.starts_with("istio_tcp_"));
         let series = lines.map(|line| {

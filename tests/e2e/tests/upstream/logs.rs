@@ -1,12 +1,13 @@
-//! Access log lines, taken apart.
+//! Access log lines, parsed.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use isthmus_kit::wait;
 
-use super::setup::{ECHO, Mesh, Way};
-use super::world::{Pod, succeeded};
+use super::playground::{Pod, succeeded};
+use super::setup::{ECHO, Mesh, TestRoute};
 
 /// All keys of ztunnel, in its order. Ours may follow.
 const KEYS: [&str; 17] = [
@@ -28,9 +29,9 @@ const KEYS: [&str; 17] = [
     "duration",
     "error",
 ];
-/// Ours.
+/// The keys that only ours has.
 const MORE: [&str; 5] = ["closed_by", "policy", "tries", "tried", "gave_up"];
-/// How long a line may take to be written.
+/// Longest wait for a line.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A `connection complete` or `connection failed`.
@@ -70,7 +71,7 @@ impl Line {
         Ok(())
     }
 
-    /// What must be the same whoever wrote it: all but what is ours, and what differs from one connection to the next.
+    /// The fields that both programs must write equally: all but our additions and those that differ between connections.
     pub(crate) fn comparable(&self) -> BTreeMap<&str, &str> {
         let varies = ["src.addr", "duration"];
         let fields = self.fields.iter().map(|(key, value)| (key.as_str(), value.as_str()));
@@ -94,38 +95,34 @@ fn fields_of(text: &str) -> Vec<(String, String)> {
 }
 
 impl Mesh {
-    /// Everything that an agent has said.
+    /// The whole log of an agent.
     pub(crate) fn log(&self, agent: &Pod) -> Result<String> {
-        let mut command = self.world.playground("logs")?;
+        let mut command = self.playground.command("logs")?;
         let output = command.arg(format!("{}/{}", agent.cluster, agent.name)).output()?;
         succeeded("playground logs", &output)
     }
 
     /// The last access log line of an agent with these fields, as soon as there is one.
     pub(crate) async fn line(&self, agent: &Pod, wanted: &[(&str, &str)]) -> Result<Line> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let log = self.log(agent)?;
-            let mut lines = log.lines().filter_map(Line::parse);
-            if let Some(line) = lines.rfind(|line| line.has(wanted)) {
-                line.check()?;
-                return Ok(line);
-            }
-            if Instant::now() > deadline {
-                bail!("no line with {wanted:?} of {} in\n{log}", agent.name);
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let last = async || {
+            let log = self.log(agent).ok()?;
+            log.lines().filter_map(Line::parse).rfind(|line| line.has(wanted))
+        };
+        let Some(line) = wait::within(PATIENCE, last).await else {
+            bail!("no line with {wanted:?} of {} in\n{}", agent.name, self.log(agent)?);
+        };
+        line.check()?;
+        Ok(line)
     }
 
-    /// What both agents of a way say about a connection that was good, and carried this many bytes there and back.
-    pub(crate) async fn lines(&self, way: Way, bytes: usize) -> Result<(Line, Line)> {
+    /// The lines of both agents about a successful connection with this many bytes in each direction.
+    pub(crate) async fn lines(&self, way: TestRoute, bytes: usize) -> Result<(Line, Line)> {
         let (near, far) = (self.near(way.from)?, self.far(way.to)?);
         let (host, size) = (way.host(), bytes.to_string());
         let [client, server] =
             ["sleep", "helloworld"].map(|sa| format!("spiffe://cluster.local/ns/sample/sa/{sa}"));
-        let asker = self.world.pod(&format!("{}/asker-{}", way.from, way.from))?.name;
-        let echo = self.world.pod(&format!("{}/echo-{}", way.to, way.to))?;
+        let asker = self.playground.pod(&format!("{}/asker-{}", way.from, way.from))?.name;
+        let echo = self.playground.pod(&format!("{}/echo-{}", way.to, way.to))?;
         let to = echo.ip;
         let (inside, pod) = (format!("{to}:15008"), format!("{to}:{ECHO}"));
         let door = format!("192.168.97.{}:15008", if way.to == "east" { 248 } else { 249 });

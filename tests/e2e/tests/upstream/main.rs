@@ -1,5 +1,5 @@
-//! The real ztunnel beside ours, under our control plane and our node role. `ISTHMUS_UPSTREAM_ZTUNNEL` names its
-//! program; without it every test here fails, because then nothing would be shown.
+//! The real ztunnel beside our agent, with our control plane and our node role. `ISTHMUS_UPSTREAM_ZTUNNEL` names its
+//! program; without it every test here fails, because it would prove nothing.
 
 use std::process::ExitCode;
 
@@ -13,6 +13,9 @@ mod ends;
 #[path = "../fidelity/full.rs"]
 mod full;
 mod logs;
+#[path = "../two_clusters/playground.rs"]
+#[expect(dead_code, reason = "used by the tests of two_clusters")]
+mod playground;
 mod routes;
 #[path = "../fidelity/scenes.rs"]
 mod scenes;
@@ -21,12 +24,9 @@ mod scenes;
 mod script;
 mod setup;
 mod wire;
-#[path = "../two_clusters/world.rs"]
-#[expect(dead_code, reason = "what the other tests of whole worlds need")]
-mod world;
 
 fn main() -> ExitCode {
-    // The programs are built before the clock of the first test runs; the tests' own processes find them built.
+    // Built before the time limit of the first test begins.
     if !std::env::args().any(|arg| arg.starts_with("--lab-")) {
         let _ = binaries::path("playground");
     }

@@ -1,11 +1,11 @@
-//! Each cluster with the other's agent: everything that a pod of one asks of a pod of the other passes through both
-//! programs, and so do refusals.
+//! One cluster with ztunnel and the other with our agent: requests between their pods pass through both programs, and so
+//! do refusals.
 
 use anyhow::{Result, ensure};
 use isthmus_kit::lab;
 
-use super::setup::{CLUSTERS, ECHO, Mesh, Way, exchange};
-use super::world::{URL, by};
+use super::playground::{URL, by};
+use super::setup::{CLUSTERS, ECHO, Mesh, TestRoute, exchange};
 
 /// Enough that each version is chosen: one of them never is once in half a million runs.
 const NUMBER: usize = 20;
@@ -22,7 +22,7 @@ fn everything(places: &[&str]) -> Result<()> {
     lab::block_on(async {
         let mesh = Mesh::up(places)?;
         mesh.both_versions_answer()?;
-        for way in Way::ALL {
+        for way in TestRoute::ALL {
             mesh.carries(way, 1000).await?;
             mesh.ends(way).await?;
             mesh.refuses(way).await?;
@@ -35,7 +35,8 @@ impl Mesh {
     /// Requests by name from each cluster are answered by both.
     pub(crate) fn both_versions_answer(&self) -> Result<()> {
         for cluster in CLUSTERS {
-            let outcomes = self.world.request(&self.world.pod(&format!("{cluster}/sleep"))?, URL, NUMBER)?;
+            let outcomes =
+                self.playground.request(&self.playground.pod(&format!("{cluster}/sleep"))?, URL, NUMBER)?;
             let (v1, v2) = (by("v1", &outcomes), by("v2", &outcomes));
             println!("{cluster}/sleep: {v1} by v1, {v2} by v2 of {NUMBER}");
             ensure!(v1 > 0 && v2 > 0 && v1 + v2 == NUMBER, "{cluster}/sleep: {outcomes:?}");
@@ -43,16 +44,16 @@ impl Mesh {
         Ok(())
     }
 
-    /// Bytes there and back, and what both agents say of them.
-    pub(crate) async fn carries(&self, way: Way, bytes: usize) -> Result<()> {
+    /// Bytes in both directions, and the log lines of both agents.
+    pub(crate) async fn carries(&self, way: TestRoute, bytes: usize) -> Result<()> {
         let sent = vec![b'a'; bytes];
         let back = exchange(self.connect("asker", way, ECHO).await?, &sent).await?;
         ensure!(back == sent, "{way:?}: {} of {bytes} bytes came back", back.len());
         self.lines(way, bytes).await.map(drop)
     }
 
-    /// A client that the policy refuses gets nothing, and both agents say why.
-    pub(crate) async fn refuses(&self, way: Way) -> Result<()> {
+    /// A client that the policy refuses receives nothing, and both agents log the reason.
+    pub(crate) async fn refuses(&self, way: TestRoute) -> Result<()> {
         let back = match self.connect("other", way, ECHO).await {
             Ok(stream) => exchange(stream, b"let me in").await,
             Err(error) => Err(error),

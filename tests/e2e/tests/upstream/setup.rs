@@ -1,4 +1,4 @@
-//! A world in which some agents are ztunnels, with a client, a stranger and a server in each cluster.
+//! A playground in which some agents are ztunnels, with a client, a stranger and a server in each cluster.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -11,40 +11,40 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc};
 
+use super::playground::{Playground, Pod};
 use super::script::PORTS;
-use super::world::{Pod, World};
 
 /// Both clusters.
 pub(crate) const CLUSTERS: [&str; 2] = ["east", "west"];
-/// Sends everything back as it comes.
+/// Port of the server that echoes.
 pub(crate) const ECHO: u16 = 7000;
-/// Answers when the client has ended.
+/// Port of the server that answers after the client's FIN.
 const LATE: u16 = 7001;
-/// Tells how its client ended.
+/// Port of the server that reports how its client ended.
 const WATCH: u16 = 7002;
-/// Resets after the first bytes.
+/// Port of the server that resets after the first bytes.
 const RESET: u16 = 7003;
-/// What [`LATE`] answers after everything it got.
+/// The answer of [`LATE`], after everything that it received.
 const LAST: &[u8] = b" and no more";
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The world, and the servers of its `echo` pods.
+/// The playground, and the servers of its `echo` pods.
 pub(crate) struct Mesh {
-    pub(crate) world: World,
+    pub(crate) playground: Playground,
     /// How clients of [`WATCH`] ended.
     ends: Mutex<mpsc::UnboundedReceiver<std::io::Result<()>>>,
     _servers: Tasks,
 }
 
-/// A way through the mesh: from the client on the first node of a cluster to the server on the second of another one
+/// A route through the mesh: from the client on the first node of a cluster to the server on the second of another one
 /// or of the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Way {
+pub(crate) struct TestRoute {
     pub(crate) from: &'static str,
     pub(crate) to: &'static str,
 }
 
-impl Way {
+impl TestRoute {
     /// All four.
     pub(crate) const ALL: [Self; 4] = [
         Self { from: "east", to: "east" },
@@ -68,7 +68,7 @@ impl Way {
     }
 }
 
-/// The program, or why there is none.
+/// The path of ztunnel's program.
 pub(crate) fn program() -> Result<PathBuf> {
     let path = std::env::var_os("ISTHMUS_UPSTREAM_ZTUNNEL").map(PathBuf::from);
     let path = path.context("ISTHMUS_UPSTREAM_ZTUNNEL does not name ztunnel's program")?;
@@ -77,41 +77,41 @@ pub(crate) fn program() -> Result<PathBuf> {
 }
 
 impl Mesh {
-    /// A world in which ztunnel is the agent of these clusters or nodes. Must be called inside a runtime.
+    /// A playground in which ztunnel is the agent of these clusters or nodes. Must be called inside a runtime.
     pub(crate) fn up(places: &[&str]) -> Result<Self> {
         let program = program()?;
         let args: Vec<_> =
             places.iter().map(|place| format!("--agent-program={place}={}", program.display())).collect();
         let files = CLUSTERS.map(|cluster| (format!("{cluster}/upstream.yaml"), manifest(cluster)));
         let files: Vec<_> = files.iter().map(|(path, text)| (path.as_str(), text.clone())).collect();
-        let world = World::up_with(&files, &args)?;
+        let playground = Playground::up_with(&files, &args)?;
         let servers = Tasks::new("servers");
         let (tell, told) = mpsc::unbounded_channel();
         for cluster in CLUSTERS {
-            let pod = world.pod(&format!("{cluster}/echo-{cluster}"))?;
-            let sockets = world.sockets(&pod)?;
+            let pod = playground.pod(&format!("{cluster}/echo-{cluster}"))?;
+            let sockets = playground.sockets(&pod)?;
             serve(&sockets, pod.ip, &servers, &tell)?;
         }
-        Ok(Self { world, ends: Mutex::new(told), _servers: servers })
+        Ok(Self { playground, ends: Mutex::new(told), _servers: servers })
     }
-    /// Connects a pod of the way's first cluster to a port of the service in its second.
-    pub(crate) async fn connect(&self, pod: &str, way: Way, port: u16) -> Result<TcpStream> {
-        let pod = self.world.pod(&format!("{}/{pod}-{}", way.from, way.from))?;
-        Ok(self.world.sockets(&pod)?.connect(way.vip(port), None, PATIENCE).await?)
+    /// Connects a pod of the route's first cluster to a port of the service in its second.
+    pub(crate) async fn connect(&self, pod: &str, way: TestRoute, port: u16) -> Result<TcpStream> {
+        let pod = self.playground.pod(&format!("{}/{pod}-{}", way.from, way.from))?;
+        Ok(self.playground.sockets(&pod)?.connect(way.vip(port), None, PATIENCE).await?)
     }
 
     /// The agent that serves the clients of a cluster: the one of its first node.
     pub(crate) fn near(&self, cluster: &str) -> Result<Pod> {
-        self.world.pod_on(&format!("{cluster}/ztunnel"), &format!("{cluster}-1"))
+        self.playground.pod_on(&format!("{cluster}/ztunnel"), &format!("{cluster}-1"))
     }
 
     /// The agent that serves the server of a cluster: the one of its second node.
     pub(crate) fn far(&self, cluster: &str) -> Result<Pod> {
-        self.world.pod_on(&format!("{cluster}/ztunnel"), &format!("{cluster}-2"))
+        self.playground.pod_on(&format!("{cluster}/ztunnel"), &format!("{cluster}-2"))
     }
 
-    /// Ends and breaks of connections on a way.
-    pub(crate) async fn ends(&self, way: Way) -> Result<()> {
+    /// Half-closes and resets of connections on a route.
+    pub(crate) async fn ends(&self, way: TestRoute) -> Result<()> {
         let bulk: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_be_bytes).take(5_000_000).collect();
         let back = exchange(self.connect("asker", way, ECHO).await?, &bulk).await.context("bulk")?;
         ensure!(back == bulk, "{way:?}: {} of {} bytes came back right", back.len(), bulk.len());
@@ -123,7 +123,7 @@ impl Mesh {
         for reset in [false, true] {
             let mut stream = self.connect("asker", way, WATCH).await?;
             stream.write_all(b"x").await?;
-            stream.read_exact(&mut [0]).await.context("the server is there")?;
+            stream.read_exact(&mut [0]).await.context("the server does not answer")?;
             if reset {
                 reset_on_close(&stream);
             }
@@ -143,7 +143,7 @@ impl Mesh {
     }
 }
 
-/// Sends bytes, finishes, and returns everything that comes back.
+/// Sends bytes and a FIN, and returns the whole answer.
 pub(crate) async fn exchange(stream: TcpStream, bytes: &[u8]) -> Result<Vec<u8>> {
     isthmus_kit::lab::exchange(stream, bytes).await
 }
@@ -154,7 +154,7 @@ pub(crate) fn vip(of: &str, to: &str) -> Ipv4Addr {
     Ipv4Addr::new(172, second, 0, if to == "east" { 70 } else { 71 })
 }
 
-/// What the cluster has more than the repository's manifests say.
+/// The manifests of the cluster beyond the repository's.
 fn manifest(cluster: &str) -> String {
     let mut all = vec![
         "kind: ServiceAccount\nmetadata: {name: other, namespace: sample}".to_owned(),

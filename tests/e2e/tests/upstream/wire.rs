@@ -1,4 +1,4 @@
-//! The wire-fidelity script over roads with the real ztunnel on them: what it does differently is listed by name.
+//! The fidelity script over roads with the real ztunnel; its differences are listed by name.
 
 use anyhow::Result;
 use isthmus_kit::lab::{self, Lan};
@@ -6,12 +6,12 @@ use isthmus_kit::lab::{self, Lan};
 use super::compare_wire::{self, Exception};
 use super::scenes::LITTLE;
 use super::script::{Event, Road, Trace};
-use super::setup::{Mesh, Way, vip};
+use super::setup::{Mesh, TestRoute, vip};
 
 /// The end of a stream that ztunnel makes of a reset of its application, and what it makes of a stream that was reset.
 const SWALLOWED: &str = "ztunnel takes a reset for an end and passes on an end";
 
-/// Wherever a ztunnel is on the road.
+/// With a ztunnel anywhere on the road.
 const ANYWHERE: &[Exception] = &[
     Exception { scene: "reset_by_the_client", why: SWALLOWED, instead: swallowed },
     Exception { scene: "reset_by_the_server", why: SWALLOWED, instead: swallowed },
@@ -25,11 +25,11 @@ const ANYWHERE: &[Exception] = &[
     },
 ];
 
-/// Where it is the server's agent.
+/// With ztunnel as the server's agent.
 const AT_THE_SERVER: &[Exception] =
     &[Exception { scene: "reset_by_the_client_behind_the_servers_fin", why: SWALLOWED, instead: swallowed }];
 
-/// Where it is the client's agent.
+/// With ztunnel as the client's agent.
 const AT_THE_CLIENT: &[Exception] = &[
     Exception { scene: "refused", why: NOT_MADE, instead: ended },
     Exception { scene: "black_hole", why: NOT_MADE, instead: ended },
@@ -47,18 +47,18 @@ const AT_THE_CLIENT: &[Exception] = &[
 ];
 const NOT_MADE: &str = "ztunnel ends a connection that it could not make";
 
-/// The server gets everything, and is told that there might have been more.
+/// The server receives everything, then a reset instead of a FIN.
 fn without_end(direct: Trace) -> Trace {
     let cut = |event| if event == Event::End { Event::Reset } else { event };
     Trace { server: direct.server.into_iter().map(cut).collect(), ..direct }
 }
 
-/// The last piece that the server should get is lost, and it is told so.
+/// The last bytes are lost, and the server sees a reset.
 fn cut_off(direct: Trace) -> Trace {
     Trace { server: vec![Event::Connected, Event::Got(LITTLE), Event::Reset], ..direct }
 }
 
-/// Resets look like ends.
+/// Resets arrive as FINs.
 fn swallowed(direct: Trace) -> Vec<Trace> {
     let seen = |events: Vec<Event>| -> Vec<Event> {
         events.into_iter().map(|event| if event == Event::Reset { Event::End } else { event }).collect()
@@ -66,36 +66,36 @@ fn swallowed(direct: Trace) -> Vec<Trace> {
     vec![Trace { client: seen(direct.client), server: seen(direct.server) }]
 }
 
-/// A client that is not connected is connected, and then its server has nothing to say.
+/// A client that would be refused is connected, and then sees a FIN.
 fn ended(direct: Trace) -> Vec<Trace> {
     let attempts = direct.client.into_iter();
     vec![Trace { client: attempts.flat_map(|_| [Event::Connected, Event::End]).collect(), ..direct }]
 }
 
 pub(crate) fn the_script_over_ztunnel_alone() -> Result<()> {
-    script(Way { from: "west", to: "west" }, &[ANYWHERE, AT_THE_CLIENT, AT_THE_SERVER])
+    script(TestRoute { from: "west", to: "west" }, &[ANYWHERE, AT_THE_CLIENT, AT_THE_SERVER])
 }
 
 pub(crate) fn the_script_from_us_to_ztunnel() -> Result<()> {
-    script(Way { from: "east", to: "west" }, &[ANYWHERE, AT_THE_SERVER])
+    script(TestRoute { from: "east", to: "west" }, &[ANYWHERE, AT_THE_SERVER])
 }
 
 pub(crate) fn the_script_from_ztunnel_to_us() -> Result<()> {
-    script(Way { from: "west", to: "east" }, &[ANYWHERE, AT_THE_CLIENT])
+    script(TestRoute { from: "west", to: "east" }, &[ANYWHERE, AT_THE_CLIENT])
 }
 
 /// Within west over HBONE, between the clusters over double HBONE.
-fn script(way: Way, exceptions: &[&[Exception]]) -> Result<()> {
+fn script(way: TestRoute, exceptions: &[&[Exception]]) -> Result<()> {
     lab::block_on(async {
         let mesh = Mesh::up(&["west"])?;
         let lan = Lan::new()?;
         let (near, far) = (lan.host()?, lan.host()?);
         let direct =
             Road::new("direct", (&near.netns, &near.sockets()), (&far.netns, &far.sockets()), far.v4.into());
-        let client = mesh.world.pod(&format!("{}/asker-{}", way.from, way.from))?;
-        let server = mesh.world.pod(&format!("{}/echo-{}", way.to, way.to))?;
-        let ends = [mesh.world.netns(&client)?, mesh.world.netns(&server)?];
-        let sockets = [mesh.world.sockets(&client)?, mesh.world.sockets(&server)?];
+        let client = mesh.playground.pod(&format!("{}/asker-{}", way.from, way.from))?;
+        let server = mesh.playground.pod(&format!("{}/echo-{}", way.to, way.to))?;
+        let ends = [mesh.playground.netns(&client)?, mesh.playground.netns(&server)?];
+        let sockets = [mesh.playground.sockets(&client)?, mesh.playground.sockets(&server)?];
         let road = Road::new("ztunnel", (&ends[0], &sockets[0]), (&ends[1], &sockets[1]), server.ip.into());
         let road = road.to(vip(way.from, way.to).into());
         compare_wire::script(&direct, &road, exceptions).await

@@ -1,5 +1,5 @@
-//! A client of port 15008 that is not ours: TLS with whatever certificate it is given, frames written by hand. It also
-//! speaks HBONE inside of HBONE, as towards a gateway of another network.
+//! A foreign client of port 15008: TLS with any certificate, frames written by hand. It also nests HBONE in HBONE, as
+//! towards the gateway of another network.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,19 +18,19 @@ use tokio_rustls::client::TlsStream;
 use super::{HbonePeer, kind};
 use crate::pki::{self, Leaf};
 
-/// No step takes longer.
+/// Longest wait in one step.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The only stream of a connection.
 const STREAM: u32 = 1;
-/// Most that is put into one frame; every peer takes this much.
+/// Largest payload of a frame; every peer accepts this much.
 const CHUNK: usize = 16 * 1024;
 
-/// A TLS session of a client with a certificate, or without one. The server must have a certificate under the root;
-/// whose it is does not matter.
+/// A TLS session of a client with a certificate, or without one. The server must have a certificate under the root,
+/// of any identity.
 ///
 /// # Errors
-/// When the handshake fails. A server that refuses the client's certificate says so only in answer to what is sent
-/// next (TLS 1.3).
+/// When the handshake fails. In TLS 1.3 a server that rejects the client's certificate reports it only in answer to the
+/// next bytes.
 pub async fn tls<S>(io: S, shown: Option<&Leaf>, root: &str) -> Result<TlsStream<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -48,12 +48,12 @@ where
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.enable_sni = false;
-    let name = ServerName::try_from("nobody.invalid")?;
+    let name = ServerName::try_from("any.invalid")?;
     let session = TlsConnector::from(Arc::new(config)).connect(name, io);
     Ok(tokio::time::timeout(PATIENCE, session).await.context("no end of the TLS handshake")??)
 }
 
-/// Asks for a tunnel over a session: the status, and the connection to go on with.
+/// Sends a CONNECT over a session; returns the status and the connection.
 ///
 /// # Errors
 /// When the peer closes or breaks the connection, or answers with something else.
@@ -86,7 +86,7 @@ where
                 break;
             }
         }
-        // Whoever reads has seen the end already if this fails.
+        // Fails when the reader is gone, which has seen the end then.
         let _ = to_us.shutdown().await;
     });
     tasks.spawn("tunnel, outgoing", async move {
@@ -100,7 +100,7 @@ where
     ours
 }
 
-/// One HTTP/1.0 request through a tunnel; everything that comes back.
+/// One HTTP/1.0 request through a tunnel; returns the whole answer.
 ///
 /// # Errors
 /// When the tunnel breaks or nothing comes in time.
@@ -116,7 +116,7 @@ pub async fn get(mut tunnel: DuplexStream, path: &str) -> Result<String> {
     Ok(text)
 }
 
-/// Checks everything but the name: mesh certificates have none that DNS knows.
+/// Checks everything but the name: mesh certificates carry no DNS name.
 #[derive(Debug)]
 struct Nameless(Arc<WebPkiServerVerifier>);
 

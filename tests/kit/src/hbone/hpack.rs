@@ -1,5 +1,5 @@
 //! As much of HPACK (RFC 7541) as a scripted peer needs: literals out; literals, the first static entries and
-//! Huffman-coded printable text in. No dynamic table: a peer that was told HEADER_TABLE_SIZE 0 must not use one.
+//! Huffman-coded printable text in. No dynamic table: a peer that received HEADER_TABLE_SIZE 0 must not use one.
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -163,7 +163,7 @@ mod tests {
     use crate::hbone::hex;
 
     #[test]
-    fn the_rfcs_examples_are_read() {
+    fn examples_of_the_rfc_are_decoded() {
         // RFC 7541 C.2.1, C.4.1 (with the dynamic index left aside), C.6.1's cache-control value.
         let custom = hex("400a637573746f6d2d6b65790d637573746f6d2d686561646572");
         assert_eq!(decode(&custom).unwrap(), [("custom-key".to_owned(), "custom-header".to_owned())]);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_is_decoded() {
+    fn encoded_fields_decode_to_themselves() {
         let long = "x".repeat(400);
         let headers = [(":method", "CONNECT"), (":authority", "10.0.0.1:80"), ("baggage", long.as_str())];
         let want = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));

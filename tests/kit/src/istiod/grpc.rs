@@ -14,14 +14,14 @@ use tonic::codegen::http::{Request as HttpRequest, Response as HttpResponse};
 use tonic::codegen::{BoxFuture, Service};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Shared;
+use super::ServerState;
 
 const ADS: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 const CA: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
 
 /// Answers one HTTP request.
 pub(super) async fn route(
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     request: HttpRequest<Incoming>,
 ) -> Result<HttpResponse<tonic::body::Body>, Infallible> {
     let mut grpc = tonic::server::Grpc::new(Raw);
@@ -32,7 +32,7 @@ pub(super) async fn route(
     }
 }
 
-struct Ads(Arc<Shared>);
+struct Ads(Arc<ServerState>);
 
 impl Service<Request<Streaming<Bytes>>> for Ads {
     type Response = Response<Responses>;
@@ -51,7 +51,7 @@ impl Service<Request<Streaming<Bytes>>> for Ads {
     }
 }
 
-struct Sign(Arc<Shared>);
+struct Sign(Arc<ServerState>);
 
 impl Service<Request<Bytes>> for Sign {
     type Response = Response<Bytes>;

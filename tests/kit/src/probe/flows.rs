@@ -11,9 +11,9 @@ const LONGEST_RECORD: usize = (1 << 14) + 256;
 /// One direction of one TCP connection.
 #[derive(Debug, Clone)]
 pub struct Flow {
-    /// Who sends.
+    /// The sender.
     pub from: SocketAddr,
-    /// Who receives.
+    /// The receiver.
     pub to: SocketAddr,
     /// What was sent, in order, as far as no segment is missing.
     pub bytes: Vec<u8>,

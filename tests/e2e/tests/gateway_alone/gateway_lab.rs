@@ -1,4 +1,4 @@
-//! A real gateway in front of scripted pods: nobody here speaks for the mesh but the gateway itself.
+//! A real gateway in front of scripted pods; everything but the gateway is scripted.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use isthmus_identity::{CertSource as _, Manager, manager};
 use isthmus_kit::hbone::{Frame, HbonePeer, flag, hex, kind};
 use isthmus_kit::kube::{self, Api};
 use isthmus_kit::lab::{Host, Lan};
-use isthmus_kit::probe;
 use isthmus_kit::process::Process;
+use isthmus_kit::{probe, wait};
 use isthmus_model::SpiffeId;
 use isthmus_rt::task::Tasks;
 use isthmus_sys::socket::Transparent;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 
-/// Longest wait for what should happen at once.
+/// Longest wait for what happens at once unless it is broken.
 pub(crate) const SOON: Duration = Duration::from_secs(15);
 const HBONE: u16 = 15008;
 /// The TLS listener.
@@ -34,14 +34,14 @@ const NO_TABLE: &str = "000100000000";
 pub(crate) const SERVICES: [&str; 4] = ["hello", "slow", "private", "plain"];
 
 /// A network with its gateway.
-pub(crate) struct World {
+pub(crate) struct GatewayLab {
     lan: Lan,
     pub(crate) api: Api,
     gateway: Host,
     client: Host,
     /// The pods of [`SERVICES`].
     pods: Vec<Host>,
-    /// A server that is in no mesh.
+    /// A server outside the mesh.
     pub(crate) outside: Host,
     pub(crate) tasks: Tasks,
     dir: TempDir,
@@ -50,13 +50,13 @@ pub(crate) struct World {
 /// The client's side of an outer tunnel, frame by frame.
 pub(crate) struct Tunnel(pub(crate) HbonePeer<TlsSession<TcpStream>>);
 
-impl World {
+impl GatewayLab {
     /// Everything but the gateway. Services `hello` and `slow` are global.
     pub(crate) fn new() -> Result<Self> {
         let lan = Lan::new()?;
         let (gateway, client, outside) = (lan.host()?, lan.host()?, lan.host()?);
         let pods = SERVICES.iter().map(|_| lan.host()).collect::<Result<_>>()?;
-        let (dir, tasks, api) = (tempfile::tempdir()?, Tasks::new("world"), Api::default());
+        let (dir, tasks, api) = (tempfile::tempdir()?, Tasks::new("gateway lab"), Api::default());
         let address = SocketAddr::new(lan.v4.into(), API);
         std::fs::write(dir.path().join("kubeconfig"), kube::kubeconfig(&format!("http://{address}")))?;
         api.put("namespaces", kube::namespace("sample", &[]));
@@ -69,7 +69,7 @@ impl World {
         Ok(Self { lan, api, gateway, client, pods, outside, tasks, dir })
     }
 
-    /// Starts the gateway and waits until it knows what is global.
+    /// Starts the gateway and waits until it has read the global services.
     pub(crate) async fn gateway(&self) -> Result<Process> {
         let kubeconfig = self.dir.path().join("kubeconfig").display().to_string();
         let tls = format!(
@@ -89,17 +89,14 @@ impl World {
         ];
         let gateway = Process::start(&self.gateway.netns, "isthmus", &["gateway"], &env, "")?;
         gateway.line(&["gateway started"]).await?;
-        let ready = async {
-            loop {
-                let answer = probe::get(&self.gateway.netns, "127.0.0.1:15021", "/healthz/ready").await?;
-                if answer.status == 200 {
-                    return Ok(());
-                }
-                ensure!(answer.body.contains("global services"), "{answer:?}");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+        let ready = async || match probe::get(&self.gateway.netns, "127.0.0.1:15021", "/healthz/ready").await
+        {
+            Ok(answer) if answer.status == 200 => Some(Ok(())),
+            Ok(answer) if answer.body.contains("global services") => None,
+            Ok(answer) => Some(Err(anyhow::anyhow!("{answer:?}"))),
+            Err(error) => Some(Err(error)),
         };
-        tokio::time::timeout(SOON, ready).await.context("it does not become ready")??;
+        wait::within(SOON, ready).await.context("the gateway does not become ready")??;
         Ok(gateway)
     }
 
@@ -133,7 +130,7 @@ impl World {
         Ok(SocketAddr::new(self.pod(service)?.v4.into(), HBONE))
     }
 
-    /// Listens where the pod of a service would.
+    /// Listens at the HBONE address of a service's pod.
     pub(crate) fn serve(&self, service: &str) -> Result<TcpListener> {
         Ok(self.pod(service)?.sockets().listen(self.endpoint(service)?, Transparent::Never)?.0)
     }
@@ -144,7 +141,7 @@ impl World {
         Ok(self.client.sockets().connect(to, None, SOON).await?)
     }
 
-    /// An outer tunnel of a member of the mesh.
+    /// The outer tunnel of a client in the mesh.
     pub(crate) async fn tunnel(&self) -> Result<Tunnel> {
         let certs = Manager::new(Arc::new(FakeSigner::new()), manager::Config::default(), &self.tasks);
         let id =
@@ -165,7 +162,7 @@ impl World {
 }
 
 impl Tunnel {
-    /// Asks for a destination.
+    /// Sends a CONNECT for a destination.
     pub(crate) async fn ask(&mut self, stream: u32, authority: &str) -> Result<()> {
         self.0.headers(stream, &[(":method", "CONNECT"), (":authority", authority)], false).await
     }
@@ -185,7 +182,7 @@ impl Tunnel {
         tokio::time::timeout(SOON, read).await.context("no frame in time")?
     }
 
-    /// The stream and the status of the next answer. What ends a refused stream is passed over.
+    /// The stream and the status of the next answer. Frames that end a refused stream are skipped.
     pub(crate) async fn answer(&mut self) -> Result<(u32, String)> {
         loop {
             let frame = self.next().await?;
@@ -215,7 +212,7 @@ impl Tunnel {
     }
 }
 
-/// An address that is asked for by number.
+/// A destination by IP address.
 pub(crate) fn by_number(address: impl Into<IpAddr>, port: u16) -> String {
     SocketAddr::new(address.into(), port).to_string()
 }

@@ -1,4 +1,4 @@
-//! A world of the playground that stays for one test, and handles to its pods and wires.
+//! A running playground for one test, and handles to its pods and wires.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,7 +15,7 @@ use isthmus_sys::socket::Sockets;
 use serde::Deserialize;
 use tempfile::TempDir;
 
-/// What everybody asks for, and how every answer begins.
+/// The URL of every request, and the beginning of every answer.
 pub(crate) const URL: &str = "http://helloworld.sample:5000/hello";
 pub(crate) const TEXT: &str = "Hello version: ";
 /// The application's port.
@@ -25,8 +25,8 @@ pub(crate) const HBONE: u16 = 15008;
 /// The nodes of east; a test's own pods are on each of them.
 pub(crate) const EAST: [&str; 2] = ["east-1", "east-2"];
 
-/// A running world; ended when dropped.
-pub(crate) struct World {
+/// A running playground; ended when dropped.
+pub(crate) struct Playground {
     dir: TempDir,
     /// Its first process.
     pid: i32,
@@ -42,11 +42,11 @@ pub(crate) struct Pod {
     /// 0.0.0.0 for a pod of the host network.
     #[serde(deserialize_with = "address")]
     pub(crate) ip: Ipv4Addr,
-    /// One of its processes, as the world numbers them.
+    /// One of its processes, as the playground numbers them.
     pid: Option<u32>,
 }
 
-/// How one request went.
+/// The result of one request.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Outcome {
     pub(crate) status: Option<u16>,
@@ -55,7 +55,7 @@ pub(crate) struct Outcome {
     error: Option<String>,
 }
 
-/// Worlds are many processes: one at a time. Held until dropped.
+/// A playground is many processes, so only one runs at a time, for as long as the file is held.
 pub(crate) fn turn() -> Result<File> {
     let file = File::open(std::env::current_exe()?)?;
     file.lock()?;
@@ -63,7 +63,7 @@ pub(crate) fn turn() -> Result<File> {
 }
 
 /// A subcommand of the playground, or a whole run, with a folder of its own and the programs that the tests use.
-pub(crate) fn playground(dir: &Path, subcommand: Option<&str>) -> Result<Command> {
+pub(crate) fn playground_command(dir: &Path, subcommand: Option<&str>) -> Result<Command> {
     let program = binaries::path("playground");
     let mut command = Command::new(&program);
     command.env("ISTHMUS_BIN_DIR", program.parent().context("folder")?);
@@ -99,8 +99,8 @@ pub(crate) fn pods_on_each_node() -> String {
     pods.collect::<Vec<_>>().join("---\n")
 }
 
-impl World {
-    /// Builds the world of the repository's manifests and of more: a path below the manifests, and the text.
+impl Playground {
+    /// Builds the playground of the repository's manifests and of more: a path below the manifests, and the text.
     pub(crate) fn up(more: &[(&str, String)]) -> Result<Self> {
         Self::up_with(more, &[])
     }
@@ -117,7 +117,7 @@ impl World {
         for (path, text) in more {
             fs::write(manifests.join(path), text)?;
         }
-        let mut up = playground(&dir.path().join("w"), Some("up"))?;
+        let mut up = playground_command(&dir.path().join("w"), Some("up"))?;
         succeeded("playground up", &up.args(args).arg("--manifests").arg(manifests).output()?)?;
         let facts = fs::read(dir.path().join("w/world.json"))?;
         let facts: serde_json::Value = serde_json::from_slice(&facts)?;
@@ -129,26 +129,26 @@ impl World {
         self.dir.path().join("w")
     }
 
-    pub(crate) fn playground(&self, subcommand: &str) -> Result<Command> {
-        playground(&self.folder(), Some(subcommand))
+    pub(crate) fn command(&self, subcommand: &str) -> Result<Command> {
+        playground_command(&self.folder(), Some(subcommand))
     }
 
     /// Applies a manifest of the repository to a cluster.
     pub(crate) fn apply(&self, cluster: &str, manifest: &str) -> Result<()> {
-        let mut apply = self.playground("apply")?;
+        let mut apply = self.command("apply")?;
         let output =
             apply.arg("-f").arg(repository().join(manifest)).args(["--cluster", cluster]).output()?;
         succeeded("playground apply", &output).map(drop)
     }
 
-    /// All pods as they are now.
+    /// All pods at present.
     pub(crate) fn pods(&self) -> Result<Vec<Pod>> {
-        let status = self.playground("status")?.arg("--json").output()?;
+        let status = self.command("status")?.arg("--json").output()?;
         let status: serde_json::Value = serde_json::from_str(&succeeded("playground status", &status)?)?;
         Ok(Vec::deserialize(&status["pods"])?)
     }
 
-    /// The pod whose name begins so, as `<cluster>/<name>`.
+    /// The pod whose `<cluster>/<name>` has this prefix.
     pub(crate) fn pod(&self, wanted: &str) -> Result<Pod> {
         self.pod_where(wanted, |_| true)
     }
@@ -165,16 +165,16 @@ impl World {
         pods.next().with_context(|| format!("no pod {wanted}"))
     }
 
-    /// The number of a pod's process as this process knows it.
+    /// The PID of a pod's process in this process' namespace.
     pub(crate) fn pid(&self, pod: &Pod) -> Result<i32> {
         let inner = pod.pid.with_context(|| format!("pod {} does not run", pod.name))?.to_string();
-        let world = namespace(self.pid, "pid")?;
+        let playground = namespace(self.pid, "pid")?;
         for entry in fs::read_dir("/proc")? {
             let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
             let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
             let innermost = numbers.split_whitespace().last();
-            if innermost == Some(inner.as_str()) && namespace(pid, "pid").is_ok_and(|own| own == world) {
+            if innermost == Some(inner.as_str()) && namespace(pid, "pid").is_ok_and(|own| own == playground) {
                 return Ok(pid);
             }
         }
@@ -198,7 +198,7 @@ impl World {
         open(self.pid)
     }
 
-    /// The node's end of a pod's veth pair: where its route to the pod leads.
+    /// The node's end of a pod's veth pair: the interface of its route to the pod.
     pub(crate) fn veth(&self, pod: &Pod) -> Result<String> {
         let node = self.pid(&self.pod_on(&format!("{}/istio-cni-node", pod.cluster), &pod.node)?)?;
         let routes = fs::read_to_string(format!("/proc/{node}/net/route"))?;
@@ -215,7 +215,7 @@ impl World {
 
     /// Requests from inside a pod, one after the other.
     pub(crate) fn request(&self, pod: &Pod, url: &str, number: usize) -> Result<Vec<Outcome>> {
-        let mut exec = self.playground("exec")?;
+        let mut exec = self.command("exec")?;
         exec.args([&format!("{}/{}", pod.cluster, pod.name), "--"]).arg(binaries::path("playground"));
         let output = exec.args(["request", url, "--json", "--number", &number.to_string()]).output()?;
         let lines = String::from_utf8_lossy(&output.stdout);
@@ -225,17 +225,17 @@ impl World {
         Ok(outcomes)
     }
 
-    /// A cluster's signer, with its own key: what an attacker who took it could do, and what a test needs.
+    /// A cluster's CA with its key, for leaves that only a compromised CA would sign.
     pub(crate) fn ca(&self, cluster: &str) -> Result<Ca> {
         let read = |name: &str| fs::read_to_string(self.folder().join("pki").join(cluster).join(name));
         Ca::intermediate(&read("ca-cert.pem")?, &read("ca-key.pem")?, &read("root-cert.pem")?)
     }
 }
 
-impl Drop for World {
+impl Drop for Playground {
     fn drop(&mut self) {
-        // What is left goes with the test's process namespace.
-        if let Ok(mut down) = self.playground("down") {
+        // The rest ends with the test's PID namespace.
+        if let Ok(mut down) = self.command("down") {
             let _ = down.output();
         }
     }
@@ -249,13 +249,13 @@ impl Pod {
 }
 
 impl Outcome {
-    /// Whether it was answered by this version.
+    /// Whether this version answered.
     pub(crate) fn is(&self, version: &str) -> bool {
         self.status == Some(200) && self.body.starts_with(&format!("{TEXT}{version},"))
     }
 }
 
-/// How many were answered by a version.
+/// The number of answers by a version.
 pub(crate) fn by(version: &str, outcomes: &[Outcome]) -> usize {
     outcomes.iter().filter(|outcome| outcome.is(version)).count()
 }

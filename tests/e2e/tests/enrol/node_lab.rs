@@ -1,5 +1,5 @@
 //! One node as Kubernetes would run it: the node role in the node's namespace, an agent in a pod of its own, pods with
-//! named namespaces, and the CNI plugin started as a container runtime starts it. The API server alone is scripted.
+//! named namespaces, and the CNI plugin started as a container runtime starts it. Only the API server is scripted.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 use isthmus_kit::kube::{self, Api};
 use isthmus_kit::lab::{self, Host, Lan};
 use isthmus_kit::probe;
-use isthmus_kit::wait::until;
 use isthmus_kit::process::{Ended, Process};
+use isthmus_kit::wait::until;
 use isthmus_rt::task::Tasks;
 use isthmus_sys::netns::Netns;
 use isthmus_sys::nft::Ruleset;
@@ -31,7 +31,7 @@ const NODE: &str = "node-1";
 const API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6443);
 
 /// The node.
-pub(crate) struct World {
+pub(crate) struct NodeLab {
     lan: Lan,
     pub(crate) api: Api,
     /// Where the agent runs.
@@ -42,7 +42,7 @@ pub(crate) struct World {
     dir: TempDir,
 }
 
-/// A pod's sandbox, with an application that says from where it was called.
+/// A pod's sandbox, with an application that sends the caller's address.
 pub(crate) struct Pod {
     pub(crate) host: Host,
     /// The name of its network namespace.
@@ -56,12 +56,12 @@ pub(crate) struct Captured {
     routing: [Vec<(u32, u32, u32, u32)>; 2],
 }
 
-impl World {
-    /// A node without a single process of ours, and no API server yet.
+impl NodeLab {
+    /// A node before any process of ours or the API server is started.
     pub(crate) fn new() -> Result<Self> {
         let lan = Lan::new()?;
         let (agent, outsider) = (lan.host()?, lan.host()?);
-        let (dir, tasks) = (tempfile::tempdir()?, Tasks::new("world"));
+        let (dir, tasks) = (tempfile::tempdir()?, Tasks::new("lab"));
         for folder in ["run", "netns", "zds"] {
             std::fs::create_dir(dir.path().join(folder))?;
         }
@@ -81,7 +81,7 @@ impl World {
         Ok(())
     }
 
-    /// A sandbox, and the pod of `sample` that it is for, which the kubelet has not reported an address of.
+    /// A sandbox and its pod in `sample`, whose address the kubelet has not reported yet.
     pub(crate) fn sandbox(&self, name: &str) -> Result<Pod> {
         let host = self.lan.host()?;
         answer_with_caller(&host.sockets(), host.v4, &self.tasks)?;
@@ -106,7 +106,7 @@ impl World {
         });
     }
 
-    /// Puts a pod into the mesh or takes it out, by its own label.
+    /// Enrols a pod or removes it from the mesh, by its own label.
     pub(crate) fn mode(&self, name: &str, mode: Option<&str>) {
         self.api.label("pods", &format!("sample/{name}"), MODE, mode);
     }
@@ -183,12 +183,12 @@ impl World {
         Process::start(&self.lan.node, "isthmus-cni", &[], &env, &conf.to_string())?.ended().await
     }
 
-    /// ADD of a pod of `sample` that must succeed and hand the earlier plugins' result on.
+    /// ADD of a pod of `sample` that must succeed and return the earlier plugins' result.
     pub(crate) async fn added(&self, name: &str, pod: &Pod) -> Result<()> {
         passed(&self.add(Some(("sample", name)), &pod.netns, pod.host.v4).await?, pod.host.v4)
     }
 
-    /// ADD of a pod of `sample` that must fail; the reason, as the runtime gets it.
+    /// ADD of a pod of `sample` that must fail; returns the reason that the runtime receives.
     pub(crate) async fn refused(&self, name: &str, netns: &Path, ip: Ipv4Addr) -> Result<String> {
         let ran = self.add(Some(("sample", name)), netns, ip).await?;
         ensure!(ran.status.code() == Some(1), "{ran:?}");
@@ -208,7 +208,7 @@ impl World {
         &self.lan.node
     }
 
-    /// Sockets of the node itself: what the kubelet would use.
+    /// Sockets of the node itself, as the kubelet uses.
     pub(crate) fn kubelet(&self) -> Sockets {
         self.lan.sockets()
     }
@@ -226,7 +226,7 @@ impl Pod {
         SocketAddr::new(self.host.v4.into(), APP)
     }
 
-    /// What captures its traffic.
+    /// Its redirection state.
     pub(crate) fn captured(&self) -> Result<Captured> {
         let netns = &self.host.netns;
         let routing = [route::fwmark_rules(netns, false)?, route::fwmark_rules(netns, true)?];
@@ -251,7 +251,7 @@ impl Pod {
             .collect())
     }
 
-    /// Waits until the agent listens here, or does so no longer.
+    /// Waits until the agent listens in this pod, or no longer does.
     pub(crate) async fn served(&self, want: bool) -> Result<()> {
         let ports = if want { BTreeSet::from([15001, 15006, 15008, 15053]) } else { BTreeSet::new() };
         until("the agent's ports", async || self.listening().is_ok_and(|open| open == ports)).await
@@ -259,19 +259,19 @@ impl Pod {
 }
 
 impl Captured {
-    /// Whether anything is there at all.
+    /// Whether there is any redirection.
     pub(crate) fn is_empty(&self) -> bool {
         self.rules.tables.is_empty() && self.routing.iter().all(Vec::is_empty)
     }
 }
 
-/// What an application says that was called from there.
+/// The greeting of an application to a caller with this address.
 pub(crate) async fn call(from: &Sockets, to: SocketAddr) -> Result<String> {
     let stream = from.connect(to, None, Duration::from_secs(10)).await?;
     Ok(String::from_utf8(lab::exchange(stream, b"").await?)?)
 }
 
-/// Checks that ADD succeeded and handed the earlier plugins' result on.
+/// Checks that ADD succeeded and returned the earlier plugins' result.
 pub(crate) fn passed(ran: &Ended, ip: Ipv4Addr) -> Result<()> {
     ensure!(ran.status.success(), "{ran:?}");
     let result: Value =
@@ -295,7 +295,7 @@ fn previous(ip: Ipv4Addr) -> Value {
     })
 }
 
-/// Starts an application that says who called, then echoes.
+/// Starts an application that sends the caller's address, then echoes.
 fn answer_with_caller(sockets: &Sockets, ip: Ipv4Addr, tasks: &Tasks) -> Result<()> {
     let (listener, _) = sockets.listen(SocketAddr::new(ip.into(), APP), Transparent::Never)?;
     let connections = Tasks::new("application");

@@ -15,10 +15,10 @@ use isthmus_sys::socket::{Sockets, Transparent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// How long a connection of a test may take to be made or to answer.
+/// Longest time for a connection of a test to be established, or for its answer.
 const SOON: Duration = Duration::from_secs(10);
 
-/// A bridge and the hosts on it. The bridge's own namespace is the hosts' default gateway: think of it as the node.
+/// A bridge and the hosts on it. The bridge's own namespace is the hosts' default gateway and stands for the node.
 #[derive(Debug)]
 pub struct Lan {
     /// The namespace with the bridge `br0`.
@@ -133,7 +133,7 @@ where
     netns.run_thread(|| block_on(make()))?
 }
 
-/// Starts a server that sends back what it gets until the peer has finished. Returns its address.
+/// Starts a server that echoes until the peer has sent its FIN. Returns its address.
 ///
 /// # Errors
 /// When the address cannot be listened on.
@@ -153,7 +153,7 @@ pub fn echo(sockets: &Sockets, addr: SocketAddr, tasks: &Tasks) -> anyhow::Resul
     Ok(bound)
 }
 
-/// Sends bytes, finishes, and returns everything that comes back.
+/// Sends bytes and a FIN, and returns the whole answer.
 ///
 /// # Errors
 /// When the connection breaks or takes too long.
@@ -161,7 +161,7 @@ pub async fn exchange(mut stream: TcpStream, bytes: &[u8]) -> anyhow::Result<Vec
     let (mut read, mut write) = stream.split();
     let mut answer = Vec::new();
     let talk = async {
-        // At once: the peer may answer before it has got everything.
+        // Concurrently: the peer may answer before it has received everything.
         let send = async {
             write.write_all(bytes).await?;
             write.shutdown().await

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use isthmus_kit::lab::{self, Host, Lan};
 use isthmus_kit::probe::{self, Answer};
-use isthmus_kit::wait::until;
 use isthmus_kit::process::Process;
+use isthmus_kit::wait::until;
 use isthmus_kit::zds::{ZdsPeer, ZdsPod, ZdsServer};
 use isthmus_node::rules::{self, PodRules};
 use isthmus_rt::task::Tasks;
@@ -21,7 +21,7 @@ const ADMIN: &str = "127.0.0.1:15000";
 const STATS: &str = "127.0.0.1:15020";
 
 /// The node; the agent runs in the test's own namespace, where a scripted control plane can be reached on loopback.
-pub(crate) struct World {
+pub(crate) struct AgentLab {
     /// Keeps the pods' wire.
     _lan: Lan,
     own: Netns,
@@ -31,11 +31,11 @@ pub(crate) struct World {
     pub(crate) dir: TempDir,
 }
 
-impl World {
+impl AgentLab {
     /// Both pods are captured and the server's application echoes; no agent runs yet.
     pub(crate) fn new() -> Result<Self> {
         let lan = Lan::new()?;
-        let (client, server, tasks) = (lan.host()?, lan.host()?, Tasks::new("world"));
+        let (client, server, tasks) = (lan.host()?, lan.host()?, Tasks::new("lab"));
         lab::echo(&server.sockets(), SocketAddr::new(server.v4.into(), 8080), &tasks)?;
         for pod in [&client, &server] {
             rules::apply_pod(&pod.netns, &PodRules { dns_capture: false, ..PodRules::default() })?;
@@ -69,7 +69,7 @@ impl World {
             ("NETWORK", "net1"),
             ("NODE_NAME", "n0"),
             ("INPOD_UDS", &zds),
-            // As charts set it.
+            // As Helm charts set it.
             ("RUST_BACKTRACE", "1"),
         ];
         env.extend(more);
@@ -81,7 +81,7 @@ impl World {
         ZdsServer::bind(&self.path("zds.sock"))
     }
 
-    /// Waits for the agent and hands it both pods.
+    /// Waits for the agent and adds both pods.
     pub(crate) async fn hand_over(&self, node: &mut ZdsServer) -> Result<ZdsPeer> {
         let agent = node.accept().await?;
         for (name, pod) in [("client", &self.client), ("server", &self.server)] {
@@ -97,11 +97,11 @@ impl World {
     pub(crate) async fn works(&self) -> Result<()> {
         let to = SocketAddr::new(self.server.v4.into(), 8080);
         let stream = self.client.sockets().connect(to, None, Duration::from_secs(10)).await?;
-        ensure!(lab::exchange(stream, b"through").await? == b"through", "something else came back");
+        ensure!(lab::exchange(stream, b"through").await? == b"through", "the echo differs");
         Ok(())
     }
 
-    /// What the agent says of its readiness.
+    /// The answer of the readiness endpoint.
     pub(crate) async fn readiness(&self) -> Result<Answer> {
         probe::get(&self.own, READY, "/healthz/ready").await
     }
@@ -130,7 +130,7 @@ pub(crate) fn complaints(process: &Process) -> Vec<String> {
     process.lines().into_iter().map(|line| line.text).filter(serious).collect()
 }
 
-/// How many warnings and errors contain all of these.
+/// The number of warnings and errors that contain all of these.
 pub(crate) fn count(process: &Process, parts: &[&str]) -> usize {
     complaints(process).iter().filter(|line| parts.iter().all(|part| line.contains(part))).count()
 }
