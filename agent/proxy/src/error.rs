@@ -1,5 +1,8 @@
 //! Why a connection of the data plane was refused or ended badly, and the one place that maps it to a response flag.
 
+mod hello;
+pub(crate) mod revocation;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,6 +15,8 @@ use isthmus_state::route::DenyReason;
 use isthmus_state::{GatewayRefusal, InboundError};
 use isthmus_sys::socket::ConnectError;
 
+pub use self::hello::HelloError;
+pub(crate) use self::hello::MAX_CLIENT_HELLO;
 use crate::host_resolver::HostLookupError;
 use crate::types::{PodName, Refusal, ResponseFlag};
 
@@ -99,7 +104,7 @@ pub enum Error {
     #[error("connection closed due to connection drain")]
     Drained,
     /// The peer of the tunnel was revoked.
-    #[error("{}", crate::dial::revocable::REVOKED)]
+    #[error("{}", revocation::REVOKED)]
     Revoked,
     /// The copy ended with an error.
     #[error("{0}")]
@@ -120,7 +125,7 @@ pub enum Error {
     },
     /// What should be a TLS ClientHello is none, or its name has no route.
     #[error("{0}")]
-    Hello(#[from] crate::gateway::HelloError),
+    Hello(#[from] HelloError),
     /// A tunnel could not be dialled; several connections may have waited for it.
     #[error("{0}")]
     Dial(#[source] ConnectFailure),

@@ -22,7 +22,7 @@ use crate::context::{PodContext, ProxyContext};
 use crate::tracker::ConnectionsSnapshot;
 use crate::types::PodInfo;
 
-pub use hello::HelloError;
+pub use crate::error::HelloError;
 
 /// Which services may be reached from other networks. Asked for every stream.
 pub trait Globals: Send + Sync {

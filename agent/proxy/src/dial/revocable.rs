@@ -6,18 +6,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use isthmus_hbone::copy::CopyError;
+use isthmus_hbone::TlsError;
 use isthmus_hbone::session::TlsSession;
-use isthmus_hbone::{OpenError, StreamError, TlsError, TunnelError};
 use isthmus_identity::{Certificate, PeerRole, Vouched, is_revocation};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::error::Error;
+use crate::error::revocation::REVOKED;
 use crate::telemetry::Metrics;
 use crate::types::Reporter;
-
-/// What a connection fails with. The field's words.
-pub(crate) const REVOKED: &str = "connection closed: peer certificate revoked by CRL";
 
 /// A byte stream whose peer may be revoked.
 #[derive(Debug)]
@@ -126,45 +123,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Revocable<S> {
     }
 }
 
-/// Whether a copy broke because the peer of its tunnel was revoked.
-pub(crate) fn ended_copy(error: &CopyError) -> bool {
-    matches!(error, CopyError::Stream(StreamError::Lost(tunnel)) if ended_tunnel(tunnel))
-}
-
-/// Whether a CONNECT got no answer because of that.
-pub(crate) fn ended_open(error: &OpenError) -> bool {
-    matches!(error, OpenError::Lost(tunnel) if ended_tunnel(tunnel))
-}
-
-/// Of a tunnel in a tunnel it may be the outer one, whose failure the inner one passes on.
-fn ended_tunnel(error: &TunnelError) -> bool {
-    use io::ErrorKind::{ConnectionAborted, PermissionDenied};
-    match error {
-        TunnelError::Io { kind: PermissionDenied, detail } => detail == REVOKED,
-        TunnelError::Io { kind: ConnectionAborted, detail } => detail.ends_with(REVOKED),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use isthmus_hbone::copy::Side;
     use tokio::io::AsyncReadExt as _;
 
     use super::*;
-
-    #[test]
-    fn only_our_own_words_say_that_a_peer_was_revoked() {
-        let io = |kind, detail: &str| TunnelError::Io { kind, detail: detail.to_owned() };
-        let revoked = io(io::ErrorKind::PermissionDenied, REVOKED);
-        assert!(ended_copy(&CopyError::Stream(StreamError::Lost(revoked.clone()))));
-        assert!(ended_open(&OpenError::Lost(revoked)));
-        let firewall = io(io::ErrorKind::PermissionDenied, "Operation not permitted");
-        assert!(!ended_copy(&CopyError::Stream(StreamError::Lost(firewall))));
-        assert!(!ended_open(&OpenError::Lost(TunnelError::Closed)));
-        let error = io::Error::new(io::ErrorKind::PermissionDenied, REVOKED);
-        assert!(!ended_copy(&CopyError::Tcp { side: Side::Local, error }));
-    }
 
     #[tokio::test]
     async fn a_peer_that_is_not_tracked_is_read_as_ever() {

@@ -1,36 +1,12 @@
 //! Reads the server name out of a TLS ClientHello without answering it. The bytes are kept, to be forwarded unchanged.
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// The longest ClientHello that is waited for, in bytes.
-const LIMIT: usize = 16 * 1024;
-
-/// Why a connection to a TLS listener has no route.
-#[derive(Debug, thiserror::Error)]
-pub enum HelloError {
-    /// The client said nothing, or not all, in time.
-    #[error("no complete TLS ClientHello within {0:?}")]
-    Timeout(Duration),
-    /// The client closed before it had said all.
-    #[error("the client closed before its TLS ClientHello was complete")]
-    Closed,
-    /// It is longer than any honest one.
-    #[error("the TLS ClientHello is longer than {LIMIT} bytes")]
-    TooLong,
-    /// It is not TLS.
-    #[error("not a TLS ClientHello: {0}")]
-    NotTls(rustls::Error),
-    /// The connection failed.
-    #[error("cannot read the TLS ClientHello: {0}")]
-    Io(#[from] io::Error),
-    /// Nothing is configured for this name.
-    #[error("no route for server name {}", .0.as_deref().unwrap_or("(none)"))]
-    NoRoute(Option<String>),
-}
+use crate::error::{HelloError, MAX_CLIENT_HELLO};
 
 /// What was read.
 #[derive(Debug)]
@@ -71,7 +47,7 @@ async fn read_all(stream: &mut (impl AsyncRead + Unpin)) -> Result<Hello, HelloE
                 return Ok(Hello { name, bytes: bytes.freeze() });
             }
         }
-        if bytes.len() >= LIMIT {
+        if bytes.len() >= MAX_CLIENT_HELLO {
             return Err(HelloError::TooLong);
         }
     }

@@ -8,21 +8,13 @@ use isthmus_hbone::Transport;
 use isthmus_identity::PeerIdentity;
 use isthmus_rt::drain::Watch;
 
+use super::request::Arrival;
 use super::stream;
 use crate::accept::Accepted;
 use crate::context::PodContext;
 use crate::server::{drive, prove};
 use crate::telemetry::access_log;
 use crate::types::{Direction, Reporter};
-
-/// Where a tunnel comes from and where it arrived.
-#[derive(Debug, Clone)]
-pub(crate) struct Arrival {
-    /// Who the client proved to be.
-    pub(crate) peer: PeerIdentity,
-    pub(crate) source: SocketAddr,
-    pub(crate) local: SocketAddr,
-}
 
 /// Serves one connection to the HBONE port to its end.
 pub(crate) async fn accept(ctx: Arc<PodContext>, accepted: Accepted, drain: Watch) {

@@ -6,16 +6,25 @@ use std::sync::Arc;
 
 use isthmus_hbone::forwarded::Forwarded;
 use isthmus_hbone::{BadHead, Head};
+use isthmus_identity::PeerIdentity;
 use isthmus_model::workload::TunnelKind;
 use isthmus_model::{NetworkAddress, NetworkId, Workload};
 use isthmus_state::{Snapshot, inbound_target, service_label};
 
-use super::hbone::Arrival;
 use crate::context::PodContext;
 use crate::error::Error;
 use crate::telemetry::baggage;
 use crate::telemetry::{End, Opening, ServiceLabels};
 use crate::types::{Direction, Reporter};
+
+/// Where a tunnel comes from and where it arrived.
+#[derive(Debug, Clone)]
+pub(crate) struct Arrival {
+    /// Who the client proved to be.
+    pub(crate) peer: PeerIdentity,
+    pub(crate) source: SocketAddr,
+    pub(crate) local: SocketAddr,
+}
 
 /// A CONNECT that may be put before the policy.
 #[derive(Debug)]

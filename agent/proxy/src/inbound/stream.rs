@@ -10,9 +10,8 @@ use isthmus_model::Facts;
 use isthmus_state::Permit;
 use tokio::net::TcpStream;
 
-use super::hbone::Arrival;
 use super::proxy_protocol;
-use super::request::{Admitted, admit};
+use super::request::{Admitted, Arrival, admit};
 use crate::context::PodContext;
 use crate::dial::app;
 use crate::error::Error;

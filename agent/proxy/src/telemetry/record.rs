@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::access_log::{self, Ending, Line};
 use super::labels::{Labels, Party, ServiceLabels};
 use super::metrics::Metrics;
-use crate::dial::revocable;
 use crate::error::Error;
+use crate::error::revocation;
 use crate::retry::{GiveUpReason, RetryState};
 use crate::types::{Direction, Reporter, ResponseFlag};
 
@@ -188,7 +188,7 @@ impl Record {
         };
         match ended.error {
             None => self.end(None, Some(by)),
-            Some(error) if revocable::ended_copy(&error) => self.fail(&Error::Revoked),
+            Some(error) if revocation::ended_copy(&error) => self.fail(&Error::Revoked),
             Some(error) => self.end(Some(&Error::Copy(error)), Some(by)),
         }
     }
@@ -196,7 +196,7 @@ impl Record {
     /// Ends it before or while bytes were copied.
     pub(crate) fn fail(self, error: &Error) {
         match error {
-            Error::Open(open) if revocable::ended_open(open) => self.fail(&Error::Revoked),
+            Error::Open(open) if revocation::ended_open(open) => self.fail(&Error::Revoked),
             Error::Revoked => self.end(Some(error), Some("revocation")),
             _ => self.end(Some(error), None),
         }

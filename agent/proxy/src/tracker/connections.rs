@@ -11,7 +11,6 @@ use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-use super::page::OpenConnections;
 use crate::types::{Carrier, Refusal};
 
 /// How long a look through the table may keep its thread from the connections that it serves.
@@ -106,11 +105,6 @@ impl Connections {
         let id = table.id();
         table.outbound.insert(id, conn);
         Tracked { id, table: self.clone(), close: None }
-    }
-
-    /// For a look through the table.
-    pub(crate) fn open(&self) -> OpenConnections {
-        OpenConnections(self.clone())
     }
 
     /// What is open now.

@@ -8,7 +8,14 @@ const PAGE: usize = 128;
 
 /// The open connections of a pod, to be looked through. It keeps none of them open.
 #[derive(Debug, Clone)]
-pub struct OpenConnections(pub(super) Connections);
+pub struct OpenConnections(Connections);
+
+impl Connections {
+    /// A view for readers that take their time.
+    pub(crate) fn open(&self) -> OpenConnections {
+        OpenConnections(self.clone())
+    }
+}
 
 impl OpenConnections {
     /// Those to the pod, oldest first. One that closes meanwhile may be left out.
