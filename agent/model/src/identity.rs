@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use arcstr::literal;
 
-use crate::intern::{Interner, Shared as _};
+use crate::intern::Interner;
+use crate::name::Shared as _;
 use crate::name::{Namespace, ServiceAccount, Text};
 
 /// A trust domain, `cluster.local` unless configured.

@@ -9,7 +9,7 @@ use std::hash::Hash;
 
 use arcstr::ArcStr;
 
-use crate::name::NamespacedHostname;
+use crate::name::{Name, NamespacedHostname};
 use crate::workload::{Memberships, PortMap};
 
 /// A pool that does not grow beyond this is never searched for what nobody uses any more.
@@ -20,16 +20,6 @@ const SMALLEST: usize = 1024;
 pub struct Interner {
     texts: Pool<ArcStr>,
     memberships: Pool<Memberships>,
-}
-
-/// A name that can share its text.
-pub trait Name: Shared {}
-
-/// What is behind a name; not to be had outside of this crate.
-#[doc(hidden)]
-pub trait Shared {
-    fn from_shared(text: ArcStr) -> Self;
-    fn shared(&self) -> &ArcStr;
 }
 
 /// Values, each once.

@@ -5,7 +5,15 @@ use std::fmt;
 
 use arcstr::ArcStr;
 
-use crate::intern::{Name, Shared};
+/// A name that can share its text.
+pub trait Name: Shared {}
+
+/// What is behind a name; not to be had outside of this crate.
+#[doc(hidden)]
+pub trait Shared {
+    fn from_shared(text: ArcStr) -> Self;
+    fn shared(&self) -> &ArcStr;
+}
 
 /// Declares a newtype over shared text.
 macro_rules! names {
