@@ -15,9 +15,9 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
 use crate::Error;
+use crate::address::canonical;
 use crate::netlink::{Netlink, encode};
 use crate::netns::Netns;
-use crate::socket::canonical;
 
 /// The connection table of one namespace.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ pub mod socket;
 pub mod sysctl;
 pub mod userns;
 
+mod address;
 mod error;
 mod netlink;
 

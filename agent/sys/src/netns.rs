@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
-use crate::{Error, route};
+use crate::Error;
 
 const HERE: &str = "/proc/thread-self/ns/net";
 
@@ -85,17 +85,12 @@ impl Netns {
         Ok(netns)
     }
 
-    /// A brand-new namespace with its loopback interface up. It lives as long as the value (or whoever else joins it).
-    ///
-    /// # Errors
-    /// Without `CAP_SYS_ADMIN` in the current user namespace.
-    pub fn create() -> Result<Self, Error> {
-        let netns = on_thread("create-netns", || {
+    /// A new namespace with all interfaces down.
+    pub(crate) fn create_down() -> Result<Self, Error> {
+        on_thread("create-netns", || {
             unshare(CloneFlags::CLONE_NEWNET).map_err(Error::on("unshare", "a network namespace"))?;
             Self::identified(open(Path::new(HERE))?, HERE)
-        })??;
-        route::set_up(&netns, "lo")?;
-        Ok(netns)
+        })?
     }
 
     /// Which namespace this is.

@@ -16,6 +16,7 @@ use crate::netns::Netns;
 mod connect_error;
 mod foreign;
 
+pub use crate::address::canonical;
 pub use connect_error::ConnectError;
 
 /// How many connections may wait to be accepted.
@@ -263,15 +264,6 @@ pub fn original_dst(stream: &TcpStream) -> Option<SocketAddr> {
     let socket = SockRef::from(stream);
     let found = socket.original_dst_v4().or_else(|_| socket.original_dst_v6()).ok()?;
     found.as_socket().map(canonical)
-}
-
-/// An IPv4 address that wears IPv6 (`::ffff:a.b.c.d`, as dual-stack sockets report it) as what it is.
-#[must_use]
-pub fn canonical(addr: SocketAddr) -> SocketAddr {
-    match addr.ip().to_canonical() {
-        IpAddr::V4(v4) => (v4, addr.port()).into(),
-        IpAddr::V6(_) => addr,
-    }
 }
 
 /// Makes closing the connection a reset: the application must see that it was cut, not that it was finished.

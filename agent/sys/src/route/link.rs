@@ -1,4 +1,4 @@
-//! Links: what worlds of namespaces are joined with.
+//! Links between namespaces: veth pairs and bridges.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,6 +13,18 @@ use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth};
 use super::connection::{cause, dump, tolerate, within};
 use crate::Error;
 use crate::netns::Netns;
+
+impl Netns {
+    /// A new namespace with its loopback interface up. It lives as long as the value, or a process in it.
+    ///
+    /// # Errors
+    /// Without `CAP_SYS_ADMIN` in the current user namespace.
+    pub fn create() -> Result<Self, Error> {
+        let netns = Self::create_down()?;
+        set_up(&netns, "lo")?;
+        Ok(netns)
+    }
+}
 
 /// Brings an interface up.
 ///
