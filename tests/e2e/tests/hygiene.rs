@@ -1,0 +1,92 @@
+//! Habits that no compiler checks: module comments, waits in tests, and paths of a machine in the repository.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+/// Test files that sleep on the real clock: file, number of sleeps, and why no signal or `isthmus_kit::wait` will do.
+const SLEEPS: [(&str, usize, &str); 9] = [
+    ("benches/benches/memory.rs", 1, "samples memory until it is stable"),
+    ("deploy/playground/tests/scenarios.rs", 2, "polls a child process, without a runtime"),
+    ("deploy/playground/tests/world.rs", 1, "polls a child process, without a runtime"),
+    ("tests/e2e/tests/fidelity/heavy.rs", 1, "starts connections at given times"),
+    ("tests/e2e/tests/leak.rs", 1, "random pauses are the test"),
+    ("tests/e2e/tests/two_clusters/restart.rs", 1, "the rate of requests"),
+    ("tests/e2e/tests/two_clusters/whole.rs", 2, "polls /proc, without a runtime"),
+    ("tests/kit/src/lab/harness.rs", 1, "the time limit of a test"),
+    ("tests/kit/src/wait.rs", 1, "the one place that polls"),
+];
+
+/// Folders that are not part of the sources.
+const SKIPPED: [&str; 3] = [".git", "target", "node_modules"];
+
+/// Every text file of the repository, by its path from the root, with its contents.
+fn files() -> Result<Vec<(String, String)>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("root")?;
+    let (mut files, mut folders) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let path: PathBuf = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if path.is_symlink() || SKIPPED.contains(&name.as_str()) {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Ok(text) = std::fs::read_to_string(&path) {
+                files.push((path.strip_prefix(root)?.to_string_lossy().into_owned(), text));
+            }
+        }
+    }
+    Ok(files)
+}
+
+fn is_rust(file: &str) -> bool {
+    Path::new(file).extension().is_some_and(|extension| extension == "rs")
+}
+
+/// Whether a file holds nothing but tests, or what tests are made of.
+fn is_test(file: &str) -> bool {
+    ["tests", "benches"].iter().any(|folder| file.split('/').any(|part| part == *folder))
+        || file.ends_with("/tests.rs")
+}
+
+#[test]
+fn every_module_opens_with_its_comment() {
+    let is_module = |file: &str| is_rust(file) && !file.ends_with("/tests.rs");
+    let bare = |(file, text): &(String, String)| is_module(file) && !text.starts_with("//!");
+    let found: Vec<_> = files().unwrap().into_iter().filter(bare).map(|(file, _)| file).collect();
+    assert!(found.is_empty(), "without `//!` in the first line: {found:#?}");
+}
+
+/// A sleep makes a test slow when it is too long and flaky when it is too short. Under a paused clock it is exact.
+#[test]
+fn tests_wait_for_signals_and_do_not_sleep() {
+    let this = Path::new(file!()).file_name().unwrap_or_default().to_string_lossy();
+    let mut found = Vec::new();
+    for (file, text) in files().unwrap().into_iter().filter(|(file, _)| is_rust(file) && is_test(file)) {
+        let virtual_time = text.contains("start_paused") && !file.starts_with("tests/kit/");
+        if virtual_time || file.ends_with(this.as_ref()) {
+            continue;
+        }
+        let sleeps = text.matches("::sleep(").count();
+        let listed = SLEEPS.iter().find(|(known, ..)| *known == file).map_or(0, |(_, count, _)| *count);
+        if sleeps != listed {
+            found.push(format!("{file}: {sleeps} sleeps, {listed} are listed"));
+        }
+    }
+    assert!(found.is_empty(), "wait with isthmus_kit::wait, or give the reason in this test: {found:#?}");
+}
+
+#[test]
+fn no_file_contains_a_path_of_one_machine() {
+    // Composed, so that this file does not contain them.
+    let folders = ["home", "root", "work", "Users"].map(|folder| format!("/{folder}/"));
+    let named = |text: &str| folders.iter().find(|folder| text.contains(folder.as_str())).cloned();
+    let found: Vec<_> = files()
+        .unwrap()
+        .into_iter()
+        .filter_map(|(file, text)| named(&text).map(|path| (file, path)))
+        .collect();
+    assert!(found.is_empty(), "{found:#?}");
+}
