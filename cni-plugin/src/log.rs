@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_one_object() {
+    fn a_line_is_one_json_object() {
         assert_eq!(
             render(Level::Info, "T", "pod \"x\"", &[("pod", "sample/sleep")]),
             "{\"level\":\"info\",\"time\":\"T\",\"msg\":\"pod \\\"x\\\"\",\"pod\":\"sample/sleep\"}\n"

@@ -52,7 +52,7 @@ mod tests {
     use super::AddEvent;
 
     #[test]
-    fn reads_what_istio_cni_writes() {
+    fn istio_cnis_json_is_decoded() {
         let text = r#"{"Netns":"/var/run/netns/cni-1","PodName":"p","PodNamespace":"n",
             "IPs":[{"Interface":0,"Address":{"IP":"10.0.0.5","Mask":"////AA=="},"Gateway":"10.0.0.1"}]}"#;
         let event: AddEvent = serde_json::from_str(text).unwrap();

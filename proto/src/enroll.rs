@@ -115,7 +115,7 @@ struct RawRequirement {
     values: Vec<String>,
 }
 
-/// Whether this is a pod of the node role itself, which must start even when nobody answers on the event socket.
+/// Whether this is a pod of the node role itself, which must start even when there is no answer on the event socket.
 #[must_use]
 pub fn is_node_pod(namespace: &str, name: &str, node_namespace: &str) -> bool {
     namespace == node_namespace && NODE_POD_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
@@ -151,7 +151,7 @@ pub fn default_selectors() -> Vec<Selector> {
 }
 
 impl Rules {
-    /// Whether a namespace is excluded, which can be told without reading the pod.
+    /// Whether a namespace is excluded, which needs nothing of the pod.
     #[must_use]
     pub fn excludes(&self, namespace: &str) -> bool {
         self.exclude_namespaces.iter().any(|excluded| excluded == namespace)
@@ -227,7 +227,7 @@ impl TryFrom<RawRequirement> for Requirement {
             "DoesNotExist" => Self::DoesNotExist(key.clone()),
             _ => {
                 return Err(format!(
-                    "operator {operator:?} of label {key:?} is none of In, NotIn, Exists, DoesNotExist"
+                    "operator {operator:?} of label {key:?} is not one of In, NotIn, Exists, DoesNotExist"
                 ));
             }
         };

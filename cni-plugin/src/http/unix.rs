@@ -27,7 +27,7 @@ pub(crate) struct UnixTransport {
     buffers: LazyBuffers,
 }
 
-/// Resolves nothing: the path is the address.
+/// Resolves no name: the path is the address.
 #[derive(Debug)]
 pub(crate) struct NoNames;
 
@@ -44,8 +44,8 @@ pub(crate) fn dial(path: &Path, deadline: Duration) -> io::Result<UnixStream> {
     Ok(UnixStream::from(fd))
 }
 
-/// What is left, or the error of a deadline that has passed.
-fn left(timeout: NextTimeout) -> Result<Duration, Error> {
+/// The remaining time, or the error of a deadline that has passed.
+fn remaining(timeout: NextTimeout) -> Result<Duration, Error> {
     if timeout.after.is_zero() { Err(Error::Timeout(timeout.reason)) } else { Ok(*timeout.after) }
 }
 
@@ -66,7 +66,7 @@ impl<In: Transport> Connector<In> for UnixConnector {
         _: Option<In>,
     ) -> Result<Option<UnixTransport>, Error> {
         let stream =
-            dial(&self.0, left(details.timeout)?).map_err(|error| explain(error, details.timeout))?;
+            dial(&self.0, remaining(details.timeout)?).map_err(|error| explain(error, details.timeout))?;
         let buffers =
             LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
         Ok(Some(UnixTransport { stream, buffers }))
@@ -79,13 +79,13 @@ impl Transport for UnixTransport {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        self.stream.set_write_timeout(Some(left(timeout)?))?;
+        self.stream.set_write_timeout(Some(remaining(timeout)?))?;
         let sent = self.stream.write_all(&self.buffers.output()[..amount]);
         sent.map_err(|error| explain(error, timeout))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        self.stream.set_read_timeout(Some(left(timeout)?))?;
+        self.stream.set_read_timeout(Some(remaining(timeout)?))?;
         let read = self.stream.read(self.buffers.input_append_buf());
         let count = read.map_err(|error| explain(error, timeout))?;
         self.buffers.input_appended(count);

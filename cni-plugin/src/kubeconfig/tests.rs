@@ -20,7 +20,7 @@ fn load(text: &str) -> Result<Access, BadKubeconfig> {
 }
 
 #[test]
-fn inline_and_files_lead_to_the_same() {
+fn inline_data_and_files_are_equivalent() {
     let inline = load(&config(
         "    server: https://[::1]:6443\n    certificate-authority-data: UEVN",
         "    token: abc",
@@ -42,7 +42,7 @@ fn inline_and_files_lead_to_the_same() {
 }
 
 #[test]
-fn the_defect_is_named() {
+fn an_invalid_kubeconfig_names_its_defect() {
     let good = config("    server: http://x", "    token: abc");
     let cases = [
         ("clusters: 5".to_owned(), "clusters"),
@@ -66,7 +66,7 @@ fn the_defect_is_named() {
 }
 
 #[test]
-fn urls_come_apart() {
+fn urls_are_split_into_scheme_host_port_and_path() {
     let parse = |text| Url::parse(text).unwrap();
     let whole = parse("https://api.example.com:6443/k8s/clusters/a/");
     assert_eq!((whole.tls, whole.host.as_str(), whole.port), (true, "api.example.com", 6443));

@@ -47,7 +47,7 @@ fn document(bytes: &[u8]) -> Value {
 }
 
 #[test]
-fn network_configurations_are_bytes() {
+fn any_bytes_parse_or_name_stdin() {
     bolero::check!().with_max_len(256).for_each(|bytes: &[u8]| {
         let _ = Settings::parse(bytes);
         let document = document(bytes);
@@ -59,7 +59,7 @@ fn network_configurations_are_bytes() {
 }
 
 #[test]
-fn pod_names_are_bytes() {
+fn any_pod_name_that_parses_is_safe_in_a_url() {
     bolero::check!().for_each(|bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes);
         for args in [text.to_string(), format!("K8S_POD_NAMESPACE={text};K8S_POD_NAME=p")] {

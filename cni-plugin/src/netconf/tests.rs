@@ -27,7 +27,7 @@ fn absent_keys_have_the_safe_defaults() {
 }
 
 #[test]
-fn the_defect_is_named() {
+fn an_invalid_configuration_names_its_field() {
     let with = |rest: &str| format!(r#"{{"name":"n","type":"t",{rest}}}"#);
     let cases = [
         ("nonsense".to_owned(), "not a JSON object"),
@@ -52,7 +52,7 @@ fn the_defect_is_named() {
 }
 
 #[test]
-fn the_pod_is_read_from_the_arguments() {
+fn cni_args_name_the_pod_and_only_valid_names_pass() {
     let pod = PodName::parse("IgnoreUnknown=1;K8S_POD_NAMESPACE=sample;K8S_POD_NAME=sleep-1;K8S_POD_UID=u")
         .unwrap();
     assert_eq!(pod.unwrap().to_string(), "sample/sleep-1");

@@ -85,7 +85,7 @@ const CASES: &[Case] = &[
 ];
 
 #[test]
-fn the_default_rule_row_by_row() {
+fn the_default_rule_decides_each_row_of_the_table() {
     let rules = Rules::default();
     for case in CASES {
         let (pod, annotations) = (labels(case.pod), labels(case.annotations));
@@ -126,7 +126,7 @@ fn selectors_mean_what_kubernetes_means() {
 }
 
 #[test]
-fn a_selector_that_would_mean_something_else_is_refused_by_name() {
+fn an_invalid_selector_is_refused_and_names_its_defect() {
     let cases = [
         // A misspelt key must not become "matches everything".
         (r#"{"matchLabel":{"a":"1"}}"#, "matchLabel"),
@@ -141,7 +141,7 @@ fn a_selector_that_would_mean_something_else_is_refused_by_name() {
 }
 
 #[test]
-fn any_pair_selects() {
+fn a_pod_is_selected_by_any_pair_of_selectors() {
     let text = r#"[{"podSelector":{"matchLabels":{"a":"1"}}},
                    {"namespaceSelector":{"matchLabels":{"team":"x"}}}]"#;
     let rules = Rules { selectors: serde_json::from_str(text).unwrap(), ..Rules::default() };
@@ -156,7 +156,7 @@ fn any_pair_selects() {
 }
 
 #[test]
-fn the_node_roles_own_pods_are_known_by_place_and_name() {
+fn the_node_roles_pods_are_recognized_by_namespace_and_name() {
     assert!(is_node_pod("istio-system", "istio-cni-node-x7k2p", "istio-system"));
     assert!(is_node_pod("istio-system", "isthmus-node-x7k2p", "istio-system"));
     assert!(!is_node_pod("sample", "isthmus-node-x7k2p", "istio-system"));

@@ -55,7 +55,7 @@ fn bodies_are_bytes() {
 
 /// The harness above would find nothing if its resources were never accepted, or its queries never resolved.
 #[test]
-fn decisions_of_every_kind_are_reached() {
+fn generated_responses_reach_every_kind_of_decision() {
     let mut rng = fastrand::Rng::with_seed(1);
     let mut reached = std::collections::BTreeSet::new();
     for seed in 0..200 {

@@ -30,17 +30,17 @@ const URL: &str = "https://127.0.0.1:15012";
 
 fn main() -> std::process::ExitCode {
     lab::main_with_programs(&lab::tests![
-        settings::every_bad_setting_is_named_before_anything_is_touched,
+        settings::every_bad_setting_is_named_before_the_role_does_anything,
         settings::an_unknown_field_of_the_local_file_is_named,
         settings::an_unknown_key_of_the_proxy_config_only_warns,
         a_missing_token_is_one_log_line_and_may_appear_later,
         an_unreachable_control_plane_is_one_log_line_and_may_appear_later,
-        trust::a_peer_that_is_revoked_is_cut_off_and_a_broken_list_changes_nothing,
-        trust::two_trust_domains_are_one_for_as_long_as_the_mesh_config_says_so,
-        trust::a_ca_that_hangs_is_told_and_counted_and_traffic_goes_on,
+        trust::a_revoked_peer_is_disconnected_and_a_broken_crl_changes_nothing,
+        trust::trust_domain_aliases_hold_while_the_mesh_config_lists_them,
+        trust::a_hanging_ca_is_logged_and_counted_and_traffic_continues,
         garbage_from_the_control_plane_is_one_log_line_and_pods_stay_served,
         garbage_from_the_node_role_is_one_log_line_and_pods_stay_served,
-        policies::one_that_cannot_be_read_denies_its_namespace_until_it_is_gone,
+        policies::an_undecodable_policy_denies_its_namespace_until_it_is_removed,
         bad_cni_input_is_an_error_that_names_the_field,
         a_manifest_that_does_not_parse_is_named
     ])

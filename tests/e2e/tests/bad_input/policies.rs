@@ -18,7 +18,7 @@ const AUTHORIZATION: &str = type_url::AUTHORIZATION;
 
 /// Each is refused alone, named in the log, the dump and the NACK, stays in force across a reconnect, and is lifted by
 /// its removal. The first one is for a namespace without pods and has no effect on traffic.
-pub(crate) fn one_that_cannot_be_read_denies_its_namespace_until_it_is_gone() -> Result<()> {
+pub(crate) fn an_undecodable_policy_denies_its_namespace_until_it_is_removed() -> Result<()> {
     lab::block_on(async {
         let (lab, ca) = (AgentLab::new()?, Arc::new(Ca::new("root")?));
         fs::write(lab.path("token"), "a token")?;

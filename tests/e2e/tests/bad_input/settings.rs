@@ -54,7 +54,7 @@ fn take_all_ports() -> Result<Vec<tokio::net::TcpListener>> {
     [15000, 15020, 15021, 15014, 8000, 15008].into_iter().map(take).collect()
 }
 
-pub(crate) fn every_bad_setting_is_named_before_anything_is_touched() -> Result<()> {
+pub(crate) fn every_bad_setting_is_named_before_the_role_does_anything() -> Result<()> {
     lab::block_on(async {
         let (own, dir, _taken) = (Netns::current()?, tempfile::tempdir()?, take_all_ports()?);
         let path = |name: &str| dir.path().join(name).display().to_string();

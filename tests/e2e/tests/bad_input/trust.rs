@@ -68,7 +68,7 @@ async fn ends(mut stream: TcpStream) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn a_peer_that_is_revoked_is_cut_off_and_a_broken_list_changes_nothing() -> Result<()> {
+pub(crate) fn a_revoked_peer_is_disconnected_and_a_broken_crl_changes_nothing() -> Result<()> {
     lab::block_on(async {
         let (lab, ca) = (AgentLab::new()?, Arc::new(Ca::new("root")?));
         fs::write(lab.path("token"), "a token")?;
@@ -109,7 +109,7 @@ pub(crate) fn a_peer_that_is_revoked_is_cut_off_and_a_broken_list_changes_nothin
     })
 }
 
-pub(crate) fn two_trust_domains_are_one_for_as_long_as_the_mesh_config_says_so() -> Result<()> {
+pub(crate) fn trust_domain_aliases_hold_while_the_mesh_config_lists_them() -> Result<()> {
     lab::block_on(async {
         let (lab, ca) = (AgentLab::new()?, Arc::new(Ca::new("root")?));
         fs::write(lab.path("token"), "a token")?;
@@ -152,7 +152,7 @@ pub(crate) fn two_trust_domains_are_one_for_as_long_as_the_mesh_config_says_so()
     })
 }
 
-pub(crate) fn a_ca_that_hangs_is_told_and_counted_and_traffic_goes_on() -> Result<()> {
+pub(crate) fn a_hanging_ca_is_logged_and_counted_and_traffic_continues() -> Result<()> {
     lab::block_on(async {
         let (lab, ca) = (AgentLab::new()?, Arc::new(Ca::new("root")?));
         fs::write(lab.path("token"), "a token")?;

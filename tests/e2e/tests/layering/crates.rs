@@ -101,14 +101,14 @@ fn violations(imports: &BTreeMap<String, Vec<String>>) -> Vec<String> {
 }
 
 #[test]
-fn imports_go_down_only() {
+fn crates_import_from_lower_floors_only() {
     let imports = imports().unwrap();
     assert_eq!(imports.len(), FLOORS.len(), "a package came or went: give it a floor");
     assert_eq!(violations(&imports), Vec::<String>::new());
 }
 
 #[test]
-fn a_sideways_import_is_noticed() {
+fn an_import_sideways_or_upwards_is_found() {
     let mut imports = imports().unwrap();
     imports.get_mut("isthmus-proxy").unwrap().push("isthmus-inpod".to_owned());
     assert_eq!(violations(&imports).len(), 1);

@@ -1,4 +1,4 @@
-//! Queries for what is not the mesh's.
+//! DNS queries for names outside the mesh.
 
 use std::net::SocketAddr;
 
@@ -13,8 +13,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{SOON, ask_udp, query, serve, udp_towards};
 
-/// A DNS server whose answers say that it was this one, over both transports: the query as a response, its name, and
-/// who asked.
+/// A DNS server over both transports, whose answers are the query as a response, the server's name, and the client's
+/// address.
 fn server(sockets: &Sockets, at: SocketAddr, name: &'static str, tasks: &Tasks) -> Result<()> {
     let udp = sockets.udp(at)?;
     tasks.spawn("dns server udp", async move {
@@ -90,7 +90,7 @@ fn foreign() -> Vec<Vec<u8>> {
     ]
 }
 
-pub(crate) fn each_query_reaches_the_server_that_it_asked() -> Result<()> {
+pub(crate) fn a_query_reaches_the_server_it_was_sent_to() -> Result<()> {
     let lab = TwoNodes::new()?;
     lab::block_on(async {
         let hosts = [("A", lab.lan.host()?), ("B", lab.lan.host()?)];
@@ -159,7 +159,7 @@ async fn one_socket_asks_both(app: &Sockets, servers: &[(&'static str, SocketAdd
 
 /// An application's query and one of the agent's may come from the same port and go to the same server. They are kept
 /// apart by conntrack's zones: without them the agent's would be taken for the application's, and sent back to it.
-pub(crate) fn the_agents_own_queries_are_kept_apart_from_the_applications() -> Result<()> {
+pub(crate) fn the_agents_own_queries_do_not_mix_with_the_applications() -> Result<()> {
     lab::block_on(async {
         let lan = lab::Lan::new()?;
         let (pod, host) = (lan.host()?, lan.host()?);

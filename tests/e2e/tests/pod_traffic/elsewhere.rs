@@ -12,7 +12,7 @@ const WORDS: &[u8] = b"for any endpoint";
 
 /// One of three endpoints is reachable. The two others weigh so much that every connection tries one of them first,
 /// until it is ejected; at most one of three is ejected, so that the other is tried again.
-pub(crate) fn a_connection_is_made_at_an_endpoint_that_is_there() -> Result<()> {
+pub(crate) fn a_connection_is_retried_at_a_reachable_endpoint() -> Result<()> {
     let lab = TwoNodes::new()?;
     lab::block_on(async {
         let app = SocketAddr::new(lab.server.v4.into(), 8080);

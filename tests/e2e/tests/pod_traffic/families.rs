@@ -40,7 +40,7 @@ pub(crate) fn a_pod_with_both_is_carried_over_both() -> Result<()> {
 }
 
 /// A service has addresses of both families, its pod of one: connections to the other family arrive all the same.
-pub(crate) fn an_address_of_one_family_leads_to_a_pod_of_the_other() -> Result<()> {
+pub(crate) fn a_service_address_of_one_family_reaches_a_pod_of_the_other() -> Result<()> {
     let lab = TwoNodes::new()?;
     lab::block_on(async {
         let (both, only_v6) = (Has { v4: true, v6: true }, Has { v4: false, v6: true });

@@ -19,17 +19,17 @@ use tokio::net::UdpSocket;
 
 fn main() -> std::process::ExitCode {
     lab::main_with_programs(&lab::tests![
-        dns::each_query_reaches_the_server_that_it_asked,
-        dns::the_agents_own_queries_are_kept_apart_from_the_applications,
-        elsewhere::a_connection_is_made_at_an_endpoint_that_is_there,
+        dns::a_query_reaches_the_server_it_was_sent_to,
+        dns::the_agents_own_queries_do_not_mix_with_the_applications,
+        elsewhere::a_connection_is_retried_at_a_reachable_endpoint,
         families::a_pod_without_ipv6_is_carried,
         families::a_pod_without_ipv4_is_carried,
         families::a_pod_with_both_is_carried_over_both,
-        families::an_address_of_one_family_leads_to_a_pod_of_the_other,
-        refused::a_request_that_makes_no_sense_is_refused_with_its_status_and_one_line,
-        refused::a_connection_that_leads_nowhere_is_closed_with_one_line,
-        refused::the_agents_own_ports_are_no_application,
-        own::the_agent_itself_is_reached_over_mutual_tls_for_metrics_and_readiness_only,
+        families::a_service_address_of_one_family_reaches_a_pod_of_the_other,
+        refused::an_invalid_request_is_refused_with_its_status_and_one_log_line,
+        refused::an_unroutable_connection_is_closed_with_one_log_line,
+        refused::the_agents_own_ports_are_not_reachable_as_an_application,
+        own::the_agents_own_hbone_port_serves_only_metrics_and_readiness,
     ])
 }
 

@@ -15,7 +15,7 @@ use isthmus_model::SpiffeId;
 
 use super::SOON;
 
-pub(crate) fn the_agent_itself_is_reached_over_mutual_tls_for_metrics_and_readiness_only() -> Result<()> {
+pub(crate) fn the_agents_own_hbone_port_serves_only_metrics_and_readiness() -> Result<()> {
     let lab = TwoNodes::new()?;
     lab::block_on(async {
         let node = &lab.nodes[0];

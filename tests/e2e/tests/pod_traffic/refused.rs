@@ -53,7 +53,7 @@ async fn is_cut(from: &Sockets, to: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn a_request_that_makes_no_sense_is_refused_with_its_status_and_one_line() -> Result<()> {
+pub(crate) fn an_invalid_request_is_refused_with_its_status_and_one_log_line() -> Result<()> {
     let lab = TwoNodes::new()?;
     lab::block_on(async {
         let app = SocketAddr::new(lab.server.v4.into(), 8080);
@@ -106,7 +106,7 @@ pub(crate) fn a_request_that_makes_no_sense_is_refused_with_its_status_and_one_l
     })
 }
 
-pub(crate) fn a_connection_that_leads_nowhere_is_closed_with_one_line() -> Result<()> {
+pub(crate) fn an_unroutable_connection_is_closed_with_one_log_line() -> Result<()> {
     let lab = TwoNodes::new()?;
     lab::block_on(async {
         let app = SocketAddr::new(lab.server.v4.into(), 8080);
@@ -164,7 +164,7 @@ pub(crate) fn a_connection_that_leads_nowhere_is_closed_with_one_line() -> Resul
     })
 }
 
-pub(crate) fn the_agents_own_ports_are_no_application() -> Result<()> {
+pub(crate) fn the_agents_own_ports_are_not_reachable_as_an_application() -> Result<()> {
     let lab = TwoNodes::new()?;
     lab::block_on(async {
         for at in [IpAddr::from(lab.server.v4), lab.server.v6.into()] {

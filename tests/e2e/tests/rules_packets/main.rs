@@ -30,13 +30,13 @@ fn main() -> ExitCode {
         traffic_from_a_virtual_interface_is_outbound,
         the_guard_drops_what_is_not_redirected,
         rewritten::probes_of_the_kubelet_reach_the_application,
-        rewritten::what_is_no_probe_is_captured,
-        rewritten::a_probe_needs_no_agent_in_either_direction,
-        routing::answers_to_a_borrowed_address_come_back_to_the_agent,
+        rewritten::other_traffic_from_the_node_is_redirected,
+        rewritten::probes_work_without_an_agent_in_either_direction,
+        routing::answers_to_a_preserved_client_address_return_to_the_agent,
         routing::applying_twice_changes_nothing,
-        routing::removing_leaves_nothing,
-        routing::fewer_rules_replace_more,
-        routing::a_pod_without_ipv6_gets_rules_all_the_same,
+        routing::removing_the_rules_restores_the_namespace,
+        routing::a_smaller_rule_set_replaces_a_larger_one,
+        routing::a_pod_without_ipv6_is_redirected_over_ipv4,
     ])
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn probes_of_the_kubelet_reach_the_application() -> anyhow::Result<()
     })
 }
 
-pub(crate) fn what_is_no_probe_is_captured() -> anyhow::Result<()> {
+pub(crate) fn other_traffic_from_the_node_is_redirected() -> anyhow::Result<()> {
     lab::block_on(async {
         let lab = PacketLab::captured(&PodRules::default())?;
         let plaintext = listener(&lab.agent(), 15006)?;
@@ -54,7 +54,7 @@ pub(crate) fn what_is_no_probe_is_captured() -> anyhow::Result<()> {
 }
 
 /// The pod's half alone: the probe address is admitted and answered, without an agent.
-pub(crate) fn a_probe_needs_no_agent_in_either_direction() -> anyhow::Result<()> {
+pub(crate) fn probes_work_without_an_agent_in_either_direction() -> anyhow::Result<()> {
     lab::block_on(async {
         let lab = PacketLab::captured(&PodRules::default())?;
         let (app, kubelet) = (listener(&lab.app(), 8080)?, lab.lan.sockets());

@@ -4,7 +4,7 @@ use super::*;
 
 /// The agent connects to the application from the client's address. The answers, addressed to that client, must reach
 /// the agent and not leave the pod.
-pub(crate) fn answers_to_a_borrowed_address_come_back_to_the_agent() -> anyhow::Result<()> {
+pub(crate) fn answers_to_a_preserved_client_address_return_to_the_agent() -> anyhow::Result<()> {
     lab::block_on(async {
         let lab = PacketLab::captured(&PodRules::default())?;
         let tasks = Tasks::new("test");
@@ -65,7 +65,7 @@ pub(crate) fn applying_twice_changes_nothing() -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) fn removing_leaves_nothing() -> anyhow::Result<()> {
+pub(crate) fn removing_the_rules_restores_the_namespace() -> anyhow::Result<()> {
     for pod in all_kinds() {
         let netns = Netns::create()?;
         let before = traces(&netns)?;
@@ -82,7 +82,7 @@ pub(crate) fn removing_leaves_nothing() -> anyhow::Result<()> {
 }
 
 /// What only an earlier configuration programmed is removed.
-pub(crate) fn fewer_rules_replace_more() -> anyhow::Result<()> {
+pub(crate) fn a_smaller_rule_set_replaces_a_larger_one() -> anyhow::Result<()> {
     let netns = Netns::create()?;
     let few = PodRules { dns_capture: false, ipv6: false, ..PodRules::default() };
     rules::apply_pod(&netns, &few)?;
@@ -95,7 +95,7 @@ pub(crate) fn fewer_rules_replace_more() -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) fn a_pod_without_ipv6_gets_rules_all_the_same() -> anyhow::Result<()> {
+pub(crate) fn a_pod_without_ipv6_is_redirected_over_ipv4() -> anyhow::Result<()> {
     lab::block_on(async {
         let lab = PacketLab::new()?;
         for interface in ["all", "default", "lo", "eth0"] {

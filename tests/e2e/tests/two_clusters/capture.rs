@@ -23,7 +23,7 @@ struct Wire {
     payload: usize,
 }
 
-pub(crate) fn between_clusters_and_at_pods_there_is_only_tls() -> Result<()> {
+pub(crate) fn only_tls_passes_between_clusters_and_at_pods() -> Result<()> {
     let playground = Playground::up(&[("east/test.yaml", pods_on_each_node())])?;
     let (v1, v2) = (playground.pod("east/helloworld-v1")?, playground.pod("west/helloworld-v2")?);
     // Both on the node that v1 is not on, so that each way to v1 leaves a node too.

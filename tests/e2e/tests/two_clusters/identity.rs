@@ -24,7 +24,7 @@ const V2: &str = "Hello version: v2,";
 /// Longest time of a policy from the API server to the agent.
 const ARRIVES: Duration = Duration::from_secs(10);
 
-pub(crate) fn a_policy_of_west_is_for_accounts_and_not_for_headers() -> Result<()> {
+pub(crate) fn a_policy_matches_the_certificate_and_not_the_headers() -> Result<()> {
     let account = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: other, namespace: sample}\n---\n";
     let pod = idle_pod("other", "sample", "other", "east-1");
     let more = [account, &pod, "---\n", &pods_on_each_node()].concat();

@@ -14,10 +14,10 @@ mod whole;
 
 fn main() -> ExitCode {
     lab::main_with_programs(&lab::tests![
-        capture::between_clusters_and_at_pods_there_is_only_tls,
-        strangers::nobody_without_a_certificate_of_the_mesh_is_let_in,
-        identity::a_policy_of_west_is_for_accounts_and_not_for_headers,
-        restart::an_agent_that_comes_and_goes_under_a_control_plane_leaks_nothing,
+        capture::only_tls_passes_between_clusters_and_at_pods,
+        strangers::clients_without_a_certificate_of_the_mesh_are_refused,
+        identity::a_policy_matches_the_certificate_and_not_the_headers,
+        restart::an_agent_restarting_under_a_control_plane_leaks_nothing,
         whole::runs_leave_nothing_behind_even_when_killed
     ])
 }

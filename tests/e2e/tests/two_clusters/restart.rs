@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Longest restart of an agent.
 const BACK: Duration = Duration::from_secs(30);
 
-pub(crate) fn an_agent_that_comes_and_goes_under_a_control_plane_leaks_nothing() -> Result<()> {
+pub(crate) fn an_agent_restarting_under_a_control_plane_leaks_nothing() -> Result<()> {
     let playground = Playground::up(&[("east/test.yaml", pods_on_each_node())])?;
     let server = playground.pod("east/helloworld-v1")?;
     let node = EAST.into_iter().find(|node| **node != server.node).context("node")?;

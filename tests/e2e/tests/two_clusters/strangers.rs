@@ -16,7 +16,7 @@ use super::playground::{HBONE, PORT, Playground, Pod, TEXT, pods_on_each_node};
 const OURS: &str = "spiffe://cluster.local/ns/sample/sa/sleep";
 const THEIRS: &str = "spiffe://elsewhere.example/ns/sample/sa/sleep";
 
-pub(crate) fn nobody_without_a_certificate_of_the_mesh_is_let_in() -> Result<()> {
+pub(crate) fn clients_without_a_certificate_of_the_mesh_are_refused() -> Result<()> {
     let playground = Playground::up(&[("east/test.yaml", pods_on_each_node())])?;
     let (ca, other) = (playground.ca("east")?, Ca::new("another root")?);
     let root = ca.root_pem();

@@ -15,7 +15,7 @@ const ZTUNNELS: [&str; 2] = ["east-1", "west-2"];
 /// Bytes in each direction on each route.
 const BYTES: usize = 1000;
 
-pub(crate) fn one_node_of_each_cluster_is_ztunnels() -> Result<()> {
+pub(crate) fn logs_and_metrics_equal_ztunnels() -> Result<()> {
     lab::block_on(async {
         let mesh = Mesh::up(&ZTUNNELS)?;
         for way in TestRoute::ALL {

@@ -16,7 +16,7 @@ use super::setup::{CLUSTERS, ECHO, Mesh, TestRoute, exchange};
 /// Longest drain and restart.
 const BACK: Duration = Duration::from_secs(40);
 
-pub(crate) fn either_agent_stops_gracefully() -> Result<()> {
+pub(crate) fn open_connections_survive_the_drain_of_either_agent() -> Result<()> {
     lab::block_on(async {
         let mesh = Mesh::up(&["west"])?;
         for way in [TestRoute { from: "east", to: "west" }, TestRoute { from: "west", to: "east" }] {

@@ -31,10 +31,10 @@ fn main() -> ExitCode {
         let _ = binaries::path("playground");
     }
     lab::main_with_programs(&lab::tests![
-        routes::ztunnel_is_the_agent_of_west,
-        routes::ztunnel_is_the_agent_of_east,
-        compare::one_node_of_each_cluster_is_ztunnels,
-        ends::either_agent_stops_gracefully,
+        routes::requests_pass_with_ztunnel_in_west,
+        routes::requests_pass_with_ztunnel_in_east,
+        compare::logs_and_metrics_equal_ztunnels,
+        ends::open_connections_survive_the_drain_of_either_agent,
         wire::the_script_over_ztunnel_alone,
         wire::the_script_from_us_to_ztunnel,
         wire::the_script_from_ztunnel_to_us

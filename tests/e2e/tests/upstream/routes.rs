@@ -10,11 +10,11 @@ use super::setup::{CLUSTERS, ECHO, Mesh, TestRoute, exchange};
 /// Enough that each version is chosen: one of them never is once in half a million runs.
 const NUMBER: usize = 20;
 
-pub(crate) fn ztunnel_is_the_agent_of_west() -> Result<()> {
+pub(crate) fn requests_pass_with_ztunnel_in_west() -> Result<()> {
     everything(&["west"])
 }
 
-pub(crate) fn ztunnel_is_the_agent_of_east() -> Result<()> {
+pub(crate) fn requests_pass_with_ztunnel_in_east() -> Result<()> {
     everything(&["east"])
 }
 
