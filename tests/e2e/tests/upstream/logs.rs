@@ -1,7 +1,7 @@
 //! Access log lines, parsed.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use isthmus_kit::wait;
