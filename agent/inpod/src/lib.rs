@@ -1,11 +1,12 @@
-//! The agent's side of ZDS: which pods of this node the agent serves, as the node role tells it.
+//! The agent's side of ZDS: which pods of this node the agent serves, as the node role reports them.
 //!
-//! It owns the connection, the table of pods and the answers. What serving a pod means is [`PodRuntime`]'s; netfilter
-//! and Kubernetes are the node role's. An error is an answer and a new connection, never the process' end.
+//! It owns the connection, the table of pods and the acks. How a pod is served is behind [`PodRuntime`]; redirection
+//! rules and Kubernetes belong to the node role. An error ends in a nack or in a reconnect, never in the end of the
+//! process.
 
 pub mod manager;
 pub mod metrics;
-pub mod pods;
+pub mod pod_list;
 pub mod runtime;
 pub mod table;
 pub mod wire;
@@ -13,5 +14,5 @@ mod zds;
 
 pub use manager::{Config, run};
 pub use metrics::Metrics;
-pub use pods::{PodEntry, PodState, Pods};
-pub use runtime::{Pod, PodInfo, PodRuntime, StartError, Stop};
+pub use pod_list::{PodEntry, PodList, PodState};
+pub use runtime::{EnrolledPod, PodRuntime, StartError, StopMode};

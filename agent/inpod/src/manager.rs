@@ -1,98 +1,122 @@
-//! Connects to the node role, keeps the table true and answers; connects again when the connection ends.
+//! The ZDS client: connects to the node role, applies its requests to the table of pods, starts and stops pods, acks,
+//! and reconnects with backoff. It must not know how a pod is served ([`PodRuntime`]).
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_model::PodUid;
+use isthmus_model::PodRef;
 use isthmus_rt::backoff::Backoff;
 use isthmus_rt::drain;
 use isthmus_rt::ready::{BlockReady, Readiness};
 use isthmus_sys::netns::Netns;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::metrics::Metrics;
-use crate::pods::Pods;
-use crate::runtime::{Pod, PodInfo, PodRuntime, StartError, Stop};
-use crate::table::{Entry, Order, OutOfOrder, Table};
+use crate::pod_list::PodList;
+use crate::runtime::{EnrolledPod, PodRuntime, StartError, StopMode};
+use crate::table::{AddAction, Entry, PodTable, ProtocolError, RETRY};
 use crate::wire::{self, Request};
 use crate::zds::{Connection, RecvError};
 
-/// What the readiness endpoint shows while pods are not all served.
+/// Name of the readiness gate that is closed until every pod is served; ztunnel's name.
 pub const READINESS: &str = "workload proxy manager";
 
-/// Where the node role listens.
+/// Settings of the ZDS client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Path of the ZDS socket.
+    /// Path of the ZDS socket on which the node role listens.
     pub uds: PathBuf,
 }
 
-/// Why a request was not done.
+/// Why a request is answered with a nack.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
-    /// The two sides disagree: the connection is made anew.
+enum RequestError {
+    /// Node role and agent disagree about the protocol's state: reconnect.
     #[error(transparent)]
-    OutOfOrder(#[from] OutOfOrder),
-    /// The pod could not be served; it stays pending.
-    #[error("pod {uid} could not be started: {error}")]
-    Start { uid: PodUid, error: StartError },
+    Protocol(#[from] ProtocolError),
+    /// The pod does not start; it stays pending and is retried.
+    #[error("pod {pod} (uid {}) could not be started: {error}", pod.uid)]
+    Start { pod: PodRef, error: StartError },
 }
 
-/// How a connection ended.
-enum Ended {
-    /// The shutdown has begun.
-    Drained,
-    /// It is to be made anew.
-    Lost(String),
+/// Why a connection has ended.
+enum ConnectionEnd {
+    /// The agent drains.
+    Draining,
+    /// Something failed: reconnect.
+    Lost(ConnectionError),
+}
+
+/// Why the agent has no ZDS connection.
+#[derive(Debug, thiserror::Error)]
+enum ConnectionError {
+    /// The socket does not exist or nothing listens on it.
+    #[error("connect: {0}")]
+    Connect(io::Error),
+    /// An ack could not be sent.
+    #[error("send ack: {0}")]
+    Send(io::Error),
+    /// No valid request could be received.
+    #[error(transparent)]
+    Receive(RecvError),
+    /// A request came out of order.
+    #[error(transparent)]
+    Protocol(ProtocolError),
 }
 
 struct Manager {
     runtime: Arc<dyn PodRuntime>,
-    table: Table<Netns>,
-    pods: Pods,
+    table: PodTable<Netns>,
+    pods: PodList,
     metrics: Arc<Metrics>,
     ready: Readiness,
-    /// Held while not every pod is served.
+    /// Keeps the agent unready while not every pod is served.
     blocked: Option<BlockReady>,
 }
 
-/// Serves the pods that the node role names, until the drain begins. Pods are not stopped by its end.
+/// Serves the pods that the node role names, until the drain begins. Running pods are not stopped by its end: the
+/// runtime drains them.
 pub async fn run(
     config: Config,
     runtime: Arc<dyn PodRuntime>,
-    pods: Pods,
+    pods: PodList,
     ready: Readiness,
     metrics: Arc<Metrics>,
     drain: drain::Watch,
 ) {
     let blocked = Some(ready.block(READINESS));
-    let mut manager = Manager { runtime, table: Table::default(), pods, metrics, ready, blocked };
+    let mut manager = Manager { runtime, table: PodTable::default(), pods, metrics, ready, blocked };
     let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(15));
-    let mut told = String::new();
+    let mut last_error = String::new();
     loop {
         let opened = tokio::select! {
             opened = Connection::open(&config.uds) => opened,
             () = drain.graceful() => return,
         };
-        let failed_again = opened.is_err();
-        let lost = match opened {
+        let connect_failed = opened.is_err();
+        let error = match opened {
             Ok(connection) => match manager.serve(connection, &mut backoff, &drain).await {
-                Ended::Drained => return,
-                Ended::Lost(why) => why,
+                ConnectionEnd::Draining => return,
+                ConnectionEnd::Lost(error) => error,
             },
-            Err(error) => format!("connecting failed: {error}"),
+            Err(error) => ConnectionError::Connect(error),
         };
-        let delay = backoff.next_delay();
-        // An outage is one line, not one per attempt.
-        if failed_again && lost == told {
-            tracing::debug!(socket = %config.uds.display(), retry_in = ?delay, "still no ZDS connection: {lost}");
+        let error = error.to_string();
+        let retry_in = backoff.next_delay();
+        let socket = config.uds.display();
+        // One warning per outage, not one per attempt.
+        if connect_failed && error == last_error {
+            tracing::debug!(%socket, %error, ?retry_in, "still not connected to the node role (ZDS)");
         } else {
-            tracing::warn!(socket = %config.uds.display(), retry_in = ?delay, "no ZDS connection: {lost}");
+            tracing::warn!(%socket, %error, ?retry_in,
+                "not connected to the node role (ZDS); running pods are served, new ones are not");
         }
-        told = lost;
+        last_error = error;
         tokio::select! {
-            () = tokio::time::sleep(delay) => {}
+            () = tokio::time::sleep(retry_in) => {}
             () = drain.graceful() => return,
         }
     }
@@ -104,124 +128,130 @@ impl Manager {
         mut connection: Connection,
         backoff: &mut Backoff,
         drain: &drain::Watch,
-    ) -> Ended {
-        tracing::info!("ZDS connected");
+    ) -> ConnectionEnd {
+        tracing::info!("connected to the node role (ZDS)");
         self.table.connected();
-        let ended = loop {
-            let retry = self.table.next_retry();
+        let end = loop {
+            let retry_at = self.table.next_retry();
             tokio::select! {
                 received = connection.recv() => match received {
                     Ok(request) => {
                         let snapshot = matches!(request, Request::SnapshotSent);
-                        if let Err(why) = self.answer(&connection, request).await {
-                            break Ended::Lost(why);
+                        if let Err(error) = self.answer(&connection, request).await {
+                            break ConnectionEnd::Lost(error);
                         }
+                        // A connection counts as good only now: one that fails during its snapshot must not be retried
+                        // without backoff.
                         if snapshot {
                             backoff.reset();
                         }
                     }
-                    Err(error) => break self.refuse(&connection, &error).await,
+                    Err(error) => break self.reject(&connection, error).await,
                 },
-                () = at(retry) => self.retry().await,
-                () = drain.graceful() => break Ended::Drained,
+                () = sleep_until(retry_at) => self.retry().await,
+                () = drain.graceful() => break ConnectionEnd::Draining,
             }
-            self.show();
+            self.publish();
         };
         self.table.disconnected();
-        self.show();
-        ended
+        self.publish();
+        end
     }
 
-    /// Does what is asked and says how it went; an error ends the connection.
-    async fn answer(&mut self, connection: &Connection, request: Request) -> Result<(), String> {
-        let refusal = self.handle(request).await.err();
-        let text = refusal.as_ref().map(ToString::to_string);
-        connection
-            .send(&wire::answer(text.as_deref()))
-            .await
-            .map_err(|error| format!("answering failed: {error}"))?;
-        match refusal {
-            Some(Refusal::OutOfOrder(error)) => Err(error.to_string()),
-            Some(Refusal::Start { uid, error }) => {
-                tracing::warn!(%uid, "pod could not be started, will be tried again: {error}");
+    /// Handles a request and acks it; an error ends the connection.
+    async fn answer(&mut self, connection: &Connection, request: Request) -> Result<(), ConnectionError> {
+        let error = self.handle(request).await.err();
+        let text = error.as_ref().map(ToString::to_string);
+        connection.send(&wire::ack(text.as_deref())).await.map_err(ConnectionError::Send)?;
+        match error {
+            Some(RequestError::Protocol(error)) => Err(ConnectionError::Protocol(error)),
+            Some(RequestError::Start { pod, error }) => {
+                warn_not_started(&pod, &error);
                 Ok(())
             }
             None => Ok(()),
         }
     }
 
-    /// Answers what was no request, as far as the connection still carries an answer, and gives it up.
-    async fn refuse(&self, connection: &Connection, error: &RecvError) -> Ended {
-        let text = error.to_string();
-        if matches!(error, RecvError::Truncated | RecvError::Bad(_)) {
-            // The node role may have closed meanwhile; the reason is logged either way.
-            let _ = connection.send(&wire::answer(Some(&text))).await;
+    /// Nacks what is not a valid request, if the connection still carries a nack, and ends the connection.
+    async fn reject(&self, connection: &Connection, error: RecvError) -> ConnectionEnd {
+        if matches!(error, RecvError::Truncated | RecvError::BadRequest(_)) {
+            // The node role may have closed in the meantime; the reason is logged either way.
+            let _ = connection.send(&wire::ack(Some(&error.to_string()))).await;
         }
-        Ended::Lost(text)
+        ConnectionEnd::Lost(ConnectionError::Receive(error))
     }
 
-    async fn handle(&mut self, request: Request) -> Result<(), Refusal> {
+    async fn handle(&mut self, request: Request) -> Result<(), RequestError> {
         match request {
-            Request::Add { uid, info, netns } => self.add(uid, info, netns).await,
+            Request::Add { pod, netns } => {
+                let span = pod_span(&pod);
+                self.add(pod, netns).instrument(span).await
+            }
             Request::Keep(uid) => Ok(self.table.keep(uid)?),
             Request::Del(uid) => {
-                // What is open may finish: of a pod that only leaves the mesh it can, of one that is gone it ends by itself.
-                if self.table.del(&uid) {
-                    self.stop(&uid, Stop::Drain).await;
+                // Drain, because a pod that leaves the mesh runs on and its connections may finish. Those of a deleted
+                // pod end by themselves.
+                if let Some(pod) = self.table.del(&uid) {
+                    self.stop(&pod, StopMode::Drain).await;
                 }
                 Ok(())
             }
             Request::SnapshotSent => {
-                for uid in self.table.snapshot_sent()? {
-                    self.stop(&uid, Stop::Drain).await;
+                for pod in self.table.snapshot_sent()? {
+                    self.stop(&pod, StopMode::Drain).await;
                 }
                 Ok(())
             }
         }
     }
 
-    async fn add(&mut self, uid: PodUid, info: PodInfo, netns: std::os::fd::OwnedFd) -> Result<(), Refusal> {
-        let place = Netns::from_fd(netns).map_err(|error| Refusal::Start {
-            uid: uid.clone(),
-            error: StartError(format!("what was passed as its network namespace: {error}")),
-        })?;
-        match self.table.add(&uid, &place) {
-            Order::Nothing => return Ok(()),
-            Order::Restart => self.stop(&uid, Stop::Now).await,
-            Order::Start => {}
+    async fn add(&mut self, pod: PodRef, netns: std::os::fd::OwnedFd) -> Result<(), RequestError> {
+        let netns = match Netns::from_fd(netns) {
+            Ok(netns) => netns,
+            Err(error) => return Err(RequestError::Start { pod, error: StartError::Netns(error) }),
+        };
+        match self.table.add(&pod.uid, &netns) {
+            AddAction::None => return Ok(()),
+            AddAction::Restart => self.stop(&pod, StopMode::Immediate).await,
+            AddAction::Start => {}
         }
-        self.start(uid, Entry { info, place }).await
+        self.start(Entry { pod, netns }).await
     }
 
-    async fn start(&mut self, uid: PodUid, entry: Entry<Netns>) -> Result<(), Refusal> {
-        let Entry { info, place: netns } = entry.clone();
-        let started = self.runtime.start(Pod { uid: uid.clone(), info, netns }).await;
-        self.table.started(uid.clone(), entry, started.is_ok(), Instant::now());
+    async fn start(&mut self, entry: Entry<Netns>) -> Result<(), RequestError> {
+        let Entry { pod, netns } = entry.clone();
+        let started = self.runtime.start(EnrolledPod { pod: pod.clone(), netns }).await;
+        self.table.started(entry, started.is_ok(), Instant::now());
         if started.is_ok() {
             self.metrics.started.inc();
-            tracing::info!(%uid, "pod started");
+            tracing::info!(%pod, uid = %pod.uid, "pod started");
         }
-        started.map_err(|error| Refusal::Start { uid, error })
+        started.map_err(|error| RequestError::Start { pod, error })
     }
 
-    async fn stop(&self, uid: &PodUid, how: Stop) {
-        self.runtime.stop(uid, how).await;
-        self.metrics.stopped.inc();
-        tracing::info!(%uid, ?how, "pod stopped");
+    async fn stop(&self, pod: &PodRef, mode: StopMode) {
+        let stopping = async {
+            self.runtime.stop(&pod.uid, mode).await;
+            self.metrics.stopped.inc();
+            tracing::info!(%pod, uid = %pod.uid, ?mode, "pod stopped");
+        };
+        stopping.instrument(pod_span(pod)).await;
     }
 
-    /// Starts again what failed to start and is due.
+    /// Retries the failed starts that are due.
     async fn retry(&mut self) {
         let now = Instant::now();
-        while let Some((uid, entry)) = self.table.due(now) {
-            if let Err(error) = self.start(uid, entry).await {
-                tracing::warn!("{error}");
+        while let Some(entry) = self.table.due(now) {
+            let span = pod_span(&entry.pod);
+            if let Err(RequestError::Start { pod, error }) = self.start(entry).instrument(span).await {
+                warn_not_started(&pod, &error);
             }
         }
     }
 
-    /// Tells readiness, metrics and admin how things stand.
-    fn show(&mut self) {
+    /// Publishes the table's state to readiness, metrics and the admin endpoint.
+    fn publish(&mut self) {
         match (self.table.is_ready(), self.blocked.is_some()) {
             (true, true) => self.blocked = None,
             (false, false) => self.blocked = Some(self.ready.block(READINESS)),
@@ -230,14 +260,23 @@ impl Manager {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.metrics.active.set(count(self.table.running().len()));
         self.metrics.pending.set(count(self.table.pending().len()));
-        self.pods.show(&self.table);
+        self.pods.publish(&self.table);
     }
 }
 
-/// Sleeps until then; for ever when there is no then.
-async fn at(when: Option<Instant>) {
-    match when {
-        Some(when) => tokio::time::sleep_until(when).await,
+/// The span that every event about one pod carries.
+fn pod_span(pod: &PodRef) -> tracing::Span {
+    tracing::info_span!("pod", namespace = %pod.namespace, name = %pod.name, uid = %pod.uid)
+}
+
+fn warn_not_started(pod: &PodRef, error: &StartError) {
+    tracing::warn!(%pod, uid = %pod.uid, %error, retry_in = ?RETRY, "pod could not be started");
+}
+
+/// Sleeps until a deadline; for ever when there is none.
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
 }

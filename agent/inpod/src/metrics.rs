@@ -1,4 +1,4 @@
-//! The workload manager's metrics, under the field's names.
+//! Metrics of the ZDS client, under the names that ztunnel's workload manager uses.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use isthmus_rt::metrics::Registry;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
-/// How many pods are served, and how that came about.
+/// Every family of this crate.
 #[derive(Debug, Default)]
 pub struct Metrics {
     pub(crate) active: Gauge,
@@ -21,14 +21,20 @@ impl Metrics {
     pub fn register(registry: &Registry) -> Arc<Self> {
         let new = Self::default();
         let families: [(&str, &str, Gauge); 2] = [
-            ("workload_manager_active_proxy_count", "Pods that are served", new.active.clone()),
-            ("workload_manager_pending_proxy_count", "Pods whose start failed", new.pending.clone()),
+            ("workload_manager_active_proxy_count", "Pods that the agent serves", new.active.clone()),
+            (
+                "workload_manager_pending_proxy_count",
+                "Pods whose start failed and is retried",
+                new.pending.clone(),
+            ),
         ];
         for (name, help, gauge) in families {
             registry.register(name, help, gauge);
         }
-        registry.register("workload_manager_proxies_started", "Pods started", new.started.clone());
-        registry.register("workload_manager_proxies_stopped", "Pods stopped", new.stopped.clone());
+        let started = "Pods that the agent has started to serve";
+        registry.register("workload_manager_proxies_started", started, new.started.clone());
+        let stopped = "Pods that the agent has stopped serving";
+        registry.register("workload_manager_proxies_stopped", stopped, new.stopped.clone());
         Arc::new(new)
     }
 }

@@ -1,51 +1,56 @@
-//! What serves a pod: the trait that the composition root implements.
+//! The seam between the ZDS client and what serves a pod: [`PodRuntime`], implemented by the composition root. It must
+//! not know what serving a pod takes.
 
-use isthmus_model::{Namespace, PodUid, ServiceAccount, Text};
+use isthmus_model::{PodRef, PodUid};
 use isthmus_rt::BoxFuture;
 use isthmus_sys::netns::Netns;
 
-/// Who a pod is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PodInfo {
-    /// The pod's name.
-    pub name: Text,
-    /// Its namespace.
-    pub namespace: Namespace,
-    /// Its service account.
-    pub service_account: ServiceAccount,
-}
-
-/// A pod to be served.
+/// A pod that the node role has enrolled: its traffic is redirected to the agent already.
 #[derive(Debug, Clone)]
-pub struct Pod {
-    /// Its Kubernetes UID.
-    pub uid: PodUid,
-    /// Who it is.
-    pub info: PodInfo,
-    /// Its network namespace.
+pub struct EnrolledPod {
+    /// Which pod.
+    pub pod: PodRef,
+    /// The pod's network namespace, in which the agent's listeners are opened.
     pub netns: Netns,
 }
 
-/// Why a pod cannot be served now; goes to the node role, which fails the pod's creation with it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct StartError(pub String);
+/// Why a pod cannot be served now. All of these are retried. The text goes to the node role in the ZDS ack, and from
+/// there into the event of the pod whose creation fails.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The agent drains: it accepts no more pods, its successor will.
+    #[error("the agent is shutting down")]
+    ShuttingDown,
+    /// The file descriptor that came with the request cannot be used. The node role's mistake.
+    #[error("file descriptor passed as network namespace: {0}")]
+    Netns(isthmus_sys::Error),
+    /// A part of the pod's data plane does not start, for example because a port is in use inside the pod.
+    #[error("{component}: {cause}")]
+    Component {
+        /// Which part: `listeners`, `DNS proxy`.
+        component: &'static str,
+        /// Why.
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
 
-/// How a pod's service ends.
+/// What happens to a pod's open connections when the agent stops serving it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
-    /// Connections may finish.
+pub enum StopMode {
+    /// They may finish, within the drain deadline.
     Drain,
-    /// Connections are cut.
-    Now,
+    /// They are reset.
+    Immediate,
 }
 
 /// Serves pods.
 pub trait PodRuntime: Send + Sync {
-    /// Makes the pod's listeners; returns when they listen. The node role waits for it, 5 s at most.
-    fn start(&self, pod: Pod) -> BoxFuture<'_, Result<(), StartError>>;
+    /// Opens the pod's listeners and returns once they accept connections. The node role waits at most 5 s for the ack
+    /// that follows.
+    fn start(&self, pod: EnrolledPod) -> BoxFuture<'_, Result<(), StartError>>;
 
-    /// Ends what was started for the pod. With [`Stop::Now`] returns when its listeners are gone; with [`Stop::Drain`] at
-    /// once, for the next request waits: nothing new is taken, and what is open ends by and by.
-    fn stop<'a>(&'a self, uid: &'a PodUid, how: Stop) -> BoxFuture<'a, ()>;
+    /// Stops serving the pod. With [`StopMode::Immediate`] it returns when the listeners are closed, so that their
+    /// ports can be bound again; with [`StopMode::Drain`] at once, because the next ZDS request waits for the return:
+    /// the listeners are closed and open connections finish in the background.
+    fn stop<'a>(&'a self, uid: &'a PodUid, mode: StopMode) -> BoxFuture<'a, ()>;
 }

@@ -1,68 +1,69 @@
-//! The pods the agent serves and those it should: events in, orders out. No socket, clock or task.
+//! The pods that the agent serves and those it should serve, as a state machine: ZDS requests in, actions out. No
+//! socket, clock or task.
 //!
 //! ```text
 //! connected ─► add/keep … ─► snapshot_sent ─► add/del …        while connected
 //!                 │               │
-//!                 │               └ what runs and was not named is stopped
+//!                 │               └ a running pod that the snapshot did not name is stopped
 //!                 ├ new pod, or a known uid in another netns: start (after stopping the old one)
 //!                 └ known uid in the same netns: nothing
-//! start failed ─► pending: started again every 5 s until it works, the pod is deleted or the connection ends
-//! disconnected ─► what runs goes on; what is pending is forgotten, the next snapshot names it again
+//! start failed ─► pending: retried every 5 s until it works, the pod is deleted or the connection ends
+//! disconnected ─► running pods go on; pending ones are forgotten, the next snapshot names them again
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::Duration;
 
-use isthmus_model::PodUid;
+use isthmus_model::{PodRef, PodUid};
 use isthmus_sys::netns::{Netns, NetnsId};
 use tokio::time::Instant;
 
-use crate::runtime::PodInfo;
-
-/// How long after a failed start the next is tried.
+/// Delay between a failed start and its retry.
 pub const RETRY: Duration = Duration::from_secs(5);
 
-/// Something that can tell whether it is the same network namespace as another.
-pub trait Place: Clone {
-    /// What tells two apart for as long as both are held.
+/// A handle that keeps a network namespace alive and tells it from another one. A trait so that the state machine is
+/// tested without namespaces.
+pub trait NetnsHandle: Clone {
+    /// Identifies the namespace for as long as the handle is held.
     type Id: PartialEq + Debug;
-    /// This one's.
+    /// The namespace's identity.
     fn id(&self) -> Self::Id;
 }
 
-impl Place for Netns {
+impl NetnsHandle for Netns {
     type Id = NetnsId;
     fn id(&self) -> NetnsId {
         Self::id(self)
     }
 }
 
-/// A pod and where it lives. The place is held for as long as the pod is in the table: its number could otherwise be
-/// given to another namespace.
+/// A pod and its network namespace. The namespace is held open for as long as the pod is in the table: the kernel
+/// reuses the inode number of a namespace that is gone, and a restarted pod could then look like the same one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry<N> {
-    /// Who it is.
-    pub info: PodInfo,
-    /// Where it lives.
-    pub place: N,
+    /// Which pod.
+    pub pod: PodRef,
+    /// Its network namespace.
+    pub netns: N,
 }
 
-/// What to do with an added pod before it is answered.
+/// What an add requires before it is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// Nothing: it runs.
-    Nothing,
-    /// Start it, and report with [`Table::started`].
+pub enum AddAction {
+    /// Nothing: the pod is served already.
+    None,
+    /// Start the pod, and report with [`PodTable::started`].
     Start,
-    /// Stop what runs under its uid at once, then start it.
+    /// Stop the pod of this uid at once (its sandbox was replaced), then start it.
     Restart,
 }
 
-/// A request that must not come now. The node role and the agent disagree: the connection is made anew.
+/// A request that the protocol does not allow at this point. Node role and agent disagree about the connection's
+/// state, so it is closed and a new one starts with a new snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OutOfOrder {
-    /// Keep is for the snapshot.
+pub enum ProtocolError {
+    /// `Keep` is allowed in the snapshot only.
     #[error("keep of pod {0} came after the snapshot")]
     KeepAfterSnapshot(PodUid),
     /// There is one snapshot per connection.
@@ -70,111 +71,114 @@ pub enum OutOfOrder {
     SecondSnapshot,
 }
 
-/// The table.
+/// The pods of this node.
 #[derive(Debug)]
-pub struct Table<N> {
+pub struct PodTable<N> {
     running: BTreeMap<PodUid, Entry<N>>,
+    /// Pods whose start failed, each with the time of its retry.
     pending: BTreeMap<PodUid, (Entry<N>, Instant)>,
-    /// The uids of the snapshot so far; `None` after its end.
+    /// The uids that the snapshot has named so far; `None` once it is complete.
     snapshot: Option<BTreeSet<PodUid>>,
     connected: bool,
 }
 
-impl<N> Default for Table<N> {
+impl<N> Default for PodTable<N> {
     fn default() -> Self {
         let (running, pending) = (BTreeMap::new(), BTreeMap::new());
         Self { running, pending, snapshot: Some(BTreeSet::new()), connected: false }
     }
 }
 
-impl<N: Place> Table<N> {
-    /// A new connection begins with a new snapshot.
+impl<N: NetnsHandle> PodTable<N> {
+    /// A connection is established; it begins with a snapshot.
     pub fn connected(&mut self) {
         self.connected = true;
         self.snapshot = Some(BTreeSet::new());
         self.pending.clear();
     }
 
-    /// The connection ended. What runs goes on.
+    /// The connection is lost. Running pods go on.
     pub fn disconnected(&mut self) {
         self.connected = false;
         self.pending.clear();
     }
 
     /// A pod is to be served.
-    pub fn add(&mut self, uid: &PodUid, place: &N) -> Order {
+    pub fn add(&mut self, uid: &PodUid, netns: &N) -> AddAction {
         if let Some(named) = &mut self.snapshot {
             named.insert(uid.clone());
         }
         match self.running.get(uid) {
-            Some(known) if known.place.id() == place.id() => Order::Nothing,
+            Some(known) if known.netns.id() == netns.id() => AddAction::None,
             Some(_) => {
                 self.running.remove(uid);
-                Order::Restart
+                AddAction::Restart
             }
-            None => Order::Start,
+            None => AddAction::Start,
         }
     }
 
-    /// How a start went; a failed one is tried again [`RETRY`] after `now`.
-    pub fn started(&mut self, uid: PodUid, entry: Entry<N>, worked: bool, now: Instant) {
+    /// The result of a start; a failed one is retried [`RETRY`] after `now`.
+    pub fn started(&mut self, entry: Entry<N>, succeeded: bool, now: Instant) {
+        let uid = entry.pod.uid.clone();
         self.pending.remove(&uid);
-        if worked {
+        if succeeded {
             self.running.insert(uid, entry);
         } else {
             self.pending.insert(uid, (entry, now + RETRY));
         }
     }
 
-    /// A pod is still there, though its namespace could not be passed.
+    /// The pod still exists, but the node role has no handle of its namespace to pass.
     ///
     /// # Errors
     /// After the snapshot.
-    pub fn keep(&mut self, uid: PodUid) -> Result<(), OutOfOrder> {
+    pub fn keep(&mut self, uid: PodUid) -> Result<(), ProtocolError> {
         match &mut self.snapshot {
             Some(named) => {
                 named.insert(uid);
                 Ok(())
             }
-            None => Err(OutOfOrder::KeepAfterSnapshot(uid)),
+            None => Err(ProtocolError::KeepAfterSnapshot(uid)),
         }
     }
 
-    /// A pod is gone. True when it runs and is to be stopped now; before the end of the snapshot that decides.
-    pub fn del(&mut self, uid: &PodUid) -> bool {
+    /// The pod has left. Returns it when it is running and must be stopped now; until the snapshot is complete it is
+    /// only struck from the snapshot, whose end decides.
+    pub fn del(&mut self, uid: &PodUid) -> Option<PodRef> {
         self.pending.remove(uid);
         match &mut self.snapshot {
             Some(named) => {
                 named.remove(uid);
-                false
+                None
             }
-            None => self.running.remove(uid).is_some(),
+            None => self.running.remove(uid).map(|entry| entry.pod),
         }
     }
 
-    /// The snapshot is complete: the pods that run and were not named, to be stopped.
+    /// The snapshot is complete. Returns the running pods that it did not name, which must be stopped.
     ///
     /// # Errors
     /// When it was complete before.
-    pub fn snapshot_sent(&mut self) -> Result<Vec<PodUid>, OutOfOrder> {
-        let named = self.snapshot.take().ok_or(OutOfOrder::SecondSnapshot)?;
-        let gone: Vec<_> = self.running.keys().filter(|uid| !named.contains(*uid)).cloned().collect();
+    pub fn snapshot_sent(&mut self) -> Result<Vec<PodRef>, ProtocolError> {
+        let named = self.snapshot.take().ok_or(ProtocolError::SecondSnapshot)?;
+        let unnamed = self.running.values().filter(|entry| !named.contains(&entry.pod.uid));
+        let gone = unnamed.map(|entry| entry.pod.clone()).collect();
         self.running.retain(|uid, _| named.contains(uid));
         self.pending.retain(|uid, _| named.contains(uid));
         Ok(gone)
     }
 
-    /// When the next failed start is to be tried again.
+    /// When the next failed start is due for a retry.
     #[must_use]
     pub fn next_retry(&self) -> Option<Instant> {
         self.pending.values().map(|(_, at)| *at).min()
     }
 
-    /// A failed start whose time has come.
+    /// A failed start that is due for a retry.
     #[must_use]
-    pub fn due(&self, now: Instant) -> Option<(PodUid, Entry<N>)> {
-        let due = self.pending.iter().find(|(_, (_, at))| *at <= now);
-        due.map(|(uid, (entry, _))| (uid.clone(), entry.clone()))
+    pub fn due(&self, now: Instant) -> Option<Entry<N>> {
+        self.pending.values().find(|(_, at)| *at <= now).map(|(entry, _)| entry.clone())
     }
 
     /// Whether every pod that should be served is.

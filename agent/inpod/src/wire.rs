@@ -1,62 +1,59 @@
-//! ZDS messages as bytes: one protobuf message per packet, no length before it. Pure.
+//! The ZDS codec: one protobuf message per SEQPACKET packet, without a length prefix. Pure; it checks that a request is
+//! complete, not that it is allowed now ([`crate::table`] does).
 
 use std::os::fd::OwnedFd;
 
-use isthmus_model::PodUid;
+use isthmus_model::{PodRef, PodUid};
 use isthmus_proto::zds;
 use prost::Message;
-
-use crate::runtime::PodInfo;
 
 /// The agent's first packet: protocol version 1.
 pub const HELLO: [u8; 2] = [0x08, 0x01];
 
-/// The node role's receive buffer; an answer must be smaller.
-const MAX_ANSWER: usize = 1024;
-/// Tags and lengths around the text of an answer of that size.
+/// istio-cni reads acks into a buffer of this size; a larger packet would be cut off.
+const MAX_ACK: usize = 1024;
+/// Tags and lengths around the error text in an ack of that size.
 const FRAMING: usize = 6;
 
-/// What the node role asks for.
+/// A request of the node role.
 #[derive(Debug)]
 pub enum Request {
     /// Serve this pod.
     Add {
-        /// The pod's UID.
-        uid: PodUid,
-        /// Who it is.
-        info: PodInfo,
-        /// The file that came with the packet: its network namespace.
+        /// Which pod.
+        pod: PodRef,
+        /// The file descriptor that came with the packet: the pod's network namespace.
         netns: OwnedFd,
     },
-    /// The pod is still there.
+    /// The pod still exists.
     Keep(PodUid),
-    /// The pod is gone.
+    /// The pod has ended or left the mesh.
     Del(PodUid),
-    /// All pods have been named.
+    /// The snapshot is complete.
     SnapshotSent,
 }
 
-/// A packet that is no request.
+/// A packet that is not a valid request: the node role's mistake, or another version of the protocol.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequest {
-    /// Not the protocol's.
+    /// Not a protobuf message of the protocol.
     #[error("a packet of {len} bytes is no ZDS request: {reason}")]
     Undecodable {
-        /// Its size.
+        /// Size of the packet in bytes.
         len: usize,
-        /// The decoder's words.
+        /// The decoder's error.
         reason: String,
     },
-    /// Decoded, but to nothing this version knows.
+    /// A message without a payload that this version knows.
     #[error("a packet of {0} bytes carries no request that is known")]
     Unknown(usize),
-    /// A pod has no UID.
+    /// A request does not say which pod.
     #[error("{0} has an empty uid")]
     NoUid(&'static str),
-    /// A pod is not described.
+    /// An add does not describe its pod.
     #[error("add of pod {0} has no workload_info")]
     NoInfo(PodUid),
-    /// A pod's namespace is missing, or there are several.
+    /// An add must carry exactly one descriptor, the pod's network namespace.
     #[error("add of pod {uid} carries {got} file descriptors instead of 1")]
     Descriptors {
         /// The pod.
@@ -64,15 +61,15 @@ pub enum BadRequest {
         /// How many came.
         got: usize,
     },
-    /// A request that carries no file brought one.
+    /// Only an add carries a descriptor.
     #[error("a request without a network namespace carries {0} file descriptors")]
     UnwantedDescriptors(usize),
 }
 
-/// Reads a packet and the files that came with it.
+/// Decodes a packet and the file descriptors that came with it.
 ///
 /// # Errors
-/// When it is no request.
+/// When it is not a valid request.
 pub fn decode(packet: &[u8], fds: Vec<OwnedFd>) -> Result<Request, BadRequest> {
     use zds::workload_request::Payload;
     let message = zds::WorkloadRequest::decode(packet)
@@ -100,25 +97,30 @@ fn decode_add(add: zds::AddWorkload, mut fds: Vec<OwnedFd>) -> Result<Request, B
     let got = fds.len();
     let netns = fds.pop().filter(|_| got == 1);
     let Some(netns) = netns else { return Err(BadRequest::Descriptors { uid, got }) };
-    let info =
-        PodInfo { name: name.into(), namespace: namespace.into(), service_account: service_account.into() };
-    Ok(Request::Add { uid, info, netns })
+    let pod = PodRef {
+        uid,
+        namespace: namespace.into(),
+        name: name.into(),
+        service_account: service_account.into(),
+    };
+    Ok(Request::Add { pod, netns })
 }
 
 fn uid_of(what: &'static str, uid: String) -> Result<PodUid, BadRequest> {
     if uid.is_empty() { Err(BadRequest::NoUid(what)) } else { Ok(uid.into()) }
 }
 
-/// The answer to one request: nothing, or what went wrong, on one line and short enough for the node role's buffer.
+/// Encodes the ack of one request; with an error it is a nack. The error is cut to its first line and to what
+/// istio-cni's buffer takes.
 #[must_use]
-pub fn answer(error: Option<&str>) -> Vec<u8> {
+pub fn ack(error: Option<&str>) -> Vec<u8> {
     let line = error.and_then(|error| error.lines().next()).unwrap_or_default();
-    let ack = zds::Ack { error: shorten(line, MAX_ANSWER - 1 - FRAMING).to_owned() };
+    let ack = zds::Ack { error: truncate(line, MAX_ACK - 1 - FRAMING).to_owned() };
     zds::WorkloadResponse { payload: Some(zds::workload_response::Payload::Ack(ack)) }.encode_to_vec()
 }
 
-/// The longest beginning of at most `max` bytes that ends between two characters.
-fn shorten(text: &str, max: usize) -> &str {
+/// The longest prefix of at most `max` bytes that ends on a character boundary.
+fn truncate(text: &str, max: usize) -> &str {
     if text.len() <= max {
         return text;
     }
@@ -136,14 +138,14 @@ mod tests {
     }
 
     #[test]
-    fn the_four_requests_are_read_from_the_wires_bytes() {
+    fn the_four_requests_decode_from_wire_bytes() {
         let add = b"\x0a\x0f\x0a\x01u\x12\x0a\x0a\x01n\x12\x02ns\x1a\x01s";
         match decode(add, vec![fd()]).unwrap() {
-            Request::Add { uid, info, .. } => {
-                assert_eq!(uid.as_str(), "u");
-                assert_eq!(info.name.as_str(), "n");
-                assert_eq!(info.namespace.as_str(), "ns");
-                assert_eq!(info.service_account.as_str(), "s");
+            Request::Add { pod, .. } => {
+                assert_eq!(pod.uid.as_str(), "u");
+                assert_eq!(pod.name.as_str(), "n");
+                assert_eq!(pod.namespace.as_str(), "ns");
+                assert_eq!(pod.service_account.as_str(), "s");
             }
             other => panic!("{other:?}"),
         }
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_refused_by_name() {
+    fn an_invalid_packet_is_rejected_with_its_reason() {
         let add = b"\x0a\x0f\x0a\x01u\x12\x0a\x0a\x01n\x12\x02ns\x1a\x01s";
         let cases: [(&[u8], usize, &str); 8] = [
             (b"\xff\xff", 0, "2 bytes is no ZDS request"),
@@ -177,16 +179,16 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_one_line_that_fits_the_buffer() {
-        assert_eq!(answer(None), [0x0a, 0x00]);
-        assert_eq!(answer(Some("no")), b"\x0a\x04\x0a\x02no");
-        assert_eq!(answer(Some("what\n   0: a backtrace")), b"\x0a\x06\x0a\x04what");
+    fn an_ack_is_one_line_that_fits_the_receivers_buffer() {
+        assert_eq!(ack(None), [0x0a, 0x00]);
+        assert_eq!(ack(Some("no")), b"\x0a\x04\x0a\x02no");
+        assert_eq!(ack(Some("what\n   0: a backtrace")), b"\x0a\x06\x0a\x04what");
         for text in ["x".repeat(5000), "é".repeat(5000), format!("x{}", "€".repeat(3000))] {
-            let packet = answer(Some(&text));
-            assert!(packet.len() < MAX_ANSWER && packet.len() > MAX_ANSWER - 8, "{}", packet.len());
+            let packet = ack(Some(&text));
+            assert!(packet.len() < MAX_ACK && packet.len() > MAX_ACK - 8, "{}", packet.len());
             let read = zds::WorkloadResponse::decode(&packet[..]).unwrap();
-            let Some(zds::workload_response::Payload::Ack(ack)) = read.payload else { panic!() };
-            assert!(text.starts_with(&ack.error));
+            let Some(zds::workload_response::Payload::Ack(decoded)) = read.payload else { panic!() };
+            assert!(text.starts_with(&decoded.error));
         }
     }
 }

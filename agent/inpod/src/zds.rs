@@ -1,4 +1,5 @@
-//! The socket: packets with files, in and out. Knows the framing, not the requests' meaning.
+//! The ZDS socket: packets with file descriptors, in and out. It owns framing and buffers and must not know what a
+//! request means.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::OwnedFd;
@@ -9,37 +10,38 @@ use tokio_seqpacket::ancillary::OwnedAncillaryMessage;
 
 use crate::wire::{self, BadRequest, Request};
 
-/// Room for a packet. Requests are a few hundred bytes; a larger packet than this is not one of the protocol.
+/// Receive buffer. Requests are a few hundred bytes; a larger packet does not belong to the protocol.
 const PACKET: usize = 64 * 1024;
-/// Room for more file descriptors than a packet may carry, so that too many are seen and not lost.
+/// Room for more descriptors than a request may carry. The kernel discards what does not fit (`MSG_CTRUNC`), and a
+/// request with too many must be reported as such.
 const ANCILLARY: usize = 256;
 
-/// A connection to the node role.
+/// A connection to the node role's ZDS socket.
 pub(crate) struct Connection {
     socket: UnixSeqpacket,
     packet: Vec<u8>,
     ancillary: Vec<u8>,
 }
 
-/// Why no request was received.
+/// Why receiving a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecvError {
-    /// The node role closed the connection.
-    #[error("the node closed the connection")]
+    /// The node role closed the connection: it restarts or has given up on this agent.
+    #[error("the node role closed the connection")]
     Closed,
-    /// The connection failed.
-    #[error("receiving failed: {0}")]
+    /// The socket failed.
+    #[error("receive: {0}")]
     Io(#[from] io::Error),
-    /// A packet, or its files, did not fit.
+    /// A packet or its descriptors did not fit the buffers.
     #[error("a packet is larger than {PACKET} bytes or carries too many file descriptors")]
     Truncated,
-    /// A packet was no request.
+    /// A packet is not a valid request.
     #[error(transparent)]
-    Bad(#[from] BadRequest),
+    BadRequest(#[from] BadRequest),
 }
 
 impl Connection {
-    /// Connects and says hello.
+    /// Connects and sends the hello with the protocol version.
     pub(crate) async fn open(path: &Path) -> io::Result<Self> {
         let socket = UnixSeqpacket::connect(path).await?;
         let new = Self { socket, packet: vec![0; PACKET], ancillary: vec![0; ANCILLARY] };
@@ -47,12 +49,12 @@ impl Connection {
         Ok(new)
     }
 
-    /// The next request. Cancel safe: a packet is taken whole or not at all.
+    /// Receives the next request. Cancel safe: a packet is received whole or not at all.
     pub(crate) async fn recv(&mut self) -> Result<Request, RecvError> {
         let mut slices = [IoSliceMut::new(&mut self.packet)];
         let received = self.socket.recv_vectored_with_ancillary(&mut slices, &mut self.ancillary);
         let (info, files) = received.await?;
-        // The files are owned before anything is judged, so that none is left open.
+        // Take ownership of the descriptors before any check can return, or they would leak.
         let mut fds: Vec<OwnedFd> = Vec::new();
         for message in files.into_messages() {
             if let OwnedAncillaryMessage::FileDescriptors(passed) = message {

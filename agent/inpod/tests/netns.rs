@@ -1,25 +1,25 @@
-//! What needs a second network namespace.
+//! The ZDS client with pods in namespaces of their own.
 
-#[path = "support/world.rs"]
+#[path = "support/harness.rs"]
 #[expect(dead_code, reason = "the other tests use more of it")]
-mod world;
+mod harness;
 
 use std::process::ExitCode;
 
 use isthmus_kit::lab;
 use isthmus_sys::netns::Netns;
 
-use world::{World, pod};
+use harness::{ZdsHarness, pod};
 
 fn the_same_pod_in_another_namespace_is_restarted() -> anyhow::Result<()> {
     let other = Netns::create()?;
     lab::block_on(async {
-        let mut world = World::new();
-        let peer = world.snapshot(&["a"]).await;
+        let mut harness = ZdsHarness::new();
+        let peer = harness.snapshot(&["a"]).await;
         anyhow::ensure!(peer.add(&pod("a"), other.fd()).await?.is_none());
         anyhow::ensure!(peer.add(&pod("a"), other.fd()).await?.is_none());
-        let log = world.recorder.log();
-        let want = ["start a sample/web-1", "stop a Now", "start a sample/web-1"];
+        let log = harness.recorder.log();
+        let want = ["start a sample/web-1", "stop a Immediate", "start a sample/web-1"];
         anyhow::ensure!(log == want, "{log:?}");
         Ok(())
     })

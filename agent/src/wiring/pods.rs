@@ -8,7 +8,7 @@ use std::time::Duration;
 use isthmus_admin::Each;
 use isthmus_admin::dump::pods::{ConnectionView, Connections, PodView};
 use isthmus_dns::DnsProxy;
-use isthmus_inpod::{Pod, PodEntry, PodRuntime, PodState, Pods as Table, StartError, Stop};
+use isthmus_inpod::{EnrolledPod, PodEntry, PodList, PodRuntime, PodState, StartError, StopMode};
 use isthmus_model::PodUid;
 use isthmus_proxy::{Connection, Listeners, PodInfo, PodProxy, ProxyContext};
 use isthmus_rt::BoxFuture;
@@ -29,7 +29,7 @@ pub(crate) struct Pods {
     drain: Mutex<Option<Watch>>,
     deadline: Duration,
     /// What ZDS says of the pods.
-    table: Table,
+    table: PodList,
     running: Mutex<HashMap<PodUid, Running>>,
     /// Data planes of pods that are gone, whose connections may finish.
     ending: Tasks,
@@ -70,7 +70,7 @@ impl Pods {
             dns,
             drain: Mutex::new(Some(drain)),
             deadline: config.drain,
-            table: Table::default(),
+            table: PodList::default(),
             running: Mutex::default(),
             ending: Tasks::new("pods that are gone"),
         })
@@ -87,7 +87,7 @@ impl Pods {
     }
 
     /// The table that ZDS fills.
-    pub(crate) fn table(&self) -> Table {
+    pub(crate) fn table(&self) -> PodList {
         self.table.clone()
     }
 
@@ -95,40 +95,42 @@ impl Pods {
     pub(crate) fn view(&self) -> Each<'_, PodView<'_>> {
         let table = self.table.snapshot();
         let mut order: Vec<usize> = (0..table.len()).collect();
-        order.sort_by(|a, b| table[*a].uid.cmp(&table[*b].uid));
+        order.sort_by(|a, b| table[*a].pod.uid.cmp(&table[*b].pod.uid));
         Box::new(order.into_iter().map(move |at| self.view_of(&table[at])))
     }
 
-    fn view_of(&self, pod: &PodEntry) -> PodView<'static> {
+    fn view_of(&self, entry: &PodEntry) -> PodView<'static> {
+        let PodEntry { pod, state } = entry;
         let open = self.lock().get(&pod.uid).map(|running| running.proxy.open());
         PodView {
             uid: pod.uid.clone(),
-            name: pod.info.name.clone(),
-            namespace: pod.info.namespace.clone(),
-            service_account: pod.info.service_account.clone(),
-            connections: open.filter(|_| pod.state == PodState::Up).map(|open| Connections {
+            name: pod.name.clone(),
+            namespace: pod.namespace.clone(),
+            service_account: pod.service_account.clone(),
+            connections: open.filter(|_| *state == PodState::Up).map(|open| Connections {
                 inbound: Box::new(open.inbound().map(connection)),
                 outbound: Box::new(open.outbound().map(connection)),
             }),
         }
     }
 
-    fn launch(&self, pod: &Pod) -> Result<Running, StartError> {
-        let refused = |what: &str, error: isthmus_sys::Error| StartError(format!("{what}: {error}"));
+    fn launch(&self, enrolled: &EnrolledPod) -> Result<Running, StartError> {
+        let EnrolledPod { pod, netns } = enrolled;
         let drain = self.drain.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let drain = drain.ok_or_else(|| StartError("the agent is shutting down".to_owned()))?;
-        let sockets = Sockets::in_netns(Arc::new(pod.netns.clone()))
+        let drain = drain.ok_or(StartError::ShuttingDown)?;
+        let sockets = Sockets::in_netns(Arc::new(netns.clone()))
             .with_mark(Some(self.sockets.mark))
             .with_reuse_port(self.sockets.reuse_port);
         let sockets = apply_socket_options(sockets, &self.sockets);
         let config = &self.proxy_context.config;
         let listeners = Listeners::bind(&sockets, config.ports, config.original_source);
-        let listeners = listeners.map_err(|error| refused("listeners", error))?;
+        let listeners = listeners
+            .map_err(|error| StartError::Component { component: "listeners", cause: error.into() })?;
         let info = PodInfo {
             uid: pod.uid.clone(),
-            name: pod.info.name.clone(),
-            namespace: pod.info.namespace.clone(),
-            service_account: pod.info.service_account.clone(),
+            name: pod.name.clone(),
+            namespace: pod.namespace.clone(),
+            service_account: pod.service_account.clone(),
         };
         let dns = match &self.dns {
             None => None,
@@ -152,7 +154,7 @@ impl Pods {
         };
         let state = self.proxy_context.state.clone();
         DnsProxy::start(state, pod, dns.config.clone(), sockets, drain, Arc::clone(&dns.metrics))
-            .map_err(|error| StartError(format!("DNS proxy: {error}")))
+            .map_err(|error| StartError::Component { component: "DNS proxy", cause: error.into() })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PodUid, Running>> {
@@ -162,26 +164,26 @@ impl Pods {
 }
 
 impl PodRuntime for Pods {
-    fn start(&self, pod: Pod) -> BoxFuture<'_, Result<(), StartError>> {
+    fn start(&self, pod: EnrolledPod) -> BoxFuture<'_, Result<(), StartError>> {
         Box::pin(async move {
             let running = self.launch(&pod)?;
-            self.lock().insert(pod.uid, running);
+            self.lock().insert(pod.pod.uid, running);
             Ok(())
         })
     }
 
-    fn stop<'a>(&'a self, uid: &'a PodUid, how: Stop) -> BoxFuture<'a, ()> {
+    fn stop<'a>(&'a self, uid: &'a PodUid, mode: StopMode) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             let Some(Running { proxy, dns }) = self.lock().remove(uid) else { return };
             drop(dns);
-            match how {
+            match mode {
                 // Requests of the node role come one after the other and are answered within seconds: none waits for
                 // connections to finish.
-                Stop::Drain => {
+                StopMode::Drain => {
                     let deadline = self.deadline;
                     self.ending.spawn("drain", async move { proxy.stop(deadline).await });
                 }
-                Stop::Now => proxy.stop(Duration::ZERO).await,
+                StopMode::Immediate => proxy.stop(Duration::ZERO).await,
             }
         })
     }

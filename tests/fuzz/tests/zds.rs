@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use isthmus_fuzz::Choices;
 use isthmus_fuzz::resources::damaged;
-use isthmus_inpod::table::{Entry, Order, Place, Table};
+use isthmus_inpod::table::{AddAction, Entry, NetnsHandle, PodTable};
 use isthmus_inpod::wire::{self, Request};
 use isthmus_proto::zds::{self, workload_request::Payload};
 use prost::Message as _;
@@ -14,7 +14,7 @@ use prost::Message as _;
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Netns(u8);
 
-impl Place for Netns {
+impl NetnsHandle for Netns {
     type Id = u8;
     fn id(&self) -> u8 {
         self.0
@@ -49,7 +49,7 @@ fn descriptors(choices: &mut Choices<'_>) -> Vec<OwnedFd> {
 
 /// Checks that the answer fits into the node role's buffer and decodes to what was encoded.
 fn answered(error: Option<&str>) {
-    let bytes = wire::answer(error);
+    let bytes = wire::ack(error);
     assert!(bytes.len() < 1024, "{} bytes", bytes.len());
     let response = zds::WorkloadResponse::decode(bytes.as_slice()).unwrap_or_else(|error| panic!("{error}"));
     let Some(zds::workload_response::Payload::Ack(ack)) = response.payload else { panic!("no answer") };
@@ -64,7 +64,7 @@ fn answered(error: Option<&str>) {
 fn every_packet_is_answered_and_the_table_stays_consistent() {
     bolero::check!().with_max_len(512).for_each(|bytes: &[u8]| {
         let mut choices = Choices::new(bytes);
-        let mut table = Table::<Netns>::default();
+        let mut table = PodTable::<Netns>::default();
         let now = tokio::time::Instant::now();
         table.connected();
         while !choices.is_over() {
@@ -72,13 +72,13 @@ fn every_packet_is_answered_and_the_table_stays_consistent() {
             let outcome = wire::decode(&packet, descriptors(&mut choices));
             match outcome {
                 Err(error) => answered(Some(&error.to_string())),
-                Ok(Request::Add { uid, info, netns: _ }) => {
-                    let place = Netns(choices.byte() % 2);
-                    match table.add(&uid, &place) {
-                        Order::Nothing => answered(None),
-                        Order::Start | Order::Restart => {
+                Ok(Request::Add { pod, netns: _ }) => {
+                    let netns = Netns(choices.byte() % 2);
+                    match table.add(&pod.uid, &netns) {
+                        AddAction::None => answered(None),
+                        AddAction::Start | AddAction::Restart => {
                             let works = !choices.rarely(3);
-                            table.started(uid, Entry { info, place }, works, now);
+                            table.started(Entry { pod, netns }, works, now);
                             answered((!works).then_some("it does not start"));
                         }
                     }

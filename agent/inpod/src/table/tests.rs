@@ -1,8 +1,8 @@
-//! The orders of events that matter.
+//! Sequences of ZDS requests and what they do to the table.
 
 use super::*;
 
-impl Place for u32 {
+impl NetnsHandle for u32 {
     type Id = Self;
     fn id(&self) -> Self {
         *self
@@ -13,30 +13,33 @@ fn uid(text: &str) -> PodUid {
     text.into()
 }
 
-fn entry(place: u32) -> Entry<u32> {
-    let info = PodInfo { name: "n".into(), namespace: "ns".into(), service_account: "s".into() };
-    Entry { info, place }
+fn pod(uid: &str) -> PodRef {
+    PodRef { uid: uid.into(), namespace: "ns".into(), name: "n".into(), service_account: "s".into() }
 }
 
-fn running(table: &Table<u32>) -> Vec<&str> {
+fn entry(uid: &str, netns: u32) -> Entry<u32> {
+    Entry { pod: pod(uid), netns }
+}
+
+fn running(table: &PodTable<u32>) -> Vec<&str> {
     table.running().map(|(uid, _)| uid.as_str()).collect()
 }
 
-/// A connected table where the named pods run, each in the place of its position, snapshot complete.
-fn table(pods: &[&str]) -> Table<u32> {
-    let mut table = Table::default();
+/// A connected table after its snapshot, with these pods running, each in the namespace of its index.
+fn table(pods: &[&str]) -> PodTable<u32> {
+    let mut table = PodTable::default();
     table.connected();
-    for (place, pod) in (0..).zip(pods) {
-        assert_eq!(table.add(&uid(pod), &place), Order::Start);
-        table.started(uid(pod), entry(place), true, Instant::now());
+    for (netns, pod) in (0..).zip(pods) {
+        assert_eq!(table.add(&uid(pod), &netns), AddAction::Start);
+        table.started(entry(pod, netns), true, Instant::now());
     }
     assert_eq!(table.snapshot_sent(), Ok(vec![]));
     table
 }
 
 #[test]
-fn ready_after_the_snapshot_with_nothing_pending() {
-    let mut table = Table::<u32>::default();
+fn the_table_is_ready_after_the_snapshot_with_nothing_pending() {
+    let mut table = PodTable::<u32>::default();
     assert!(!table.is_ready());
     table.connected();
     assert!(!table.is_ready());
@@ -47,64 +50,64 @@ fn ready_after_the_snapshot_with_nothing_pending() {
 }
 
 #[test]
-fn the_same_pod_in_the_same_place_is_not_touched_but_in_another_it_is_restarted() {
+fn a_known_pod_is_restarted_only_in_another_namespace() {
     let mut table = table(&["a"]);
-    assert_eq!(table.add(&uid("a"), &0), Order::Nothing);
-    assert_eq!(table.add(&uid("a"), &9), Order::Restart);
+    assert_eq!(table.add(&uid("a"), &0), AddAction::None);
+    assert_eq!(table.add(&uid("a"), &9), AddAction::Restart);
     assert_eq!(running(&table), Vec::<&str>::new());
-    table.started(uid("a"), entry(9), true, Instant::now());
-    assert_eq!(table.add(&uid("a"), &9), Order::Nothing);
+    table.started(entry("a", 9), true, Instant::now());
+    assert_eq!(table.add(&uid("a"), &9), AddAction::None);
 }
 
 #[test]
-fn a_new_snapshot_stops_what_it_does_not_name_and_nothing_else() {
+fn a_snapshot_stops_the_running_pods_that_it_does_not_name() {
     let mut table = table(&["a", "b", "c", "d"]);
     table.disconnected();
     assert_eq!(running(&table), ["a", "b", "c", "d"]);
     table.connected();
-    assert_eq!(table.add(&uid("a"), &0), Order::Nothing);
+    assert_eq!(table.add(&uid("a"), &0), AddAction::None);
     table.keep(uid("b")).unwrap();
     table.keep(uid("d")).unwrap();
-    assert!(!table.del(&uid("d")), "before the end of the snapshot it only takes the name back");
-    assert_eq!(table.snapshot_sent().unwrap(), [uid("c"), uid("d")]);
+    assert!(table.del(&uid("d")).is_none(), "before the end of the snapshot it only strikes the pod");
+    assert_eq!(table.snapshot_sent().unwrap(), [pod("c"), pod("d")]);
     assert_eq!(running(&table), ["a", "b"]);
 }
 
 #[test]
-fn del_after_the_snapshot_stops_a_pod_that_runs() {
+fn del_after_the_snapshot_stops_a_running_pod() {
     let mut table = table(&["a"]);
-    assert!(table.del(&uid("a")));
-    assert!(!table.del(&uid("a")));
+    assert_eq!(table.del(&uid("a")), Some(pod("a")));
+    assert_eq!(table.del(&uid("a")), None);
     assert!(table.is_ready());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_start_is_tried_again_every_five_seconds_and_blocks_readiness() {
+async fn a_failed_start_is_retried_every_five_seconds_and_blocks_readiness() {
     let mut table = table(&[]);
     let now = Instant::now();
-    assert_eq!(table.add(&uid("a"), &1), Order::Start);
-    table.started(uid("a"), entry(1), false, now);
+    assert_eq!(table.add(&uid("a"), &1), AddAction::Start);
+    table.started(entry("a", 1), false, now);
     assert!(!table.is_ready());
     assert_eq!(table.next_retry(), Some(now + RETRY));
     assert_eq!(table.due(now + RETRY - Duration::from_millis(1)), None);
-    assert_eq!(table.due(now + RETRY), Some((uid("a"), entry(1))));
-    table.started(uid("a"), entry(1), false, now + RETRY);
+    assert_eq!(table.due(now + RETRY), Some(entry("a", 1)));
+    table.started(entry("a", 1), false, now + RETRY);
     assert_eq!(table.next_retry(), Some(now + 2 * RETRY));
-    table.started(uid("a"), entry(1), true, now + 2 * RETRY);
+    table.started(entry("a", 1), true, now + 2 * RETRY);
     assert!(table.is_ready());
     assert_eq!(table.next_retry(), None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pending_pod_is_forgotten_when_deleted_unnamed_or_disconnected() {
-    let fail = |table: &mut Table<u32>| {
-        assert_eq!(table.add(&uid("a"), &1), Order::Start);
-        table.started(uid("a"), entry(1), false, Instant::now());
+async fn a_pending_pod_is_forgotten_by_del_snapshot_or_disconnect() {
+    let fail = |table: &mut PodTable<u32>| {
+        assert_eq!(table.add(&uid("a"), &1), AddAction::Start);
+        table.started(entry("a", 1), false, Instant::now());
         assert_eq!(table.pending().len(), 1);
     };
     let mut table = table(&[]);
     fail(&mut table);
-    assert!(!table.del(&uid("a")));
+    assert_eq!(table.del(&uid("a")), None);
     assert!(table.is_ready());
 
     fail(&mut table);
@@ -119,8 +122,8 @@ async fn a_pending_pod_is_forgotten_when_deleted_unnamed_or_disconnected() {
 }
 
 #[test]
-fn requests_out_of_order_are_named() {
+fn an_out_of_order_request_is_an_error() {
     let mut table = table(&[]);
-    assert_eq!(table.keep(uid("x")), Err(OutOfOrder::KeepAfterSnapshot(uid("x"))));
-    assert_eq!(table.snapshot_sent(), Err(OutOfOrder::SecondSnapshot));
+    assert_eq!(table.keep(uid("x")), Err(ProtocolError::KeepAfterSnapshot(uid("x"))));
+    assert_eq!(table.snapshot_sent(), Err(ProtocolError::SecondSnapshot));
 }

@@ -56,7 +56,7 @@ async fn pods(uid: &PodUid, app: SocketAddr, watch: Watch) -> (Arc<Pods>, Socket
         dns: None,
         drain: Mutex::default(),
         deadline: Duration::from_secs(3600),
-        table: Table::default(),
+        table: PodList::default(),
         running: Mutex::new(HashMap::from([(uid.clone(), Running { proxy, dns: None })])),
         ending: Tasks::new("test"),
     });
@@ -71,7 +71,7 @@ async fn the_node_role_does_not_wait_for_connections_of_a_pod_that_is_gone() {
     let (pods, address) = pods(&uid, app.local_addr().unwrap(), watch).await;
     let mut client = TcpStream::connect(address).await.unwrap();
     let (mut served, _) = app.accept().await.unwrap();
-    let stopped = tokio::time::timeout(PATIENCE, pods.stop(&uid, Stop::Drain)).await;
+    let stopped = tokio::time::timeout(PATIENCE, pods.stop(&uid, StopMode::Drain)).await;
     assert!(stopped.is_ok(), "the answer waited for the open connection");
     let mut byte = [0];
     client.write_all(b"x").await.unwrap();

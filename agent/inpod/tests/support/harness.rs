@@ -1,4 +1,4 @@
-//! An agent's ZDS side that notes what it does, connected to a scripted node role.
+//! The ZDS client with a recording pod runtime, connected to a scripted node role.
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 use std::collections::BTreeMap;
@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use isthmus_inpod::{Config, Metrics, Pod, PodRuntime, Pods, StartError, Stop};
+use isthmus_inpod::{Config, EnrolledPod, Metrics, PodList, PodRuntime, StartError, StopMode};
 use isthmus_kit::wait::eventually;
 use isthmus_kit::zds::{ZdsPeer, ZdsPod, ZdsServer};
 use isthmus_model::PodUid;
@@ -16,7 +16,7 @@ use isthmus_rt::ready::Readiness;
 use isthmus_rt::task::Tasks;
 use tokio::sync::watch;
 
-/// Notes what it is told, and fails starts on demand.
+/// Records every start and stop, and fails starts on demand.
 #[derive(Default)]
 pub(crate) struct Recorder {
     pub(crate) log: watch::Sender<Vec<String>>,
@@ -24,15 +24,15 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    pub(crate) fn note(&self, line: String) {
+    pub(crate) fn record(&self, line: String) {
         self.log.send_modify(|log| log.push(line));
     }
 
-    pub(crate) fn fail(&self, uid: &str, why: &str) {
-        self.failing.lock().unwrap().insert(uid.into(), why.into());
+    pub(crate) fn fail(&self, uid: &str, error: &str) {
+        self.failing.lock().unwrap().insert(uid.into(), error.into());
     }
 
-    pub(crate) fn heal(&self) {
+    pub(crate) fn succeed(&self) {
         self.failing.lock().unwrap().clear();
     }
 
@@ -42,23 +42,27 @@ impl Recorder {
 }
 
 impl PodRuntime for Recorder {
-    fn start(&self, pod: Pod) -> BoxFuture<'_, Result<(), StartError>> {
-        let why = self.failing.lock().unwrap().get(pod.uid.as_str()).cloned();
-        let what = if why.is_some() { "fail" } else { "start" };
-        self.note(format!("{what} {} {}/{}", pod.uid, pod.info.namespace, pod.info.name));
-        Box::pin(async move { why.map_or(Ok(()), |why| Err(StartError(why))) })
+    fn start(&self, pod: EnrolledPod) -> BoxFuture<'_, Result<(), StartError>> {
+        let pod = pod.pod;
+        let error = self.failing.lock().unwrap().get(pod.uid.as_str()).cloned();
+        let what = if error.is_some() { "fail" } else { "start" };
+        self.record(format!("{what} {} {pod}", pod.uid));
+        let component = "listeners";
+        Box::pin(async move {
+            error.map_or(Ok(()), |error| Err(StartError::Component { component, cause: error.into() }))
+        })
     }
 
-    fn stop<'a>(&'a self, uid: &'a PodUid, how: Stop) -> BoxFuture<'a, ()> {
-        self.note(format!("stop {uid} {how:?}"));
+    fn stop<'a>(&'a self, uid: &'a PodUid, mode: StopMode) -> BoxFuture<'a, ()> {
+        self.record(format!("stop {uid} {mode:?}"));
         Box::pin(async {})
     }
 }
 
-pub(crate) struct World {
+pub(crate) struct ZdsHarness {
     pub(crate) server: ZdsServer,
     pub(crate) recorder: Arc<Recorder>,
-    pub(crate) pods: Pods,
+    pub(crate) pods: PodList,
     pub(crate) ready: Readiness,
     registry: isthmus_rt::metrics::Registry,
     pub(crate) drain: Drain,
@@ -66,27 +70,27 @@ pub(crate) struct World {
     _dir: tempfile::TempDir,
 }
 
-impl World {
+impl ZdsHarness {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let uds: PathBuf = dir.path().join("ztunnel.sock");
         let server = ZdsServer::bind(&uds).unwrap();
         let (drain, watch) = drain::channel();
-        let world = Self {
+        let harness = Self {
             server,
             recorder: Arc::default(),
-            pods: Pods::default(),
+            pods: PodList::default(),
             ready: Readiness::default(),
             registry: isthmus_rt::metrics::Registry::default(),
             drain,
             tasks: Tasks::new("test"),
             _dir: dir,
         };
-        let runtime = Arc::clone(&world.recorder) as Arc<dyn PodRuntime>;
-        let metrics = Metrics::register(&world.registry);
-        let (pods, ready) = (world.pods.clone(), world.ready.clone());
-        world.tasks.spawn("zds", isthmus_inpod::run(Config { uds }, runtime, pods, ready, metrics, watch));
-        world
+        let runtime = Arc::clone(&harness.recorder) as Arc<dyn PodRuntime>;
+        let metrics = Metrics::register(&harness.registry);
+        let (pods, ready) = (harness.pods.clone(), harness.ready.clone());
+        harness.tasks.spawn("zds", isthmus_inpod::run(Config { uds }, runtime, pods, ready, metrics, watch));
+        harness
     }
 
     /// A connection whose snapshot names the given pods.
@@ -99,7 +103,7 @@ impl World {
         peer
     }
 
-    /// Waits until readiness is as wanted.
+    /// Waits until the agent is ready, or is not.
     pub(crate) async fn until_ready(&self, wanted: bool) {
         eventually(
             || self.ready.pending().is_empty() == wanted,

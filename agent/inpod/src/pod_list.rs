@@ -1,0 +1,46 @@
+//! The pod table as the admin endpoint reads it: a copy that is published after every change, so that a reader never
+//! waits for the ZDS client.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use isthmus_model::{PodRef, PodUid};
+
+use crate::table::{Entry, NetnsHandle, PodTable};
+
+/// Whether a pod is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodState {
+    /// Its start failed and is retried.
+    Pending,
+    /// Its listeners are open.
+    Up,
+}
+
+/// One pod of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodEntry {
+    /// Which pod.
+    pub pod: PodRef,
+    /// Whether it is served.
+    pub state: PodState,
+}
+
+/// The pods of this node, kept up to date by [`crate::run`]. Clones share the list.
+#[derive(Debug, Clone, Default)]
+pub struct PodList(Arc<Mutex<Arc<[PodEntry]>>>);
+
+impl PodList {
+    /// The pods now: pending ones first, each group ordered by UID.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<[PodEntry]> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn publish<N: NetnsHandle>(&self, table: &PodTable<N>) {
+        let entry =
+            |state| move |(_, entry): (&PodUid, &Entry<N>)| PodEntry { pod: entry.pod.clone(), state };
+        let pending = table.pending().map(entry(PodState::Pending));
+        let entries = pending.chain(table.running().map(entry(PodState::Up))).collect();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = entries;
+    }
+}
