@@ -1,4 +1,5 @@
-//! What the node role is told by the agent's root: plain values, already checked. Reads no environment and no file.
+//! Settings of the node role as plain, validated values. It must not know where they come from: the composition root
+//! reads the environment.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -6,36 +7,37 @@ use std::path::PathBuf;
 use isthmus_model::name::NodeName;
 use isthmus_proto::enroll::Rules;
 
-/// The configuration of the node role.
+/// Settings of the node role.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The node whose pods are enrolled.
     pub node_name: NodeName,
-    /// Folder of `pluginevent.sock`.
+    /// Folder of the CNI plugin's socket, `pluginevent.sock`.
     pub run_dir: PathBuf,
-    /// Path of the ZDS socket, where the data plane of this node connects.
+    /// Path of the ZDS socket, to which the agents of this node connect.
     pub zds_socket: PathBuf,
-    /// Where the container runtime keeps the network namespaces of pods; a plugin event must name one in here.
+    /// Folder in which the container runtime keeps the network namespaces of pods; the path in a plugin event must be
+    /// in it.
     pub netns_dir: PathBuf,
     /// The host's `/proc`.
     pub proc_dir: PathBuf,
-    /// The host's network namespace, where kubelet's probes come from.
+    /// The host's network namespace, from which the kubelet sends probes.
     pub host_netns: PathBuf,
-    /// Whether pods' DNS queries are captured, unless a pod's annotation says otherwise.
+    /// Whether DNS queries of pods are redirected to the DNS proxy, unless a pod's annotation overrides it.
     pub dns_capture: bool,
-    /// Whether IPv6 is captured.
+    /// Whether rules are written for IPv6 too.
     pub ipv6: bool,
-    /// Which pods belong to the mesh.
+    /// Which pods are enrolled.
     pub rules: Rules,
-    /// The addresses that kubelet's probes are made to come from.
+    /// Source addresses of the kubelet's probes as pods see them.
     pub probes: ProbeAddresses,
-    /// Whose packets count as kubelet's.
+    /// The user whose packets count as the kubelet's.
     pub kubelet: KubeletUid,
-    /// Whether the rules of pods that are already enrolled are written again at start.
+    /// Whether the rules of pods that are already enrolled are rewritten at start.
     pub reconcile_on_start: bool,
 }
 
-/// The addresses that kubelet's probes are made to come from, one per family.
+/// Source addresses that the host's rules give to the kubelet's probes, so that a pod's rules recognise them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProbeAddresses {
     /// IPv4.
@@ -44,17 +46,17 @@ pub struct ProbeAddresses {
     pub v6: Ipv6Addr,
 }
 
-/// How kubelet's user is found.
+/// How the kubelet's user is determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KubeletUid {
-    /// From the running processes; root's when there is none.
+    /// From the running processes; user 0 when no kubelet is among them.
     Detect,
-    /// This one.
+    /// This user.
     Fixed(u32),
 }
 
 impl Default for ProbeAddresses {
     fn default() -> Self {
-        Self { v4: crate::rules::PROBE_V4, v6: crate::rules::PROBE_V6 }
+        Self { v4: crate::rules::config::PROBE_V4, v6: crate::rules::config::PROBE_V6 }
     }
 }

@@ -1,105 +1,137 @@
-//! Everything the node role does to the kernel, behind one trait of blocking calls, so that the order of enrolment can be
-//! tested without privileges. The real one calls `isthmus_sys` and the rule sets; it must not know why it is called.
+//! Everything the node role does to the kernel, behind one trait of blocking calls, so that the order of enrolment is
+//! tested without privileges. It must not know when, or for which pods, it is called.
 
 use std::collections::HashMap;
+use std::error::Error;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use isthmus_model::name::PodUid;
+use isthmus_model::PodUid;
 use isthmus_sys::netns::Netns;
 
-use crate::netns_find::Wanted;
-use crate::pod::Capture;
+use crate::netns_lookup::NetnsQuery;
+use crate::pod::CaptureConfig;
 
-mod host;
+pub mod host;
 mod kubelet;
 
-pub use host::Host;
-
-/// What the kernel is asked for. Every call blocks for milliseconds.
+/// The kernel operations of enrolment. Every call blocks for milliseconds.
 pub trait Kernel: Send + Sync + 'static {
-    /// Opens the namespace that a plugin event names.
+    /// Opens the network namespace that a plugin event names.
     ///
     /// # Errors
-    /// When the path leads out of the runtime's folder, is no network namespace, or is the host's.
-    fn open(&self, path: &Path) -> Result<Netns, KernelError>;
+    /// [`KernelError::NetnsRefused`] when the path leads out of the runtime's folder, is not a network namespace, or
+    /// is the host's.
+    fn open_netns(&self, path: &Path) -> Result<Netns, KernelError>;
 
-    /// Finds the namespaces of running pods. A pod that is missing from the answer was not found.
+    /// Finds the network namespaces of running pods. A pod without an entry in the result was not found.
     ///
     /// # Errors
     /// When nothing can be searched at all.
-    fn find(&self, wanted: &[Wanted]) -> Result<HashMap<PodUid, Netns>, KernelError>;
+    fn find_netns(&self, queries: &[NetnsQuery]) -> Result<HashMap<PodUid, Netns>, KernelError>;
 
-    /// Puts a pod's rules in, replacing what is there.
+    /// Writes a pod's packet rules, replacing those that are there.
     ///
     /// # Errors
-    /// When the kernel refuses; some of it may be in.
-    fn apply_pod(&self, netns: &Netns, capture: &Capture) -> Result<(), KernelError>;
+    /// When the kernel refuses; routes may have been added, packet rules are as before.
+    fn apply_pod(&self, netns: &Netns, capture: &CaptureConfig) -> Result<(), KernelError>;
 
-    /// Takes a pod's rules out; none there is success.
+    /// Removes a pod's packet rules; success when there are none.
     ///
     /// # Errors
     /// When the kernel refuses.
     fn remove_pod(&self, netns: &Netns) -> Result<(), KernelError>;
 
-    /// Puts the host's rules in; the set of probed addresses keeps its entries.
+    /// Writes the host's rules; the sets of probed addresses keep their entries.
     ///
     /// # Errors
     /// When the kernel refuses.
     fn apply_host(&self) -> Result<(), KernelError>;
 
-    /// The addresses that probes are let through to, each with its pod.
+    /// The entries of the host's probe sets.
     ///
     /// # Errors
-    /// When the set cannot be read.
-    fn probes(&self) -> Result<Vec<Probe>, KernelError>;
+    /// When the sets cannot be read.
+    fn probe_targets(&self) -> Result<Vec<ProbeTarget>, KernelError>;
 
-    /// Lets probes through to an address; an entry of another pod is replaced.
+    /// Adds an entry to the host's probe sets, replacing another pod's entry of the same address.
     ///
     /// # Errors
     /// When the kernel refuses.
-    fn add_probe(&self, probe: &Probe) -> Result<(), KernelError>;
+    fn add_probe_target(&self, target: &ProbeTarget) -> Result<(), KernelError>;
 
-    /// Takes an entry out, if it is this pod's: its address may be another pod's already.
+    /// Removes an entry if it is this pod's: its address may have been given to another pod already.
     ///
     /// # Errors
     /// When the kernel refuses.
-    fn remove_probe(&self, probe: &Probe) -> Result<(), KernelError>;
+    fn remove_probe_target(&self, target: &ProbeTarget) -> Result<(), KernelError>;
 }
 
-/// An address that kubelet's probes are let through to.
+/// An entry of the host's probe sets: a pod's address, to which the kubelet's probes are source-translated so that the
+/// pod's rules let them through.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Probe {
-    /// The address of the pod.
+pub struct ProbeTarget {
+    /// An address of the pod.
     pub ip: IpAddr,
-    /// The pod.
+    /// The pod; stored as the comment of the set's element.
     pub uid: PodUid,
 }
 
-/// Why the kernel, or what we know of it, said no.
+/// Why a kernel operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// A plugin event named something else than a pod's namespace.
+    /// A plugin event names something else than a pod's network namespace. The container runtime's or plugin's mistake:
+    /// retrying does not help.
     #[error("netns path {path:?} is refused: {reason}")]
-    Refused {
-        /// What it named.
+    NetnsRefused {
+        /// The path in the event.
         path: PathBuf,
-        /// Why that is no pod's.
-        reason: String,
+        /// What is wrong with it.
+        reason: NetnsRefusal,
     },
-    /// A system call failed.
-    #[error("{what}: {reason}")]
+    /// A system call failed. Worth a retry, except where the kernel lacks a module or the process a capability.
+    #[error("{operation}: {cause}")]
     Failed {
-        /// The step.
-        what: &'static str,
-        /// The kernel's answer.
-        reason: String,
+        /// What was tried: `pod rules`, `host rules`, `probe addresses`.
+        operation: &'static str,
+        /// Which call on which object, and the kernel's answer.
+        cause: Box<dyn Error + Send + Sync>,
     },
 }
 
+/// Why a path is not accepted as a pod's network namespace.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsRefusal {
+    /// The runtime's folder of namespaces cannot be resolved: the host's folder is not mounted into the node role's
+    /// pod.
+    #[error("{folder:?}, the folder that CNI_NETNS_DIR names: {cause}")]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// The path does not exist or may not be followed.
+    #[error("{0}")]
+    Path(io::Error),
+    /// The path, its links followed, is not in the runtime's folder.
+    #[error("it is not in {}, the folder that CNI_NETNS_DIR names", .0.display())]
+    Outside(PathBuf),
+    /// The file is not a network namespace.
+    #[error(transparent)]
+    NotANetns(isthmus_sys::Error),
+    /// It is the network namespace of the host: rules in there would capture the node's own traffic.
+    #[error("it is the host's network namespace")]
+    Host,
+}
+
 impl KernelError {
-    /// A failed step, in the words of whoever made it.
-    pub(crate) fn failed<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Self {
-        move |reason| Self::Failed { what, reason: reason.to_string() }
+    /// For `map_err`: an operation that failed.
+    pub(crate) fn failed<E>(operation: &'static str) -> impl FnOnce(E) -> Self
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        move |cause| Self::Failed { operation, cause: cause.into() }
     }
 }

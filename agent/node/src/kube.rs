@@ -1,11 +1,11 @@
-//! The API server: which pods run on this node, what their namespaces are labelled, and the one annotation we write.
-//! Translates; decides nothing.
+//! The Kubernetes API client: watches the pods of this node and all namespaces, and writes the redirection annotation.
+//! It translates objects; it must not know what is done with them.
 
 use std::path::PathBuf;
 use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
-use isthmus_model::name::NodeName;
+use isthmus_model::{NodeName, PodRef};
 use isthmus_proto::enroll::REDIRECTION;
 use isthmus_rt::BoxFuture;
 use k8s_openapi::api::core::v1::{Namespace, Pod as ApiPod};
@@ -16,26 +16,26 @@ use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 
-use crate::mesh::{Status, StatusError};
+use crate::enroller::annotation::{AnnotationError, RedirectionAnnotation};
+use crate::object_cache::{NamespaceLabels, ObjectEvent, WatchEvent};
 use crate::pod::{Pod, Redirection};
-use crate::view::{Event, NamespaceLabels, Watched};
 
 /// How the API server is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApiServer {
-    /// With what Kubernetes gives to every pod.
+    /// With the service account that Kubernetes mounts into every pod.
     InCluster,
-    /// As a kubeconfig says.
+    /// With a kubeconfig file.
     Kubeconfig(PathBuf),
 }
 
-/// Why there is no client.
+/// Why no client could be made. The configuration's fault: retrying does not help.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// We are not in a pod.
-    #[error("API server, in-cluster configuration: {0}")]
+    /// The process does not run in a pod, or the pod mounts no service account token.
+    #[error("API server, in-cluster configuration: {0} (outside of a pod, set KUBECONFIG)")]
     InCluster(#[from] kube::config::InClusterError),
-    /// The kubeconfig is of no use.
+    /// The kubeconfig cannot be used.
     #[error("API server, kubeconfig {path}: {error}")]
     Kubeconfig {
         /// The file.
@@ -43,15 +43,15 @@ pub enum ConnectError {
         /// What is wrong with it.
         error: kube::config::KubeconfigError,
     },
-    /// Its TLS settings are of no use.
+    /// The TLS settings cannot be used.
     #[error("API server: {0}")]
     Client(#[from] kube::Error),
 }
 
-/// A client; nothing is asked yet.
+/// Makes a client without connecting.
 ///
 /// # Errors
-/// When the configuration is of no use.
+/// When the configuration cannot be used.
 pub async fn connect(server: &ApiServer) -> Result<Client, ConnectError> {
     let config = match server {
         ApiServer::InCluster => kube::Config::incluster()?,
@@ -65,35 +65,36 @@ pub async fn connect(server: &ApiServer) -> Result<Client, ConnectError> {
     Ok(Client::try_from(config)?)
 }
 
-/// Every event of both watches, for ever; a watch that breaks is taken up again with growing waits.
-pub(crate) fn events(client: &Client, node: &NodeName) -> Pin<Box<dyn Stream<Item = Event> + Send>> {
+/// The events of both watches, for ever; a broken watch is restarted with backoff.
+pub(crate) fn events(client: &Client, node: &NodeName) -> Pin<Box<dyn Stream<Item = ObjectEvent> + Send>> {
     let of_node = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
     let pods = watcher(Api::<ApiPod>::all(client.clone()), of_node);
     let namespaces = watcher(Api::<Namespace>::all(client.clone()), watcher::Config::default());
-    let pods = lasting(pods, "pods").filter_map(|event| async { watched(event, pod).map(Event::Pod) });
-    let namespaces = lasting(namespaces, "namespaces")
-        .filter_map(|event| async { watched(event, namespace).map(Event::Namespace) });
+    let pods =
+        restarting(pods, "pods").filter_map(|event| async { watched(event, pod).map(ObjectEvent::Pod) });
+    let namespaces = restarting(namespaces, "namespaces")
+        .filter_map(|event| async { watched(event, namespace).map(ObjectEvent::Namespace) });
     Box::pin(futures_util::stream::select(Box::pin(pods), Box::pin(namespaces)))
 }
 
-fn lasting<K: Send + 'static>(
+fn restarting<K: Send + 'static>(
     stream: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
     what: &'static str,
 ) -> impl Stream<Item = watcher::Event<K>> + Send {
     stream
         .default_backoff()
-        .inspect_err(move |error| tracing::warn!(error = %error, watch = what, "the watch is taken up again"))
+        .inspect_err(move |error| tracing::warn!(%error, watch = what, "watch of the API server broken, restarting it"))
         .filter_map(|event| async move { event.ok() })
 }
 
-/// `None` for an object without what every object of an API server has.
-fn watched<K, T>(event: watcher::Event<K>, convert: impl Fn(K) -> Option<T>) -> Option<Watched<T>> {
+/// `None` for an object that lacks the metadata that every object has.
+fn watched<K, T>(event: watcher::Event<K>, convert: impl Fn(K) -> Option<T>) -> Option<WatchEvent<T>> {
     Some(match event {
-        watcher::Event::Init => Watched::Restarted,
-        watcher::Event::InitDone => Watched::ListDone,
-        watcher::Event::InitApply(object) => Watched::Listed(convert(object)?),
-        watcher::Event::Apply(object) => Watched::Applied(convert(object)?),
-        watcher::Event::Delete(object) => Watched::Deleted(convert(object)?),
+        watcher::Event::Init => WatchEvent::Init,
+        watcher::Event::InitDone => WatchEvent::InitDone,
+        watcher::Event::InitApply(object) => WatchEvent::InitApply(convert(object)?),
+        watcher::Event::Apply(object) => WatchEvent::Apply(convert(object)?),
+        watcher::Event::Delete(object) => WatchEvent::Delete(convert(object)?),
     })
 }
 
@@ -113,10 +114,12 @@ fn pod(pod: ApiPod) -> Option<Pod> {
         ips.extend(status.pod_ip.and_then(|ip| ip.parse::<std::net::IpAddr>().ok()));
     }
     Some(Pod {
-        uid: metadata.uid?.into(),
-        namespace: metadata.namespace?,
-        name: metadata.name?,
-        service_account: spec.service_account_name.unwrap_or_else(|| "default".to_owned()),
+        pod: PodRef {
+            uid: metadata.uid?.into(),
+            namespace: metadata.namespace?.into(),
+            name: metadata.name?.into(),
+            service_account: spec.service_account_name.unwrap_or_else(|| "default".to_owned()).into(),
+        },
         labels: metadata.labels.unwrap_or_default(),
         annotations: metadata.annotations.unwrap_or_default(),
         host_network: spec.host_network.unwrap_or(false),
@@ -126,29 +129,32 @@ fn pod(pod: ApiPod) -> Option<Pod> {
     })
 }
 
-/// Writes the annotation through the `pods/status` subresource, which needs no right to change pods.
-pub(crate) struct Annotations(pub(crate) Client);
+/// Writes the annotation through the `pods/status` subresource, so that the node role needs no permission to change
+/// pods.
+pub(crate) struct AnnotationClient(pub(crate) Client);
 
-impl Status for Annotations {
+impl RedirectionAnnotation for AnnotationClient {
     fn set<'a>(
         &'a self,
         pod: &'a Pod,
         redirection: Option<Redirection>,
-    ) -> BoxFuture<'a, Result<(), StatusError>> {
+    ) -> BoxFuture<'a, Result<(), AnnotationError>> {
         Box::pin(async move {
-            let api: Api<ApiPod> = Api::namespaced(self.0.clone(), &pod.namespace);
-            // The UID makes it a conflict to write on a later pod of the same name.
+            let api: Api<ApiPod> = Api::namespaced(self.0.clone(), pod.pod.namespace.as_str());
+            // With the UID in the patch, a later pod of the same name is a conflict and stays untouched.
             let patch = json!({"metadata": {
-                "uid": pod.uid.as_str(),
+                "uid": pod.pod.uid.as_str(),
                 "annotations": {REDIRECTION: redirection.map(Redirection::as_str)},
             }});
-            match api.patch_status(&pod.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+            match api.patch_status(pod.pod.name.as_str(), &PatchParams::default(), &Patch::Merge(patch)).await
+            {
                 Ok(patched) => {
-                    tracing::debug!(pod = %pod, version = ?patched.resource_version(), "annotated");
+                    tracing::debug!(%pod, resource_version = ?patched.resource_version(), "pod annotated");
                     Ok(())
                 }
+                // Not found, or a conflict with a later pod of the name: the pod is gone.
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-                Err(error) => Err(StatusError(error.to_string())),
+                Err(error) => Err(AnnotationError::Api(error.into())),
             }
         })
     }
@@ -159,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_is_what_the_api_server_says() {
+    fn a_pod_object_is_converted() {
         let object = json!({
             "metadata": {"uid": "u", "name": "n", "namespace": "s", "labels": {"a": "b"},
                          "annotations": {"c": "d"}, "deletionTimestamp": "2026-01-01T00:00:00Z"},
@@ -167,14 +173,14 @@ mod tests {
             "status": {"phase": "Failed", "podIP": "10.0.0.5", "podIPs": [{"ip": "10.0.0.5"}, {"ip": "fd00::5"}]},
         });
         let got = pod(serde_json::from_value(object).unwrap()).unwrap();
-        assert_eq!((got.uid.as_str(), got.service_account.as_str()), ("u", "sa"));
+        assert_eq!((got.pod.uid.as_str(), got.pod.service_account.as_str()), ("u", "sa"));
         assert_eq!(got.ips.len(), 2);
         assert!(got.host_network && got.terminated && got.deleting);
 
         let bare =
             json!({"metadata": {"uid": "u", "name": "n", "namespace": "s"}, "status": {"podIP": "10.0.0.6"}});
         let got = pod(serde_json::from_value(bare).unwrap()).unwrap();
-        assert_eq!(got.service_account, "default");
+        assert_eq!(got.pod.service_account.as_str(), "default");
         assert_eq!(got.ips, ["10.0.0.6".parse::<std::net::IpAddr>().unwrap()]);
         assert!(!got.host_network && !got.terminated && !got.deleting);
 

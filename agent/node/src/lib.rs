@@ -1,22 +1,22 @@
-//! The node role: it watches the pods of one node and their namespaces, programs the network namespaces of those that
-//! belong to the mesh, hands them to the data plane over ZDS, and answers the CNI plugin. It must not know how the data
-//! plane works; the two meet on the ZDS socket only.
+//! The node role (istio-cni's part): it watches the pods of one node and all namespaces, writes packet rules into the
+//! network namespaces of pods that belong to the mesh, passes the pods to the agent over ZDS, and answers the CNI
+//! plugin. It must not know how the agent serves a pod; the two meet on the ZDS socket only.
 
 pub mod config;
-pub mod globals;
+mod controller;
+pub mod enroller;
+pub mod global_services;
 pub mod kernel;
 mod kube;
-pub mod mesh;
 mod metrics;
-mod netns_find;
-mod node;
+mod netns_lookup;
+pub mod object_cache;
 pub mod plan;
 pub mod plugin_server;
 pub mod pod;
-pub mod reconcile;
+mod private_socket;
 pub mod rules;
-mod sockets;
-pub mod view;
+pub mod work_queue;
 pub mod zds;
 
 use std::sync::Arc;
@@ -27,77 +27,84 @@ use isthmus_rt::ready::BlockReady;
 use isthmus_rt::task::Tasks;
 
 pub use crate::config::Config;
-pub use crate::kernel::{Host, Kernel};
+pub use crate::kernel::Kernel;
+pub use crate::kernel::host::HostKernel;
 pub use crate::kube::{ApiServer, ConnectError, connect};
 pub use crate::metrics::Metrics;
-pub use crate::netns_find::Wanted;
+pub use crate::netns_lookup::NetnsQuery;
 
+use crate::controller::{AddRequests, Controller};
+use crate::enroller::Enroller;
 use crate::kernel::KernelError;
-use crate::mesh::Mesh;
-use crate::node::{Node, Requests};
-use crate::zds::hub::Hub;
+use crate::zds::registry::AgentRegistry;
 
-/// Attempts to write the host's rules before the start fails, and the time between them.
+/// Attempts to write the host's rules before the start fails, and the delay between them.
 const HOST_RULES: (u32, Duration) = (10, Duration::from_secs(2));
 
-/// What the node role works with.
-pub struct Deps {
-    /// The kernel; [`Host`] but in tests.
+/// What the node role acts on.
+pub struct Dependencies {
+    /// The kernel; [`HostKernel`] except in tests.
     pub kernel: Arc<dyn Kernel>,
-    /// The API server.
+    /// Client of the API server.
     pub client: ::kube::Client,
-    /// Where it counts.
+    /// Metrics of the role.
     pub metrics: Arc<Metrics>,
 }
 
 /// Why the node role does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A socket cannot be opened.
+    /// The ZDS socket or the CNI plugin's socket cannot be opened.
     #[error("socket {0}")]
     Socket(#[from] std::io::Error),
-    /// The host's rules cannot be written.
+    /// The host's rules cannot be written: a capability (`CAP_NET_ADMIN`) or nftables support of the kernel is missing.
     #[error(transparent)]
     HostRules(KernelError),
 }
 
-/// Runs the node role until the drain begins. `ready` is released when the pods that were already enrolled are taken over
-/// and the ZDS socket is served. What is programmed stays when this ends: pods remain captured, closed without an agent.
+/// Runs the node role until the drain begins. `ready` is released when the pods that were already enrolled are adopted
+/// and the ZDS socket is served. Rules stay in place when this ends: enrolled pods remain redirected, and fail closed
+/// without an agent.
 ///
 /// # Errors
 /// When a socket cannot be opened or the host's rules cannot be written.
-pub async fn run(config: Config, deps: Deps, ready: BlockReady, drain: Watch) -> Result<(), StartError> {
-    let Deps { kernel, client, metrics } = deps;
+pub async fn run(
+    config: Config,
+    dependencies: Dependencies,
+    ready: BlockReady,
+    drain: Watch,
+) -> Result<(), StartError> {
+    let Dependencies { kernel, client, metrics } = dependencies;
     let tasks = Tasks::new("node");
-    let hub = Hub::new(Arc::clone(&metrics));
+    let agents = AgentRegistry::new(Arc::clone(&metrics));
     let zds = zds::server::bind(&config.zds_socket)?;
     let plugin = plugin_server::bind(&config.run_dir)?;
-    let host_rules = apply_host(&kernel);
+    let host_rules = apply_host_rules(&kernel);
     tokio::select! {
         applied = host_rules => applied.map_err(StartError::HostRules)?,
         () = drain.graceful() => return Ok(()),
     }
 
-    let (requests, receiver) = Requests::new();
+    let (requests, receiver) = AddRequests::new();
     let served = plugin_server::serve(plugin, Arc::new(requests), Arc::clone(&metrics), drain.clone());
     tasks.spawn("plugin server", served);
-    let mesh = Mesh::new(
+    let enroller = Enroller::new(
         kernel,
-        Arc::new(hub.clone()),
-        Arc::new(kube::Annotations(client.clone())),
+        Arc::new(agents.clone()),
+        Arc::new(kube::AnnotationClient(client.clone())),
         config.dns_capture,
         config.ipv6,
     );
     let events = kube::events(&client, &config.node_name);
-    let mut node = Node::new(events, receiver, Arc::new(mesh), config.rules, metrics);
+    let mut controller = Controller::new(events, receiver, Arc::new(enroller), config.rules, metrics);
     tokio::select! {
-        () = node.start(config.reconcile_on_start) => {}
+        () = controller.start(config.reconcile_on_start) => {}
         () = drain.graceful() => return Ok(()),
     }
-    tasks.spawn("zds server", zds::server::serve(zds, hub.clone(), drain.clone()));
+    tasks.spawn("zds server", zds::server::serve(zds, agents.clone(), drain.clone()));
     drop(ready);
-    tracing::info!(node = %config.node_name, "the node role is ready");
-    node.run(|| hub.synced(), drain.clone()).await;
+    tracing::info!(node = %config.node_name, "node role ready");
+    controller.run(|| agents.synced(), drain.clone()).await;
     tokio::select! {
         () = tasks.wait() => {}
         () = drain.forced() => {}
@@ -105,7 +112,7 @@ pub async fn run(config: Config, deps: Deps, ready: BlockReady, drain: Watch) ->
     Ok(())
 }
 
-async fn apply_host(kernel: &Arc<dyn Kernel>) -> Result<(), KernelError> {
+async fn apply_host_rules(kernel: &Arc<dyn Kernel>) -> Result<(), KernelError> {
     let (attempts, pause) = HOST_RULES;
     for attempt in 1.. {
         let kernel = Arc::clone(kernel);
@@ -114,7 +121,7 @@ async fn apply_host(kernel: &Arc<dyn Kernel>) -> Result<(), KernelError> {
             .unwrap_or_else(|error| Err(KernelError::failed("host rules")(error)));
         match applied {
             Err(error) if attempt < attempts => {
-                tracing::warn!(error = %error, attempt, "the host's rules will be tried again");
+                tracing::warn!(%error, attempt, attempts, retry_in = ?pause, "host rules not written");
                 tokio::time::sleep(pause).await;
             }
             done => return done,

@@ -1,4 +1,4 @@
-//! The node role's metrics, under the names that dashboards for istio-cni use.
+//! Metrics of the node role, under istio-cni's names.
 
 use std::sync::Arc;
 
@@ -10,18 +10,18 @@ use prometheus_client::metrics::gauge::Gauge;
 /// Every family of this crate.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// Reconciled events by kind.
+    /// Events that queued a pod for reconciliation.
     pub(crate) reconciled: Family<Type, Counter>,
-    /// Connected agents.
+    /// Agents that are connected and registered.
     pub(crate) connected: Gauge,
-    /// Answers to the plugin by status.
+    /// Requests of the CNI plugin.
     pub(crate) plugin_requests: Family<ResponseCode, Counter>,
 }
 
 /// Label of [`Metrics::reconciled`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Type {
-    /// `add`, `update` or `delete`.
+    /// `add` (CNI plugin), `update`, `delete` (pod watch) or `namespace` (namespace watch).
     pub(crate) r#type: &'static str,
 }
 
@@ -39,13 +39,17 @@ impl Metrics {
         let this = Self::default();
         registry.register(
             "nodeagent_reconcile_events",
-            "The total number of events that were reconciled",
+            "Events that queued a pod for reconciliation, by type",
             this.reconciled.clone(),
         );
-        registry.register("ztunnel_connected", "Number of connections to ztunnel", this.connected.clone());
+        registry.register(
+            "ztunnel_connected",
+            "Agents (ztunnels) connected to the ZDS socket",
+            this.connected.clone(),
+        );
         registry.register(
             "istio_cni_plugin_requests",
-            "Requests of the CNI plugin by response code",
+            "Requests of the CNI plugin, by HTTP response code",
             this.plugin_requests.clone(),
         );
         Arc::new(this)

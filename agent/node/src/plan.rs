@@ -1,4 +1,5 @@
-//! What to do about one pod, from what the API server says and what was done so far. Pure.
+//! Decides the next step for one pod from its object in the API server and from what enrolment has done so far. Pure:
+//! it must not know how a step is carried out.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -7,64 +8,71 @@ use isthmus_proto::enroll::Decision;
 
 use crate::pod::Pod;
 
-/// What was done for a pod so far.
+/// How far the enrolment of a pod has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Nothing.
-    Out,
-    /// Its rules are in or may be, something after them is missing. Closed, not leaking.
+pub enum EnrolmentState {
+    /// Nothing was done for the pod.
+    NotEnrolled,
+    /// Its packet rules are in place or may be, and a later step is missing. The pod fails closed: redirected traffic
+    /// finds no agent, so nothing leaks as plaintext.
     Partial,
-    /// Everything.
-    In,
+    /// Every step is done.
+    Enrolled,
 }
 
 /// The next step for a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Plan {
-    /// All is as it should be.
-    Nothing,
-    /// Put it into the mesh.
+pub enum Step {
+    /// Desired and actual state agree.
+    None,
+    /// Enrol the pod in the mesh.
     Enrol,
-    /// Take it out of the mesh.
-    Withdraw(Leaving),
-    /// Its addresses changed.
+    /// Withdraw the pod from the mesh.
+    Withdraw(WithdrawReason),
+    /// The pod is enrolled and its addresses have changed: update the probe sets.
     SyncProbes,
-    /// It is out, but its annotation still says otherwise.
+    /// The pod is not enrolled, but its annotation claims so.
     ClearAnnotation,
 }
 
-/// Why a pod is taken out, which says what is left of it.
+/// Why a pod is withdrawn, which decides what must be undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leaving {
-    /// It runs on, without the mesh: its rules must go.
-    Live,
-    /// It has ended; its namespace may be gone already.
-    Ended,
-    /// It is deleted; nothing is left that could carry an annotation.
+pub enum WithdrawReason {
+    /// Its labels, or its namespace's, no longer select it. It runs on, so its rules must be removed.
+    OptedOut,
+    /// Its containers have ended for good; its network namespace may be gone.
+    Terminated,
+    /// The object is deleted, so there is no annotation to remove either.
     Deleted,
 }
 
-/// The next step for a pod. `pod` is `None` when it is deleted, `decision` when its namespace is not known.
+/// The next step for a pod. `pod` is `None` when it is deleted, `decision` when its Kubernetes namespace is not known
+/// yet; `enrolled_ips` are the addresses that it was enrolled with.
 #[must_use]
-pub fn plan(pod: Option<&Pod>, decision: Option<Decision>, standing: Standing, held: &[IpAddr]) -> Plan {
-    let Some(pod) = pod else {
-        return if standing == Standing::Out { Plan::Nothing } else { Plan::Withdraw(Leaving::Deleted) };
-    };
+pub fn next_step(
+    pod: Option<&Pod>,
+    decision: Option<Decision>,
+    state: EnrolmentState,
+    enrolled_ips: &[IpAddr],
+) -> Step {
+    use EnrolmentState::{Enrolled, NotEnrolled};
+    let withdraw = |reason| if state == NotEnrolled { Step::None } else { Step::Withdraw(reason) };
+    let Some(pod) = pod else { return withdraw(WithdrawReason::Deleted) };
     if pod.terminated {
-        return if standing == Standing::Out { Plan::Nothing } else { Plan::Withdraw(Leaving::Ended) };
+        return withdraw(WithdrawReason::Terminated);
     }
-    match (decision, standing) {
-        (None, _) => Plan::Nothing,
-        (Some(Decision::Skip(_)), Standing::Out) if pod.redirection().is_some() => Plan::ClearAnnotation,
-        (Some(Decision::Skip(_)), Standing::Out) => Plan::Nothing,
-        (Some(Decision::Skip(_)), _) => Plan::Withdraw(Leaving::Live),
-        // The address comes with a later update.
-        (Some(Decision::Enrol), _) if pod.ips.is_empty() => Plan::Nothing,
-        (Some(Decision::Enrol), Standing::In) => {
-            let (now, then): (BTreeSet<_>, BTreeSet<_>) = (pod.ips.iter().collect(), held.iter().collect());
-            if now == then { Plan::Nothing } else { Plan::SyncProbes }
+    match (decision, state) {
+        (None, _) => Step::None,
+        (Some(Decision::Skip(_)), NotEnrolled) if pod.redirection().is_some() => Step::ClearAnnotation,
+        (Some(Decision::Skip(_)), _) => withdraw(WithdrawReason::OptedOut),
+        // The kubelet reports the address in a later update.
+        (Some(Decision::Enrol), _) if pod.ips.is_empty() => Step::None,
+        (Some(Decision::Enrol), Enrolled) => {
+            let (now, then): (BTreeSet<_>, BTreeSet<_>) =
+                (pod.ips.iter().collect(), enrolled_ips.iter().collect());
+            if now == then { Step::None } else { Step::SyncProbes }
         }
-        (Some(Decision::Enrol), _) => Plan::Enrol,
+        (Some(Decision::Enrol), _) => Step::Enrol,
     }
 }
 
@@ -78,35 +86,36 @@ mod tests {
     const SKIP: Option<Decision> = Some(Decision::Skip(Reason::NotSelected));
 
     #[test]
-    fn row_by_row() {
-        use Standing::{In, Out, Partial};
+    fn the_next_step_follows_from_decision_and_state() {
+        use EnrolmentState::{Enrolled, NotEnrolled, Partial};
+        use WithdrawReason::{Deleted, OptedOut, Terminated};
         let (with, without) = (pod("a", "10.0.0.5"), pod("a", ""));
         let ended = Pod { terminated: true, ..with.clone() };
         let mut annotated = with.clone();
         annotated.annotations.insert(REDIRECTION.to_owned(), "enabled".to_owned());
         let (same, other): (Vec<IpAddr>, Vec<IpAddr>) = (with.ips.clone(), vec!["10.0.0.6".parse().unwrap()]);
-        let leave = Plan::Withdraw;
+        let withdraw = Step::Withdraw;
         let rows = [
-            ("wanted and out", Some(&with), ENROL, Out, &same, Plan::Enrol),
-            ("half way", Some(&with), ENROL, Partial, &same, Plan::Enrol),
-            ("in", Some(&with), ENROL, In, &same, Plan::Nothing),
-            ("in, other address", Some(&with), ENROL, In, &other, Plan::SyncProbes),
-            ("no address yet", Some(&without), ENROL, Out, &same, Plan::Nothing),
-            ("in by the plugin, API has no address yet", Some(&without), ENROL, In, &same, Plan::Nothing),
-            ("namespace unknown", Some(&with), None, Out, &same, Plan::Nothing),
-            ("namespace unknown, in", Some(&with), None, In, &same, Plan::Nothing),
-            ("not wanted", Some(&with), SKIP, Out, &same, Plan::Nothing),
-            ("not wanted, annotation left over", Some(&annotated), SKIP, Out, &same, Plan::ClearAnnotation),
-            ("not wanted any more", Some(&with), SKIP, In, &same, leave(Leaving::Live)),
-            ("not wanted any more, half way", Some(&with), SKIP, Partial, &same, leave(Leaving::Live)),
-            ("ended", Some(&ended), ENROL, In, &same, leave(Leaving::Ended)),
-            ("ended, never in", Some(&ended), ENROL, Out, &same, Plan::Nothing),
-            ("deleted", None, None, In, &same, leave(Leaving::Deleted)),
-            ("deleted half way", None, None, Partial, &same, leave(Leaving::Deleted)),
-            ("deleted, never in", None, None, Out, &same, Plan::Nothing),
+            ("selected", Some(&with), ENROL, NotEnrolled, &same, Step::Enrol),
+            ("selected, partial", Some(&with), ENROL, Partial, &same, Step::Enrol),
+            ("enrolled", Some(&with), ENROL, Enrolled, &same, Step::None),
+            ("enrolled, other address", Some(&with), ENROL, Enrolled, &other, Step::SyncProbes),
+            ("no address yet", Some(&without), ENROL, NotEnrolled, &same, Step::None),
+            ("enrolled by the plugin, no address yet", Some(&without), ENROL, Enrolled, &same, Step::None),
+            ("namespace unknown", Some(&with), None, NotEnrolled, &same, Step::None),
+            ("namespace unknown, enrolled", Some(&with), None, Enrolled, &same, Step::None),
+            ("not selected", Some(&with), SKIP, NotEnrolled, &same, Step::None),
+            ("stale annotation", Some(&annotated), SKIP, NotEnrolled, &same, Step::ClearAnnotation),
+            ("opted out", Some(&with), SKIP, Enrolled, &same, withdraw(OptedOut)),
+            ("opted out, partial", Some(&with), SKIP, Partial, &same, withdraw(OptedOut)),
+            ("terminated", Some(&ended), ENROL, Enrolled, &same, withdraw(Terminated)),
+            ("terminated, never enrolled", Some(&ended), ENROL, NotEnrolled, &same, Step::None),
+            ("deleted", None, None, Enrolled, &same, withdraw(Deleted)),
+            ("deleted, partial", None, None, Partial, &same, withdraw(Deleted)),
+            ("deleted, never enrolled", None, None, NotEnrolled, &same, Step::None),
         ];
-        for (what, pod, decision, standing, held, want) in rows {
-            assert_eq!(plan(pod, decision, standing, held), want, "{what}");
+        for (what, pod, decision, state, ips, want) in rows {
+            assert_eq!(next_step(pod, decision, state, ips), want, "{what}");
         }
     }
 }

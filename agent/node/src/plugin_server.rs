@@ -1,5 +1,5 @@
-//! The socket on which the CNI plugin asks for a pod: `POST /cmdadd`, answered when the pod is captured. Owns HTTP; what
-//! it takes to capture a pod is its handler's.
+//! The HTTP server for the CNI plugin: `POST /cmdadd` on a Unix socket, answered when the pod is enrolled. It owns
+//! HTTP; how a pod is enrolled is behind [`AddHandler`].
 
 use std::convert::Infallible;
 use std::io;
@@ -13,42 +13,91 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use isthmus_model::PodRef;
 use isthmus_proto::cni::AddEvent;
+use isthmus_proto::enroll::Reason;
 use isthmus_rt::BoxFuture;
 use isthmus_rt::drain::Watch;
 use isthmus_rt::task::Tasks;
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::enroller::error::EnrolError;
 use crate::metrics::{Metrics, ResponseCode};
-use crate::sockets;
+use crate::private_socket;
 
 /// Name of the socket in the run directory.
 const SOCKET: &str = "pluginevent.sock";
-/// An event is a few hundred bytes.
-const LARGEST: usize = 64 << 10;
-/// Longest wait for a request, once connected.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Wait after a failed accept: running out of descriptors must not become a busy loop.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Longest body. An event is a few hundred bytes.
+const MAX_BODY: usize = 64 << 10;
+/// Deadline of a connection's request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after a failed accept: when descriptors run out, accept fails at once and the loop would spin.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// What captures a pod. A dropped future means that nobody waits for the answer any more.
-pub trait Capture: Send + Sync + 'static {
-    /// Captures the pod, or says why not.
-    fn capture(&self, event: AddEvent) -> BoxFuture<'_, Result<(), String>>;
+/// Enrols the pod of an event. The future is dropped when the plugin disconnects.
+pub trait AddHandler: Send + Sync + 'static {
+    /// Enrols the pod.
+    fn add(&self, event: AddEvent) -> BoxFuture<'_, Result<(), AddError>>;
 }
 
-/// Opens the socket, with mode 0600, in place of a stale one.
+/// Why a pod is not enrolled at its creation. The kubelet reports the text in an event of the pod, deletes the sandbox
+/// and retries.
+#[derive(Debug, thiserror::Error)]
+pub enum AddError {
+    /// The node role drains; its successor serves the retry.
+    #[error("the node role is stopping")]
+    Stopping,
+    /// The request was not finished before the plugin's deadline.
+    #[error("the node role is starting or overloaded, see its log on this node")]
+    Overloaded,
+    /// The API server's watch has not reported a pod of this name on this node.
+    #[error("pod {namespace}/{name} is not known on this node")]
+    UnknownPod {
+        /// The pod's namespace.
+        namespace: String,
+        /// The pod's name.
+        name: String,
+    },
+    /// Plugin and node role disagree about the pod: its labels changed, or the two have different settings.
+    #[error("pod {namespace}/{name} does not belong to the mesh: {reason}")]
+    NotSelected {
+        /// The pod's namespace.
+        namespace: String,
+        /// The pod's name.
+        name: String,
+        /// The rule that excludes it.
+        reason: Reason,
+    },
+    /// The pod was deleted meanwhile.
+    #[error("pod {namespace}/{name} is deleted")]
+    Deleted {
+        /// The pod's namespace.
+        namespace: String,
+        /// The pod's name.
+        name: String,
+    },
+    /// A step of the enrolment failed and was rolled back.
+    #[error("pod {pod}: {error}")]
+    Enrol {
+        /// The pod.
+        pod: PodRef,
+        /// The step that failed.
+        error: EnrolError,
+    },
+}
+
+/// Binds the socket with mode 0600, replacing a stale one.
 ///
 /// # Errors
 /// When the folder cannot be made or the path cannot be bound.
 pub(crate) fn bind(run_dir: &Path) -> io::Result<UnixListener> {
-    sockets::private(&run_dir.join(SOCKET), |path| UnixListener::bind(path))
+    private_socket::bind(&run_dir.join(SOCKET), |path| UnixListener::bind(path))
 }
 
-/// Serves the plugin until the drain begins; requests that are being worked on are still answered.
+/// Serves the plugin until the drain begins; requests in progress are still answered.
 pub(crate) async fn serve(
     listener: UnixListener,
-    handler: Arc<dyn Capture>,
+    handler: Arc<dyn AddHandler>,
     metrics: Arc<Metrics>,
     drain: Watch,
 ) {
@@ -64,8 +113,8 @@ pub(crate) async fn serve(
                 tasks.spawn("plugin event", connection(stream, handler, metrics));
             }
             Err(error) => {
-                tracing::warn!(error = %error, "no plugin connection accepted");
-                tokio::time::sleep(PAUSE).await;
+                tracing::warn!(%error, "connection of the CNI plugin not accepted");
+                tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }
     }
@@ -75,7 +124,7 @@ pub(crate) async fn serve(
     }
 }
 
-async fn connection(stream: UnixStream, handler: Arc<dyn Capture>, metrics: Arc<Metrics>) {
+async fn connection(stream: UnixStream, handler: Arc<dyn AddHandler>, metrics: Arc<Metrics>) {
     let service = service_fn(|request| {
         let (handler, metrics) = (Arc::clone(&handler), Arc::clone(&metrics));
         async move {
@@ -86,39 +135,41 @@ async fn connection(stream: UnixStream, handler: Arc<dyn Capture>, metrics: Arc<
             Ok::<_, Infallible>(response)
         }
     });
-    // One request per connection, so that a stopping node role need not wait for idle ones.
+    // Without keep-alive, so that a draining node role does not wait for idle connections.
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
+        .header_read_timeout(REQUEST_TIMEOUT)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = serving.await {
-        tracing::debug!(error = %error, "plugin connection ended early");
+        tracing::debug!(%error, "connection of the CNI plugin failed");
     }
 }
 
-async fn answer(request: Request<Incoming>, handler: &dyn Capture) -> (StatusCode, String) {
+async fn answer(request: Request<Incoming>, handler: &dyn AddHandler) -> (StatusCode, String) {
     if request.uri().path() != "/cmdadd" {
-        return (StatusCode::NOT_FOUND, "there is only /cmdadd\n".to_owned());
+        return (StatusCode::NOT_FOUND, "not found, the only path is /cmdadd\n".to_owned());
     }
     if request.method() != Method::POST {
         return (StatusCode::METHOD_NOT_ALLOWED, "/cmdadd takes POST\n".to_owned());
     }
-    let body = Limited::new(request.into_body(), LARGEST).collect();
-    let body = match tokio::time::timeout(PATIENCE, body).await {
+    let body = Limited::new(request.into_body(), MAX_BODY).collect();
+    let body = match tokio::time::timeout(REQUEST_TIMEOUT, body).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) => return (StatusCode::BAD_REQUEST, format!("body: {error}\n")),
-        Err(_) => return (StatusCode::BAD_REQUEST, format!("body: not here within {PATIENCE:?}\n")),
+        Err(_) => {
+            return (StatusCode::BAD_REQUEST, format!("body: not received within {REQUEST_TIMEOUT:?}\n"));
+        }
     };
     let event: AddEvent = match serde_json::from_slice(&body) {
         Ok(event) => event,
         Err(error) => return (StatusCode::BAD_REQUEST, format!("body: {error}\n")),
     };
     let pod = format!("{}/{}", event.pod_namespace, event.pod_name);
-    match handler.capture(event).await {
+    match handler.add(event).await {
         Ok(()) => (StatusCode::OK, String::new()),
         Err(reason) => {
-            tracing::warn!(pod = %pod, reason = %reason, "the pod's creation fails");
+            tracing::warn!(%pod, error = %reason, "pod not enrolled, its creation fails and is retried by the kubelet");
             (StatusCode::INTERNAL_SERVER_ERROR, format!("{reason}\n"))
         }
     }

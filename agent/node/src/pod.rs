@@ -1,80 +1,75 @@
-//! A pod as the node role sees it, and what its annotations ask for. Plain values; knows neither the API client nor the
-//! kernel.
+//! A pod of this node as enrolment needs it, and what its annotations configure. Plain values; it must not know the API
+//! client or the kernel.
 
 use std::net::IpAddr;
 
-use isthmus_model::name::PodUid;
+use isthmus_model::PodRef;
 use isthmus_proto::enroll::{Labels, PodFacts, REDIRECTION};
 
-/// Leaves inbound traffic alone ("ingress mode").
+/// Turns inbound capture off, for ingress gateways that accept connections from outside the mesh ("ingress mode").
 const BYPASS_INBOUND: &str = "ambient.istio.io/bypass-inbound-capture";
-/// Overrides whether DNS is captured.
+/// Overrides the node's default of DNS capture.
 const DNS_CAPTURE: &str = "ambient.istio.io/dns-capture";
-/// Interfaces whose traffic counts as the pod's own outbound traffic.
+/// Interfaces of nested workloads (virtual machines, containers in the pod) whose traffic counts as the pod's outbound
+/// traffic.
 const REROUTE: &str = "istio.io/reroute-virtual-interfaces";
 
-/// What the API server says about a pod of this node.
+/// A Pod object of this node, reduced to what enrolment reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
-    /// Its UID.
-    pub uid: PodUid,
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Its service account.
-    pub service_account: String,
-    /// Its labels.
+    /// Which pod.
+    pub pod: PodRef,
+    /// `metadata.labels`.
     pub labels: Labels,
-    /// Its annotations.
+    /// `metadata.annotations`.
     pub annotations: Labels,
-    /// Whether it shares the node's network namespace.
+    /// `spec.hostNetwork`: the pod shares the node's network namespace.
     pub host_network: bool,
-    /// Its addresses; none until its sandbox is made.
+    /// `status.podIPs`; empty until the kubelet has reported the sandbox's addresses.
     pub ips: Vec<IpAddr>,
-    /// Whether all its containers have ended for good.
+    /// Whether `status.phase` is `Succeeded` or `Failed`: all containers have ended for good.
     pub terminated: bool,
-    /// Whether its deletion has been asked for.
+    /// Whether `metadata.deletionTimestamp` is set.
     pub deleting: bool,
 }
 
-/// How far the redirection of a pod has come, as its annotation says.
+/// Values of the annotation `ambient.istio.io/redirection`, by which istiod and istioctl learn that a pod is enrolled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Redirection {
-    /// Rules are in and the agent serves it.
+    /// The rules are in place and the agent serves the pod.
     Enabled,
-    /// Rules are in, the agent does not serve it yet.
+    /// The rules are in place, the agent does not serve the pod yet.
     Pending,
 }
 
-/// What is to be captured in a pod.
+/// What of a pod's traffic is redirected to the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Capture {
-    /// DNS queries.
+pub struct CaptureConfig {
+    /// Redirect DNS queries to the DNS proxy.
     pub dns: bool,
-    /// IPv6 too.
+    /// Write the rules for IPv6 as well as for IPv4.
     pub ipv6: bool,
-    /// Inbound plaintext; off in "ingress mode".
+    /// Redirect inbound plaintext; off in "ingress mode".
     pub inbound: bool,
-    /// Interfaces whose traffic counts as outbound.
+    /// Interfaces whose traffic counts as the pod's outbound traffic.
     pub virtual_interfaces: Vec<String>,
 }
 
 // === impl Pod ===
 
 impl Pod {
-    /// What the enrolment rule looks at.
+    /// The input of the enrolment rule that this role shares with the CNI plugin.
     #[must_use]
     pub fn facts(&self) -> PodFacts<'_> {
         PodFacts {
-            namespace: &self.namespace,
+            namespace: self.pod.namespace.as_str(),
             labels: &self.labels,
             annotations: &self.annotations,
             host_network: self.host_network,
         }
     }
 
-    /// What its annotation says; an unknown value is as good as none.
+    /// The value of the redirection annotation; an unknown value counts as none.
     #[must_use]
     pub fn redirection(&self) -> Option<Redirection> {
         match self.annotations.get(REDIRECTION).map(String::as_str) {
@@ -84,28 +79,28 @@ impl Pod {
         }
     }
 
-    /// What to capture, from the node's defaults and the pod's annotations.
+    /// What to redirect: the node's defaults, overridden by the pod's annotations.
     #[must_use]
-    pub fn capture(&self, dns: bool, ipv6: bool) -> Capture {
+    pub fn capture(&self, dns: bool, ipv6: bool) -> CaptureConfig {
         let virtual_interfaces = self.annotations.get(REROUTE).map_or_else(Vec::new, |list| {
             list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
         });
-        Capture {
-            dns: self.switch(DNS_CAPTURE).unwrap_or(dns),
+        CaptureConfig {
+            dns: self.boolean(DNS_CAPTURE).unwrap_or(dns),
             ipv6,
-            inbound: !self.switch(BYPASS_INBOUND).unwrap_or(false),
+            inbound: !self.boolean(BYPASS_INBOUND).unwrap_or(false),
             virtual_interfaces,
         }
     }
 
-    fn switch(&self, annotation: &str) -> Option<bool> {
+    fn boolean(&self, annotation: &str) -> Option<bool> {
         let text = self.annotations.get(annotation)?;
-        // Everything that Istio's parser takes for a boolean.
+        // The spellings that Go's strconv.ParseBool, and so istio-cni, accepts.
         match text.as_str() {
             "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
             "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
             _ => {
-                tracing::warn!(pod = %self, annotation, value = %text, "ignoring an annotation that is no boolean");
+                tracing::warn!(pod = %self, annotation, value = %text, "annotation ignored: its value is not a boolean");
                 None
             }
         }
@@ -114,7 +109,7 @@ impl Pod {
 
 impl std::fmt::Display for Pod {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        std::fmt::Display::fmt(&self.pod, f)
     }
 }
 
@@ -135,13 +130,15 @@ impl Redirection {
 pub(crate) mod tests {
     use super::*;
 
-    /// A pod of `sample` with one address, in the mesh by its own label.
+    /// A pod of the namespace `sample` with this address, if any, selected by its own label.
     pub(crate) fn pod(name: &str, ip: &str) -> Pod {
         Pod {
-            uid: format!("uid-{name}").into(),
-            namespace: "sample".to_owned(),
-            name: name.to_owned(),
-            service_account: "default".to_owned(),
+            pod: PodRef {
+                uid: format!("uid-{name}").into(),
+                namespace: "sample".into(),
+                name: name.into(),
+                service_account: "default".into(),
+            },
             labels: [("istio.io/dataplane-mode".to_owned(), "ambient".to_owned())].into(),
             annotations: Labels::new(),
             host_network: false,
@@ -158,13 +155,16 @@ pub(crate) mod tests {
             pod.annotations.extend(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
             pod.capture(true, true)
         };
-        let default = Capture { dns: true, ipv6: true, inbound: true, virtual_interfaces: Vec::new() };
+        let default = CaptureConfig { dns: true, ipv6: true, inbound: true, virtual_interfaces: Vec::new() };
         assert_eq!(with(&[]), default);
-        assert_eq!(with(&[(DNS_CAPTURE, "false")]), Capture { dns: false, ..default.clone() });
-        assert_eq!(with(&[(BYPASS_INBOUND, "true")]), Capture { inbound: false, ..default.clone() });
+        assert_eq!(with(&[(DNS_CAPTURE, "false")]), CaptureConfig { dns: false, ..default.clone() });
+        assert_eq!(with(&[(BYPASS_INBOUND, "true")]), CaptureConfig { inbound: false, ..default.clone() });
         assert_eq!(with(&[(DNS_CAPTURE, "maybe"), (BYPASS_INBOUND, "")]), default);
         let names = vec!["vnet0".to_owned(), "docker0".to_owned()];
-        assert_eq!(with(&[(REROUTE, "vnet0, docker0,")]), Capture { virtual_interfaces: names, ..default });
+        assert_eq!(
+            with(&[(REROUTE, "vnet0, docker0,")]),
+            CaptureConfig { virtual_interfaces: names, ..default }
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The real kernel behind the node role: namespaces found and refused, rules put in and taken out, probe addresses with
-//! their owners. Passes as root and as an ordinary user.
+//! The node role on a real kernel: network namespaces found and refused, rules written and removed, probe sets and the
+//! pods that own their entries. Passes as root and as an ordinary user.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -7,10 +7,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 use isthmus_kit::lab;
+use isthmus_model::PodRef;
 use isthmus_node::config::{KubeletUid, ProbeAddresses};
-use isthmus_node::kernel::Probe;
-use isthmus_node::pod::Capture;
-use isthmus_node::{Config, Host, Kernel as _, Wanted};
+use isthmus_node::kernel::ProbeTarget;
+use isthmus_node::pod::CaptureConfig;
+use isthmus_node::{Config, HostKernel, Kernel as _, NetnsQuery};
 use isthmus_proto::enroll::Rules;
 use isthmus_sys::netns::Netns;
 use isthmus_sys::{nft, route};
@@ -21,26 +22,26 @@ const CONTAINER: &str = "6d4b1c9e2f7a8053b1c2d3e4f5a6b7c8d9e0f1a2b3c4d5e6f7a8b9c
 
 fn main() -> ExitCode {
     lab::main(&lab::tests![
-        only_a_pods_namespace_in_the_runtimes_folder_is_opened,
+        only_a_namespace_in_the_runtimes_folder_is_opened,
         a_namespace_file_is_found_by_the_pods_address,
-        a_process_leads_to_the_pods_namespace_if_it_owns_the_address,
-        rules_of_a_pod_come_and_go,
-        probe_addresses_belong_to_a_pod,
+        a_process_yields_the_namespace_that_has_the_pods_address,
+        pod_rules_are_applied_idempotently_and_removed,
+        a_probe_entry_is_removed_only_by_its_pod,
     ])
 }
 
-/// Folders of a host, and the real kernel that looks into them.
-struct World {
+/// Folders of a host, and the real kernel that reads them.
+struct HostDirs {
     dir: tempfile::TempDir,
-    kernel: Host,
+    kernel: HostKernel,
 }
 
-fn world() -> anyhow::Result<World> {
+fn host() -> anyhow::Result<HostDirs> {
     let dir = tempfile::tempdir()?;
     for folder in ["netns", "proc"] {
         std::fs::create_dir(dir.path().join(folder))?;
     }
-    let kernel = Host::new(&Config {
+    let kernel = HostKernel::new(&Config {
         node_name: "node-1".into(),
         run_dir: dir.path().join("run"),
         zds_socket: dir.path().join("zds.sock"),
@@ -54,17 +55,17 @@ fn world() -> anyhow::Result<World> {
         kubelet: KubeletUid::Fixed(0),
         reconcile_on_start: true,
     })?;
-    Ok(World { dir, kernel })
+    Ok(HostDirs { dir, kernel })
 }
 
-/// A namespace with an address, as a pod has.
+/// A network namespace with an address, as a pod has.
 fn pod_netns(address: &str) -> anyhow::Result<Netns> {
     let netns = Netns::create()?;
     route::add_address(&netns, "lo", address.parse()?)?;
     Ok(netns)
 }
 
-/// Keeps a namespace as container runtimes do: a file that it is mounted on.
+/// Keeps a namespace as container runtimes do: bind-mounted on a file.
 fn keep(netns: &Netns, file: &Path) -> anyhow::Result<()> {
     use std::os::fd::AsRawFd as _;
     std::fs::write(file, "")?;
@@ -72,49 +73,53 @@ fn keep(netns: &Netns, file: &Path) -> anyhow::Result<()> {
     mount(Some(source.as_str()), file, None::<&str>, MsFlags::MS_BIND, None::<&str>).context("bind mount")
 }
 
-fn wanted(ip: &str) -> anyhow::Result<[Wanted; 1]> {
-    Ok([Wanted { uid: UID.into(), ips: vec![ip.parse()?] }])
+fn pod_ref() -> PodRef {
+    PodRef { uid: UID.into(), namespace: "sample".into(), name: "a".into(), service_account: "sa".into() }
+}
+
+fn query(ip: &str) -> anyhow::Result<[NetnsQuery; 1]> {
+    Ok([NetnsQuery { pod: pod_ref(), ips: vec![ip.parse()?] }])
 }
 
 fn reason<T, E: ToString>(result: Result<T, E>) -> String {
     result.err().map_or_else(String::new, |error| error.to_string())
 }
 
-fn only_a_pods_namespace_in_the_runtimes_folder_is_opened() -> anyhow::Result<()> {
-    let world = world()?;
-    let (inside, outside) = (world.dir.path().join("netns/cni-1"), world.dir.path().join("cni-2"));
+fn only_a_namespace_in_the_runtimes_folder_is_opened() -> anyhow::Result<()> {
+    let host = host()?;
+    let (inside, outside) = (host.dir.path().join("netns/cni-1"), host.dir.path().join("cni-2"));
     let pod = Netns::create()?;
     keep(&pod, &inside)?;
     keep(&pod, &outside)?;
-    ensure!(world.kernel.open(&inside)?.id() == pod.id());
-    let refused = reason(world.kernel.open(&outside));
+    ensure!(host.kernel.open_netns(&inside)?.id() == pod.id());
+    let refused = reason(host.kernel.open_netns(&outside));
     ensure!(refused.contains("not in"), "{refused}");
 
-    let host = world.dir.path().join("netns/host");
-    keep(&Netns::current()?, &host)?;
-    let refused = reason(world.kernel.open(&host));
+    let host_file = host.dir.path().join("netns/host");
+    keep(&Netns::current()?, &host_file)?;
+    let refused = reason(host.kernel.open_netns(&host_file));
     ensure!(refused.contains("the host's"), "{refused}");
     Ok(())
 }
 
 fn a_namespace_file_is_found_by_the_pods_address() -> anyhow::Result<()> {
-    let world = world()?;
+    let host = host()?;
     let (pod, other) = (pod_netns("10.11.0.5/24")?, pod_netns("10.11.0.6/24")?);
-    keep(&other, &world.dir.path().join("netns/cni-1"))?;
-    keep(&pod, &world.dir.path().join("netns/cni-2"))?;
-    let found = world.kernel.find(&wanted("10.11.0.5")?)?;
+    keep(&other, &host.dir.path().join("netns/cni-1"))?;
+    keep(&pod, &host.dir.path().join("netns/cni-2"))?;
+    let found = host.kernel.find_netns(&query("10.11.0.5")?)?;
     ensure!(found.values().map(Netns::id).collect::<Vec<_>>() == [pod.id()]);
-    ensure!(world.kernel.find(&wanted("10.11.0.7")?)?.is_empty());
+    ensure!(host.kernel.find_netns(&query("10.11.0.7")?)?.is_empty());
 
-    // Two sandboxes with one address: one is stale, and nobody can tell which.
-    keep(&pod_netns("10.11.0.5/24")?, &world.dir.path().join("netns/cni-3"))?;
-    ensure!(world.kernel.find(&wanted("10.11.0.5")?)?.is_empty());
+    // Two sandboxes with one address: one is stale, and nothing tells which.
+    keep(&pod_netns("10.11.0.5/24")?, &host.dir.path().join("netns/cni-3"))?;
+    ensure!(host.kernel.find_netns(&query("10.11.0.5")?)?.is_empty());
     Ok(())
 }
 
-/// What `/proc` shows of a container's process.
-fn process(world: &World, pid: u32, netns: &Netns, started: u64) -> anyhow::Result<()> {
-    let folder = world.dir.path().join(format!("proc/{pid}"));
+/// A container's process as `/proc` shows it.
+fn process(host: &HostDirs, pid: u32, netns: &Netns, started: u64) -> anyhow::Result<()> {
+    let folder = host.dir.path().join(format!("proc/{pid}"));
     std::fs::create_dir_all(folder.join("ns"))?;
     std::fs::write(folder.join("cgroup"), format!("0::/kubepods/pod{UID}/{CONTAINER}\n"))?;
     let before = (4..22).map(|field| field.to_string()).collect::<Vec<_>>().join(" ");
@@ -122,60 +127,60 @@ fn process(world: &World, pid: u32, netns: &Netns, started: u64) -> anyhow::Resu
     keep(netns, &folder.join("ns/net"))
 }
 
-fn a_process_leads_to_the_pods_namespace_if_it_owns_the_address() -> anyhow::Result<()> {
-    let world = world()?;
+fn a_process_yields_the_namespace_that_has_the_pods_address() -> anyhow::Result<()> {
+    let host = host()?;
     let (pod, later, stranger) = (pod_netns("10.11.0.5/24")?, pod_netns("10.11.0.5/24")?, Netns::create()?);
-    // A process of the pod that has entered another namespace is no witness, and neither is one in the host's.
-    process(&world, 10, &stranger, 1)?;
-    process(&world, 11, &Netns::current()?, 2)?;
-    ensure!(world.kernel.find(&wanted("10.11.0.5")?)?.is_empty());
-    process(&world, 13, &later, 20)?;
-    process(&world, 12, &pod, 3)?;
-    process(&world, 14, &later, 4)?;
-    let found = world.kernel.find(&wanted("10.11.0.5")?)?;
-    ensure!(found.values().map(Netns::id).collect::<Vec<_>>() == [pod.id()], "the oldest process counts");
+    // A process that has entered another namespace does not count, nor does one in the host's.
+    process(&host, 10, &stranger, 1)?;
+    process(&host, 11, &Netns::current()?, 2)?;
+    ensure!(host.kernel.find_netns(&query("10.11.0.5")?)?.is_empty());
+    process(&host, 13, &later, 20)?;
+    process(&host, 12, &pod, 3)?;
+    process(&host, 14, &later, 4)?;
+    let found = host.kernel.find_netns(&query("10.11.0.5")?)?;
+    ensure!(found.values().map(Netns::id).collect::<Vec<_>>() == [pod.id()], "the oldest process decides");
     Ok(())
 }
 
-fn rules_of_a_pod_come_and_go() -> anyhow::Result<()> {
-    let world = world()?;
+fn pod_rules_are_applied_idempotently_and_removed() -> anyhow::Result<()> {
+    let host = host()?;
     let pod = Netns::create()?;
-    let capture = Capture { dns: true, ipv6: true, inbound: true, virtual_interfaces: Vec::new() };
-    world.kernel.apply_pod(&pod, &capture)?;
+    let capture = CaptureConfig { dns: true, ipv6: true, inbound: true, virtual_interfaces: Vec::new() };
+    host.kernel.apply_pod(&pod, &capture)?;
     let once = nft::dump(&pod)?;
     ensure!(once.tables.len() == 3, "{once:?}");
-    world.kernel.apply_pod(&pod, &capture)?;
-    ensure!(nft::dump(&pod)? == once, "twice is once");
-    world.kernel.apply_pod(&pod, &Capture { dns: false, ..capture })?;
-    ensure!(nft::dump(&pod)?.tables.len() == 2, "what is no longer wanted is gone");
-    world.kernel.remove_pod(&pod)?;
-    world.kernel.remove_pod(&pod)?;
+    host.kernel.apply_pod(&pod, &capture)?;
+    ensure!(nft::dump(&pod)? == once, "applying twice changes nothing");
+    host.kernel.apply_pod(&pod, &CaptureConfig { dns: false, ..capture })?;
+    ensure!(nft::dump(&pod)?.tables.len() == 2, "the table of a disabled feature is removed");
+    host.kernel.remove_pod(&pod)?;
+    host.kernel.remove_pod(&pod)?;
     ensure!(nft::dump(&pod)?.tables.is_empty());
     ensure!(route::local_routes(&pod, false, 100)?.is_empty());
     Ok(())
 }
 
-fn probe_addresses_belong_to_a_pod() -> anyhow::Result<()> {
-    let kernel = world()?.kernel;
-    let probe = |ip: &str, uid: &str| -> anyhow::Result<Probe> {
-        Ok(Probe { ip: ip.parse::<IpAddr>()?, uid: uid.into() })
+fn a_probe_entry_is_removed_only_by_its_pod() -> anyhow::Result<()> {
+    let kernel = host()?.kernel;
+    let probe = |ip: &str, uid: &str| -> anyhow::Result<ProbeTarget> {
+        Ok(ProbeTarget { ip: ip.parse::<IpAddr>()?, uid: uid.into() })
     };
-    ensure!(kernel.add_probe(&probe("10.11.0.5", "a")?).is_err(), "there is no set yet");
+    ensure!(kernel.add_probe_target(&probe("10.11.0.5", "a")?).is_err(), "the probe sets do not exist yet");
     kernel.apply_host()?;
     for (ip, uid) in [("10.11.0.5", "a"), ("fd00::5", "a"), ("10.11.0.5", "a")] {
-        kernel.add_probe(&probe(ip, uid)?)?;
+        kernel.add_probe_target(&probe(ip, uid)?)?;
     }
-    ensure!(kernel.probes()?.len() == 2);
-    // The address is another pod's now; the first one, which leaves late, must not take it away.
-    kernel.add_probe(&probe("10.11.0.5", "b")?)?;
-    kernel.remove_probe(&probe("10.11.0.5", "a")?)?;
-    ensure!(kernel.probes()?.contains(&probe("10.11.0.5", "b")?));
-    // A restarted node role keeps what is there.
+    ensure!(kernel.probe_targets()?.len() == 2);
+    // The address is another pod's now: the late removal of the first pod must keep the entry.
+    kernel.add_probe_target(&probe("10.11.0.5", "b")?)?;
+    kernel.remove_probe_target(&probe("10.11.0.5", "a")?)?;
+    ensure!(kernel.probe_targets()?.contains(&probe("10.11.0.5", "b")?));
+    // A restarted node role keeps the entries.
     kernel.apply_host()?;
-    ensure!(kernel.probes()?.len() == 2);
-    kernel.remove_probe(&probe("10.11.0.5", "b")?)?;
-    kernel.remove_probe(&probe("fd00::5", "a")?)?;
-    kernel.remove_probe(&probe("fd00::5", "a")?)?;
-    ensure!(kernel.probes()?.is_empty());
+    ensure!(kernel.probe_targets()?.len() == 2);
+    kernel.remove_probe_target(&probe("10.11.0.5", "b")?)?;
+    kernel.remove_probe_target(&probe("fd00::5", "a")?)?;
+    kernel.remove_probe_target(&probe("fd00::5", "a")?)?;
+    ensure!(kernel.probe_targets()?.is_empty());
     Ok(())
 }

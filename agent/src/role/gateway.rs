@@ -8,7 +8,7 @@ use isthmus_admin::logging::Logging;
 use isthmus_admin::server::Admin;
 use isthmus_model::NamespacedHostname;
 use isthmus_node::ApiServer;
-use isthmus_node::globals;
+use isthmus_node::global_services;
 use isthmus_proxy::gateway::{Gateway, GatewayInfo, GatewayListeners, Globals, SniRoutes};
 use isthmus_proxy::{BoundListener, PodInfo, ProxyContext};
 use isthmus_rt::drain::{self, Watch};
@@ -91,22 +91,22 @@ async fn follow_globals(
     readiness: &Readiness,
     tasks: &Tasks,
     watch: &Watch,
-) -> Result<globals::Globals, RunError> {
+) -> Result<global_services::GlobalServices, RunError> {
     let server = config.kubeconfig.clone().map_or(ApiServer::InCluster, ApiServer::Kubeconfig);
     let client = isthmus_node::connect(&server).await.map_err(|error| RunError::Node(error.to_string()))?;
-    let held = globals::Globals::default();
-    let settings = globals::Config {
+    let held = global_services::GlobalServices::default();
+    let settings = global_services::Config {
         cluster_domain: config.base.place.domain.clone(),
         system_namespace: config.base.place.pod_namespace.clone(),
     };
     tasks.spawn(
         "globals",
-        globals::watch(client, settings, held.clone(), readiness.block(GLOBALS), watch.clone()),
+        global_services::watch(client, settings, held.clone(), readiness.block(GLOBALS), watch.clone()),
     );
     Ok(held)
 }
 
-struct Known(globals::Globals);
+struct Known(global_services::GlobalServices);
 
 impl Globals for Known {
     fn is_global(&self, service: &NamespacedHostname) -> bool {
@@ -118,7 +118,7 @@ impl Globals for Known {
 fn start(
     config: &GatewayConfig,
     proxy_context: Arc<ProxyContext>,
-    globals: globals::Globals,
+    globals: global_services::GlobalServices,
     data: &Runtime,
     drain: Watch,
 ) -> Result<Gateway, RunError> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use isthmus_node::config::{KubeletUid, ProbeAddresses};
-use isthmus_node::{ApiServer, Config, Deps, Host};
+use isthmus_node::{ApiServer, Config, Dependencies, HostKernel};
 use isthmus_rt::drain;
 use isthmus_rt::log::Handle;
 use isthmus_rt::metrics::Registry;
@@ -40,8 +40,8 @@ async fn serve(config: NodeConfig, log: Handle) -> Result<(), RunError> {
     let server = config.kubeconfig.clone().map_or(ApiServer::InCluster, ApiServer::Kubeconfig);
     let client = isthmus_node::connect(&server).await.map_err(|error| RunError::Node(error.to_string()))?;
     let settings = settings(config);
-    let deps = Deps {
-        kernel: Arc::new(Host::new(&settings).map_err(|error| RunError::Node(error.to_string()))?),
+    let dependencies = Dependencies {
+        kernel: Arc::new(HostKernel::new(&settings).map_err(|error| RunError::Node(error.to_string()))?),
         client,
         metrics: isthmus_node::Metrics::register(&registry),
     };
@@ -49,7 +49,7 @@ async fn serve(config: NodeConfig, log: Handle) -> Result<(), RunError> {
     let (_quit, mut never) = mpsc::channel(1);
     let (stop, mut stopped) = mpsc::channel(1);
     tasks.spawn("node", async move {
-        let ended = isthmus_node::run(settings, deps, ready, watch).await;
+        let ended = isthmus_node::run(settings, dependencies, ready, watch).await;
         // Whoever waited is gone only when the process ends anyway.
         let _ = stop.send(ended).await;
     });

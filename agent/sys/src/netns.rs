@@ -135,7 +135,7 @@ impl Netns {
     fn identified(fd: OwnedFd, object: &str) -> Result<Self, Error> {
         let kind = fstatfs(&fd).map_err(|e| Error::new("fstatfs", object, e))?.filesystem_type();
         if kind != NSFS_MAGIC {
-            let cause = io::Error::new(io::ErrorKind::InvalidInput, "is no namespace file");
+            let cause = io::Error::new(io::ErrorKind::InvalidInput, "is not a namespace file");
             return Err(Error::new("open network namespace", object, cause));
         }
         let stat = fstat(&fd).map_err(|e| Error::new("fstat", object, e))?;
@@ -147,7 +147,7 @@ impl Netns {
     fn must_be_net(&self, object: &str) -> Result<(), Error> {
         let tried = on_thread("check-netns", || setns(&self.0.fd, CloneFlags::CLONE_NEWNET))?;
         if tried == Err(Errno::EINVAL) {
-            let cause = io::Error::new(io::ErrorKind::InvalidInput, "is a namespace of another kind");
+            let cause = io::Error::new(io::ErrorKind::InvalidInput, "is a namespace of another kind than network");
             return Err(Error::new("open network namespace", object, cause));
         }
         Ok(())
@@ -217,9 +217,9 @@ mod tests {
     #[test]
     fn what_is_no_network_namespace_is_refused() {
         let file = Netns::open(Path::new("/proc/self/status")).unwrap_err().to_string();
-        assert_eq!(file, "open network namespace /proc/self/status: is no namespace file");
+        assert_eq!(file, "open network namespace /proc/self/status: is not a namespace file");
         let mount = Netns::open(Path::new("/proc/self/ns/mnt")).unwrap_err().to_string();
-        assert_eq!(mount, "open network namespace /proc/self/ns/mnt: is a namespace of another kind");
+        assert_eq!(mount, "open network namespace /proc/self/ns/mnt: is a namespace of another kind than network");
         let missing = Netns::open(Path::new("/proc/self/ns/none")).unwrap_err().to_string();
         assert!(missing.starts_with("open /proc/self/ns/none: "), "{missing}");
     }

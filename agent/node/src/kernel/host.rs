@@ -1,21 +1,22 @@
-//! The real kernel: namespaces, nftables, routes and sets of this host.
+//! [`Kernel`] on this host: network namespaces, nftables, routes and probe sets through `isthmus_sys`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use isthmus_model::name::PodUid;
+use isthmus_model::PodUid;
 use isthmus_sys::netns::Netns;
 use isthmus_sys::nft::Element;
 
-use super::{Kernel, KernelError, Probe, kubelet};
+use super::kubelet;
 use crate::config::{Config, KubeletUid, ProbeAddresses};
-use crate::netns_find::{self, Wanted};
-use crate::pod::Capture;
+use crate::kernel::{Kernel, KernelError, NetnsRefusal, ProbeTarget};
+use crate::netns_lookup::{self, NetnsQuery};
+use crate::pod::CaptureConfig;
 use crate::rules::{self, HostRules, PodRules};
 
 /// The kernel of this host.
-pub struct Host {
+pub struct HostKernel {
     netns_dir: PathBuf,
     proc_dir: PathBuf,
     netns: Netns,
@@ -24,7 +25,7 @@ pub struct Host {
     kubelet: KubeletUid,
 }
 
-impl Host {
+impl HostKernel {
     /// Opens the host's network namespace.
     ///
     /// # Errors
@@ -44,44 +45,47 @@ impl Host {
         match self.kubelet {
             KubeletUid::Fixed(uid) => uid,
             KubeletUid::Detect => kubelet::uid(&self.proc_dir).unwrap_or_else(|| {
-                tracing::warn!("no kubelet among the processes; taking it to run as user 0");
+                tracing::warn!(
+                    proc = %self.proc_dir.display(),
+                    "no kubelet process found; probes from user 0 only are let through, which is wrong if kubelet runs as \
+                     another user or the host's /proc is not mounted",
+                );
                 0
             }),
         }
     }
 
-    /// Whose entry an address has.
+    /// The pod that owns the entry of an address.
     fn owner(&self, ip: IpAddr) -> Result<Option<PodUid>, KernelError> {
-        Ok(self.probes()?.into_iter().find(|probe| probe.ip == ip).map(|probe| probe.uid))
+        Ok(self.probe_targets()?.into_iter().find(|target| target.ip == ip).map(|target| target.uid))
     }
 }
 
-impl Kernel for Host {
-    fn open(&self, path: &Path) -> Result<Netns, KernelError> {
-        let refused = |reason: &dyn std::fmt::Display| KernelError::Refused {
-            path: path.to_owned(),
-            reason: reason.to_string(),
-        };
-        // Links are followed before the folder is compared, so none can lead out of it.
-        let folder = self.netns_dir.canonicalize().map_err(|error| {
-            refused(&format_args!("the runtime's folder {}: {error}", self.netns_dir.display()))
-        })?;
-        let real = path.canonicalize().map_err(|error| refused(&error))?;
-        if !real.starts_with(&folder) {
-            return Err(refused(&format_args!("it is not in {}", self.netns_dir.display())));
+impl Kernel for HostKernel {
+    fn open_netns(&self, path: &Path) -> Result<Netns, KernelError> {
+        let refused = |reason| KernelError::NetnsRefused { path: path.to_owned(), reason };
+        let folder = || self.netns_dir.clone();
+        // Links are followed before the folder is compared, so that none can lead out of it: the path comes from a
+        // request, and the node role would write rules into whatever namespace it opens.
+        let real_folder = folder()
+            .canonicalize()
+            .map_err(|cause| refused(NetnsRefusal::Folder { folder: folder(), cause }))?;
+        let real = path.canonicalize().map_err(|error| refused(NetnsRefusal::Path(error)))?;
+        if !real.starts_with(&real_folder) {
+            return Err(refused(NetnsRefusal::Outside(folder())));
         }
-        let netns = Netns::open(&real).map_err(|error| refused(&error))?;
+        let netns = Netns::open(&real).map_err(|error| refused(NetnsRefusal::NotANetns(error)))?;
         if netns.id() == self.netns.id() {
-            return Err(refused(&"it is the host's"));
+            return Err(refused(NetnsRefusal::Host));
         }
         Ok(netns)
     }
 
-    fn find(&self, wanted: &[Wanted]) -> Result<HashMap<PodUid, Netns>, KernelError> {
-        Ok(netns_find::find(&self.proc_dir, &self.netns_dir, self.netns.id(), wanted))
+    fn find_netns(&self, queries: &[NetnsQuery]) -> Result<HashMap<PodUid, Netns>, KernelError> {
+        Ok(netns_lookup::find(&self.proc_dir, &self.netns_dir, self.netns.id(), queries))
     }
 
-    fn apply_pod(&self, netns: &Netns, capture: &Capture) -> Result<(), KernelError> {
+    fn apply_pod(&self, netns: &Netns, capture: &CaptureConfig) -> Result<(), KernelError> {
         let rules = PodRules {
             dns_capture: capture.dns,
             ingress_mode: !capture.inbound,
@@ -109,26 +113,26 @@ impl Kernel for Host {
         rules::apply_host(&self.netns, &rules).map_err(KernelError::failed("host rules"))
     }
 
-    fn probes(&self) -> Result<Vec<Probe>, KernelError> {
+    fn probe_targets(&self) -> Result<Vec<ProbeTarget>, KernelError> {
         let entries = rules::host_probes(&self.netns).map_err(KernelError::failed("probe addresses"))?;
-        let probe =
-            |entry: Element| Probe { ip: entry.address, uid: entry.comment.unwrap_or_default().into() };
-        Ok(entries.into_iter().map(probe).collect())
+        let target =
+            |entry: Element| ProbeTarget { ip: entry.address, uid: entry.comment.unwrap_or_default().into() };
+        Ok(entries.into_iter().map(target).collect())
     }
 
-    fn add_probe(&self, probe: &Probe) -> Result<(), KernelError> {
-        if probe.ip.is_ipv6() && !self.ipv6 {
+    fn add_probe_target(&self, target: &ProbeTarget) -> Result<(), KernelError> {
+        if target.ip.is_ipv6() && !self.ipv6 {
             return Ok(());
         }
-        rules::add_host_probe(&self.netns, probe.ip, probe.uid.as_str())
+        rules::add_host_probe(&self.netns, target.ip, target.uid.as_str())
             .map_err(KernelError::failed("probe addresses"))
     }
 
-    fn remove_probe(&self, probe: &Probe) -> Result<(), KernelError> {
-        if self.owner(probe.ip)?.as_ref() != Some(&probe.uid) {
+    fn remove_probe_target(&self, target: &ProbeTarget) -> Result<(), KernelError> {
+        if self.owner(target.ip)?.as_ref() != Some(&target.uid) {
             return Ok(());
         }
-        rules::remove_host_probe(&self.netns, probe.ip).map_err(KernelError::failed("probe addresses"))
+        rules::remove_host_probe(&self.netns, target.ip).map_err(KernelError::failed("probe addresses"))
     }
 }
 
@@ -136,8 +140,8 @@ impl Kernel for Host {
 mod tests {
     use super::*;
 
-    fn host(netns_dir: &Path) -> Host {
-        Host {
+    fn host(netns_dir: &Path) -> HostKernel {
+        HostKernel {
             netns_dir: netns_dir.to_owned(),
             proc_dir: "/proc".into(),
             netns: Netns::current().unwrap(),
@@ -161,18 +165,18 @@ mod tests {
             (dir.path().join("../".repeat(32)).join("etc/hostname"), "not in"),
             (dir.path().join("out"), "not in"),
             (dir.path().join("gone"), "No such file"),
-            (dir.path().join("file"), "no namespace"),
+            (dir.path().join("file"), "not a namespace"),
             // A link out of the folder is refused for that, even to a real namespace.
             (ours, "refused"),
         ];
         for (path, reason) in cases {
-            let error = host.open(&path).unwrap_err().to_string();
+            let error = host.open_netns(&path).unwrap_err().to_string();
             assert!(error.contains(reason) && error.contains("is refused"), "{error}");
         }
     }
 
     #[test]
-    fn a_fixed_user_is_taken_as_it_is() {
+    fn a_configured_kubelet_user_is_not_detected() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(host(dir.path()).kubelet_uid(), 7);
     }

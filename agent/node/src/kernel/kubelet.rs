@@ -1,9 +1,10 @@
-//! Whose packets count as kubelet's: found among the running processes. Reads `/proc`, decides nothing else.
+//! Detects the user that kubelet runs as, from the processes in `/proc`: the host's rules tell probes from other
+//! traffic by the user of the sending socket.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// The user that kubelet runs as, under whichever name it runs.
+/// The user that kubelet runs as; `None` when no kubelet process is visible.
 pub(crate) fn uid(proc_dir: &Path) -> Option<u32> {
     let processes = std::fs::read_dir(proc_dir).ok()?;
     processes.flatten().find_map(|entry| {
@@ -14,7 +15,8 @@ pub(crate) fn uid(proc_dir: &Path) -> Option<u32> {
     })
 }
 
-/// `kubelet` itself, microk8s' `kubelite` when kubelet is one of its parts, and k3s, which is all in one.
+/// `kubelet` itself, microk8s' `kubelite` when its arguments enable kubelet, and k3s, which runs everything in one
+/// process.
 fn is_kubelet(comm: &str, cmdline: impl FnOnce() -> Vec<u8>) -> bool {
     match comm {
         "kubelet" => true,
@@ -29,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_goes_by_several_names() {
+    fn kubelet_is_known_under_the_names_of_distributions() {
         let rows = [
             ("kubelet", "", true),
             ("kubelite", "/snap/kubelite\0--kubelet-args-file=x", true),
@@ -43,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn its_user_is_the_owner_of_its_process() {
+    fn the_kubelet_user_is_the_owner_of_its_process() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(uid(dir.path()), None);
         std::fs::create_dir(dir.path().join("41")).unwrap();

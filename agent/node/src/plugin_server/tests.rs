@@ -9,32 +9,32 @@ use super::*;
 const EVENT: &str = r#"{"Netns":"/var/run/netns/x","PodName":"sleep","PodNamespace":"sample",
     "IPs":[{"Interface":null,"Address":{"IP":"10.0.0.5","Mask":"////AA=="},"Gateway":""}]}"#;
 
-/// Says what the pod's name tells it to.
+/// Answers by the pod's name.
 struct Script {
     seen: mpsc::UnboundedSender<AddEvent>,
     dropped: Arc<Notify>,
 }
 
-impl Capture for Script {
-    fn capture(&self, event: AddEvent) -> BoxFuture<'_, Result<(), String>> {
+impl AddHandler for Script {
+    fn add(&self, event: AddEvent) -> BoxFuture<'_, Result<(), AddError>> {
         Box::pin(async move {
             let name = event.pod_name.clone();
             let _ = self.seen.send(event);
             match name.as_str() {
                 "sleep" => Ok(()),
                 "forever" => {
-                    let _told = TellWhenDropped(Arc::clone(&self.dropped));
+                    let _guard = NotifyOnDrop(Arc::clone(&self.dropped));
                     std::future::pending().await
                 }
-                _ => Err("no agent is connected".to_owned()),
+                _ => Err(AddError::UnknownPod { namespace: "sample".to_owned(), name }),
             }
         })
     }
 }
 
-struct TellWhenDropped(Arc<Notify>);
+struct NotifyOnDrop(Arc<Notify>);
 
-impl Drop for TellWhenDropped {
+impl Drop for NotifyOnDrop {
     fn drop(&mut self) {
         self.0.notify_one();
     }
@@ -64,7 +64,7 @@ fn server() -> Server {
 }
 
 impl Server {
-    async fn say(&self, text: &str) -> String {
+    async fn exchange(&self, text: &str) -> String {
         let mut stream = UnixStream::connect(&self.path).await.unwrap();
         stream.write_all(text.as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -74,14 +74,14 @@ impl Server {
 
     async fn post(&self, body: &str) -> (String, String) {
         let head = format!("POST /cmdadd HTTP/1.1\r\nHost: unix\r\nContent-Length: {}\r\n\r\n", body.len());
-        let answer = self.say(&format!("{head}{body}")).await;
+        let answer = self.exchange(&format!("{head}{body}")).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.lines().next().unwrap().to_owned(), body.to_owned())
     }
 }
 
 #[tokio::test]
-async fn a_captured_pod_is_an_empty_200() {
+async fn an_enrolled_pod_is_an_empty_200() {
     let mut server = server();
     assert_eq!(server.post(EVENT).await, ("HTTP/1.1 200 OK".to_owned(), String::new()));
     let event = server.seen.recv().await.unwrap();
@@ -89,21 +89,21 @@ async fn a_captured_pod_is_an_empty_200() {
 }
 
 #[tokio::test]
-async fn refusals_say_why_in_plain_text() {
+async fn errors_are_plain_text_with_their_reason() {
     let server = server();
     let (status, body) = server.post(&EVENT.replace("\"sleep\"", "\"other\"")).await;
     assert_eq!(status, "HTTP/1.1 500 Internal Server Error");
-    assert_eq!(body, "no agent is connected\n");
+    assert_eq!(body, "pod sample/other is not known on this node\n");
     for bad in ["", "nonsense", r#"{"PodName":"x"}"#] {
         let (status, body) = server.post(bad).await;
         assert_eq!(status, "HTTP/1.1 400 Bad Request", "{bad}");
         assert!(body.starts_with("body: "), "{body}");
     }
-    let (status, _) = server.post(&" ".repeat(LARGEST + 1)).await;
+    let (status, _) = server.post(&" ".repeat(MAX_BODY + 1)).await;
     assert_eq!(status, "HTTP/1.1 400 Bad Request");
-    let not_found = server.say("POST /other HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await;
+    let not_found = server.exchange("POST /other HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await;
     assert!(not_found.starts_with("HTTP/1.1 404"), "{not_found}");
-    let wrong = server.say("GET /cmdadd HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let wrong = server.exchange("GET /cmdadd HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(wrong.starts_with("HTTP/1.1 405"), "{wrong}");
 
     let text = server.registry.encode().unwrap();
@@ -112,7 +112,7 @@ async fn refusals_say_why_in_plain_text() {
 }
 
 #[tokio::test]
-async fn a_plugin_that_goes_away_is_noticed() {
+async fn a_disconnected_plugin_cancels_its_request() {
     let mut server = server();
     let body = EVENT.replace("\"sleep\"", "\"forever\"");
     let mut stream = UnixStream::connect(&server.path).await.unwrap();
@@ -124,7 +124,7 @@ async fn a_plugin_that_goes_away_is_noticed() {
 }
 
 #[tokio::test]
-async fn it_stops_when_it_is_told_to() {
+async fn the_server_stops_with_the_drain() {
     let server = server();
     assert_eq!(server.post(EVENT).await.0, "HTTP/1.1 200 OK");
     assert_eq!(server.drain.shutdown(Duration::from_secs(5)).await, drain::Outcome::Drained);

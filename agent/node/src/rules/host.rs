@@ -1,5 +1,5 @@
-//! The table on the host: probes that the kubelet sends to pods of the mesh come from one known address, so that the
-//! pods' rules can let them through.
+//! The host's table: it gives the kubelet's probes to enrolled pods one known source address, which the pods' rules let
+//! through. Without it a probe would be redirected to the agent and refused by strict mTLS.
 
 use std::net::IpAddr;
 
@@ -8,12 +8,12 @@ use isthmus_sys::nft::{
     Statement, Table,
 };
 
-use super::{HostRules, NAT, families};
+use super::config::{HostRules, NAT, families};
 
-/// The sets of the pods' addresses.
+/// The probe sets: addresses of enrolled pods, one set per family.
 pub(super) const SETS: [&str; 2] = ["istio-inpod-probes-v4", "istio-inpod-probes-v6"];
 
-/// The table of a host.
+/// The host's table.
 #[must_use]
 pub fn host_ruleset(rules: &HostRules) -> Ruleset {
     let families = families(rules.ipv6, rules.probe_v4, rules.probe_v6);
@@ -51,7 +51,7 @@ pub fn host_ruleset(rules: &HostRules) -> Ruleset {
     Ruleset { tables: vec![Table { family: Family::Inet, name: NAT.to_owned(), sets, chains: vec![chain] }] }
 }
 
-/// The set that an address belongs to.
+/// The probe set of an address's family.
 pub(super) fn set_of(address: IpAddr) -> &'static str {
     set_name(SetKind::of(address))
 }

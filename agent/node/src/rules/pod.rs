@@ -1,4 +1,4 @@
-//! The tables inside a pod's namespace.
+//! The tables inside a pod's network namespace.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,20 +8,22 @@ use isthmus_sys::nft::{
     Statement, Table, Verdict,
 };
 
-use super::{AGENT_MARK, GUARD, MANGLE, MARK_MASK, NAT, PodRules, RAW, SPOOFED_MARK, families, mark};
+use super::config::{AGENT_MARK, GUARD, MANGLE, MARK_MASK, NAT, PodRules, RAW, SPOOFED_MARK, families, mark};
 
 const OUTBOUND_PORT: u16 = 15001;
 const PLAINTEXT_PORT: u16 = 15006;
 const HBONE_PORT: u16 = 15008;
 const DNS_PROXY_PORT: u16 = 15053;
 const DNS_PORT: u16 = 53;
-/// Keeps the agent's DNS queries apart from the application's, whose ports they may share.
+/// Conntrack zone of the DNS proxy's upstream queries. They may have the same addresses and ports as the application's
+/// query that they forward; in one zone conntrack would take both for one connection.
 const DNS_ZONE: u16 = 1;
 
 const ACCEPT: Statement = Statement::Verdict(Verdict::Accept);
 const TCP: Statement = Statement::L4Proto(Proto::Tcp);
 
-/// The tables of a pod: address translation, marks, conntrack zones for DNS when it is captured, the guard when asked.
+/// The tables of a pod: nat for redirection, mangle for marks, raw for conntrack zones when DNS is captured, and the
+/// guard when it is enabled.
 #[must_use]
 pub fn pod_ruleset(rules: &PodRules) -> Ruleset {
     let mut tables = vec![nat(rules), mangle()];
@@ -44,8 +46,8 @@ fn nat(rules: &PodRules) -> Table {
     )
 }
 
-/// What comes in: probes pass, what the agent sends to the application passes, HBONE has its own listener, everything
-/// else is plaintext for the agent.
+/// Inbound: probes and the agent's own connections to the application pass, HBONE (15008) has its own listener,
+/// everything else is redirected to the plaintext listener.
 fn nat_prerouting(rules: &PodRules, families: &[(SetKind, IpAddr)]) -> Vec<Rule> {
     let mut chain = Vec::new();
     for name in &rules.virtual_interfaces {
@@ -68,8 +70,9 @@ fn nat_prerouting(rules: &PodRules, families: &[(SetKind, IpAddr)]) -> Vec<Rule>
     chain
 }
 
-/// What goes out: answers to probes and of spoofed connections pass, the application's calls to its own address pass,
-/// DNS goes to the DNS proxy, all other TCP to the agent; the agent's own packets are left alone.
+/// Outbound: answers to probes and on connections with a spoofed source pass, the application's calls to its own
+/// address pass, DNS is redirected to the DNS proxy, all other TCP to the outbound listener; the agent's own packets
+/// are left alone.
 fn nat_output(rules: &PodRules, families: &[(SetKind, IpAddr)]) -> Vec<Rule> {
     let not_agent = || mark(Op::Ne, AGENT_MARK);
     let mut chain: Vec<Rule> = families
@@ -101,15 +104,15 @@ fn nat_output(rules: &PodRules, families: &[(SetKind, IpAddr)]) -> Vec<Rule> {
     chain
 }
 
-/// Connections that the agent opens towards the application are remembered, so that the application's answers, which are
-/// addressed to the real client, come back to the agent.
+/// Marks the connections that the agent opens towards the application with the client's source address, so that the
+/// application's answers, whose destination is the real client, are routed back to the agent.
 fn mangle() -> Table {
-    let remember = Statement::SetCtMark { keep: !MARK_MASK, set: SPOOFED_MARK };
+    let set_mark = Statement::SetCtMark { keep: !MARK_MASK, set: SPOOFED_MARK };
     let answer = Statement::CtMark { mask: MARK_MASK, op: Op::Eq, value: SPOOFED_MARK };
     hooked(
         MANGLE,
         (ChainKind::Filter, ChainKind::Route, -150),
-        vec![rule([mark(Op::Eq, AGENT_MARK), Statement::Counter, remember])],
+        vec![rule([mark(Op::Eq, AGENT_MARK), Statement::Counter, set_mark])],
         vec![rule([answer, Statement::Counter, Statement::SetMarkFromCt])],
     )
 }
@@ -126,9 +129,9 @@ fn raw() -> Table {
     )
 }
 
-/// The closing chain: it runs last, where a redirected packet is on its way to `lo`, and stops every TCP packet that
-/// nobody redirected and the agent did not send. An ingress answers the world directly, so it is only told apart by
-/// conntrack, which this table does without: it gets an empty chain.
+/// The guard: it runs last, where a redirected packet leaves through `lo`, and drops every TCP packet that was neither
+/// redirected nor sent by the agent. An ingress gateway answers its clients directly, and only conntrack, which this
+/// table does not use, could tell those answers from connections of its own: its chain stays empty.
 fn guard(rules: &PodRules) -> Table {
     let mut chain = Vec::new();
     if !rules.ingress_mode {
@@ -145,12 +148,12 @@ fn guard(rules: &PodRules) -> Table {
     Table { family: Family::Inet, name: GUARD.to_owned(), sets: vec![], chains: vec![chain] }
 }
 
-/// A table whose base chains only jump to chains of their own name with a prefix: what others may rely on.
+/// A table whose base chains only jump to `istio-<hook>` chains: istio-cni's layout, which other tools rely on.
 fn hooked(
     name: &str,
     (prerouting, output, priority): (ChainKind, ChainKind, i32),
-    inward: Vec<Rule>,
-    outward: Vec<Rule>,
+    inbound: Vec<Rule>,
+    outbound: Vec<Rule>,
 ) -> Table {
     let base = |name: &str, kind, hook| Chain {
         name: name.to_owned(),
@@ -161,8 +164,8 @@ fn hooked(
     let chains = vec![
         base("prerouting", prerouting, Hook::Prerouting),
         base("output", output, Hook::Output),
-        chain("istio-prerouting", inward),
-        chain("istio-output", outward),
+        chain("istio-prerouting", inbound),
+        chain("istio-output", outbound),
     ];
     Table { family: Family::Inet, name: name.to_owned(), sets: vec![], chains }
 }

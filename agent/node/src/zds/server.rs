@@ -1,4 +1,5 @@
-//! Accepts the data plane's connections and drives a [`Session`] over each. Owns sockets and deadlines, no decision.
+//! Accepts the agents' connections and drives a [`Session`] over each. It owns sockets and deadlines; what to send is
+//! decided by the session.
 
 use std::io;
 use std::path::Path;
@@ -12,32 +13,38 @@ use tokio_seqpacket::ancillary::AncillaryMessageWriter;
 use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 
 use super::AgentError;
-use super::hub::{Hub, Order, Registered, Ticket};
-use super::session::{self, PATIENCE};
-use crate::sockets;
+use super::registry::{AckSender, AgentRegistry, Registration, Request};
+use super::session::{self, ACK_TIMEOUT};
+use crate::private_socket;
 
-/// Time between two accepted connections.
-const PACE: Duration = Duration::from_millis(200);
-/// No answer is longer; one that is counts as garbage.
-const LARGEST: usize = 8 << 10;
+/// Pause between two accepted connections, so that an agent in a crash loop costs no CPU.
+const ACCEPT_INTERVAL: Duration = Duration::from_millis(200);
+/// Receive buffer. An ack is at most 1 KiB; a longer packet does not belong to the protocol.
+const MAX_PACKET: usize = 8 << 10;
 
-type Session = session::Session<Netns, Ticket>;
-type Effect = session::Effect<Netns, Ticket>;
+type Session = session::Session<Netns, AckSender>;
+type Effect = session::Effect<Netns, AckSender>;
 
-/// Why a connection ended.
+/// Why a connection has ended.
 #[derive(Debug, thiserror::Error)]
-enum Ended {
-    #[error("the agent closed it")]
+enum ConnectionEnd {
+    /// The agent has ended or reconnects.
+    #[error("closed by the agent")]
     Eof,
-    #[error("{0}")]
-    Closed(session::Closed),
-    #[error("a packet longer than {LARGEST} bytes")]
-    TooLong,
-    #[error("a packet could not be sent within {PATIENCE:?}")]
-    Stuck,
+    /// The agent violated the protocol.
+    #[error(transparent)]
+    Session(session::SessionError),
+    /// The agent sent a packet that is not an ack.
+    #[error("a packet longer than {MAX_PACKET} bytes")]
+    PacketTooLong,
+    /// The agent does not read from the socket.
+    #[error("a packet could not be sent within {ACK_TIMEOUT:?}")]
+    SendTimedOut,
+    /// The socket failed.
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("the node role stops")]
+    /// The node role drains.
+    #[error("the node role is stopping")]
     Stopping,
 }
 
@@ -46,11 +53,11 @@ enum Ended {
 /// # Errors
 /// When the folder cannot be made or the path cannot be bound.
 pub(crate) fn bind(path: &Path) -> io::Result<UnixSeqpacketListener> {
-    sockets::private(path, |path| UnixSeqpacketListener::bind(path))
+    private_socket::bind(path, |path| UnixSeqpacketListener::bind(path))
 }
 
 /// Serves connections until the drain begins.
-pub(crate) async fn serve(mut listener: UnixSeqpacketListener, hub: Hub, drain: Watch) {
+pub(crate) async fn serve(mut listener: UnixSeqpacketListener, registry: AgentRegistry, drain: Watch) {
     let tasks = Tasks::new("zds");
     loop {
         let accepted = tokio::select! {
@@ -59,49 +66,49 @@ pub(crate) async fn serve(mut listener: UnixSeqpacketListener, hub: Hub, drain: 
         };
         match accepted {
             Ok(socket) => {
-                tasks.spawn("zds connection", connection(socket, hub.clone(), drain.clone()));
+                tasks.spawn("zds connection", connection(socket, registry.clone(), drain.clone()));
             }
-            Err(error) => tracing::warn!(error = %error, "no ZDS connection accepted"),
+            Err(error) => tracing::warn!(%error, "ZDS connection not accepted"),
         }
-        tokio::time::sleep(PACE).await;
+        tokio::time::sleep(ACCEPT_INTERVAL).await;
     }
     tasks.wait().await;
 }
 
-async fn connection(socket: UnixSeqpacket, hub: Hub, drain: Watch) {
-    let mut driver = Driver { socket, session: Session::new(now()), hub, place: None };
-    tracing::info!("agent connected");
+async fn connection(socket: UnixSeqpacket, registry: AgentRegistry, drain: Watch) {
+    let mut driver = Driver { socket, session: Session::new(now()), registry, registration: None };
+    tracing::info!("agent connected (ZDS)");
     let ended = tokio::select! {
         ended = driver.run() => ended,
-        () = drain.graceful() => Ended::Stopping,
+        () = drain.graceful() => ConnectionEnd::Stopping,
     };
-    tracing::info!(reason = %ended, "agent disconnected");
-    driver.abandon(&ended.to_string());
+    tracing::info!(reason = %ended, "agent disconnected (ZDS)");
+    driver.fail_pending(&ended.to_string());
 }
 
-/// One connection: its socket, its state, and its place in the hub once it has said hello.
+/// One connection: its socket, its state, and its registration once the hello has come.
 struct Driver {
     socket: UnixSeqpacket,
     session: Session,
-    hub: Hub,
-    place: Option<Registered>,
+    registry: AgentRegistry,
+    registration: Option<Registration>,
 }
 
-/// What happened next.
+/// What the session must handle next.
 enum Input {
     Packet(usize),
-    Order(Order),
-    Time,
+    Request(Request),
+    Timeout,
 }
 
 impl Driver {
-    async fn run(&mut self) -> Ended {
-        let mut buffer = vec![0; LARGEST];
+    async fn run(&mut self) -> ConnectionEnd {
+        let mut buffer = vec![0; MAX_PACKET];
         loop {
             let effects = match self.input(&mut buffer).await {
-                Ok(Input::Packet(len)) => self.session.packet(&buffer[..len], now()),
-                Ok(Input::Order(order)) => self.session.order(order, now()),
-                Ok(Input::Time) => self.session.tick(now()),
+                Ok(Input::Packet(len)) => self.session.handle_packet(&buffer[..len], now()),
+                Ok(Input::Request(request)) => self.session.enqueue(request, now()),
+                Ok(Input::Timeout) => self.session.handle_timeout(now()),
                 Err(ended) => return ended,
             };
             if let Err(ended) = self.perform(effects).await {
@@ -110,78 +117,80 @@ impl Driver {
         }
     }
 
-    async fn input(&mut self, buffer: &mut [u8]) -> Result<Input, Ended> {
+    async fn input(&mut self, buffer: &mut [u8]) -> Result<Input, ConnectionEnd> {
         let deadline = self.session.deadline();
-        let orders = self.place.as_mut().map(|place| &mut place.orders);
+        let requests = self.registration.as_mut().map(|registration| &mut registration.requests);
         tokio::select! {
             received = self.socket.recv(buffer) => {
                 let info = received?;
                 if info.truncated() {
-                    Err(Ended::TooLong)
+                    Err(ConnectionEnd::PacketTooLong)
                 } else if info.bytes_read() == 0 {
-                    Err(Ended::Eof)
+                    Err(ConnectionEnd::Eof)
                 } else {
                     Ok(Input::Packet(info.bytes_read()))
                 }
             }
-            Some(order) = async { orders?.recv().await } => Ok(Input::Order(order)),
-            () = sleep_until(deadline) => Ok(Input::Time),
+            Some(request) = async { requests?.recv().await } => Ok(Input::Request(request)),
+            () = sleep_until(deadline) => Ok(Input::Timeout),
         }
     }
 
-    async fn perform(&mut self, effects: Vec<Effect>) -> Result<(), Ended> {
+    async fn perform(&mut self, effects: Vec<Effect>) -> Result<(), ConnectionEnd> {
         for effect in effects {
             match effect {
                 Effect::TakeSnapshot => {
-                    let mut place = self.hub.register();
-                    let snapshot = std::mem::take(&mut place.snapshot);
-                    self.place = Some(place);
-                    tracing::info!(pods = snapshot.len(), "sending the agent its pods");
+                    let mut registration = self.registry.register();
+                    let snapshot = std::mem::take(&mut registration.snapshot);
+                    self.registration = Some(registration);
+                    tracing::info!(pods = snapshot.len(), "sending the snapshot of pods to the agent");
                     let first = self.session.snapshot(snapshot, now());
                     Box::pin(self.perform(first)).await?;
                 }
                 Effect::Send { packet, netns } => self.send(&packet, netns).await?,
-                // Whoever asked may have given up.
-                Effect::Settle(ticket, result) => drop(ticket.send(result)),
+                // The caller may have timed out and dropped its receiver.
+                Effect::ResolveAck(ack, result) => drop(ack.send(result)),
                 Effect::SnapshotRefused { what, error } => {
-                    tracing::warn!(request = %what, error = %error, "the agent refused a pod it will try again");
+                    tracing::warn!(request = %what, %error, "the agent refused a pod of the snapshot; it retries by itself");
                 }
                 Effect::Synced => {
-                    tracing::info!("the agent knows its pods");
-                    self.hub.mark_synced();
+                    tracing::info!("the agent has acknowledged its snapshot of pods");
+                    self.registry.mark_synced();
                 }
-                Effect::Close(why) => return Err(Ended::Closed(why)),
+                Effect::Close(error) => return Err(ConnectionEnd::Session(error)),
             }
         }
         Ok(())
     }
 
-    async fn send(&self, packet: &[u8], netns: Option<Netns>) -> Result<(), Ended> {
+    async fn send(&self, packet: &[u8], netns: Option<Netns>) -> Result<(), ConnectionEnd> {
         let sending = async {
             let Some(netns) = netns else { return self.socket.send(packet).await };
             let mut space = [0; 64];
             let mut ancillary = AncillaryMessageWriter::new(&mut space);
             let descriptors = [netns.fd()];
-            ancillary.add_fds(&descriptors).map_err(|_| io::Error::other("no room for the descriptor"))?;
+            ancillary
+                .add_fds(&descriptors)
+                .map_err(|_| io::Error::other("descriptor does not fit the ancillary buffer"))?;
             self.socket.send_with_ancillary(packet, &mut ancillary).await
         };
-        tokio::time::timeout(PATIENCE, sending).await.map_err(|_| Ended::Stuck)??;
+        tokio::time::timeout(ACK_TIMEOUT, sending).await.map_err(|_| ConnectionEnd::SendTimedOut)??;
         Ok(())
     }
 
-    /// Tells everybody who still waits for this connection.
-    fn abandon(mut self, reason: &str) {
-        let mut waiting = self.session.abandon();
-        if let Some(mut place) = self.place.take() {
-            place.orders.close();
-            while let Ok(order) = place.orders.try_recv() {
-                if let Order::Add { ticket, .. } | Order::Del { ticket, .. } = order {
-                    waiting.extend(ticket);
+    /// Fails every request that was not acked: those in flight and those still queued.
+    fn fail_pending(mut self, reason: &str) {
+        let mut pending = self.session.abandon();
+        if let Some(mut registration) = self.registration.take() {
+            registration.requests.close();
+            while let Ok(request) = registration.requests.try_recv() {
+                if let Request::Add { ack, .. } | Request::Del { ack, .. } = request {
+                    pending.extend(ack);
                 }
             }
         }
-        for ticket in waiting {
-            let _ = ticket.send(Err(AgentError::Disconnected(reason.to_owned())));
+        for ack in pending {
+            let _ = ack.send(Err(AgentError::Disconnected(reason.to_owned())));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A small API server: list, watch and the patch of a pod's status, with resource versions that mean something.
+//! A small API server: list, watch and the patch of a pod's status, with real resource versions.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -21,9 +21,9 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// The server's state; clones share it.
 #[derive(Clone)]
-pub(crate) struct Api(Arc<Inner>);
+pub(crate) struct Api(Arc<SharedState>);
 
-struct Inner {
+struct SharedState {
     state: Mutex<State>,
     version: watch::Sender<usize>,
 }
@@ -32,16 +32,16 @@ struct Inner {
 struct State {
     /// By plural (`pods`, `namespaces`), then by `namespace/name`.
     objects: BTreeMap<(String, String), Value>,
-    /// Every change since the beginning: plural and watch event. The resource version is the place in here.
+    /// Every change since the beginning: plural and watch event. The resource version is the index + 1.
     changes: Vec<(String, Value)>,
     /// Answers every patch with this status, if set.
     refuse_patches: Option<u16>,
 }
 
 impl Api {
-    /// A server with no objects, on a port of loopback.
+    /// A server without objects, on a loopback port.
     pub(crate) async fn start(tasks: &Tasks) -> (Self, String) {
-        let api = Self(Arc::new(Inner { state: Mutex::default(), version: watch::channel(0).0 }));
+        let api = Self(Arc::new(SharedState { state: Mutex::default(), version: watch::channel(0).0 }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (server, connections) = (api.clone(), tasks.clone());
@@ -136,7 +136,7 @@ impl Api {
                 let patch = body.collect().await.unwrap().to_bytes();
                 self.patch(&format!("{namespace}/{name}"), &serde_json::from_slice(&patch).unwrap())
             }
-            (method, path) => panic!("{method} {path:?} is not something the node role should ask for"),
+            (method, path) => panic!("{method} {path:?} is not a request that the node role should make"),
         }
     }
 

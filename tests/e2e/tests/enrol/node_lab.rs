@@ -132,7 +132,7 @@ impl NodeLab {
     /// Starts the node role and waits until it is ready.
     pub(crate) async fn node(&self) -> Result<Process> {
         let node = self.start_node()?;
-        node.line(&["the node role is ready"]).await?;
+        node.line(&["node role ready"]).await?;
         Ok(node)
     }
 

@@ -7,7 +7,8 @@ use tokio_seqpacket::ancillary::OwnedAncillaryMessage;
 
 use super::*;
 use crate::metrics::Metrics;
-use crate::zds::{AgentPod, Agents as _};
+use crate::zds::DataPlane as _;
+use isthmus_model::PodRef;
 
 const HELLO: &[u8] = &[0x08, 0x01];
 const ACK: &[u8] = &[0x0a, 0x00];
@@ -16,7 +17,7 @@ const END: &[u8] = &[0x1a, 0x00];
 struct Server {
     _dir: tempfile::TempDir,
     path: PathBuf,
-    hub: Hub,
+    agents: AgentRegistry,
     registry: Registry,
     _drain: Drain,
     _tasks: Tasks,
@@ -26,11 +27,11 @@ fn server() -> Server {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ztunnel.sock");
     let registry = Registry::default();
-    let hub = Hub::new(Metrics::register(&registry));
+    let agents = AgentRegistry::new(Metrics::register(&registry));
     let (drain, watch) = drain::channel();
     let tasks = Tasks::new("test");
-    tasks.spawn("zds", serve(bind(&path).unwrap(), hub.clone(), watch));
-    Server { _dir: dir, path, hub, registry, _drain: drain, _tasks: tasks }
+    tasks.spawn("zds", serve(bind(&path).unwrap(), agents.clone(), watch));
+    Server { _dir: dir, path, agents, registry, _drain: drain, _tasks: tasks }
 }
 
 /// An agent that speaks raw bytes.
@@ -72,8 +73,8 @@ impl Agent {
     }
 }
 
-fn pod(uid: &str) -> AgentPod {
-    AgentPod { uid: uid.into(), name: "n".into(), namespace: "s".into(), service_account: "a".into() }
+fn pod(uid: &str) -> PodRef {
+    PodRef { uid: uid.into(), name: "n".into(), namespace: "s".into(), service_account: "a".into() }
 }
 
 fn add_packet(uid: u8) -> Vec<u8> {
@@ -81,7 +82,7 @@ fn add_packet(uid: u8) -> Vec<u8> {
 }
 
 fn deadline() -> Instant {
-    Instant::now() + PATIENCE
+    Instant::now() + ACK_TIMEOUT
 }
 
 fn here() -> Netns {
@@ -89,11 +90,11 @@ fn here() -> Netns {
 }
 
 #[tokio::test]
-async fn a_pod_is_handed_over_with_its_namespace_and_taken_back() {
+async fn a_pod_is_added_with_its_namespace_and_removed() {
     let server = server();
     let agent = Agent::connect(&server).await;
     agent.empty_snapshot().await;
-    server.hub.synced().await;
+    server.agents.synced().await;
     assert!(server.registry.encode().unwrap().contains("ztunnel_connected 1"));
 
     let served = async {
@@ -103,7 +104,7 @@ async fn a_pod_is_handed_over_with_its_namespace_and_taken_back() {
         agent.ack().await;
     };
     let the_pod = pod("u");
-    let (added, ()) = tokio::join!(server.hub.add(&the_pod, here(), deadline()), served);
+    let (added, ()) = tokio::join!(server.agents.add(&the_pod, here(), deadline()), served);
     assert_eq!(added, Ok(()));
 
     let removed = async {
@@ -111,17 +112,17 @@ async fn a_pod_is_handed_over_with_its_namespace_and_taken_back() {
         agent.ack().await;
     };
     let uid = "u".into();
-    tokio::join!(server.hub.del(&uid), removed);
+    tokio::join!(server.agents.del(&uid), removed);
 
-    // A new agent is not told of it any more.
+    // The snapshot of a new agent does not name it any more.
     Agent::connect(&server).await.empty_snapshot().await;
 }
 
 #[tokio::test]
-async fn a_snapshot_names_every_pod_then_orders_go_to_the_newest() {
+async fn a_snapshot_names_every_pod_and_adds_go_to_the_newest_agent() {
     let server = server();
-    server.hub.adopt(&pod("a"), Some(here()));
-    server.hub.adopt(&pod("b"), None);
+    server.agents.adopt(&pod("a"), Some(here()));
+    server.agents.adopt(&pod("b"), None);
     let old = Agent::connect(&server).await;
     let (packet, netns) = old.recv().await;
     assert_eq!((packet, netns.map(|netns| netns.id())), (add_packet(b'a'), Some(here().id())));
@@ -129,24 +130,24 @@ async fn a_snapshot_names_every_pod_then_orders_go_to_the_newest() {
     assert_eq!(old.recv().await.0, [0x2a, 3, 0x0a, 1, b'b']);
     old.ack().await;
     old.empty_snapshot().await;
-    server.hub.synced().await;
+    server.agents.synced().await;
 
     let new = Agent::connect(&server).await;
     for _ in 0..3 {
         assert!(!new.recv().await.0.is_empty());
         new.ack().await;
     }
-    server.hub.synced().await;
+    server.agents.synced().await;
 
     let served = async {
         assert_eq!(new.recv().await.0, add_packet(b'c'));
         new.ack().await;
     };
     let the_pod = pod("c");
-    let (added, ()) = tokio::join!(server.hub.add(&the_pod, here(), deadline()), served);
+    let (added, ()) = tokio::join!(server.agents.add(&the_pod, here(), deadline()), served);
     assert_eq!(added, Ok(()));
 
-    // A removed pod is removed everywhere; the old one was never told of c, so this is its next packet.
+    // A removed pod is removed everywhere; the old agent was never sent c, so this is its next packet.
     let removed = async {
         for agent in [&old, &new] {
             assert_eq!(agent.recv().await.0, [0x12, 3, 0x12, 1, b'c']);
@@ -154,9 +155,9 @@ async fn a_snapshot_names_every_pod_then_orders_go_to_the_newest() {
         }
     };
     let uid = "c".into();
-    tokio::join!(server.hub.del(&uid), removed);
+    tokio::join!(server.agents.del(&uid), removed);
 
-    // When the newest goes, its predecessor is asked again.
+    // When the newest agent disconnects, adds go to its predecessor again.
     drop(new);
     let the_pod = pod("d");
     let served = async {
@@ -164,48 +165,48 @@ async fn a_snapshot_names_every_pod_then_orders_go_to_the_newest() {
         old.ack().await;
     };
     let adding = async {
-        // Until the disconnection is noticed, the add fails and is tried again by whoever wants the pod.
-        let added = async || server.hub.add(&the_pod, here(), deadline()).await.ok();
+        // Until the disconnect is noticed the add fails, and the caller retries.
+        let added = async || server.agents.add(&the_pod, here(), deadline()).await.ok();
         eventually_some(added, || "the add fails although an agent is connected".to_owned()).await;
     };
     tokio::join!(adding, served);
 }
 
 #[tokio::test]
-async fn without_an_agent_an_add_fails_but_the_next_snapshot_has_the_pod() {
+async fn without_an_agent_an_add_fails_but_the_next_snapshot_names_the_pod() {
     let server = server();
     let the_pod = pod("u");
-    assert_eq!(server.hub.add(&the_pod, here(), deadline()).await, Err(AgentError::NotConnected));
+    assert_eq!(server.agents.add(&the_pod, here(), deadline()).await, Err(AgentError::NotConnected));
     let agent = Agent::connect(&server).await;
     assert_eq!(agent.recv().await.0, add_packet(b'u'));
 }
 
 #[tokio::test]
-async fn refusals_and_disconnections_reach_whoever_waits() {
+async fn a_nack_or_disconnect_fails_the_add() {
     let server = server();
     let agent = Agent::connect(&server).await;
     agent.empty_snapshot().await;
-    server.hub.synced().await;
+    server.agents.synced().await;
     let the_pod = pod("u");
     let refuse = async {
         agent.recv().await;
         agent.0.send(&[0x0a, 0x04, 0x0a, 0x02, b'n', b'o']).await.unwrap();
     };
-    let (added, ()) = tokio::join!(server.hub.add(&the_pod, here(), deadline()), refuse);
+    let (added, ()) = tokio::join!(server.agents.add(&the_pod, here(), deadline()), refuse);
     assert_eq!(added, Err(AgentError::Refused("no".to_owned())));
 
     let leave = async move {
         agent.recv().await;
         drop(agent);
     };
-    let (added, ()) = tokio::join!(server.hub.add(&the_pod, here(), deadline()), leave);
+    let (added, ()) = tokio::join!(server.agents.add(&the_pod, here(), deadline()), leave);
     assert!(matches!(added, Err(AgentError::Disconnected(_))), "{added:?}");
 }
 
 #[tokio::test]
-async fn garbage_ends_the_connection_and_only_that() {
+async fn an_invalid_packet_ends_only_its_connection() {
     let server = server();
-    for garbage in [&[0xff, 0xff][..], &[0x08, 0x07], &[0; LARGEST + 1]] {
+    for garbage in [&[0xff, 0xff][..], &[0x08, 0x07], &[0; MAX_PACKET + 1]] {
         let socket = UnixSeqpacket::connect(&server.path).await.unwrap();
         socket.send(garbage).await.unwrap();
         assert_eq!(socket.recv(&mut [0; 16]).await.unwrap().bytes_read(), 0, "closed");

@@ -1,4 +1,4 @@
-//! The node role in surroundings it cannot tell from real ones, but for the kernel, which only remembers.
+//! The node role between a scripted API server, a CNI plugin and an agent, with a kernel that only records.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::IoSliceMut;
@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use isthmus_kit::wait::eventually;
-use isthmus_model::name::PodUid;
-use isthmus_node::kernel::{KernelError, Probe};
-use isthmus_node::pod::Capture;
-use isthmus_node::{ApiServer, Config, Deps, Kernel, Metrics, Wanted};
+use isthmus_model::PodUid;
+use isthmus_node::kernel::{KernelError, NetnsRefusal, ProbeTarget};
+use isthmus_node::pod::CaptureConfig;
+use isthmus_node::{ApiServer, Config, Dependencies, Kernel, Metrics, NetnsQuery};
 use isthmus_proto::enroll::Rules;
 use isthmus_proto::zds::{Ack, WorkloadRequest, WorkloadResponse, workload_request, workload_response};
 use isthmus_rt::drain::{self, Drain};
@@ -26,10 +26,10 @@ use tokio_seqpacket::ancillary::OwnedAncillaryMessage;
 
 use crate::api::{Api, namespace};
 
-/// Longest wait for anything that must happen.
+/// Bound of every wait.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 
-/// A kernel that remembers. All pods share the namespace of the test, told apart by who asked last.
+/// A kernel that records. All pods share the test's own network namespace.
 #[derive(Default)]
 pub(crate) struct FakeKernel {
     pub(crate) rules: Mutex<usize>,
@@ -40,18 +40,19 @@ pub(crate) struct FakeKernel {
 }
 
 impl Kernel for FakeKernel {
-    fn open(&self, path: &Path) -> Result<Netns, KernelError> {
+    fn open_netns(&self, path: &Path) -> Result<Netns, KernelError> {
         if path == Path::new("/var/run/netns/good") {
             return Ok(Netns::current().unwrap());
         }
-        Err(KernelError::Refused { path: path.to_owned(), reason: "it is not in /var/run/netns".to_owned() })
+        let reason = NetnsRefusal::Outside("/var/run/netns".into());
+        Err(KernelError::NetnsRefused { path: path.to_owned(), reason })
     }
-    fn find(&self, wanted: &[Wanted]) -> Result<HashMap<PodUid, Netns>, KernelError> {
-        Ok(wanted.iter().map(|pod| (pod.uid.clone(), Netns::current().unwrap())).collect())
+    fn find_netns(&self, queries: &[NetnsQuery]) -> Result<HashMap<PodUid, Netns>, KernelError> {
+        Ok(queries.iter().map(|query| (query.pod.uid.clone(), Netns::current().unwrap())).collect())
     }
-    fn apply_pod(&self, _: &Netns, _: &Capture) -> Result<(), KernelError> {
+    fn apply_pod(&self, _: &Netns, _: &CaptureConfig) -> Result<(), KernelError> {
         if *self.failing.lock().unwrap() {
-            return Err(KernelError::Failed { what: "pod rules", reason: "on purpose".to_owned() });
+            return Err(KernelError::Failed { operation: "pod rules", cause: "on purpose".into() });
         }
         *self.applied.lock().unwrap() += 1;
         *self.rules.lock().unwrap() += 1;
@@ -65,24 +66,24 @@ impl Kernel for FakeKernel {
         *self.host.lock().unwrap() += 1;
         Ok(())
     }
-    fn probes(&self) -> Result<Vec<Probe>, KernelError> {
+    fn probe_targets(&self) -> Result<Vec<ProbeTarget>, KernelError> {
         let probes = self.probes.lock().unwrap();
-        Ok(probes.iter().map(|(ip, uid)| Probe { ip: *ip, uid: uid.clone() }).collect())
+        Ok(probes.iter().map(|(ip, uid)| ProbeTarget { ip: *ip, uid: uid.clone() }).collect())
     }
-    fn add_probe(&self, probe: &Probe) -> Result<(), KernelError> {
-        self.probes.lock().unwrap().insert(probe.ip, probe.uid.clone());
+    fn add_probe_target(&self, target: &ProbeTarget) -> Result<(), KernelError> {
+        self.probes.lock().unwrap().insert(target.ip, target.uid.clone());
         Ok(())
     }
-    fn remove_probe(&self, probe: &Probe) -> Result<(), KernelError> {
+    fn remove_probe_target(&self, target: &ProbeTarget) -> Result<(), KernelError> {
         let mut probes = self.probes.lock().unwrap();
-        if probes.get(&probe.ip) == Some(&probe.uid) {
-            probes.remove(&probe.ip);
+        if probes.get(&target.ip) == Some(&target.uid) {
+            probes.remove(&target.ip);
         }
         Ok(())
     }
 }
 
-pub(crate) struct World {
+pub(crate) struct NodeHarness {
     pub(crate) api: Api,
     pub(crate) kernel: Arc<FakeKernel>,
     pub(crate) readiness: Readiness,
@@ -91,8 +92,8 @@ pub(crate) struct World {
     dir: tempfile::TempDir,
 }
 
-impl World {
-    /// The node role of `node-1`, started in a world that already has these pods, in the unlabelled namespace `sample`.
+impl NodeHarness {
+    /// Starts the node role of `node-1` with these pods in the unlabelled namespace `sample`.
     pub(crate) async fn start(pods: &[serde_json::Value]) -> Self {
         let tasks = Tasks::new("test");
         let (api, url) = Api::start(&tasks).await;
@@ -101,26 +102,26 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let (kernel, readiness) = (Arc::new(FakeKernel::default()), Readiness::default());
         let (drain, watch) = drain::channel();
-        let deps = Deps {
+        let dependencies = Dependencies {
             kernel: Arc::clone(&kernel) as Arc<dyn Kernel>,
             client: isthmus_node::connect(&kubeconfig(dir.path(), &url)).await.unwrap(),
             metrics: Metrics::register(&isthmus_rt::metrics::Registry::default()),
         };
         let (config, ready) = (config(dir.path()), readiness.block("node"));
         tasks.spawn("node", async move {
-            isthmus_node::run(config, deps, ready, watch).await.unwrap();
+            isthmus_node::run(config, dependencies, ready, watch).await.unwrap();
         });
-        let world = Self { api, kernel, readiness, drain, _tasks: tasks, dir };
-        world.until("it is ready", |world| world.readiness.pending().is_empty()).await;
-        world
+        let node = Self { api, kernel, readiness, drain, _tasks: tasks, dir };
+        node.until("it is ready", |node| node.readiness.pending().is_empty()).await;
+        node
     }
 
-    /// Waits for something that nobody announces.
+    /// Polls a condition that no event announces.
     pub(crate) async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
         eventually(|| condition(self), || what.to_owned()).await;
     }
 
-    /// What the plugin would hear.
+    /// Sends a plugin event and returns status and body.
     pub(crate) async fn cmdadd(&self, pod: &str, netns: &str) -> (u16, String) {
         let event = serde_json::json!({
             "Netns": netns, "PodName": pod, "PodNamespace": "sample",
@@ -136,7 +137,7 @@ impl World {
         (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
     }
 
-    /// Connects an agent that says yes to everything.
+    /// Connects an agent.
     pub(crate) async fn agent(&self) -> Agent {
         let socket = UnixSeqpacket::connect(self.dir.path().join("zds/ztunnel.sock")).await.unwrap();
         socket.send(&[0x08, 0x01]).await.unwrap();
@@ -171,11 +172,11 @@ fn kubeconfig(dir: &Path, url: &str) -> ApiServer {
     ApiServer::Kubeconfig(path)
 }
 
-/// The other end of ZDS.
+/// An agent on the ZDS socket.
 pub(crate) struct Agent(UnixSeqpacket);
 
 impl Agent {
-    /// The next request, answered with this error (none for yes), in words.
+    /// Receives a request and acks it, with this error unless it is empty. Returns the request as text.
     pub(crate) async fn next(&self, error: &str) -> String {
         let (mut buffer, mut space) = ([0; 1024], [0; 64]);
         let mut slices = [IoSliceMut::new(&mut buffer)];
@@ -205,7 +206,7 @@ impl Agent {
         }
     }
 
-    /// Expects requests in this order and says yes to each.
+    /// Expects requests in this order and acks each.
     pub(crate) async fn expect(&self, requests: &[&str]) {
         for want in requests {
             assert_eq!(self.next("").await, *want);

@@ -1,5 +1,6 @@
-//! Which services of this cluster are global, for the east-west gateway: workload xDS does not say it, the API server
-//! does. A service that is not known to be global is not reachable from other networks.
+//! Which services of this cluster are global (reachable from other networks), for the east-west gateway: workload xDS
+//! does not carry it, so it is computed from labels and `serviceScopeConfigs` as istiod does. A service that is not
+//! known to be global is not reachable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,13 +16,13 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use serde::Deserialize;
 
-/// The set of global services, kept up to date by [`watch`]. Clones share it.
+/// The global services, kept up to date by [`watch`]. Clones share the set.
 #[derive(Debug, Clone, Default)]
-pub struct Globals(Arc<RwLock<BTreeSet<NamespacedHostname>>>);
+pub struct GlobalServices(Arc<RwLock<BTreeSet<NamespacedHostname>>>);
 
-/// What the scope of services is decided by.
+/// The objects that decide the scope of services.
 #[derive(Debug, Clone)]
-struct Book {
+struct ScopeInputs {
     domain: String,
     namespaces: BTreeMap<String, Labels>,
     services: BTreeMap<(String, String), Labels>,
@@ -40,25 +41,25 @@ struct ScopeRule {
     scope: Option<String>,
 }
 
-/// The part of the mesh config that says it.
+/// The part of the mesh config that configures scopes.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct MeshConfig {
     service_scope_configs: Option<Vec<ScopeRule>>,
 }
 
-/// Where to look.
+/// Settings of the watch.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Domain of the cluster's service names.
+    /// DNS domain of the cluster's services, `cluster.local` by default.
     pub cluster_domain: String,
-    /// Namespace of the mesh config (ConfigMap `istio`, key `mesh`).
+    /// Namespace of istiod's mesh config (ConfigMap `istio`, key `mesh`).
     pub system_namespace: String,
 }
 
-// === impl Globals ===
+// === impl GlobalServices ===
 
-impl Globals {
+impl GlobalServices {
     /// Whether the service is known to be global.
     #[must_use]
     pub fn contains(&self, service: &NamespacedHostname) -> bool {
@@ -66,20 +67,20 @@ impl Globals {
     }
 
     fn publish(&self, services: BTreeSet<NamespacedHostname>) {
-        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        for gone in held.difference(&services) {
-            tracing::info!(service = %gone, "no longer global: not reachable through this gateway");
+        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for gone in current.difference(&services) {
+            tracing::info!(service = %gone, "service no longer global: not reachable through this gateway");
         }
-        for new in services.difference(&held) {
-            tracing::info!(service = %new, "global: reachable through this gateway");
+        for new in services.difference(&current) {
+            tracing::info!(service = %new, "service global: reachable through this gateway");
         }
-        *held = services;
+        *current = services;
     }
 }
 
-// === impl Book ===
+// === impl ScopeInputs ===
 
-impl Book {
+impl ScopeInputs {
     fn new(domain: String) -> Self {
         Self { domain, namespaces: BTreeMap::new(), services: BTreeMap::new(), rules: default_rules() }
     }
@@ -105,7 +106,8 @@ impl Book {
             .collect()
     }
 
-    /// Takes a mesh config over; one that cannot be read leaves the last one in force.
+    /// Applies a mesh config. One that does not parse leaves the last one in force, so that a typo does not change
+    /// what is reachable.
     fn configure(&mut self, text: Option<&str>) {
         let Some(text) = text else {
             self.rules = default_rules();
@@ -115,12 +117,14 @@ impl Book {
             Ok(config) => {
                 self.rules = config.and_then(|c| c.service_scope_configs).unwrap_or_else(default_rules)
             }
-            Err(error) => tracing::warn!(%error, "mesh config, serviceScopeConfigs: kept as it was"),
+            Err(error) => {
+                tracing::warn!(%error, "mesh config ignored: serviceScopeConfigs does not parse, the last one stays in force")
+            }
         }
     }
 }
 
-/// What the ambient profile ships: a service says so itself.
+/// The default of Istio's ambient profile: a service is global by its own label.
 fn default_rules() -> Vec<ScopeRule> {
     let labelled = Requirement::In("istio.io/global".to_owned(), vec!["true".to_owned()]);
     vec![ScopeRule {
@@ -137,88 +141,95 @@ enum Change {
     Mesh(Event<ConfigMap>),
 }
 
-/// Keeps `globals` true until the drain begins. `ready` is released when services and namespaces are known.
-pub async fn watch(client: Client, config: Config, globals: Globals, ready: BlockReady, drain: Watch) {
+/// Keeps `global` up to date until the drain begins. `ready` is released when services and namespaces were listed.
+pub async fn watch(client: Client, config: Config, global: GlobalServices, ready: BlockReady, drain: Watch) {
     let mesh = watcher::Config::default().fields("metadata.name=istio");
     let namespaces = watcher(Api::<Namespace>::all(client.clone()), watcher::Config::default());
     let services = watcher(Api::<Service>::all(client.clone()), watcher::Config::default());
     let maps = watcher(Api::<ConfigMap>::namespaced(client, &config.system_namespace), mesh);
     let all = futures_util::stream::select(
-        lasting(namespaces, "namespaces").map(Change::Namespace),
+        restarting(namespaces, "namespaces").map(Change::Namespace),
         futures_util::stream::select(
-            lasting(services, "services").map(Change::Service),
-            lasting(maps, "mesh config").map(Change::Mesh),
+            restarting(services, "services").map(Change::Service),
+            restarting(maps, "mesh config").map(Change::Mesh),
         ),
     );
     tokio::select! {
-        () = follow(all, Book::new(config.cluster_domain), globals, ready) => {}
+        () = follow(all, ScopeInputs::new(config.cluster_domain), global, ready) => {}
         () = drain.graceful() => {}
     }
 }
 
-/// A watch that is taken up again with growing waits, one log line an error.
-fn lasting<K: Send + 'static>(
+/// A watch that is restarted with backoff, with one log line per error.
+fn restarting<K: Send + 'static>(
     stream: impl Stream<Item = Result<Event<K>, watcher::Error>> + Send + 'static,
     what: &'static str,
 ) -> std::pin::Pin<Box<dyn Stream<Item = Event<K>> + Send>> {
-    let logged = stream.default_backoff().inspect_err(move |error| tracing::warn!(%error, "watching {what}"));
+    let logged = stream.default_backoff().inspect_err(
+        move |error| tracing::warn!(%error, watch = what, "watch of the API server broken, restarting it"),
+    );
     Box::pin(logged.filter_map(|event| async move { event.ok() }))
 }
 
-async fn follow(changes: impl Stream<Item = Change>, mut book: Book, globals: Globals, ready: BlockReady) {
+async fn follow(
+    changes: impl Stream<Item = Change>,
+    mut inputs: ScopeInputs,
+    global: GlobalServices,
+    ready: BlockReady,
+) {
     let mut changes = std::pin::pin!(changes);
     let mut ready = Some(ready);
     let (mut namespaces, mut services) = (false, false);
     while let Some(change) = changes.next().await {
         match change {
-            Change::Namespace(event) => namespaces |= namespace(&mut book, event),
-            Change::Service(event) => services |= service(&mut book, event),
-            Change::Mesh(event) => mesh(&mut book, event),
+            Change::Namespace(event) => namespaces |= namespace(&mut inputs, event),
+            Change::Service(event) => services |= service(&mut inputs, event),
+            Change::Mesh(event) => mesh(&mut inputs, event),
         }
         if namespaces && services {
-            globals.publish(book.global());
+            global.publish(inputs.global());
             ready = None;
         }
     }
     drop(ready);
 }
 
-/// Returns whether the list is complete from here on.
-fn namespace(book: &mut Book, event: Event<Namespace>) -> bool {
+/// Applies an event; true when it completes the list.
+fn namespace(inputs: &mut ScopeInputs, event: Event<Namespace>) -> bool {
     match event {
-        Event::Init => book.namespaces.clear(),
+        Event::Init => inputs.namespaces.clear(),
         Event::InitApply(one) | Event::Apply(one) => {
-            book.namespaces.insert(one.name_any(), one.labels().clone());
+            inputs.namespaces.insert(one.name_any(), one.labels().clone());
         }
         Event::Delete(one) => {
-            book.namespaces.remove(&one.name_any());
+            inputs.namespaces.remove(&one.name_any());
         }
         Event::InitDone => return true,
     }
     false
 }
 
-fn service(book: &mut Book, event: Event<Service>) -> bool {
+fn service(inputs: &mut ScopeInputs, event: Event<Service>) -> bool {
     let key = |one: &Service| (one.namespace().unwrap_or_default(), one.name_any());
     match event {
-        Event::Init => book.services.clear(),
+        Event::Init => inputs.services.clear(),
         Event::InitApply(one) | Event::Apply(one) => {
-            book.services.insert(key(&one), one.labels().clone());
+            inputs.services.insert(key(&one), one.labels().clone());
         }
         Event::Delete(one) => {
-            book.services.remove(&key(&one));
+            inputs.services.remove(&key(&one));
         }
         Event::InitDone => return true,
     }
     false
 }
 
-fn mesh(book: &mut Book, event: Event<ConfigMap>) {
+fn mesh(inputs: &mut ScopeInputs, event: Event<ConfigMap>) {
     match event {
         Event::InitApply(map) | Event::Apply(map) => {
-            book.configure(map.data.as_ref().and_then(|data| data.get("mesh")).map(String::as_str));
+            inputs.configure(map.data.as_ref().and_then(|data| data.get("mesh")).map(String::as_str));
         }
-        Event::Delete(_) => book.configure(None),
+        Event::Delete(_) => inputs.configure(None),
         Event::Init | Event::InitDone => {}
     }
 }
@@ -231,45 +242,46 @@ mod tests {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
 
-    fn book() -> Book {
-        let mut book = Book::new("cluster.local".to_owned());
-        book.namespaces.insert("sample".to_owned(), labels(&[("team", "a")]));
-        book.services
+    fn inputs() -> ScopeInputs {
+        let mut inputs = ScopeInputs::new("cluster.local".to_owned());
+        inputs.namespaces.insert("sample".to_owned(), labels(&[("team", "a")]));
+        inputs
+            .services
             .insert(("sample".to_owned(), "hello".to_owned()), labels(&[("istio.io/global", "true")]));
-        book.services.insert(("sample".to_owned(), "local".to_owned()), Labels::new());
-        book
+        inputs.services.insert(("sample".to_owned(), "local".to_owned()), Labels::new());
+        inputs
     }
 
-    fn names(book: &Book) -> Vec<String> {
-        book.global().iter().map(ToString::to_string).collect()
+    fn names(inputs: &ScopeInputs) -> Vec<String> {
+        inputs.global().iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn only_labelled_services_are_global_by_default() {
-        assert_eq!(names(&book()), ["sample/hello.sample.svc.cluster.local"]);
+        assert_eq!(names(&inputs()), ["sample/hello.sample.svc.cluster.local"]);
     }
 
     #[test]
-    fn the_mesh_config_decides_when_it_says_something() {
-        let mut book = book();
-        book.configure(Some(
+    fn service_scope_configs_override_the_default() {
+        let mut inputs = inputs();
+        inputs.configure(Some(
             "serviceScopeConfigs:\n- namespaceSelector: {matchLabels: {team: a}}\n  scope: GLOBAL\n",
         ));
-        assert_eq!(names(&book).len(), 2);
-        book.configure(Some("serviceScopeConfigs: []"));
-        assert!(names(&book).is_empty());
-        book.configure(Some("serviceScopeConfigs: 7"));
-        assert!(names(&book).is_empty(), "a config that cannot be read must not widen anything");
-        book.configure(Some("defaultConfig: {}"));
-        assert_eq!(names(&book).len(), 1);
+        assert_eq!(names(&inputs).len(), 2);
+        inputs.configure(Some("serviceScopeConfigs: []"));
+        assert!(names(&inputs).is_empty());
+        inputs.configure(Some("serviceScopeConfigs: 7"));
+        assert!(names(&inputs).is_empty(), "a config that does not parse must not widen reachability");
+        inputs.configure(Some("defaultConfig: {}"));
+        assert_eq!(names(&inputs).len(), 1);
     }
 
     #[test]
-    fn what_is_not_known_is_not_global() {
-        let globals = Globals::default();
+    fn an_unknown_service_is_not_global() {
+        let global = GlobalServices::default();
         let name = NamespacedHostname::parse("sample/hello.sample.svc.cluster.local").unwrap();
-        assert!(!globals.contains(&name));
-        globals.publish(book().global());
-        assert!(globals.contains(&name));
+        assert!(!global.contains(&name));
+        global.publish(inputs().global());
+        assert!(global.contains(&name));
     }
 }

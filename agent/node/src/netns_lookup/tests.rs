@@ -1,10 +1,14 @@
 use super::*;
 
 const UID: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
+fn pod() -> PodRef {
+    PodRef { uid: UID.into(), namespace: "sample".into(), name: "a".into(), service_account: "sa".into() }
+}
+
 const ID: &str = "6d4b1c9e2f7a8053b1c2d3e4f5a6b7c8d9e0f1a2b3c4d5e6f7a8b9c0d1e2f3a4";
 
 #[test]
-fn cgroups_of_every_runtime_lead_to_the_pod() {
+fn cgroup_paths_of_every_runtime_yield_the_pod_uid() {
     let under = UID.replace('-', "_");
     let lines = [
         format!(
@@ -28,7 +32,7 @@ fn cgroups_of_every_runtime_lead_to_the_pod() {
 }
 
 #[test]
-fn what_is_no_pod_or_not_clearly_one_leads_nowhere() {
+fn a_cgroup_without_exactly_one_pod_yields_nothing() {
     let other = UID.replace('0', "1");
     let lines = [
         String::new(),
@@ -46,7 +50,7 @@ fn what_is_no_pod_or_not_clearly_one_leads_nowhere() {
 }
 
 #[test]
-fn the_start_time_is_read_behind_any_command() {
+fn the_start_time_is_parsed_after_any_command_name() {
     let fields: Vec<_> = (3..=30).map(|field| field.to_string()).collect();
     for command in ["sh", "a b", "x) R 1 (y"] {
         assert_eq!(start_time(&format!("7 ({command}) {}", fields.join(" "))), Some(22), "{command}");
@@ -55,29 +59,30 @@ fn the_start_time_is_read_behind_any_command() {
 }
 
 #[test]
-fn nothing_is_found_where_nothing_is() {
+fn no_namespace_is_found_without_processes_and_files() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("1")).unwrap();
     std::fs::write(dir.path().join("1/cgroup"), format!("0::/kubepods/pod{UID}/{ID}")).unwrap();
     std::fs::write(dir.path().join("cni-1"), "no namespace").unwrap();
-    let wanted = [Wanted { uid: UID.into(), ips: vec!["10.0.0.5".parse().unwrap()] }];
+    let queries = [NetnsQuery { pod: pod(), ips: vec!["10.0.0.5".parse().unwrap()] }];
     let host = Netns::current().unwrap().id();
-    assert!(find(dir.path(), dir.path(), host, &wanted).is_empty());
-    assert!(find(&dir.path().join("gone"), &dir.path().join("gone"), host, &wanted).is_empty());
+    assert!(find(dir.path(), dir.path(), host, &queries).is_empty());
+    assert!(find(&dir.path().join("gone"), &dir.path().join("gone"), host, &queries).is_empty());
 }
 
 #[test]
-fn a_file_of_a_namespace_that_owns_the_address_is_the_pods() {
-    // The namespace of this test, which has at least its loopback addresses, stands in for a pod's and then for the host's.
+fn a_namespace_file_with_the_pods_address_is_found() {
+    // The namespace of this test, which has at least its loopback addresses, stands in for a pod's and then for the
+    // host's.
     let here = Netns::current().unwrap();
     let (_, net) = isthmus_sys::route::addresses(&here).unwrap().into_iter().next().expect("loopback is up");
     let dir = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink("/proc/thread-self/ns/net", dir.path().join("cni-1")).unwrap();
-    let wanted = [Wanted { uid: UID.into(), ips: vec![net.addr()] }];
-    let stranger = NetnsId { dev: 0, ino: 0 };
-    // Files are looked at even where processes cannot be.
-    let found = find(&dir.path().join("gone"), dir.path(), stranger, &wanted);
+    let queries = [NetnsQuery { pod: pod(), ips: vec![net.addr()] }];
+    let other = NetnsId { dev: 0, ino: 0 };
+    // Files are searched even where processes cannot be.
+    let found = find(&dir.path().join("gone"), dir.path(), other, &queries);
     assert_eq!(found.values().map(Netns::id).collect::<Vec<_>>(), [here.id()]);
     // As the host's own namespace it is never a pod's.
-    assert!(find(&dir.path().join("gone"), dir.path(), here.id(), &wanted).is_empty());
+    assert!(find(&dir.path().join("gone"), dir.path(), here.id(), &queries).is_empty());
 }

@@ -1,5 +1,5 @@
-//! Unix sockets that only root may use, put in place in one step: nobody can connect before the mode is set, and a stale
-//! socket never stands in the way.
+//! Unix sockets that only the node role's user may connect to, put in place atomically: no client can connect before
+//! the mode is set, and a stale socket is replaced.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -9,24 +9,25 @@ use std::path::Path;
 ///
 /// # Errors
 /// When the folder cannot be made, or the path is too long or cannot be bound; the error names the path.
-pub(crate) fn private<T>(path: &Path, bind: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+pub(crate) fn bind<T>(path: &Path, listen: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let inner = || {
-        let folder = path.parent().ok_or_else(|| io::Error::other("names no file"))?;
+        let folder = path.parent().ok_or_else(|| io::Error::other("has no parent folder"))?;
         std::fs::create_dir_all(folder)?;
-        // Made where only we can look, so that there is no moment at which the umask decides who may connect.
-        let workshop = folder.join(".new");
-        match std::fs::remove_dir_all(&workshop) {
+        // A socket gets its mode from the umask when it is bound. Bind it in a folder that only this user can enter,
+        // set the mode there, and move it into place.
+        let private = folder.join(".new");
+        match std::fs::remove_dir_all(&private) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        std::fs::DirBuilder::new().mode(0o700).create(&workshop)?;
-        let fresh = workshop.join("s");
-        let bound = bind(&fresh)?;
+        std::fs::DirBuilder::new().mode(0o700).create(&private)?;
+        let fresh = private.join("s");
+        let listener = listen(&fresh)?;
         std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
         std::fs::rename(&fresh, path)?;
-        std::fs::remove_dir(&workshop)?;
-        Ok(bound)
+        std::fs::remove_dir(&private)?;
+        Ok(listener)
     };
     inner().map_err(named)
 }
@@ -37,19 +38,19 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
 
     #[test]
-    fn it_is_private_and_takes_the_place_of_a_stale_one() {
+    fn the_socket_is_private_and_replaces_a_stale_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/er/x.sock");
-        drop(private(&path, |path| UnixListener::bind(path)).unwrap());
+        drop(bind(&path, |path| UnixListener::bind(path)).unwrap());
         assert!(UnixStream::connect(&path).is_err(), "stale");
-        let _listener = private(&path, |path| UnixListener::bind(path)).unwrap();
+        let _listener = bind(&path, |path| UnixListener::bind(path)).unwrap();
         assert!(UnixStream::connect(&path).is_ok());
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
     fn the_error_names_the_path() {
-        let error = private(Path::new("/proc/nowhere/x.sock"), |path| UnixListener::bind(path)).unwrap_err();
+        let error = bind(Path::new("/proc/nowhere/x.sock"), |path| UnixListener::bind(path)).unwrap_err();
         assert!(error.to_string().contains("/proc/nowhere/x.sock"), "{error}");
     }
 }

@@ -1,50 +1,69 @@
-//! Finds the network namespace of a pod that was not announced by the plugin: through the cgroup of its processes, else
-//! among the runtime's namespace files. A namespace counts only if one of its interfaces owns an address of the pod.
+//! Finds the network namespace of a running pod, which no plugin event names: through the cgroup of its processes,
+//! else among the container runtime's namespace files. A namespace counts only if one of its interfaces has an address
+//! of the pod.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
-use isthmus_model::name::PodUid;
+use isthmus_model::{PodRef, PodUid};
 use isthmus_sys::netns::{Netns, NetnsId};
 
-/// A pod whose namespace is looked for.
+use crate::pod::Pod;
+
+/// A pod whose network namespace is to be found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    /// The pod.
-    pub uid: PodUid,
-    /// Its addresses; without one nothing is found.
+pub struct NetnsQuery {
+    /// Which pod.
+    pub pod: PodRef,
+    /// Its addresses; a pod without one is never found.
     pub ips: Vec<IpAddr>,
 }
 
-/// A namespace that may be a pod's.
+/// A namespace that may be a pod's: processes of a pod can enter another one (`nsenter`), so the oldest process
+/// decides.
 struct Candidate {
     netns: Netns,
-    /// When the process that led here began, in clock ticks after boot.
+    /// Start of the process that it was found by, in clock ticks after boot.
     started: u64,
 }
 
-/// Looks for all of them in one pass over the processes and, for those not found, one over the files of `netns_dir`.
+impl NetnsQuery {
+    /// The query for a pod.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Self {
+        Self { pod: pod.pod.clone(), ips: pod.ips.clone() }
+    }
+}
+
+/// Searches for all pods in one pass over the processes in `proc_dir` and, for those not found, one over the files of
+/// `netns_dir`. The host's own namespace is never a pod's.
 pub(crate) fn find(
     proc_dir: &Path,
     netns_dir: &Path,
     host: NetnsId,
-    wanted: &[Wanted],
+    queries: &[NetnsQuery],
 ) -> HashMap<PodUid, Netns> {
-    let mut found = by_processes(proc_dir, host, wanted).unwrap_or_else(|error| {
-        tracing::warn!(folder = %proc_dir.display(), error = %error, "no process can be looked at");
+    let mut found = by_processes(proc_dir, host, queries).unwrap_or_else(|error| {
+        tracing::warn!(folder = %proc_dir.display(), %error,
+            "cannot list the host's processes; pods are searched by namespace files only (HOST_PROC)");
         HashMap::new()
     });
-    let rest: Vec<_> = wanted.iter().filter(|pod| !found.contains_key(&pod.uid)).collect();
+    let rest: Vec<_> = queries.iter().filter(|query| !found.contains_key(&query.pod.uid)).collect();
     if !rest.is_empty() {
         found.extend(by_files(netns_dir, host, &rest));
     }
     found
 }
 
-fn by_processes(proc_dir: &Path, host: NetnsId, wanted: &[Wanted]) -> io::Result<HashMap<PodUid, Netns>> {
-    let wanted: HashMap<String, &Wanted> = wanted.iter().map(|pod| (pod.uid.to_string(), pod)).collect();
+fn by_processes(
+    proc_dir: &Path,
+    host: NetnsId,
+    queries: &[NetnsQuery],
+) -> io::Result<HashMap<PodUid, Netns>> {
+    let by_uid: HashMap<&str, &NetnsQuery> =
+        queries.iter().map(|query| (query.pod.uid.as_str(), query)).collect();
     let mut oldest: HashMap<PodUid, Candidate> = HashMap::new();
     for entry in std::fs::read_dir(proc_dir)? {
         let Ok(entry) = entry else { continue };
@@ -52,30 +71,30 @@ fn by_processes(proc_dir: &Path, host: NetnsId, wanted: &[Wanted]) -> io::Result
             continue;
         }
         let process = entry.path();
-        // Processes come and go while we look: what cannot be read is not there any more.
-        let Some(pod) = std::fs::read_to_string(process.join("cgroup"))
+        // Processes end during the scan: a file that cannot be read belongs to one that has.
+        let Some(query) = std::fs::read_to_string(process.join("cgroup"))
             .ok()
             .and_then(|text| pod_of_cgroup(&text))
-            .and_then(|uid| wanted.get(&uid).copied())
+            .and_then(|uid| by_uid.get(uid.as_str()).copied())
         else {
             continue;
         };
         let stat = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
         let Some(started) = start_time(&stat) else { continue };
-        if oldest.get(&pod.uid).is_some_and(|candidate| candidate.started <= started) {
+        if oldest.get(&query.pod.uid).is_some_and(|candidate| candidate.started <= started) {
             continue;
         }
         let Ok(netns) = Netns::open(&process.join("ns/net")) else { continue };
-        if netns.id() != host && owns_one_of(&netns, &pod.ips) {
-            oldest.insert(pod.uid.clone(), Candidate { netns, started });
+        if netns.id() != host && owns_one_of(&netns, &query.ips) {
+            oldest.insert(query.pod.uid.clone(), Candidate { netns, started });
         }
     }
     Ok(oldest.into_iter().map(|(uid, candidate)| (uid, candidate.netns)).collect())
 }
 
-/// What container runtimes keep for their sandboxes. Two files that own one address are two sandboxes of which one is
-/// stale; which one cannot be told, so neither is taken.
-fn by_files(netns_dir: &Path, host: NetnsId, wanted: &[&Wanted]) -> HashMap<PodUid, Netns> {
+/// Searches the files that container runtimes bind-mount their sandboxes' namespaces on. If two of them have an
+/// address of one pod, one belongs to a stale sandbox; nothing tells which, so neither is used.
+fn by_files(netns_dir: &Path, host: NetnsId, queries: &[&NetnsQuery]) -> HashMap<PodUid, Netns> {
     let mut found: HashMap<PodUid, Netns> = HashMap::new();
     let mut ambiguous = HashSet::new();
     let mut seen = HashSet::from([host]);
@@ -85,10 +104,10 @@ fn by_files(netns_dir: &Path, host: NetnsId, wanted: &[&Wanted]) -> HashMap<PodU
         if !seen.insert(netns.id()) {
             continue;
         }
-        for pod in wanted.iter().filter(|pod| owns_one_of(&netns, &pod.ips)) {
+        for NetnsQuery { pod, .. } in queries.iter().filter(|query| owns_one_of(&netns, &query.ips)) {
             if let Some(other) = found.insert(pod.uid.clone(), netns.clone()) {
-                tracing::warn!(uid = %pod.uid, one = %other.id(), other = %netns.id(),
-                    "two network namespaces own the pod's address");
+                tracing::warn!(%pod, uid = %pod.uid, folder = %netns_dir.display(), one = %other.id(),
+                    other = %netns.id(), "pod not enrolled: two network namespaces have its address");
                 ambiguous.insert(pod.uid.clone());
             }
         }
@@ -102,8 +121,8 @@ fn owns_one_of(netns: &Netns, ips: &[IpAddr]) -> bool {
         .is_ok_and(|addresses| addresses.iter().any(|(_, net)| ips.contains(&net.addr())))
 }
 
-/// The UID of the pod that a process with this `/proc/<pid>/cgroup` belongs to. `None` when it belongs to none, or when
-/// its lines name different pods or containers.
+/// The UID of the pod that a process with this `/proc/<pid>/cgroup` belongs to. `None` when it belongs to no pod, or
+/// when its lines (cgroup v1 has one per controller) name different pods or containers.
 fn pod_of_cgroup(text: &str) -> Option<String> {
     let mut found: Option<(String, String)> = None;
     // `hierarchy:controllers:path`, and the path may contain colons.
@@ -137,7 +156,7 @@ fn uid_of_segment(segment: &str) -> Option<String> {
     let uid = uid.replace('_', "-");
     let hex = uid.bytes().filter(u8::is_ascii_hexdigit).count();
     let dashes = uid.bytes().filter(|byte| *byte == b'-').count();
-    // A UUID, or the hash that static pods have instead.
+    // A UUID, or the hash without dashes that static pods have instead.
     (hex == 32 && (dashes == 4 || dashes == 0) && hex + dashes == uid.len()).then_some(uid)
 }
 

@@ -1,0 +1,300 @@
+//! Enrols pods in the mesh and withdraws them, step by step in the one order that never leaks plaintext: packet rules
+//! first, then the agent, then kubelet probes, and the annotation that reports it last. It owns what was done for each
+//! pod; when to act, and for which pods, is decided by the controller.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use isthmus_model::PodUid;
+use isthmus_sys::netns::Netns;
+use tokio::time::Instant;
+
+use crate::kernel::{Kernel, KernelError, ProbeTarget};
+use crate::netns_lookup::NetnsQuery;
+use crate::plan::{EnrolmentState, WithdrawReason};
+use crate::pod::{CaptureConfig, Pod, Redirection};
+use crate::zds::{AgentError, DataPlane};
+
+mod adopt;
+pub mod annotation;
+pub mod error;
+
+use annotation::{AnnotationError, RedirectionAnnotation};
+use error::EnrolError;
+
+/// Deadline of the agent's ack and of the API server's answer, each, when no plugin waits.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same while a failed add is rolled back: the plugin must receive the reason before it gives up.
+const ROLLBACK_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// What was done for a pod.
+#[derive(Debug, Clone)]
+struct Enrolment {
+    state: EnrolmentState,
+    netns: Option<Netns>,
+    ips: Vec<IpAddr>,
+}
+
+/// The pods that are enrolled or on their way.
+pub struct Enroller {
+    kernel: Arc<dyn Kernel>,
+    data_plane: Arc<dyn DataPlane>,
+    annotation: Arc<dyn RedirectionAnnotation>,
+    dns_capture: bool,
+    ipv6: bool,
+    enrolments: Mutex<HashMap<PodUid, Enrolment>>,
+}
+
+impl Enroller {
+    /// An enroller without pods. `dns_capture` is the default for pods without the annotation.
+    #[must_use]
+    pub fn new(
+        kernel: Arc<dyn Kernel>,
+        data_plane: Arc<dyn DataPlane>,
+        annotation: Arc<dyn RedirectionAnnotation>,
+        dns_capture: bool,
+        ipv6: bool,
+    ) -> Self {
+        Self { kernel, data_plane, annotation, dns_capture, ipv6, enrolments: Mutex::default() }
+    }
+
+    /// How far a pod's enrolment has come, and the addresses it was enrolled with.
+    #[must_use]
+    pub fn state(&self, uid: &PodUid) -> (EnrolmentState, Vec<IpAddr>) {
+        let enrolments = self.lock();
+        let enrolment = enrolments.get(uid);
+        enrolment.map_or((EnrolmentState::NotEnrolled, Vec::new()), |it| (it.state, it.ips.clone()))
+    }
+
+    /// The pods whose enrolment is not complete.
+    #[must_use]
+    pub fn partial(&self) -> Vec<PodUid> {
+        let enrolments = self.lock();
+        let partial = enrolments.iter().filter(|(_, it)| it.state == EnrolmentState::Partial);
+        partial.map(|(uid, _)| uid.clone()).collect()
+    }
+
+    /// Enrols a pod whose sandbox was just made. All or nothing: on an error every step is rolled back, because the
+    /// kubelet deletes the sandbox and retries with a new one.
+    ///
+    /// # Errors
+    /// With the step that failed. `deadline` bounds the agent and the API server.
+    pub async fn add(
+        &self,
+        pod: &Pod,
+        path: &Path,
+        ips: &[IpAddr],
+        deadline: Instant,
+    ) -> Result<(), EnrolError> {
+        if ips.is_empty() {
+            return Err(EnrolError::NoAddress);
+        }
+        let path = path.to_owned();
+        let netns = self.blocking(move |kernel| kernel.open_netns(&path)).await?;
+        // An earlier sandbox of this pod is gone, and its addresses may have been given to another pod.
+        let (_, stale) = self.state(&pod.pod.uid);
+        self.remove_probes(&pod.pod.uid, stale.into_iter().filter(|ip| !ips.contains(ip)).collect()).await?;
+        let result = self.run_steps(pod, &netns, ips, deadline).await;
+        if let Err(error) = &result {
+            let annotated = matches!(error, EnrolError::Annotation(_));
+            self.roll_back(pod, &netns, ips, annotated).await;
+        }
+        result
+    }
+
+    /// Rolls back a successful [`add`](Self::add) whose plugin has given up.
+    pub async fn undo_add(&self, pod: &Pod) {
+        let Some(enrolment) = self.lock().get(&pod.pod.uid).cloned() else { return };
+        if let Some(netns) = enrolment.netns {
+            self.roll_back(pod, &netns, &enrolment.ips, true).await;
+        }
+    }
+
+    /// Enrols a running pod. On an error the steps that are done stay, so that the pod fails closed and does not leak
+    /// plaintext, and its annotation becomes `pending`.
+    ///
+    /// # Errors
+    /// With the step that failed; all are worth a retry.
+    pub async fn enrol(&self, pod: &Pod) -> Result<(), EnrolError> {
+        let netns = self.netns_of(pod).await?;
+        let result = self.run_steps(pod, &netns, &pod.ips, Instant::now() + STEP_TIMEOUT).await;
+        if result.is_err()
+            && let Err(error) =
+                self.annotate(pod, Some(Redirection::Pending), Instant::now() + STEP_TIMEOUT).await
+        {
+            tracing::warn!(%pod, %error, "pod not annotated as pending");
+        }
+        result
+    }
+
+    /// Withdraws a pod from the mesh; `pod` is `None` when its object is deleted.
+    ///
+    /// # Errors
+    /// With the step that failed; a retry goes on from there.
+    pub async fn withdraw(
+        &self,
+        uid: &PodUid,
+        pod: Option<&Pod>,
+        reason: WithdrawReason,
+    ) -> Result<(), EnrolError> {
+        let Some(enrolment) = self.lock().get_mut(uid).map(|enrolment| {
+            // If the pod is selected again before the withdrawal is complete, every step of enrolment must be repeated.
+            enrolment.state = EnrolmentState::Partial;
+            enrolment.clone()
+        }) else {
+            return Ok(());
+        };
+        self.remove_probes(uid, enrolment.ips.clone()).await?;
+        if let (WithdrawReason::OptedOut, Some(pod)) = (reason, pod) {
+            let netns = match enrolment.netns {
+                Some(netns) => Some(netns),
+                None => self.find_netns(pod).await?,
+            };
+            // Rules live in the network namespace: without one there are none.
+            if let Some(netns) = netns {
+                self.blocking(move |kernel| kernel.remove_pod(&netns)).await?;
+            }
+        }
+        self.data_plane.del(uid).await;
+        self.lock().remove(uid);
+        match pod {
+            Some(pod) => Ok(self.annotate(pod, None, Instant::now() + STEP_TIMEOUT).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes the annotation of a pod that is not enrolled.
+    ///
+    /// # Errors
+    /// When the API server does not accept it.
+    pub async fn clear_annotation(&self, pod: &Pod) -> Result<(), EnrolError> {
+        Ok(self.annotate(pod, None, Instant::now() + STEP_TIMEOUT).await?)
+    }
+
+    /// Updates the probe sets to a pod's changed addresses.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn sync_probes(&self, pod: &Pod) -> Result<(), EnrolError> {
+        let uid = &pod.pod.uid;
+        let (_, old) = self.state(uid);
+        self.add_probes(uid, &pod.ips).await?;
+        self.remove_probes(uid, old.into_iter().filter(|ip| !pod.ips.contains(ip)).collect()).await?;
+        if let Some(enrolment) = self.lock().get_mut(uid) {
+            enrolment.ips.clone_from(&pod.ips);
+        }
+        Ok(())
+    }
+
+    /// The steps from an open network namespace to an enrolled pod. After each of them the pod fails closed if the
+    /// next one fails.
+    async fn run_steps(
+        &self,
+        pod: &Pod,
+        netns: &Netns,
+        ips: &[IpAddr],
+        deadline: Instant,
+    ) -> Result<(), EnrolError> {
+        // Recorded before the first rule is written, because a call that fails may have written some of them.
+        self.record(pod, EnrolmentState::Partial, Some(netns.clone()), ips);
+        let (capture, inside) = (self.capture(pod), netns.clone());
+        self.blocking(move |kernel| kernel.apply_pod(&inside, &capture)).await?;
+        self.data_plane.add(&pod.pod, netns.clone(), deadline).await?;
+        self.add_probes(&pod.pod.uid, ips).await?;
+        self.annotate(pod, Some(Redirection::Enabled), deadline).await?;
+        self.record(pod, EnrolmentState::Enrolled, Some(netns.clone()), ips);
+        tracing::info!(%pod, netns = %netns.id(), "pod enrolled in the mesh");
+        Ok(())
+    }
+
+    /// Undoes every step, also those that were not reached. The annotation is only removed if it may have been
+    /// written: for a pod that is being created that would be a pointless request.
+    async fn roll_back(&self, pod: &Pod, netns: &Netns, ips: &[IpAddr], annotated: bool) {
+        let report = |step: &str, error: &dyn std::fmt::Display| {
+            tracing::warn!(%pod, step, %error, "failed enrolment not rolled back completely");
+        };
+        if let Err(error) = self.remove_probes(&pod.pod.uid, ips.to_vec()).await {
+            report("probe sets", &error);
+        }
+        let inside = netns.clone();
+        if let Err(error) = self.blocking(move |kernel| kernel.remove_pod(&inside)).await {
+            report("rules", &error);
+        }
+        // The request is sent in any case; only waiting for its ack is bounded.
+        if tokio::time::timeout(ROLLBACK_TIMEOUT, self.data_plane.del(&pod.pod.uid)).await.is_err() {
+            report("agent", &AgentError::TimedOut);
+        }
+        self.lock().remove(&pod.pod.uid);
+        if annotated && let Err(error) = self.annotate(pod, None, Instant::now() + ROLLBACK_TIMEOUT).await {
+            report("annotation", &error);
+        }
+    }
+
+    /// The network namespace of a running pod: the one it was enrolled in, or a search.
+    async fn netns_of(&self, pod: &Pod) -> Result<Netns, EnrolError> {
+        let known = self.lock().get(&pod.pod.uid).and_then(|enrolment| enrolment.netns.clone());
+        match known {
+            Some(netns) => Ok(netns),
+            None => self.find_netns(pod).await?.ok_or_else(|| EnrolError::NoNetns(pod.ips.clone())),
+        }
+    }
+
+    async fn find_netns(&self, pod: &Pod) -> Result<Option<Netns>, KernelError> {
+        let query = [NetnsQuery::of(pod)];
+        let mut found = self.blocking(move |kernel| kernel.find_netns(&query)).await?;
+        Ok(found.remove(&pod.pod.uid))
+    }
+
+    async fn add_probes(&self, uid: &PodUid, ips: &[IpAddr]) -> Result<(), KernelError> {
+        let targets: Vec<_> = ips.iter().map(|ip| ProbeTarget { ip: *ip, uid: uid.clone() }).collect();
+        self.blocking(move |kernel| targets.iter().try_for_each(|target| kernel.add_probe_target(target)))
+            .await
+    }
+
+    async fn remove_probes(&self, uid: &PodUid, ips: Vec<IpAddr>) -> Result<(), KernelError> {
+        let targets: Vec<_> = ips.into_iter().map(|ip| ProbeTarget { ip, uid: uid.clone() }).collect();
+        self.blocking(move |kernel| targets.iter().try_for_each(|target| kernel.remove_probe_target(target)))
+            .await
+    }
+
+    async fn annotate(
+        &self,
+        pod: &Pod,
+        redirection: Option<Redirection>,
+        deadline: Instant,
+    ) -> Result<(), AnnotationError> {
+        tokio::time::timeout_at(deadline, self.annotation.set(pod, redirection))
+            .await
+            .unwrap_or(Err(AnnotationError::TimedOut))
+    }
+
+    fn capture(&self, pod: &Pod) -> CaptureConfig {
+        pod.capture(self.dns_capture, self.ipv6)
+    }
+
+    fn record(&self, pod: &Pod, state: EnrolmentState, netns: Option<Netns>, ips: &[IpAddr]) {
+        self.lock().insert(pod.pod.uid.clone(), Enrolment { state, netns, ips: ips.to_vec() });
+    }
+
+    /// Runs a kernel call on the blocking pool.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&dyn Kernel) -> Result<T, KernelError> + Send + 'static,
+    ) -> Result<T, KernelError> {
+        let kernel = Arc::clone(&self.kernel);
+        tokio::task::spawn_blocking(move || call(&*kernel))
+            .await
+            .unwrap_or_else(|error| Err(KernelError::failed("kernel call")(error)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PodUid, Enrolment>> {
+        // Every change is one insertion or removal, so a panic leaves nothing half done.
+        self.enrolments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;
