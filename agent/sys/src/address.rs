@@ -1,4 +1,4 @@
-//! Socket addresses as they are compared and shown.
+//! Socket addresses in one form, whichever kind of socket reported them.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,4 +1,5 @@
-//! A copy of every frame on an interface, as a packet sniffer sees it: for proving what is, and what is not, on a wire.
+//! A packet capture of one interface (`AF_PACKET`), for tests that prove what is, and what is not, on the wire. It
+//! must not know what the frames mean.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -16,29 +17,29 @@ use crate::Error;
 use crate::netns::Netns;
 use crate::route;
 
-/// More than the largest frame that offloading builds.
+/// Receive buffer: larger than the largest frame that segmentation offload builds.
 const FRAME: usize = 256 * 1024;
-/// How much the kernel may hold back for us, in bytes; it may give less.
+/// `SO_RCVBUF` in bytes; the kernel caps it at `net.core.rmem_max`.
 const BACKLOG: usize = 8 * 1024 * 1024;
 
-/// Frames of one interface, from the moment it was opened, both directions. Collected by a thread of its own, so that a
-/// flood does not overflow the kernel's buffer.
+/// The frames of one interface in both directions, from the moment it was opened. A thread of its own collects them,
+/// so that a flood does not overflow the kernel's buffer.
 #[derive(Debug)]
 pub struct Capture {
-    shared: Arc<Shared>,
+    socket: Arc<CaptureSocket>,
     stop: Option<UnixStream>,
     collector: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct CaptureSocket {
     socket: OwnedFd,
     interface: usize,
     frames: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Capture {
-    /// Starts capturing. Whatever is sent or received on the interface after this returns is seen.
+    /// Starts capturing. Every frame that the interface sends or receives after this returns is captured.
     ///
     /// # Errors
     /// When there is no such interface, or without `CAP_NET_RAW` in the namespace.
@@ -53,22 +54,22 @@ impl Capture {
         let socket = netns.run(make)?.map_err(|e| failed(e.into()))?;
         setsockopt(&socket, sockopt::RcvBuf, &BACKLOG).map_err(|e| failed(e.into()))?;
         let interface = usize::try_from(index).map_err(io::Error::other).map_err(failed)?;
-        let shared = Arc::new(Shared { socket, interface, frames: Mutex::default() });
+        let socket = Arc::new(CaptureSocket { socket, interface, frames: Mutex::default() });
         let (stop, stopped) = UnixStream::pair().map_err(failed)?;
-        let collecting = Arc::clone(&shared);
+        let collecting = Arc::clone(&socket);
         let collector = std::thread::Builder::new()
             .name("capture".to_owned())
             .spawn(move || collecting.collect_until(&stopped))
             .map_err(failed)?;
-        Ok(Self { shared, stop: Some(stop), collector: Some(collector) })
+        Ok(Self { socket, stop: Some(stop), collector: Some(collector) })
     }
 
-    /// The frames since the last call, in order, each with its Ethernet header. Everything that was on the wire before
-    /// the call is among them.
+    /// The frames since the last call, in order, each with its Ethernet header, including every frame that was on the
+    /// wire before this call.
     #[must_use]
     pub fn drain(&self) -> Vec<Vec<u8>> {
-        let mut frames = self.shared.frames();
-        self.shared.collect(&mut frames);
+        let mut frames = self.socket.frames();
+        self.socket.collect(&mut frames);
         std::mem::take(&mut frames)
     }
 }
@@ -77,33 +78,34 @@ impl Drop for Capture {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(collector) = self.collector.take() {
-            // It can only have panicked, and that was reported when it happened.
+            // An error means that the thread panicked, which the panic hook has reported.
             let _ = collector.join();
         }
     }
 }
 
-impl Shared {
+impl CaptureSocket {
     fn frames(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
         self.frames.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The other end of `stopped` closes when the capture ends.
+    /// Collects frames until the other end of `stopped` is closed.
     fn collect_until(&self, stopped: &UnixStream) {
         loop {
-            let mut wanted = [
+            let mut polled = [
                 PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
                 PollFd::new(stopped.as_fd(), PollFlags::POLLIN),
             ];
-            match poll(&mut wanted, PollTimeout::NONE) {
-                Ok(_) if wanted[1].any() == Some(false) => self.collect(&mut self.frames()),
+            match poll(&mut polled, PollTimeout::NONE) {
+                Ok(_) if polled[1].any() == Some(false) => self.collect(&mut self.frames()),
                 Err(Errno::EINTR) => {}
                 Ok(_) | Err(_) => return,
             }
         }
     }
 
-    /// Takes what the kernel has for us. A packet socket hears all interfaces of its namespace.
+    /// Reads the frames that the kernel has queued. A packet socket that is not bound receives from all interfaces of
+    /// its namespace.
     fn collect(&self, frames: &mut Vec<Vec<u8>>) {
         let mut buffer = vec![0; FRAME];
         loop {
@@ -114,9 +116,9 @@ impl Shared {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return,
                 Err(errno) => {
-                    // An interface of the namespace went down; the others go on.
+                    // ENETDOWN: some interface of the namespace went down; frames of the others still arrive.
                     if errno != Errno::ENETDOWN {
-                        tracing::warn!(%errno, "capture ended");
+                        tracing::warn!(%errno, "packet capture stopped, frames are missing from here on");
                         return;
                     }
                 }

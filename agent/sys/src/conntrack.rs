@@ -1,5 +1,5 @@
-//! Where a datagram was going before it was redirected. A TCP socket remembers that (`SO_ORIGINAL_DST`); a UDP socket
-//! does not, so the kernel's connection table is asked, through netlink. It must not know what the datagrams are.
+//! The original destination of a redirected datagram. The kernel offers it for TCP sockets only (`SO_ORIGINAL_DST`),
+//! so for UDP the conntrack table is queried through netlink. It must not know what the datagrams carry.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
@@ -19,37 +19,38 @@ use crate::address::canonical;
 use crate::netlink::{Netlink, encode};
 use crate::netns::Netns;
 
-/// The connection table of one namespace.
+/// The conntrack table of one network namespace.
 #[derive(Debug)]
 pub struct Conntrack {
-    asked: Mutex<Asked>,
+    socket: Mutex<QuerySocket>,
     netns: String,
 }
 
 #[derive(Debug)]
-struct Asked {
+struct QuerySocket {
     netlink: Netlink,
     sequence: u32,
 }
 
 impl Conntrack {
-    /// Opens the table of a namespace.
+    /// Opens the conntrack table of a namespace.
     ///
     /// # Errors
-    /// When the kernel has no netlink for it or the namespace cannot be entered.
+    /// When the kernel lacks `nf_conntrack_netlink` or the namespace cannot be entered.
     pub fn open(netns: &Netns) -> Result<Self, Error> {
         let netlink = Netlink::open(netns, NETLINK_NETFILTER)?;
-        Ok(Self { asked: Mutex::new(Asked { netlink, sequence: 0 }), netns: netns.id().to_string() })
+        Ok(Self { socket: Mutex::new(QuerySocket { netlink, sequence: 0 }), netns: netns.id().to_string() })
     }
 
-    /// Where a datagram was sent that came `from` there to a socket bound to `at`: another address than `at` when it was
-    /// redirected. `None` when the table does not hold it. The kernel answers at once; nothing is waited for.
+    /// The address that a datagram was sent to, which came `from` a client to a socket bound to `at`; it differs from
+    /// `at` when the datagram was redirected. `None` when the table has no entry. Does not block: the kernel answers
+    /// within `send`.
     ///
     /// # Errors
-    /// When the kernel refuses to say: it wants `CAP_NET_ADMIN`.
+    /// When the kernel refuses the query; it requires `CAP_NET_ADMIN`.
     pub fn original_udp(&self, from: SocketAddr, at: SocketAddr) -> Result<Option<SocketAddr>, Error> {
         let (from, at) = (canonical(from), canonical(at));
-        match self.ask(from, at) {
+        match self.query(from, at) {
             Ok(found) => Ok(found.map(canonical)),
             Err(cause) if cause.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(None),
             Err(cause) => {
@@ -59,13 +60,13 @@ impl Conntrack {
         }
     }
 
-    fn ask(&self, from: SocketAddr, at: SocketAddr) -> std::io::Result<Option<SocketAddr>> {
-        // A panic in here leaves at most an answer unread, which the next one skips.
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.sequence = asked.sequence.wrapping_add(1);
-        let sequence = asked.sequence;
-        asked.netlink.send(&encode(request(from, at), 0, sequence))?;
-        for reply in asked.netlink.pending::<NetfilterMessage>()? {
+    fn query(&self, from: SocketAddr, at: SocketAddr) -> std::io::Result<Option<SocketAddr>> {
+        // A panic leaves at most an answer unread, which the next query skips by its sequence number.
+        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        socket.sequence = socket.sequence.wrapping_add(1);
+        let sequence = socket.sequence;
+        socket.netlink.send(&encode(request(from, at), 0, sequence))?;
+        for reply in socket.netlink.pending::<NetfilterMessage>()? {
             if reply.header.sequence_number != sequence {
                 continue;
             }
@@ -79,7 +80,9 @@ impl Conntrack {
     }
 }
 
-/// Asks for the connection whose answers go from `at` to `from`. Without a zone in the request it is the default one.
+/// Queries the connection by its reply direction, from `at` to `from`: redirection rewrites the destination, so the
+/// address that the socket is bound to is known to the reply tuple only. Without a zone in the request the default
+/// zone is searched.
 fn request(from: SocketAddr, at: SocketAddr) -> NetfilterMessage {
     let family = if from.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
     let answers = vec![
@@ -94,7 +97,7 @@ fn request(from: SocketAddr, at: SocketAddr) -> NetfilterMessage {
     NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), get)
 }
 
-/// The destination of a connection as its first packet had it.
+/// The destination in a connection's original direction, before redirection.
 fn original(message: NetfilterMessage) -> Option<SocketAddr> {
     let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = message.inner else {
         return None;

@@ -1,8 +1,8 @@
-//! The one error of system calls: which operation, on what, and the kernel's answer.
+//! The error of system calls and netlink requests: the operation, its object and the kernel's answer.
 
 use std::io;
 
-/// A system call or netlink request that failed. The text is complete by itself: `operation object: reason`.
+/// A system call or netlink request that failed. It displays as `operation object: reason`, complete for a log line.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation} {object}: {cause}")]
 pub struct Error {
@@ -16,7 +16,7 @@ impl Error {
         Self { operation, object: object.to_string(), cause: cause.into() }
     }
 
-    /// For `map_err`: builds the error when a call failed.
+    /// For `map_err`.
     pub(crate) fn on<E: Into<io::Error>>(
         operation: &'static str,
         object: impl ToString,

@@ -1,5 +1,6 @@
-//! The kernel seam: network namespaces, sockets made inside them, nftables, conntrack, routes, limits. Nothing here knows a pod, a
-//! policy or a mesh; every function says what it does to the kernel and fails with the operation and its object.
+//! The kernel seam: network namespaces, sockets made inside them, nftables, conntrack, routes, limits, and the only
+//! `unsafe` code. It must not know pods, policies or the mesh. Every error names the operation, its object and the
+//! kernel's answer.
 
 pub mod capture;
 pub mod conntrack;

@@ -1,4 +1,4 @@
-//! What this process may do: open files and capabilities.
+//! Resource limits and capabilities of this process.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -7,7 +7,8 @@ use crate::Error;
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// Raises the soft limit of open files to the hard one and returns it.
+/// Raises the soft limit of open files to the hard limit and returns it. Every proxied connection costs two
+/// descriptors, and container runtimes set a low soft limit for programs that use `select`.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -20,13 +21,13 @@ pub fn raise_nofile() -> Result<u64, Error> {
     Ok(hard)
 }
 
-/// Whether the calling thread may administer networks of its user namespace.
+/// Whether the calling thread has `CAP_NET_ADMIN`: it may write rules and routes, and make transparent sockets.
 #[must_use]
 pub fn has_net_admin() -> bool {
     has(CAP_NET_ADMIN)
 }
 
-/// Whether the calling thread may make and enter namespaces without a new user namespace.
+/// Whether the calling thread has `CAP_SYS_ADMIN`: it may make and enter namespaces without a new user namespace.
 #[must_use]
 pub fn has_sys_admin() -> bool {
     has(CAP_SYS_ADMIN)

@@ -1,5 +1,6 @@
-//! Blocking netlink for netfilter, which no client crate covers: the kernel answers a request before `send` returns, so
-//! there is nothing to wait for and no reason for a runtime. A socket stays in the namespace it was made in.
+//! Blocking netlink sockets for netfilter, which no client crate covers. The kernel queues the answer to a netfilter
+//! request before `send` returns, so nothing ever waits and no runtime is needed. A socket stays in the namespace it
+//! was made in.
 
 use std::io;
 
@@ -12,7 +13,7 @@ use netlink_sys::{Socket, SocketAddr};
 use crate::Error;
 use crate::netns::Netns;
 
-/// How often a dump that others disturb is tried.
+/// Attempts of a dump that concurrent changes interrupt.
 const MAX_DUMPS: usize = 16;
 
 /// A netlink socket of one protocol inside one namespace.
@@ -36,7 +37,7 @@ impl Netlink {
         if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
-    /// The next datagram, split into messages.
+    /// Receives one datagram and splits it into messages.
     pub(crate) fn receive<M: NetlinkDeserializable>(&self) -> io::Result<Vec<NetlinkMessage<M>>> {
         let (bytes, _) = self.socket.recv_from_full()?;
         let mut messages = Vec::new();
@@ -44,14 +45,14 @@ impl Netlink {
         while !rest.is_empty() {
             let message = NetlinkMessage::<M>::deserialize(rest).map_err(io::Error::other)?;
             let length = usize::try_from(message.header.length).map_err(io::Error::other)?;
-            // Messages are aligned to four bytes; the last one need not be padded.
+            // Messages are aligned to four bytes (NLMSG_ALIGN); the last one need not be padded.
             rest = rest.get(length.max(1).next_multiple_of(4)..).unwrap_or_default();
             messages.push(message);
         }
         Ok(messages)
     }
 
-    /// Everything that was answered so far.
+    /// Receives everything that the kernel has queued.
     pub(crate) fn pending<M: NetlinkDeserializable>(&self) -> io::Result<Vec<NetlinkMessage<M>>> {
         self.socket.set_non_blocking(true)?;
         let mut messages = Vec::new();
@@ -64,7 +65,8 @@ impl Netlink {
         }
     }
 
-    /// One dump request, all answers. Asked again when the listed things changed meanwhile.
+    /// Sends a dump request and receives all of its answers. Repeated when the objects changed meanwhile: the kernel
+    /// marks such a dump with `NLM_F_DUMP_INTR`, and it may have skipped entries.
     pub(crate) fn dump<M>(&self, message: M) -> io::Result<Vec<M>>
     where
         M: NetlinkSerializable + NetlinkDeserializable + Clone,
@@ -74,7 +76,7 @@ impl Netlink {
                 return Ok(found);
             }
         }
-        Err(io::Error::new(io::ErrorKind::Interrupted, "changes faster than it can be listed"))
+        Err(io::Error::new(io::ErrorKind::Interrupted, "the objects change faster than they can be listed"))
     }
 
     fn dump_once<M>(&self, message: M) -> io::Result<Option<Vec<M>>>
@@ -99,7 +101,7 @@ impl Netlink {
     }
 }
 
-/// One message as bytes, padded to netlink's alignment.
+/// Serializes one message, padded to netlink's alignment.
 pub(crate) fn encode<M: NetlinkSerializable>(message: M, flags: u16, sequence: u32) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | flags;

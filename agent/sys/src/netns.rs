@@ -1,5 +1,5 @@
-//! Network namespaces as values: an open file that keeps the namespace alive, and the only two ways of doing work
-//! inside one. It must not know what is done there.
+//! Network namespaces as values: an open file that keeps the namespace alive, and the two ways of running code inside
+//! one. It must not know what is run.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -19,17 +19,17 @@ use crate::Error;
 const HERE: &str = "/proc/thread-self/ns/net";
 
 thread_local! {
-    /// The namespace this thread is in, once somebody asked. Kept true by [`Entered`], so that entering another one
+    /// Cache of the namespace that this thread is in. [`Entered`] keeps it up to date, so that entering another one
     /// costs two `setns` and no `open`.
     static CURRENT: RefCell<Option<Netns>> = const { RefCell::new(None) };
 }
 
-/// What tells one namespace from another for as long as either lives.
+/// Identifies a namespace for as long as it exists; the kernel reuses inode numbers afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NetnsId {
-    /// Device of the namespace file system.
+    /// Device number of nsfs.
     pub dev: u64,
-    /// Inode: the number in `net:[…]`.
+    /// Inode number, as in `net:[…]`.
     pub ino: u64,
 }
 
@@ -41,10 +41,10 @@ impl fmt::Display for NetnsId {
 
 /// A network namespace, kept alive by an open descriptor. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Netns(Arc<Inner>);
+pub struct Netns(Arc<OpenNetns>);
 
 #[derive(Debug)]
-struct Inner {
+struct OpenNetns {
     fd: OwnedFd,
     id: NetnsId,
 }
@@ -53,7 +53,7 @@ impl Netns {
     /// The namespace of the calling thread.
     ///
     /// # Errors
-    /// When `/proc` is not there.
+    /// When `/proc` is not mounted.
     pub fn current() -> Result<Self, Error> {
         if let Some(known) = CURRENT.with_borrow(Clone::clone) {
             return Ok(known);
@@ -74,7 +74,7 @@ impl Netns {
         Ok(netns)
     }
 
-    /// Takes a descriptor that somebody passed to us.
+    /// Takes over a descriptor that came over a socket.
     ///
     /// # Errors
     /// When it is not a network namespace.
@@ -85,7 +85,7 @@ impl Netns {
         Ok(netns)
     }
 
-    /// A new namespace with all interfaces down.
+    /// A new namespace with all interfaces down; callers use [`Netns::create`](Self::create), which is where links are.
     pub(crate) fn create_down() -> Result<Self, Error> {
         on_thread("create-netns", || {
             unshare(CloneFlags::CLONE_NEWNET).map_err(Error::on("unshare", "a network namespace"))?;
@@ -93,24 +93,24 @@ impl Netns {
         })?
     }
 
-    /// Which namespace this is.
+    /// The namespace's identity.
     #[must_use]
     pub fn id(&self) -> NetnsId {
         self.0.id
     }
 
-    /// The open namespace file, for passing on.
+    /// The open namespace file, for passing it over a socket.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.0.fd.as_fd()
     }
 
-    /// Runs `f` inside the namespace on the calling thread and comes back: about 3 µs. `f` must neither block nor
-    /// yield to a scheduler. The process is aborted when the way back is barred: a thread of a shared runtime in the
+    /// Runs `f` inside the namespace on the calling thread and returns to the thread's own: about 3 µs. `f` must
+    /// neither block nor yield to a scheduler. The process aborts when the return fails: a runtime's thread in the
     /// wrong namespace would serve one pod's traffic in another.
     ///
     /// # Errors
-    /// When the namespace cannot be entered; `f` has not run then.
+    /// When the namespace cannot be entered (it requires `CAP_SYS_ADMIN`); `f` has not run then.
     pub fn run<T>(&self, f: impl FnOnce() -> T) -> Result<T, Error> {
         let _entered = Entered::new(self)?;
         Ok(f())
@@ -121,10 +121,11 @@ impl Netns {
     /// # Errors
     /// When the thread cannot be started, the namespace cannot be entered, or `f` panicked.
     pub fn run_thread<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T, Error> {
-        // The new thread begins where the caller is; entering that again would only ask for a privilege.
-        let there = Self::current()?.id() == self.id();
+        // A new thread starts in its creator's namespace. Entering that one again changes nothing but requires
+        // CAP_SYS_ADMIN.
+        let already_inside = Self::current()?.id() == self.id();
         on_thread("in-netns", || {
-            if !there {
+            if !already_inside {
                 setns(&self.0.fd, CloneFlags::CLONE_NEWNET).map_err(Error::on("enter", self.id()))?;
             }
             CURRENT.set(Some(self.clone()));
@@ -139,27 +140,28 @@ impl Netns {
             return Err(Error::new("open network namespace", object, cause));
         }
         let stat = fstat(&fd).map_err(|e| Error::new("fstat", object, e))?;
-        Ok(Self(Arc::new(Inner { fd, id: NetnsId { dev: stat.st_dev, ino: stat.st_ino } })))
+        Ok(Self(Arc::new(OpenNetns { fd, id: NetnsId { dev: stat.st_dev, ino: stat.st_ino } })))
     }
 
-    /// `setns` names the wanted kind of namespace and checks it before permissions, so trying it on a thread that ends
-    /// right after tells a network namespace from any other.
+    /// Tells a network namespace from one of another kind: `setns` compares the kind before it checks permissions and
+    /// fails with EINVAL. Tried on a thread that ends right after, because it may succeed.
     fn must_be_net(&self, object: &str) -> Result<(), Error> {
         let tried = on_thread("check-netns", || setns(&self.0.fd, CloneFlags::CLONE_NEWNET))?;
         if tried == Err(Errno::EINVAL) {
-            let cause = io::Error::new(io::ErrorKind::InvalidInput, "is a namespace of another kind than network");
+            let cause =
+                io::Error::new(io::ErrorKind::InvalidInput, "is a namespace of another kind than network");
             return Err(Error::new("open network namespace", object, cause));
         }
         Ok(())
     }
 }
 
-/// The cached namespace of this thread is no longer true: the caller has unshared.
+/// Invalidates the cached namespace of this thread, after an `unshare`.
 pub(crate) fn forget_current() {
     CURRENT.set(None);
 }
 
-/// The calling thread is inside a namespace until this is dropped.
+/// Guard: the calling thread is inside a namespace until this is dropped.
 struct Entered {
     home: Option<Netns>,
 }
@@ -180,7 +182,7 @@ impl Drop for Entered {
     fn drop(&mut self) {
         let Some(home) = self.home.take() else { return };
         if let Err(errno) = setns(&home.0.fd, CloneFlags::CLONE_NEWNET) {
-            tracing::error!(netns = %home.id(), %errno, "cannot return to the network namespace");
+            tracing::error!(netns = %home.id(), %errno, "thread cannot return to its network namespace, aborting the process");
             std::process::abort();
         }
         CURRENT.set(Some(home));
@@ -191,7 +193,7 @@ fn open(path: &Path) -> Result<OwnedFd, Error> {
     File::open(path).map(OwnedFd::from).map_err(Error::on("open", path.display()))
 }
 
-/// Runs `f` on a thread that ends with it, so that nothing it does to its own namespaces outlives the call.
+/// Runs `f` on a thread that ends with the call, so that changes to the thread's namespaces do not outlive it.
 pub(crate) fn on_thread<T: Send>(name: &'static str, f: impl FnOnce() -> T + Send) -> Result<T, Error> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
@@ -207,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_own_namespace_can_be_entered_by_anybody() {
+    fn the_current_namespace_can_be_entered_without_privileges() {
         let here = Netns::current().unwrap();
         assert_eq!(here.run(|| 7).unwrap(), 7);
         assert_eq!(Netns::open(Path::new(HERE)).unwrap().id(), here.id());
@@ -215,11 +217,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_namespace_is_refused() {
+    fn a_file_that_is_not_a_network_namespace_is_refused() {
         let file = Netns::open(Path::new("/proc/self/status")).unwrap_err().to_string();
         assert_eq!(file, "open network namespace /proc/self/status: is not a namespace file");
         let mount = Netns::open(Path::new("/proc/self/ns/mnt")).unwrap_err().to_string();
-        assert_eq!(mount, "open network namespace /proc/self/ns/mnt: is a namespace of another kind than network");
+        assert_eq!(
+            mount,
+            "open network namespace /proc/self/ns/mnt: is a namespace of another kind than network"
+        );
         let missing = Netns::open(Path::new("/proc/self/ns/none")).unwrap_err().to_string();
         assert!(missing.starts_with("open /proc/self/ns/none: "), "{missing}");
     }

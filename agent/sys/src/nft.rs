@@ -1,8 +1,17 @@
 //! nftables without the `nft` binary: rule sets as values, replaced in one atomic transaction over netlink, read back
-//! from the kernel, and printed as the commands `nft` would take. It must not know what the rules are for.
+//! from the kernel, and displayed as the commands of `nft`. It must not know what the rules are for.
 //!
-//! Three layers: statements as people write them ([`Statement`]), what the kernel's register machine runs (`expr`), and
-//! netlink messages (`message`). Reading goes back the same way.
+//! A compiler with three representations:
+//!
+//! ```text
+//! ast      statements, as `nft` has them          tcp dport 15008
+//!   │ lower        ▲ lift
+//! expr     instructions of the kernel's VM        load l4proto; equal 6; load transport+2; equal 15008
+//!   │ wire, message ▲ wire, read
+//! netlink  messages of nfnetlink's nf_tables
+//! ```
+//!
+//! `render` displays the first; `command` and `transaction` turn a rule set into one atomic batch.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,6 +20,7 @@ use crate::netns::Netns;
 
 mod ast;
 mod command;
+mod error;
 mod expr;
 mod lift;
 mod lower;
@@ -24,54 +34,20 @@ pub use ast::{
     Base, Chain, ChainKind, Direction, Element, Family, Hook, Match, Op, Policy, Proto, Rule, Ruleset, Set,
     SetKind, Side, Statement, Table, Verdict,
 };
+pub use error::Error;
 
 use command::Command;
 
-/// Why rules could not be written or read.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The kernel refused one command, so nothing of the transaction was done.
-    #[error("nftables: {command}: {cause}")]
-    Refused {
-        /// The command in `nft`'s syntax: operation, table, chain, rule.
-        command: String,
-        /// The kernel's answer.
-        cause: io::Error,
-    },
-    /// The transaction failed as a whole, so nothing was done.
-    #[error("nftables transaction in {netns}: {cause}")]
-    Transaction {
-        /// The namespace.
-        netns: String,
-        /// The kernel's answer.
-        cause: io::Error,
-    },
-    /// The kernel could not be asked what is there.
-    #[error("nftables: list {what}: {cause}")]
-    List {
-        /// What was asked for.
-        what: String,
-        /// The kernel's answer.
-        cause: io::Error,
-    },
-    /// A value that the kernel has no room for.
-    #[error("nftables: {0}")]
-    Invalid(String),
-    /// The namespace could not be entered.
-    #[error(transparent)]
-    Netns(#[from] crate::Error),
-}
-
-/// Replaces the given tables, and only these, with exactly what is given, in one transaction: afterwards everything is
-/// as asked, or on an error as before. Doing it twice is the same as once.
+/// Replaces the tables of a rule set, and only these, in one transaction: afterwards the kernel has exactly the rule
+/// set, or on an error what it had before. Idempotent.
 ///
 /// # Errors
-/// [`Error::Refused`] names the command that the kernel did not take.
+/// [`Error::Refused`] names the command that the kernel refused.
 pub fn apply(netns: &Netns, ruleset: &Ruleset) -> Result<(), Error> {
     replace(netns, ruleset, &[])
 }
 
-/// As [`apply`], and in the same transaction removes other tables, there or not.
+/// As [`apply`], and in the same transaction removes other tables, whether they exist or not.
 ///
 /// # Errors
 /// As [`apply`].
@@ -81,7 +57,7 @@ pub fn replace(netns: &Netns, ruleset: &Ruleset, gone: &[(Family, String)]) -> R
     transaction::commit(netns, &commands)
 }
 
-/// Removes tables in one transaction. A table that is not there is no error.
+/// Removes tables in one transaction. A table that does not exist is no error.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -89,16 +65,16 @@ pub fn remove(netns: &Netns, tables: &[(Family, String)]) -> Result<(), Error> {
     transaction::commit(netns, &command::remove(tables))
 }
 
-/// All `inet` tables of the namespace in canonical form ([`Ruleset::canonical`]). What is not understood is kept as
-/// [`Statement::Unknown`], never dropped.
+/// All `inet` tables of the namespace in canonical form ([`Ruleset::canonical`]). A statement that is not understood
+/// is kept as [`Statement::Unknown`], never dropped.
 ///
 /// # Errors
-/// When the kernel refuses or its answer cannot be read.
+/// When the kernel refuses or its answer does not parse.
 pub fn dump(netns: &Netns) -> Result<Ruleset, Error> {
     read::ruleset(netns)
 }
 
-/// Adds an address to a set, or does nothing when it is there: its comment then stays as it was.
+/// Adds an address to a set. An existing element keeps its comment.
 ///
 /// # Errors
 /// When there is no such set, the address is of the other family, or the comment is longer than 127 bytes.
@@ -106,13 +82,13 @@ pub fn add_element(netns: &Netns, table: &str, set: &str, element: &Element) -> 
     transaction::commit(netns, &[add(table, set, element.clone())?])
 }
 
-/// Adds an address to a set, in place of an entry of the same address with another comment.
+/// Adds an address to a set, replacing an element of the same address and its comment.
 ///
 /// # Errors
 /// As [`add_element`].
 pub fn set_element(netns: &Netns, table: &str, set: &str, element: &Element) -> Result<(), Error> {
     let address = element.address;
-    // Adding first makes deleting succeed whether it was there or not.
+    // Deleting a missing element fails the transaction, and adding an existing one does not: so add, delete, add.
     let commands = [
         add(table, set, element.clone())?,
         Command::DeleteElement { table: table.to_owned(), set: set.to_owned(), address },
@@ -126,7 +102,7 @@ fn add(table: &str, set: &str, element: Element) -> Result<Command, Error> {
     Ok(Command::AddElements { table: table.to_owned(), set: set.to_owned(), elements })
 }
 
-/// Takes an address out of a set. An address that is not there, or no set at all, is no error.
+/// Removes an address from a set. A missing element or set is no error.
 ///
 /// # Errors
 /// When the kernel refuses.

@@ -1,22 +1,22 @@
-//! Figures of this process that the kernel keeps.
+//! Resource usage of this process, from `/proc`.
 
 use nix::sys::resource::{Resource, getrlimit};
 
-/// How many descriptors are open; `None` without `/proc`.
+/// Open file descriptors; `None` without `/proc`.
 #[must_use]
 pub fn open_fds() -> Option<u64> {
     let listed = std::fs::read_dir("/proc/self/fd").ok()?.count();
-    // One of those listed is the directory's own.
+    // One of the entries is the descriptor of the directory that is being read.
     u64::try_from(listed.saturating_sub(1)).ok()
 }
 
-/// How many descriptors may be open.
+/// Soft limit of open file descriptors.
 #[must_use]
 pub fn max_fds() -> Option<u64> {
     getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft)
 }
 
-/// Resident memory in bytes; `None` without `/proc`.
+/// Resident set size in bytes; `None` without `/proc`.
 #[must_use]
 pub fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -27,7 +27,7 @@ pub fn resident_bytes() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn an_opened_file_is_counted() {
+    fn open_files_are_counted() {
         let files: Vec<_> = (0..64).map(|_| std::fs::File::open("/proc/self/status").unwrap()).collect();
         assert!(super::open_fds().unwrap() >= 64);
         assert!(super::max_fds().unwrap() >= 64);

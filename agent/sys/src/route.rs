@@ -1,6 +1,5 @@
-//! Rules, routes, addresses and links of one namespace, over netlink. Every call names its namespace, blocks for a
-//! fraction of a millisecond, and can be repeated: what is there already is no error, what is gone already is none
-//! either.
+//! Routing rules, routes, addresses and links of a network namespace, over rtnetlink. Every call blocks for a fraction
+//! of a millisecond and is idempotent: adding what exists and deleting what does not are no errors.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -26,10 +25,10 @@ mod link;
 pub(crate) use link::index;
 pub use link::{add_bridge, add_veth, del_link, set_master, set_up};
 
-/// Routes packets that carry `mark` under `mask` by `table`, at preference `pref`.
+/// Adds the routing rule `fwmark mark/mask lookup table` with preference `pref`.
 ///
 /// # Errors
-/// When the kernel refuses, except that the rule is there already.
+/// When the kernel refuses, except because the rule exists.
 pub fn add_fwmark_rule(
     netns: &Netns,
     v6: bool,
@@ -47,10 +46,10 @@ pub fn add_fwmark_rule(
     })
 }
 
-/// Takes back [`add_fwmark_rule`].
+/// Deletes the rule of [`add_fwmark_rule`].
 ///
 /// # Errors
-/// When the kernel refuses, except that there is no such rule.
+/// When the kernel refuses, except because there is no such rule.
 pub fn del_fwmark_rule(
     netns: &Netns,
     v6: bool,
@@ -69,10 +68,11 @@ pub fn del_fwmark_rule(
     })
 }
 
-/// Delivers everything that is looked up in `table` to this host: `local 0.0.0.0/0 dev lo table T` or its IPv6 twin.
+/// Adds the route `local 0.0.0.0/0 dev lo` (or `::/0`) to `table`: packets that a rule sends there are delivered
+/// locally, whatever their destination.
 ///
 /// # Errors
-/// When the kernel refuses (for IPv6: also when `lo` has it disabled).
+/// When the kernel refuses; for IPv6 also when it is disabled on `lo`.
 pub fn add_local_default(netns: &Netns, v6: bool, table: u32) -> Result<(), Error> {
     within(netns, async |handle| {
         let route = local_default(index_of(&handle, "lo").await?, v6, table);
@@ -82,10 +82,10 @@ pub fn add_local_default(netns: &Netns, v6: bool, table: u32) -> Result<(), Erro
     })
 }
 
-/// Takes back [`add_local_default`].
+/// Deletes the route of [`add_local_default`].
 ///
 /// # Errors
-/// When the kernel refuses, except that there is no such route.
+/// When the kernel refuses, except because there is no such route.
 pub fn del_local_default(netns: &Netns, v6: bool, table: u32) -> Result<(), Error> {
     within(netns, async |handle| {
         let route = local_default(index_of(&handle, "lo").await?, v6, table);
@@ -95,7 +95,8 @@ pub fn del_local_default(netns: &Netns, v6: bool, table: u32) -> Result<(), Erro
     })
 }
 
-/// Gives an interface an address. IPv6 addresses skip duplicate address detection: they are usable at once.
+/// Adds an address to an interface. IPv6 addresses skip duplicate address detection, which would make them unusable for
+/// a second.
 ///
 /// # Errors
 /// When there is no such interface or the kernel refuses.
@@ -115,11 +116,11 @@ pub fn add_address(netns: &Netns, ifname: &str, address: IpNet) -> Result<(), Er
     })
 }
 
-/// Adds or replaces a route in the main table. At least one of `via` and `dev` is needed; with `via` off the link's
-/// subnets, give `dev` too and the gateway counts as on-link.
+/// Adds or replaces a route in the main table. At least one of `via` and `dev` is required; a gateway outside of the
+/// link's subnets needs `dev` too and is then on-link.
 ///
 /// # Errors
-/// When the interface is not there or the kernel refuses.
+/// When there is no such interface or the kernel refuses.
 pub fn add_route(netns: &Netns, dst: IpNet, via: Option<IpAddr>, dev: Option<&str>) -> Result<(), Error> {
     let failed = || Error::on("add route", format!("{dst} via {via:?} dev {dev:?} in {}", netns.id()));
     within(netns, async |handle| {
@@ -132,7 +133,7 @@ pub fn add_route(netns: &Netns, dst: IpNet, via: Option<IpAddr>, dev: Option<&st
     })
 }
 
-/// All addresses of the namespace with the names of their interfaces.
+/// All addresses of the namespace, with the names of their interfaces.
 ///
 /// # Errors
 /// When the kernel refuses the dump.
@@ -164,7 +165,7 @@ pub fn addresses(netns: &Netns) -> Result<Vec<(String, IpNet)>, Error> {
     Ok(addresses)
 }
 
-/// The fwmark rules of the namespace as (mark, mask, table, preference): what [`add_fwmark_rule`] made and others.
+/// All fwmark rules of the namespace as (mark, mask, table, preference).
 ///
 /// # Errors
 /// When the kernel refuses the dump.
@@ -192,7 +193,7 @@ pub fn fwmark_rules(netns: &Netns, v6: bool) -> Result<Vec<(u32, u32, u32, u32)>
     Ok(rules.collect())
 }
 
-/// The destinations of the `local` routes in a table other than the kernel's own: what [`add_local_default`] made.
+/// The destinations of the `local` routes in a table, as [`add_local_default`] makes them.
 ///
 /// # Errors
 /// When the kernel refuses the dump.

@@ -1,5 +1,6 @@
-//! Sockets that are made inside a namespace and used from outside of it: where ([`Sockets`]), how (mark, keepalive,
-//! transparency), and what the kernel knows about them (original destination).
+//! Sockets that are made inside a pod's network namespace and used by the agent outside of it: a factory ([`Sockets`])
+//! with the namespace and the options (mark, keepalive, transparency), and the original destination of redirected
+//! connections. It must not know what the connections carry.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,23 +16,25 @@ use crate::netns::Netns;
 
 mod connect_error;
 mod foreign;
+mod transparent;
 
 pub use crate::address::canonical;
 pub use connect_error::ConnectError;
 
-/// How many connections may wait to be accepted.
+/// Accept backlog of listeners.
 const BACKLOG: i32 = 1024;
 
-/// Probing of idle connections.
+/// TCP keepalive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keepalive {
-    /// Silence before the first probe.
+    /// Idle time before the first probe (`TCP_KEEPIDLE`).
     pub time: Duration,
-    /// Silence between probes.
+    /// Time between probes (`TCP_KEEPINTVL`).
     pub interval: Duration,
-    /// Unanswered probes before the connection is given up.
+    /// Unanswered probes after which the connection is closed (`TCP_KEEPCNT`).
     pub retries: u32,
-    /// Also give up on unacknowledged data after as long as the probes would take (`TCP_USER_TIMEOUT`).
+    /// Also close a connection whose sent data stays unacknowledged for as long as the probes would take
+    /// (`TCP_USER_TIMEOUT`); without it only idle connections are probed.
     pub user_timeout: bool,
 }
 
@@ -42,18 +45,18 @@ impl Default for Keepalive {
     }
 }
 
-/// Whether a listener takes connections to addresses that are not the host's (`IP_TRANSPARENT`).
+/// Whether a listener accepts connections to addresses that are not local (`IP_TRANSPARENT`; requires `CAP_NET_ADMIN`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transparent {
-    /// No.
+    /// It does not.
     Never,
-    /// If the process may; otherwise without.
+    /// If the process has the capability; otherwise without.
     BestEffort,
-    /// Or else it is an error.
+    /// Without the capability, listening fails.
     Required,
 }
 
-/// Where and how sockets are made. Cheap to clone.
+/// A socket factory: the network namespace and options of the sockets it makes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Sockets {
     netns: Option<Arc<Netns>>,
@@ -64,31 +67,32 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Sockets in whatever namespace the calling thread is in, unmarked, with the default keepalive.
+    /// Makes sockets in the calling thread's namespace, without a mark, with the default keepalive.
     #[must_use]
     pub fn host() -> Self {
         Self { netns: None, mark: None, reuse_port: false, keepalive: Some(Keepalive::default()), ipv6: true }
     }
 
-    /// Sockets inside a namespace.
+    /// Makes sockets inside a network namespace.
     #[must_use]
     pub fn in_netns(netns: Arc<Netns>) -> Self {
         Self { netns: Some(netns), ..Self::host() }
     }
 
-    /// Marks every socket (`SO_MARK`; needs `CAP_NET_ADMIN`). Accepted connections inherit the listener's mark.
+    /// Marks every socket (`SO_MARK`; requires `CAP_NET_ADMIN`). Accepted connections inherit the listener's mark.
     #[must_use]
     pub fn with_mark(self, mark: Option<u32>) -> Self {
         Self { mark, ..self }
     }
 
-    /// Lets several listeners share a port (`SO_REUSEPORT`), so that a successor can bind while we still serve.
+    /// Lets several listeners share a port (`SO_REUSEPORT`), so that a new agent binds while its predecessor still
+    /// drains.
     #[must_use]
     pub fn with_reuse_port(self, reuse_port: bool) -> Self {
         Self { reuse_port, ..self }
     }
 
-    /// Keepalive of dialled and accepted connections; `None` leaves it off.
+    /// Keepalive of outgoing and accepted connections; `None` turns it off.
     #[must_use]
     pub fn with_keepalive(self, keepalive: Option<Keepalive>) -> Self {
         Self { keepalive, ..self }
@@ -118,11 +122,11 @@ impl Sockets {
         if self.reuse_port {
             socket.set_reuse_port(true).map_err(failed("set SO_REUSEPORT on listener"))?;
         }
-        let got = match transparent {
+        let is_transparent = match transparent {
             Transparent::Never => false,
-            Transparent::BestEffort => set_transparent(&socket, addr.is_ipv6()).is_ok(),
+            Transparent::BestEffort => transparent::set(&socket, addr.is_ipv6()).is_ok(),
             Transparent::Required => {
-                set_transparent(&socket, addr.is_ipv6())
+                transparent::set(&socket, addr.is_ipv6())
                     .map_err(failed("make transparent the listener on"))?;
                 true
             }
@@ -130,11 +134,11 @@ impl Sockets {
         socket.bind(&addr.into()).map_err(failed("bind"))?;
         socket.listen(BACKLOG).map_err(failed("listen on"))?;
         let listener = TcpListener::from_std(socket.into()).map_err(failed("register listener"))?;
-        Ok((listener, got))
+        Ok((listener, is_transparent))
     }
 
-    /// Listens on a port of every address: dual stack where IPv6 is wanted and there, else IPv4 only. Must be called
-    /// inside a runtime.
+    /// Listens on a port of every address: dual stack where IPv6 is enabled and available, otherwise IPv4 only. Must
+    /// be called inside a runtime.
     ///
     /// # Errors
     /// As [`Sockets::listen`].
@@ -143,7 +147,7 @@ impl Sockets {
         if self.ipv6 {
             match self.listen((Ipv6Addr::UNSPECIFIED, port).into(), transparent) {
                 Err(e) if e.is(Errno::EAFNOSUPPORT) || e.is(Errno::EADDRNOTAVAIL) => {
-                    tracing::debug!(port, error = %e, "no IPv6 here, listening on IPv4 only");
+                    tracing::debug!(port, error = %e, "no IPv6 in this network namespace, listening on IPv4 only");
                 }
                 done => return done,
             }
@@ -164,10 +168,10 @@ impl Sockets {
         UdpSocket::from_std(socket.into()).map_err(Error::on("register UDP socket", addr))
     }
 
-    /// The connection table of the namespace that the sockets are made in.
+    /// The conntrack table of the namespace that the sockets are made in.
     ///
     /// # Errors
-    /// When the kernel does not offer it.
+    /// As [`Conntrack::open`].
     pub fn conntrack(&self) -> Result<Conntrack, Error> {
         match &self.netns {
             Some(netns) => Conntrack::open(netns),
@@ -175,11 +179,11 @@ impl Sockets {
         }
     }
 
-    /// Connects to `to`, with `from` as the source address even when it is not ours (unless it is the destination's
-    /// own, which no host would answer).
+    /// Connects to `to`, with `from` as the source address even when it is not local. If `from` is the destination's
+    /// own address it is ignored: a host does not answer packets that come from itself.
     ///
     /// # Errors
-    /// When the source cannot be used, nobody answers within `deadline`, or the kernel or the peer refuses.
+    /// When the source cannot be used, the peer does not answer within `deadline`, or the kernel or the peer refuses.
     pub async fn connect(
         &self,
         to: SocketAddr,
@@ -192,7 +196,7 @@ impl Sockets {
         };
         for port in foreign::ports() {
             match self.dial(to, Some(SocketAddr::new(from, port)), deadline).await {
-                Err(error) if foreign::is_taken(&error) => {}
+                Err(error) if foreign::is_port_in_use(&error) => {}
                 done => return done,
             }
         }
@@ -209,7 +213,7 @@ impl Sockets {
         if let Some(from) = from {
             foreign::bind(&socket, from).map_err(Error::on("use source address", from))?;
         }
-        self.tune(SockRef::from(&socket)).map_err(Error::on("set options of connection to", to))?;
+        self.apply_options(SockRef::from(&socket)).map_err(Error::on("set options of connection to", to))?;
         let connecting = TcpSocket::from_std_stream(socket.into()).connect(to);
         match tokio::time::timeout(deadline, connecting).await {
             Err(_) => Err(ConnectError::Timeout { to, after: deadline }),
@@ -218,14 +222,14 @@ impl Sockets {
         }
     }
 
-    /// Prepares an accepted connection: no delay, and the keepalive.
+    /// Applies the options of connections (`TCP_NODELAY`, keepalive) to an accepted one.
     pub fn accepted(&self, stream: &TcpStream) {
-        if let Err(error) = self.tune(SockRef::from(stream)) {
-            tracing::debug!(%error, "cannot set the options of an accepted connection");
+        if let Err(error) = self.apply_options(SockRef::from(stream)) {
+            tracing::debug!(%error, "options of an accepted connection not set, it was closed already");
         }
     }
 
-    fn tune(&self, socket: SockRef<'_>) -> io::Result<()> {
+    fn apply_options(&self, socket: SockRef<'_>) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;
         let Some(keepalive) = self.keepalive else { return Ok(()) };
         let Keepalive { time, interval, retries, user_timeout } = keepalive;
@@ -237,7 +241,7 @@ impl Sockets {
         Ok(())
     }
 
-    /// A non-blocking, marked socket of the address's family in our namespace.
+    /// A non-blocking, marked socket of the address's family in the factory's namespace.
     fn open(&self, addr: SocketAddr, kind: Type) -> Result<Socket, Error> {
         let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
         let make = || Socket::new(Domain::for_address(addr), kind, Some(protocol));
@@ -258,7 +262,7 @@ impl Sockets {
     }
 }
 
-/// Where a redirected connection was going before it was redirected to us, in canonical form.
+/// The original destination of a redirected connection, in canonical form; `None` when it was not redirected.
 #[must_use]
 pub fn original_dst(stream: &TcpStream) -> Option<SocketAddr> {
     let socket = SockRef::from(stream);
@@ -266,15 +270,12 @@ pub fn original_dst(stream: &TcpStream) -> Option<SocketAddr> {
     found.as_socket().map(canonical)
 }
 
-/// Makes closing the connection a reset: the application must see that it was cut, not that it was finished.
+/// Makes closing the connection send a reset (`SO_LINGER` 0), so that the application sees an abort and not the end of
+/// the data.
 pub fn reset_on_close(stream: &TcpStream) {
     if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
-        tracing::debug!(%error, "cannot make the connection close with a reset");
+        tracing::debug!(%error, "SO_LINGER not set, the connection closes without a reset");
     }
-}
-
-fn set_transparent(socket: &Socket, v6: bool) -> io::Result<()> {
-    if v6 { socket.set_ip_transparent_v6(true) } else { socket.set_ip_transparent_v4(true) }
 }
 
 #[cfg(test)]

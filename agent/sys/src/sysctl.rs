@@ -1,4 +1,4 @@
-//! Kernel settings of a namespace under `/proc/sys`.
+//! Kernel settings of a network namespace, under `/proc/sys`.
 
 use std::path::PathBuf;
 
@@ -10,13 +10,13 @@ use crate::netns::Netns;
 /// # Errors
 /// When there is no such key or it may not be written.
 pub fn write(netns: &Netns, key: &str, value: &str) -> Result<(), Error> {
-    // `/proc/sys/net` shows the namespace of the thread that opens it.
+    // `/proc/sys/net` resolves to the network namespace of the thread that opens it.
     netns
         .run_thread(|| std::fs::write(path(key), value))?
         .map_err(Error::on("write sysctl", format!("{key}={value} in {}", netns.id())))
 }
 
-/// Reads a setting as seen from inside `netns`, without the line's end.
+/// Reads a setting as seen from inside `netns`, without the trailing newline.
 ///
 /// # Errors
 /// When there is no such key.

@@ -1,4 +1,5 @@
-//! Becoming root of a small world: a user namespace of one's own for an ordinary user, the same work directly for root.
+//! Fresh mount and network namespaces for tests and the playground; for an ordinary user inside a new user namespace
+//! in which the process is root. It must not know what runs in them.
 
 use std::fmt;
 use std::io;
@@ -11,25 +12,25 @@ use nix::unistd::{getegid, geteuid};
 use crate::netns::{self, Netns};
 use crate::{limits, route};
 
-/// How the world was entered.
+/// How the namespaces were entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entered {
     /// The process was root with the needed capabilities; no user namespace was made.
     Already,
-    /// The process is root of a new user namespace, and nobody outside of it.
+    /// The process is root of a new user namespace, and an ordinary user outside of it.
     New,
 }
 
-/// Why no world could be entered.
+/// Why the namespaces could not be entered.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Namespaces of a process can be changed only while it has one thread.
-    #[error("namespaces must be entered before any thread starts: {0} threads run")]
+    /// `unshare` changes the calling thread only (and refuses `CLONE_NEWUSER` in a threaded process).
+    #[error("namespaces must be entered before any thread starts: {0} threads are running")]
     Threads(usize),
     /// The administrator or the sandbox forbids it.
     #[error("an ordinary user may not make namespaces here: {0}")]
     Forbidden(Reason),
-    /// A step failed that should not.
+    /// A system call failed.
     #[error("{step}: {cause}")]
     Step {
         /// What was tried.
@@ -42,7 +43,7 @@ pub enum Error {
     Network(#[from] crate::Error),
 }
 
-/// What forbids user namespaces, as far as it can be told.
+/// What forbids user namespaces, as far as the kernel's settings show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
     /// `user.max_user_namespaces` is 0 or used up.
@@ -51,7 +52,7 @@ pub enum Reason {
     CloneSwitch,
     /// AppArmor's `kernel.apparmor_restrict_unprivileged_userns` is on.
     AppArmor,
-    /// Nothing known; most likely the seccomp filter of a container.
+    /// None of the known settings; most likely the seccomp filter of a container.
     Unknown(Errno),
 }
 
@@ -74,23 +75,22 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Enters a world of its own: fresh mount and network namespaces (loopback up, mounts private), and for an ordinary
-/// user a user namespace in which the process is root. Call it first thing in `main`: everything a thread started
-/// earlier does stays outside.
+/// Enters fresh mount and network namespaces (loopback up, mounts private), for an ordinary user inside a user
+/// namespace in which the process is root. Call it first in `main`: threads that exist already stay outside.
 ///
 /// # Errors
-/// When a thread runs already or namespaces are forbidden; [`Reason`] says what forbids them and what helps.
+/// When other threads exist or namespaces are forbidden; [`Reason`] names the setting that forbids them.
 pub fn enter() -> Result<Entered, Error> {
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     if threads > 1 {
         return Err(Error::Threads(threads));
     }
-    let world = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET;
+    let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET;
     let entered = if geteuid().is_root() && limits::has_sys_admin() && limits::has_net_admin() {
-        unshare(world).map_err(step("unshare mount and network namespaces"))?;
+        unshare(namespaces).map_err(step("unshare mount and network namespaces"))?;
         Entered::Already
     } else {
-        become_root(world)?;
+        become_root(namespaces)?;
         Entered::New
     };
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
@@ -100,10 +100,11 @@ pub fn enter() -> Result<Entered, Error> {
     Ok(entered)
 }
 
-fn become_root(world: CloneFlags) -> Result<(), Error> {
+fn become_root(namespaces: CloneFlags) -> Result<(), Error> {
     let (uid, gid) = (geteuid(), getegid());
-    unshare(world | CloneFlags::CLONE_NEWUSER).map_err(|errno| Error::Forbidden(reason(errno)))?;
+    unshare(namespaces | CloneFlags::CLONE_NEWUSER).map_err(|errno| Error::Forbidden(reason(errno)))?;
     let write = |path: &str, text: String| std::fs::write(path, text);
+    // The kernel lets an unprivileged process write gid_map only after setgroups is denied.
     write("/proc/self/setgroups", "deny".to_owned())
         .and_then(|()| write("/proc/self/uid_map", format!("0 {uid} 1")))
         .and_then(|()| write("/proc/self/gid_map", format!("0 {gid} 1")))
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_forbids_namespaces_is_named() {
+    fn the_setting_that_forbids_namespaces_is_named() {
         let only = |key: &'static str, value: &'static str| {
             move |asked: &str| (asked == key).then(|| value.to_owned())
         };

@@ -1,4 +1,4 @@
-//! The kernel's side of nftables: what is written can be read back, all or nothing, and again.
+//! nftables on a real kernel: rule sets are applied atomically and idempotently, and read back as written.
 
 use std::process::ExitCode;
 
@@ -12,11 +12,11 @@ use isthmus_sys::nft::{
 
 fn main() -> ExitCode {
     lab::main(&lab::tests![
-        what_is_written_is_read_back,
-        writing_twice_is_writing_once,
-        a_refused_rule_is_named_and_nothing_changes,
+        a_rule_set_is_read_back_as_written,
+        applying_is_idempotent,
+        a_refused_rule_is_named_and_rolls_the_transaction_back,
         only_the_given_tables_are_touched,
-        elements_come_and_go_one_by_one,
+        set_elements_are_added_replaced_and_removed,
         elements_must_fit_their_set,
     ])
 }
@@ -102,7 +102,7 @@ fn everything() -> anyhow::Result<Ruleset> {
     Ok(Ruleset { tables: vec![one, two] })
 }
 
-fn what_is_written_is_read_back() -> anyhow::Result<()> {
+fn a_rule_set_is_read_back_as_written() -> anyhow::Result<()> {
     let netns = Netns::create()?;
     ensure!(nft::dump(&netns)? == Ruleset::default());
     let wanted = everything()?;
@@ -112,7 +112,7 @@ fn what_is_written_is_read_back() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn writing_twice_is_writing_once() -> anyhow::Result<()> {
+fn applying_is_idempotent() -> anyhow::Result<()> {
     let netns = Netns::create()?;
     let ruleset = everything()?;
     for _ in 0..3 {
@@ -127,7 +127,7 @@ fn writing_twice_is_writing_once() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn a_refused_rule_is_named_and_nothing_changes() -> anyhow::Result<()> {
+fn a_refused_rule_is_named_and_rolls_the_transaction_back() -> anyhow::Result<()> {
     let netns = Netns::create()?;
     let good = everything()?;
     nft::apply(&netns, &good)?;
@@ -156,12 +156,12 @@ fn only_the_given_tables_are_touched() -> anyhow::Result<()> {
     ensure!(nft::dump(&netns)? == expected.canonical());
     nft::replace(&netns, &first, &[(Family::Inet, "two".to_owned())])?;
     ensure!(nft::dump(&netns)? == first.canonical());
-    // Another namespace has seen nothing of this.
+    // Other namespaces are not affected.
     ensure!(nft::dump(&Netns::create()?)? == Ruleset::default());
     Ok(())
 }
 
-fn elements_come_and_go_one_by_one() -> anyhow::Result<()> {
+fn set_elements_are_added_replaced_and_removed() -> anyhow::Result<()> {
     let netns = Netns::create()?;
     nft::apply(&netns, &everything()?)?;
     let members = |set: &str| -> anyhow::Result<Vec<(String, Option<String>)>> {

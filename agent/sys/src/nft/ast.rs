@@ -1,22 +1,22 @@
-//! Rule sets as people write them.
+//! Rule sets as values: tables, sets, chains, rules and statements, with the meaning they have in `nft`'s language.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::Error;
+use super::error::Error;
 
-/// The longest comment the kernel stores for an element, without its final zero.
+/// Longest comment of an element that `nft` stores in the kernel, without the terminating zero.
 const MAX_COMMENT: usize = 127;
 
-/// Tables with all that is in them.
+/// Tables with their sets, chains and rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ruleset {
     /// The tables.
     pub tables: Vec<Table>,
 }
 
-/// Which packets a table sees.
+/// The address family of a table: which packets it sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// IPv4 and IPv6.
@@ -26,11 +26,11 @@ pub enum Family {
 /// A named group of sets and chains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
-    /// Which packets it sees.
+    /// Its address family.
     pub family: Family,
     /// Its name.
     pub name: String,
-    /// Sets that its rules may look into.
+    /// Sets that its rules may refer to.
     pub sets: Vec<Set>,
     /// Its chains.
     pub chains: Vec<Chain>,
@@ -41,61 +41,61 @@ pub struct Table {
 pub struct Chain {
     /// Its name.
     pub name: String,
-    /// Where packets enter it; `None` when only other chains jump to it.
+    /// The hook that it is attached to; `None` for a chain that is reached by jumps only.
     pub base: Option<Base>,
     /// The rules in order.
     pub rules: Vec<Rule>,
 }
 
-/// Where packets enter a chain.
+/// How a base chain is attached to the network stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Base {
-    /// What its rules may do.
+    /// Its type, which decides what its rules may do.
     pub kind: ChainKind,
-    /// When it runs.
+    /// The hook at which it runs.
     pub hook: Hook,
-    /// Before which others: lower runs first.
+    /// Order among the chains of the hook: lower runs first.
     pub priority: i32,
-    /// What happens to packets that no rule decides about.
+    /// The verdict for packets that reach its end.
     pub policy: Policy,
 }
 
-/// What the rules of a base chain may do.
+/// The type of a base chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChainKind {
-    /// Pass or drop packets, set marks.
+    /// Accepts or drops packets, sets marks.
     Filter,
-    /// Translate addresses; sees the first packet of a connection.
+    /// Translates addresses; sees only the first packet of a connection.
     Nat,
-    /// Set marks; a changed packet is routed anew.
+    /// Sets marks on output; a packet whose mark changed is routed again.
     Route,
 }
 
-/// When a base chain runs.
+/// A hook of the network stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
-    /// On arrival.
+    /// Packets that arrive, before routing.
     Prerouting,
-    /// Before delivery to this host.
+    /// Packets that are delivered locally.
     Input,
-    /// While passing through.
+    /// Packets that are forwarded.
     Forward,
-    /// When sent by this host.
+    /// Packets that are sent locally.
     Output,
-    /// Before leaving.
+    /// Packets that leave, after routing.
     Postrouting,
 }
 
-/// The fate of packets that no rule decides about.
+/// The verdict of a base chain for packets that reach its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
-    /// They pass.
+    /// They are accepted.
     Accept,
     /// They are dropped.
     Drop,
 }
 
-/// Statements that run in order until one does not match.
+/// Statements that are evaluated in order until one does not match.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {
     /// The statements.
@@ -107,13 +107,13 @@ pub struct Rule {
 pub struct Set {
     /// Its name.
     pub name: String,
-    /// What it holds.
+    /// The type of its elements.
     pub kind: SetKind,
-    /// What is in it.
+    /// Its elements.
     pub elements: Vec<Element>,
 }
 
-/// What a set holds.
+/// The type of a set's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SetKind {
     /// IPv4 addresses.
@@ -127,11 +127,11 @@ pub enum SetKind {
 pub struct Element {
     /// The address.
     pub address: IpAddr,
-    /// A note for whoever lists the set.
+    /// Shown by `nft list set`.
     pub comment: Option<String>,
 }
 
-/// Equal to, or not.
+/// Comparison operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
     /// `==`
@@ -140,16 +140,16 @@ pub enum Op {
     Ne,
 }
 
-/// Which end of a packet.
+/// Source or destination of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// The sender.
+    /// `saddr`, `sport`
     Source,
-    /// The receiver.
+    /// `daddr`, `dport`
     Destination,
 }
 
-/// Which way through an interface.
+/// Input or output interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// `iifname`
@@ -167,21 +167,22 @@ pub enum Proto {
     Udp,
 }
 
-/// What an address is compared with.
+/// The right-hand side of an address comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Match {
-    /// An address or a range of them.
+    /// An address or a prefix.
     Net(IpNet),
     /// The addresses in a set of the same table.
     Set {
-        /// What the set holds: it says which header is looked at.
+        /// The type of the set's elements, which selects the header.
         kind: SetKind,
         /// Its name.
         name: String,
     },
 }
 
-/// One statement of a rule. Headers are checked for being there: `ip saddr` matches no IPv6 packet, `tcp dport` no UDP.
+/// A statement of a rule. As in `nft`, a match implies its protocol: `ip saddr` matches no IPv6 packet, `tcp dport` no
+/// UDP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Statement {
     /// `iifname lo`, `oifname != lo`
@@ -196,27 +197,27 @@ pub enum Statement {
     Port(Proto, Side, Op, u16),
     /// `meta mark & mask == value`
     Mark {
-        /// Bits that count; all of them when there is no `&`.
+        /// Bits that are compared; all of them when there is no `&`.
         mask: u32,
-        /// Equal to, or not.
+        /// Comparison operator.
         op: Op,
-        /// The bits.
+        /// The value.
         value: u32,
     },
     /// `ct mark & mask == value`
     CtMark {
-        /// Bits that count; all of them when there is no `&`.
+        /// Bits that are compared; all of them when there is no `&`.
         mask: u32,
-        /// Equal to, or not.
+        /// Comparison operator.
         op: Op,
-        /// The bits.
+        /// The value.
         value: u32,
     },
-    /// `meta skuid 1000`: sent by a socket of this user.
+    /// `meta skuid 1000`: the user of the sending socket.
     SocketUid(Op, u32),
     /// `counter`
     Counter,
-    /// What happens to the packet.
+    /// `accept`, `drop`, `return`, `jump`
     Verdict(Verdict),
     /// `redirect to :15001`
     Redirect(u16),
@@ -224,7 +225,7 @@ pub enum Statement {
     Snat(IpAddr),
     /// `ct mark set ct mark & keep | set`
     SetCtMark {
-        /// Bits that stay.
+        /// Bits that keep their value.
         keep: u32,
         /// Bits that are set.
         set: u32,
@@ -233,26 +234,26 @@ pub enum Statement {
     SetMarkFromCt,
     /// `ct zone set 1`
     SetCtZone(u16),
-    /// Something that this program does not write, as found in the kernel. It cannot be applied.
+    /// A statement of another program, as read from the kernel. It cannot be written.
     Unknown(String),
 }
 
-/// What happens to a packet.
+/// Ends or redirects the evaluation of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It passes this base chain.
+    /// The packet passes this base chain.
     Accept,
-    /// It is gone.
+    /// The packet is dropped.
     Drop,
-    /// On with the chain that jumped here.
+    /// Continue in the chain that jumped here.
     Return,
-    /// On with another chain, then back.
+    /// Continue in another chain, then here.
     Jump(String),
 }
 
 impl Ruleset {
-    /// The same rules in the one form that equal rule sets share: tables, sets, chains and elements sorted by name
-    /// (order means nothing there), rules without the checks that later statements imply.
+    /// The canonical form, in which equivalent rule sets are equal: tables, sets, chains and elements sorted (their
+    /// order has no meaning), rules without the protocol checks that later statements imply.
     #[must_use]
     pub fn canonical(mut self) -> Self {
         self.tables.sort_by(|a, b| (a.family, &a.name).cmp(&(b.family, &b.name)));
@@ -280,8 +281,8 @@ impl Rule {
         Self { statements: statements.into() }
     }
 
-    /// `tcp dport 53` says `meta l4proto tcp` and `ip saddr` says `meta nfproto ipv4`: the kernel needs both spelled
-    /// out, people do not.
+    /// Drops protocol checks that later statements imply: the kernel needs `meta l4proto tcp` before `tcp dport 53` and
+    /// `meta nfproto ipv4` before `ip saddr`, `nft`'s language does not.
     pub(super) fn drop_implied(&mut self) {
         let all = std::mem::take(&mut self.statements);
         let implied = |at: usize, statement: &Statement| {
@@ -299,7 +300,7 @@ impl Rule {
 }
 
 impl Match {
-    /// Which header is looked at.
+    /// The header that is matched.
     #[must_use]
     pub fn kind(&self) -> SetKind {
         match self {
@@ -310,7 +311,7 @@ impl Match {
 }
 
 impl SetKind {
-    /// What a set must hold to hold this address.
+    /// The type of set that this address belongs to.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::Ipv4Addr } else { Self::Ipv6Addr }
@@ -318,7 +319,7 @@ impl SetKind {
 }
 
 impl Proto {
-    /// Its number in IP headers.
+    /// The protocol number in IP headers.
     #[must_use]
     pub fn number(self) -> u8 {
         match self {
@@ -329,14 +330,11 @@ impl Proto {
 }
 
 impl Element {
-    /// The kernel cuts nothing off: what does not fit is refused here, by name.
+    /// Checks the comment: its length field is one byte, and a longer one would be encoded as another.
     pub(super) fn checked(self) -> Result<Self, Error> {
         match &self.comment {
             Some(comment) if comment.len() > MAX_COMMENT || comment.contains('\0') => {
-                Err(Error::Invalid(format!(
-                    "element {}: comment {comment:?} is longer than {MAX_COMMENT} bytes or has a zero byte",
-                    self.address
-                )))
+                Err(Error::Comment { address: self.address, comment: comment.clone(), max: MAX_COMMENT })
             }
             _ => Ok(self),
         }

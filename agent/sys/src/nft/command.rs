@@ -1,9 +1,9 @@
-//! A transaction as a list of commands, in the order and with the meaning of `nft`'s.
+//! A transaction as a list of commands, with the meaning they have in `nft`.
 
 use std::net::IpAddr;
 
-use super::Error;
 use super::ast::{Base, Element, Family, Rule, Ruleset, SetKind, Statement};
+use super::error::Error;
 
 /// One step of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub(super) enum Command {
     AddRule { table: String, chain: String, rule: Rule },
 }
 
-/// Everything in the rule set anew. A table is added before it is deleted so that deleting never misses it.
+/// The commands that replace the tables of a rule set.
 pub(super) fn replace(ruleset: &Ruleset) -> Result<Vec<Command>, Error> {
     let mut commands = Vec::new();
     for table in &ruleset.tables {
@@ -33,7 +33,7 @@ pub(super) fn replace(ruleset: &Ruleset) -> Result<Vec<Command>, Error> {
                 commands.push(Command::AddElements { table: name(), set: set.name.clone(), elements });
             }
         }
-        // All chains first: rules may jump to any of them.
+        // All chains before the first rule, because rules may jump to any of them.
         for chain in &table.chains {
             commands.push(Command::AddChain { table: name(), chain: chain.name.clone(), base: chain.base });
         }
@@ -42,7 +42,7 @@ pub(super) fn replace(ruleset: &Ruleset) -> Result<Vec<Command>, Error> {
                 let command =
                     Command::AddRule { table: name(), chain: chain.name.clone(), rule: rule.clone() };
                 if rule.statements.iter().any(|s| matches!(s, Statement::Unknown(_))) {
-                    return Err(Error::Invalid(format!("{command}: has a statement that cannot be written")));
+                    return Err(Error::UnknownStatement { command: command.to_string() });
                 }
                 commands.push(command);
             }
@@ -51,7 +51,8 @@ pub(super) fn replace(ruleset: &Ruleset) -> Result<Vec<Command>, Error> {
     Ok(commands)
 }
 
-/// The tables gone, whether they were there or not.
+/// The commands that remove tables, whether they exist or not: deleting a missing table fails the transaction, so each
+/// is added first.
 pub(super) fn remove(tables: &[(Family, String)]) -> Vec<Command> {
     let both = |(Family::Inet, table): &(Family, String)| {
         [Command::AddTable { table: table.clone() }, Command::DeleteTable { table: table.clone() }]

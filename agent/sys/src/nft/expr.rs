@@ -1,7 +1,8 @@
-//! What the kernel runs: a machine that loads a value into a register, transforms it, compares it or gives it to an
-//! action. Everything this program writes gets by with one register; what needs another one is [`Expr::Other`].
+//! The instructions of the kernel's nf_tables virtual machine: load a value into a register, transform it, compare it
+//! or use it in an action. The rules of this program need one register; instructions with another one are
+//! [`Expr::Other`].
 
-/// One instruction.
+/// An instruction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Expr {
     /// Register = a property of the packet.
@@ -10,23 +11,23 @@ pub(super) enum Expr {
     Immediate(Vec<u8>),
     /// Register = register & mask ^ xor.
     Bitwise { mask: Vec<u8>, xor: Vec<u8> },
-    /// On when the register equals these bytes.
+    /// Continue if the register equals these bytes.
     Equal(Vec<u8>),
-    /// On when the register differs from these bytes.
+    /// Continue if the register differs from these bytes.
     NotEqual(Vec<u8>),
-    /// On when the register is in the set (or, inverted, is not).
+    /// Continue if the register is in the set (if inverted: is not).
     Lookup { set: String, inverted: bool },
     /// A property of the packet = register.
     Store(Source),
-    /// Count.
+    /// Count packets and bytes.
     Counter,
-    /// Decide.
+    /// Give a verdict.
     Verdict { code: u32, chain: Option<String> },
-    /// Send to this host, at the port in the register.
+    /// Redirect to this host, to the port in the register.
     Redirect,
-    /// Send as if from the address in the register.
+    /// Translate the source address to the one in the register.
     Snat { family: u32 },
-    /// Not written by this program.
+    /// An instruction of another program.
     Other(String),
 }
 
@@ -67,5 +68,5 @@ pub(super) mod nfproto {
     pub(in crate::nft) const IPV6: u8 = 10;
 }
 
-/// An interface name fills a register, padded with zeros.
+/// `IFNAMSIZ`: an interface name is compared as a whole register, padded with zeros.
 pub(super) const NAME_LEN: usize = 16;

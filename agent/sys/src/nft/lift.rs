@@ -1,5 +1,5 @@
-//! Instructions → statements: the way back from what the kernel holds. What has no statement becomes
-//! [`Statement::Unknown`], so that a foreign or damaged rule never looks like one of ours.
+//! Instructions → statements (decompiling): the inverse of `lower`. An instruction that has no statement becomes
+//! [`Statement::Unknown`], so that a rule of another program never looks like one of this program.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use super::ast::{Direction, Match, Op, Proto, Rule, SetKind, Side, Statement, Ve
 use super::expr::{Expr, NAME_LEN, Source, nfproto, verdict};
 use super::lower::{address_source, port_source};
 
-/// The rule that these instructions are.
+/// Lifts a rule's instructions to statements.
 pub(super) fn rule(instructions: &[Expr]) -> Rule {
     let mut lifting = Lifting::default();
     let mut rest = instructions;
@@ -28,7 +28,7 @@ pub(super) fn rule(instructions: &[Expr]) -> Rule {
 #[derive(Default)]
 struct Lifting {
     out: Vec<Statement>,
-    /// What the rule has checked so far: addresses and ports mean nothing without it.
+    /// Protocols that the rule has checked so far: they decide what an offset in a header means.
     family: Option<SetKind>,
     proto: Option<Proto>,
 }
@@ -42,7 +42,7 @@ impl Lifting {
         }
     }
 
-    /// The statement at the head and how many instructions it took.
+    /// Lifts the first statement; returns it with the number of instructions that it takes.
     fn first(&self, rest: &[Expr]) -> Option<(Statement, usize)> {
         Some(match rest {
             [Expr::Load(source), Expr::Bitwise { mask, xor }, compared, ..]
@@ -152,12 +152,12 @@ fn address(octets: &[u8]) -> Option<IpAddr> {
         .ok()
 }
 
-/// The kernel keeps marks and user IDs in its own byte order.
+/// Marks and user IDs are in host byte order.
 fn u32_of(bytes: &[u8]) -> Option<u32> {
     bytes.try_into().ok().map(u32::from_ne_bytes)
 }
 
-/// A whole name; a shorter comparison is a wildcard, which this program does not write.
+/// A complete interface name. A comparison of fewer bytes is a wildcard (`eth*`), which has no statement here.
 fn name(data: &[u8]) -> Option<String> {
     let end = data.iter().position(|byte| *byte == 0).filter(|_| data.len() == NAME_LEN)?;
     data[end..].iter().all(|byte| *byte == 0).then(|| String::from_utf8(data[..end].to_vec()).ok()).flatten()

@@ -1,4 +1,4 @@
-//! Statements → instructions, with the checks that statements imply spelled out once per rule.
+//! Statements → instructions (compiling). The protocol checks that statements imply are emitted once per rule.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::ast::{Direction, Match, Op, Proto, Rule, SetKind, Side, Statement, Verdict};
 use super::expr::{Expr, NAME_LEN, Source, nfproto, verdict};
 
-/// The instructions of a rule.
+/// Lowers a rule to instructions.
 pub(super) fn rule(rule: &Rule) -> Vec<Expr> {
     let mut lowering = Lowering::default();
     rule.statements.iter().for_each(|statement| lowering.statement(statement));
@@ -17,7 +17,7 @@ pub(super) fn rule(rule: &Rule) -> Vec<Expr> {
 #[derive(Default)]
 struct Lowering {
     out: Vec<Expr>,
-    /// What the rule has checked already.
+    /// Protocols that the rule has checked already.
     family: Option<SetKind>,
     proto: Option<Proto>,
 }
@@ -40,7 +40,7 @@ impl Lowering {
             }
             Statement::Snat(to) => self.snat(*to),
             Statement::SetCtMark { keep, set } => {
-                // keep & x | set: bits that are set need not be kept.
+                // The machine computes `x & mask ^ xor`. For bits in `set`, clearing before the xor makes it an or.
                 let (mask, xor) = (keep & !set, *set);
                 self.out.extend([
                     Expr::Load(Source::CtMark),
@@ -121,7 +121,7 @@ impl Lowering {
     }
 }
 
-/// Where an address stands in its header.
+/// Offset and length of an address in its header.
 pub(super) fn address_source(kind: SetKind, side: Side) -> Source {
     let (offset, len) = match (kind, side) {
         (SetKind::Ipv4Addr, Side::Source) => (12, 4),
@@ -132,7 +132,7 @@ pub(super) fn address_source(kind: SetKind, side: Side) -> Source {
     Source::Network { offset, len }
 }
 
-/// Where a port stands in a TCP or UDP header.
+/// Offset and length of a port in a TCP or UDP header.
 pub(super) fn port_source(side: Side) -> Source {
     let offset = if side == Side::Source { 0 } else { 2 };
     Source::Transport { offset, len: 2 }
@@ -162,7 +162,7 @@ fn unspecified(net: &IpNet) -> IpAddr {
     }
 }
 
-/// An address as it stands in headers.
+/// An address in network byte order.
 pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(v4) => v4.octets().into(),

@@ -1,4 +1,4 @@
-//! Commands → netlink messages.
+//! Commands → netlink messages of nfnetlink's nf_tables subsystem.
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use netlink_packet_netfilter::nftables::{
@@ -13,10 +13,11 @@ use netlink_packet_netfilter::{
 
 use super::ast::{self, Base, Element, SetKind};
 use super::command::Command;
+use super::error::Error;
 use super::lower::{self, octets};
-use super::{Error, wire};
+use super::wire;
 
-/// `NFNL_SUBSYS_NFTABLES`, whom a batch is for.
+/// `NFNL_SUBSYS_NFTABLES`: the subsystem that a batch is addressed to.
 const NFTABLES: u16 = 10;
 /// `NFTNL_UDATA_SET_ELEM_COMMENT`, as `nft` tags it.
 const COMMENT: u8 = 0;
@@ -41,7 +42,7 @@ pub(super) fn command(command: &Command, id: u32) -> Result<(NetfilterMessage, u
         }
         Command::AddRule { table, chain, rule } => {
             let list = lower::rule(rule).iter().map(wire::encode).collect::<Option<Vec<_>>>();
-            let list = list.ok_or_else(|| Error::Invalid(format!("{command}: cannot be written")))?;
+            let list = list.ok_or_else(|| Error::UnknownStatement { command: command.to_string() })?;
             let attributes = vec![
                 RuleAttribute::Table(table.clone()),
                 RuleAttribute::Chain(chain.clone()),
@@ -58,12 +59,12 @@ pub(super) fn inet(message: impl Into<NetfilterMessageInner>) -> NetfilterMessag
     NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0), message)
 }
 
-/// What a transaction starts with.
+/// `NFNL_MSG_BATCH_BEGIN`
 pub(super) fn begin() -> NetfilterMessage {
     control(ControlMessage::BatchBegin)
 }
 
-/// What a transaction ends with.
+/// `NFNL_MSG_BATCH_END`: without it the kernel applies nothing.
 pub(super) fn end() -> NetfilterMessage {
     control(ControlMessage::BatchEnd)
 }
@@ -90,7 +91,8 @@ fn new_set(table: &str, set: &str, kind: SetKind, id: u32) -> SetMessage {
     }
 }
 
-/// `nft`'s number for a type of key, and the key's length in bytes.
+/// `nft`'s number of a key type, and the key's length in bytes. The kernel stores the number for `nft list` and
+/// ignores it.
 pub(super) fn key(kind: SetKind) -> (u32, u32) {
     match kind {
         SetKind::Ipv4Addr => (7, 4),
@@ -113,13 +115,13 @@ fn elements(table: &str, set: &str, elements: &[Element]) -> SetElementMessage {
     }
 }
 
-/// A comment as `nft` stores it: tag, length, text, zero.
+/// A comment in `nft`'s user data format: tag, length, text, zero.
 fn tagged(comment: &str) -> Option<Vec<u8>> {
     let len = u8::try_from(comment.len() + 1).ok()?;
     Some([&[COMMENT, len], comment.as_bytes(), &[0]].concat())
 }
 
-/// The comment among an element's user data.
+/// The comment in an element's user data.
 pub(super) fn comment(user_data: &[u8]) -> Option<String> {
     let mut rest = user_data;
     while let [tag, len, tail @ ..] = rest {
@@ -145,7 +147,7 @@ fn new_chain(table: &str, chain: &str, base: Option<Base>) -> ChainMessage {
         attributes.extend([
             ChainAttribute::Hook(vec![
                 Hook::Number(HookNumber::Inet(hook(base.hook))),
-                // The attribute is unsigned, the kernel reads it as signed.
+                // The library types the attribute as unsigned; the kernel reads it as signed.
                 Hook::Priority(u32::from_ne_bytes(base.priority.to_ne_bytes())),
             ]),
             ChainAttribute::Policy(u32::from(base.policy == ast::Policy::Accept)),

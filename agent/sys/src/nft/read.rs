@@ -1,4 +1,4 @@
-//! The kernel's rule set → statements.
+//! Lists the kernel's tables, sets, chains and rules, and lifts them to a rule set.
 
 use std::io;
 use std::net::IpAddr;
@@ -12,8 +12,9 @@ use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::ast::{self, Base, Chain, ChainKind, Element, Family, Policy, Rule, Ruleset, Set, SetKind, Table};
+use super::error::Error;
 use super::wire::find;
-use super::{Error, lift, message, wire};
+use super::{lift, message, wire};
 use crate::netlink::Netlink;
 use crate::netns::Netns;
 
@@ -54,7 +55,7 @@ impl Reader<'_> {
             let names =
                 find!(found.attributes, SetAttribute::Table).zip(find!(found.attributes, SetAttribute::Name));
             let Some((table, name)) = names else { continue };
-            // Sets of other kinds (ports, intervals, maps) are nobody's here.
+            // Sets with other keys (ports, intervals, maps) belong to other programs.
             let Some(kind) = [SetKind::Ipv4Addr, SetKind::Ipv6Addr]
                 .into_iter()
                 .find(|kind| find!(found.attributes, SetAttribute::KeyType) == Some(&message::key(*kind).0))

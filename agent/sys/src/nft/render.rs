@@ -1,4 +1,4 @@
-//! Rule sets and commands in `nft`'s syntax, for logs and errors.
+//! Displays rule sets and commands in `nft`'s syntax, for logs, errors and tests.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -13,7 +13,7 @@ impl Display for Ruleset {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match command::replace(self) {
             Ok(commands) => commands.iter().try_for_each(|command| writeln!(f, "{command}")),
-            // Only what was read from the kernel has unknown statements: show it chain by chain.
+            // A rule set with unknown statements, which was read from the kernel, has no commands: show its chains.
             Err(_) => {
                 self.tables.iter().flat_map(|table| &table.chains).try_for_each(|chain| write!(f, "{chain}"))
             }

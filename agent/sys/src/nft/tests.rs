@@ -40,7 +40,7 @@ fn every_statement() -> Vec<Statement> {
 }
 
 #[test]
-fn each_statement_survives_the_way_to_the_kernel_and_back() {
+fn every_statement_round_trips_through_the_wire_format() {
     for statement in every_statement() {
         let rule = Rule::new([statement.clone()]);
         let wired: Vec<Expr> =
@@ -50,7 +50,7 @@ fn each_statement_survives_the_way_to_the_kernel_and_back() {
 }
 
 #[test]
-fn each_statement_is_printed_differently() {
+fn every_statement_displays_differently() {
     let mut texts: Vec<_> = every_statement().iter().map(ToString::to_string).collect();
     assert_eq!(texts[1], "oifname != lo");
     assert_eq!(texts[5], "ip daddr != 10.0.0.0/12");
@@ -64,7 +64,7 @@ fn each_statement_is_printed_differently() {
 }
 
 #[test]
-fn implied_checks_are_spelled_out_once_and_not_read_back() {
+fn implied_checks_are_emitted_once_and_not_lifted() {
     let port = Statement::Port(Proto::Tcp, Side::Destination, Op::Eq, 53);
     let address = Statement::Address(Side::Source, Op::Eq, net("10.0.0.1/32"));
     let short = Rule::new([address.clone(), port.clone()]);
@@ -72,14 +72,14 @@ fn implied_checks_are_spelled_out_once_and_not_read_back() {
         Rule::new([Statement::NfProto(SetKind::Ipv4Addr), address, Statement::L4Proto(Proto::Tcp), port]);
     assert_eq!(lower::rule(&short), lower::rule(&long));
     assert_eq!(lift::rule(&lower::rule(&long)), short);
-    // A check that nothing later implies stays.
+    // A check that no later statement implies stays.
     let udp =
         Rule::new([Statement::L4Proto(Proto::Udp), Statement::Port(Proto::Tcp, Side::Source, Op::Eq, 1)]);
     assert_eq!(lift::rule(&lower::rule(&udp)), udp);
 }
 
 #[test]
-fn what_is_not_ours_is_shown_and_never_written() {
+fn an_unknown_statement_is_displayed_and_never_written() {
     let foreign = vec![Expr::Load(expr::Source::Transport { offset: 2, len: 2 }), Expr::Equal(vec![0, 53])];
     let rule = lift::rule(&foreign);
     assert!(rule.statements.iter().all(|s| matches!(s, Statement::Unknown(_))), "{rule}");
@@ -92,7 +92,7 @@ fn what_is_not_ours_is_shown_and_never_written() {
 }
 
 #[test]
-fn a_comment_that_does_not_fit_is_refused() {
+fn a_comment_that_is_too_long_is_refused() {
     let element = |comment: String| Element { address: "10.0.0.1".parse().unwrap(), comment: Some(comment) };
     assert!(element("x".repeat(127)).checked().is_ok());
     let error = element("x".repeat(128)).checked().unwrap_err().to_string();

@@ -1,4 +1,5 @@
-//! One transaction: all commands between a begin and an end in one datagram, which the kernel takes or refuses whole.
+//! Commits a transaction: all commands between batch begin and end in one datagram, which the kernel applies or
+//! rejects as a whole.
 
 use std::io;
 
@@ -7,11 +8,12 @@ use netlink_packet_netfilter::NetfilterMessage;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::command::Command;
-use super::{Error, message};
+use super::error::Error;
+use super::message;
 use crate::netlink::{self, Netlink};
 use crate::netns::Netns;
 
-/// Does all of the commands or none.
+/// Applies all of the commands or none.
 pub(super) fn commit(netns: &Netns, commands: &[Command]) -> Result<(), Error> {
     if commands.is_empty() {
         return Ok(());
@@ -19,7 +21,8 @@ pub(super) fn commit(netns: &Netns, commands: &[Command]) -> Result<(), Error> {
     let failed = |cause| Error::Transaction { netns: netns.id().to_string(), cause };
     let netlink = Netlink::open(netns, NETLINK_NETFILTER)?;
     netlink.send(&encode(commands)?).map_err(failed)?;
-    // Refusals of any command are reported, and the last one also when it was accepted. All of it is there by now.
+    // The kernel reports every refused command, and acks the last one, which carries NLM_F_ACK. It has queued all of
+    // that before `send` returned.
     let replies = netlink.pending::<NetfilterMessage>().map_err(failed)?;
     let mut outcomes = replies.into_iter().filter_map(|reply| match reply.payload {
         NetlinkPayload::Error(error) => Some((reply.header.sequence_number, error)),
@@ -36,11 +39,14 @@ pub(super) fn commit(netns: &Netns, commands: &[Command]) -> Result<(), Error> {
             None => failed(error.to_io()),
         }),
         None if acknowledged => Ok(()),
-        None => Err(failed(io::Error::new(io::ErrorKind::UnexpectedEof, "the kernel did not answer"))),
+        None => Err(failed(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the kernel has not acknowledged the transaction",
+        ))),
     }
 }
 
-/// Sequence number 0 is the begin, 1 the first command.
+/// Sequence number 0 is the batch begin, 1 the first command.
 fn command_of(sequence: u32, commands: &[Command]) -> Option<&Command> {
     usize::try_from(sequence).ok()?.checked_sub(1).and_then(|at| commands.get(at))
 }

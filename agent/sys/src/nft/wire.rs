@@ -1,5 +1,5 @@
-//! Instructions ⇄ netlink expressions. The library has types for some of them; the others are attribute numbers of the
-//! kernel's `nf_tables.h`, given beside each.
+//! Instructions ⇄ netlink expressions. The netlink library has types for some of them; the others are encoded by the
+//! attribute numbers of the kernel's `linux/netfilter/nf_tables.h`, whose names stand beside each.
 
 use netlink_packet_core::{DefaultNla, Nla};
 use netlink_packet_netfilter::nftables::{
@@ -26,7 +26,7 @@ mod ct {
     pub(super) const ZONE: u32 = 17;
 }
 
-/// `NFTA_REDIR_*`; the flag says that there is a port.
+/// `NFTA_REDIR_*`; the flag is `NF_NAT_RANGE_PROTO_SPECIFIED`.
 mod redir {
     pub(super) const PORT_REG: u16 = 1;
     pub(super) const FLAGS: u16 = 3;
@@ -42,7 +42,7 @@ mod nat {
     pub(super) const SNAT: u32 = 0;
 }
 
-/// The value of one kind of attribute, if there.
+/// The value of the first attribute of a variant.
 macro_rules! find {
     ($attributes:expr, $variant:path) => {
         $attributes.iter().find_map(|attribute| match attribute {
@@ -53,7 +53,7 @@ macro_rules! find {
 }
 pub(super) use find;
 
-/// The netlink form of an instruction; `None` for what this program does not write.
+/// Encodes an instruction; `None` for [`Expr::Other`].
 pub(super) fn encode(expr: &Expr) -> Option<ListAttribute<ExpressionAttribute>> {
     let value = |bytes: &[u8]| DataAttribute::Value(bytes.to_vec());
     let compare = |op, data: &[u8]| {
@@ -140,7 +140,7 @@ fn reg() -> u32 {
     REG.into()
 }
 
-/// The instruction that an element of a rule's expression list is.
+/// Decodes an element of a rule's expression list; [`Expr::Other`] when it is not understood.
 pub(super) fn decode(element: &ListAttribute<ExpressionAttribute>) -> Expr {
     let ListAttribute::Element(attributes) = element else { return Expr::Other(format!("{element:?}")) };
     let Some(expressions) = find!(attributes, ExpressionAttribute::Data) else {

@@ -1,5 +1,6 @@
-//! A connection to the kernel's routing tables inside one namespace, for the length of one call. `rtnetlink` needs a
-//! runtime, so each call has its own on a thread of its own: callers may block, in a runtime or out of one.
+//! An rtnetlink connection inside a network namespace, for the duration of one call. `rtnetlink` is asynchronous and
+//! needs a runtime; each call runs its own on a thread of its own, so that callers may block inside or outside of a
+//! runtime.
 
 use std::io;
 
@@ -14,10 +15,10 @@ use rtnetlink::Handle;
 use crate::Error;
 use crate::netns::Netns;
 
-/// How often a dump that others disturb is tried.
+/// Attempts of a dump that concurrent changes interrupt.
 const MAX_DUMPS: usize = 16;
 
-/// Does `work` over a connection inside the namespace.
+/// Runs `work` with a connection inside the namespace.
 pub(super) fn within<T: Send>(
     netns: &Netns,
     work: impl AsyncFnOnce(Handle) -> Result<T, Error> + Send,
@@ -26,11 +27,11 @@ pub(super) fn within<T: Send>(
     netns.run_thread(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
         runtime.block_on(async {
-            // Held to the end: with nobody to tell about other messages the connection would close early.
+            // The receiver of unsolicited messages must live as long: the connection ends when it is dropped.
             let (mut connection, handle, _others) = rtnetlink::new_connection().map_err(failed)?;
-            // The end of a dump says whether the dump was disturbed.
+            // The final message of a dump carries the flag that says whether the dump was interrupted.
             connection.set_forward_done(true);
-            // A request whose connection is gone looks as if it had succeeded, so that comes first.
+            // Biased, because a request whose connection has ended resolves as if it had succeeded.
             tokio::select! {
                 biased;
                 () = connection => Err(failed(io::ErrorKind::ConnectionAborted.into())),
@@ -40,8 +41,8 @@ pub(super) fn within<T: Send>(
     })?
 }
 
-/// Everything that a dump request lists. Asked again when the listed things changed meanwhile, which the lists of
-/// `rtnetlink` itself do not tell.
+/// Sends a dump request and receives all of its answers. Repeated when the objects changed meanwhile
+/// (`NLM_F_DUMP_INTR`), which `rtnetlink`'s own list calls do not report.
 pub(super) async fn dump(
     handle: &Handle,
     request: RouteNetlinkMessage,
@@ -51,7 +52,7 @@ pub(super) async fn dump(
             return Ok(found);
         }
     }
-    Err(io::Error::new(io::ErrorKind::Interrupted, "changes faster than it can be listed"))
+    Err(io::Error::new(io::ErrorKind::Interrupted, "the objects change faster than they can be listed"))
 }
 
 async fn dump_once(
@@ -62,20 +63,20 @@ async fn dump_once(
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let request = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
     let mut answers = handle.request(request).map_err(cause)?;
-    let (mut found, mut disturbed) = (Vec::new(), false);
+    let (mut found, mut interrupted) = (Vec::new(), false);
     while let Some(answer) = answers.next().await {
-        disturbed |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+        interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
         match answer.payload {
             NetlinkPayload::InnerMessage(message) => found.push(message),
             NetlinkPayload::Error(error) => return Err(error.to_io()),
-            NetlinkPayload::Done(_) => return Ok((!disturbed).then_some(found)),
+            NetlinkPayload::Done(_) => return Ok((!interrupted).then_some(found)),
             _ => {}
         }
     }
     Err(io::ErrorKind::UnexpectedEof.into())
 }
 
-/// The kernel's answer, so that its number can be asked for.
+/// The kernel's answer as an I/O error with its number.
 pub(super) fn cause(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(refused) => refused.to_io(),
@@ -83,10 +84,10 @@ pub(super) fn cause(error: rtnetlink::Error) -> io::Error {
     }
 }
 
-/// The outcome of a request, where some refusals mean that the work is done already.
-pub(super) fn tolerate(done: Result<(), rtnetlink::Error>, fine: &[Errno]) -> io::Result<()> {
+/// The result of a request for which some error numbers mean that there is nothing to do.
+pub(super) fn tolerate(done: Result<(), rtnetlink::Error>, tolerated: &[Errno]) -> io::Result<()> {
     match done.map_err(cause) {
-        Err(e) if fine.iter().any(|errno| e.raw_os_error() == Some(*errno as i32)) => Ok(()),
+        Err(e) if tolerated.iter().any(|errno| e.raw_os_error() == Some(*errno as i32)) => Ok(()),
         done => done,
     }
 }

@@ -1,4 +1,4 @@
-//! Links between namespaces: veth pairs and bridges.
+//! Network interfaces: veth pairs and bridges that connect namespaces.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,7 +15,8 @@ use crate::Error;
 use crate::netns::Netns;
 
 impl Netns {
-    /// A new namespace with its loopback interface up. It lives as long as the value, or a process in it.
+    /// A new network namespace with its loopback interface up. It exists for as long as the value, or as a process
+    /// that has joined it.
     ///
     /// # Errors
     /// Without `CAP_SYS_ADMIN` in the current user namespace.
@@ -38,11 +39,10 @@ pub fn set_up(netns: &Netns, ifname: &str) -> Result<(), Error> {
     })
 }
 
-/// Joins two namespaces by a pair of virtual Ethernet interfaces, both down. When either namespace goes, so does the
-/// pair.
+/// Connects two namespaces with a veth pair, both ends down. The kernel deletes the pair with either namespace.
 ///
 /// # Errors
-/// When a name is taken or the kernel refuses.
+/// When a name is in use or the kernel refuses.
 pub fn add_veth(a_ns: &Netns, a: &str, b_ns: &Netns, b: &str) -> Result<(), Error> {
     let peer = LinkUnspec::new_with_name(b).setns_by_fd(b_ns.fd().as_raw_fd()).build();
     let pair = LinkVeth::new(a, b).set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
@@ -52,7 +52,7 @@ pub fn add_veth(a_ns: &Netns, a: &str, b_ns: &Netns, b: &str) -> Result<(), Erro
 /// Adds a bridge that is up.
 ///
 /// # Errors
-/// When the name is taken or the kernel refuses.
+/// When the name is in use or the kernel refuses.
 pub fn add_bridge(netns: &Netns, name: &str) -> Result<(), Error> {
     create(netns, name, LinkBridge::new(name).up().build())
 }
@@ -60,7 +60,7 @@ pub fn add_bridge(netns: &Netns, name: &str) -> Result<(), Error> {
 /// Makes an interface a port of a bridge.
 ///
 /// # Errors
-/// When either is missing or the kernel refuses.
+/// When either interface does not exist or the kernel refuses.
 pub fn set_master(netns: &Netns, ifname: &str, bridge: &str) -> Result<(), Error> {
     within(netns, async |handle| {
         let port = LinkUnspec::new_with_index(index_of(&handle, ifname).await?);
@@ -74,7 +74,7 @@ pub fn set_master(netns: &Netns, ifname: &str, bridge: &str) -> Result<(), Error
 /// Deletes an interface (of a veth pair: both ends).
 ///
 /// # Errors
-/// When the kernel refuses, except that there is no such interface.
+/// When the kernel refuses, except because there is no such interface.
 pub fn del_link(netns: &Netns, ifname: &str) -> Result<(), Error> {
     within(netns, async |handle| {
         let link = LinkUnspec::new_with_name(ifname).build();
@@ -96,7 +96,7 @@ pub(crate) fn index(netns: &Netns, ifname: &str) -> Result<u32, Error> {
     within(netns, async |handle| index_of(&handle, ifname).await)
 }
 
-/// The index of an interface where the connection is.
+/// The index of an interface in the connection's namespace.
 pub(super) async fn index_of(handle: &Handle, ifname: &str) -> Result<u32, Error> {
     let mut found = Box::pin(handle.link().get().match_name(ifname).execute());
     let found = match found.next().await {

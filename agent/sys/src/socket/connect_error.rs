@@ -9,21 +9,21 @@ use crate::Error;
 /// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Nobody answered.
+    /// The peer did not answer: its host is down, or a network policy drops the packets.
     #[error("connect to {to}: no answer within {after:?}")]
     Timeout {
         /// The peer.
         to: SocketAddr,
-        /// How long was waited.
+        /// The deadline.
         after: Duration,
     },
-    /// The peer's host answered that nobody listens.
+    /// The peer's host answered with a reset: no process listens on the port.
     #[error("connect to {to}: refused")]
     Refused {
         /// The peer.
         to: SocketAddr,
     },
-    /// The socket could not be made as asked: the fault is here, not with the peer.
+    /// The socket could not be made or configured: this host's fault, not the peer's.
     #[error(transparent)]
     Setup(#[from] Error),
     /// Anything else.

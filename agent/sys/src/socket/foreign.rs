@@ -1,4 +1,5 @@
-//! Connections that borrow an address: their source port, which must not be one that the address's owner uses too.
+//! Connections with a source address that belongs to another host: binding to it, and a source port that its owner
+//! does not use.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,29 +9,33 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::Socket;
 
-use super::{ConnectError, set_transparent};
+use super::connect_error::ConnectError;
+use super::transparent;
 
-/// Ports that are tried first: beyond those that a kernel chooses for its own connections (32768 to 60999, unless
-/// somebody set it otherwise).
+/// Source ports that are tried first: above those that a kernel chooses by default (`ip_local_port_range`, 32768 to
+/// 60999).
 ///
-/// A connection that the owner makes to the same destination by itself may arrive where ours is. With the same source
-/// port the kernel there would take the two for one: the owner's would never be answered, or ours be reset.
+/// The owner of the address may connect to the same destination directly. With the same source port the destination's
+/// kernel would take both for one connection: the owner's would get no answer, or the agent's would be reset.
 const PORTS: RangeInclusive<u16> = 61_000..=65_535;
-/// How many of them. One is taken when a connection to the same destination has it, or a listener.
+/// Ports that are tried per connection. A port is in use when a connection to the same destination, or a listener, has
+/// it.
 const TRIES: usize = 8;
 
-/// Ports to try, one after the other.
+/// The source ports to try for one connection.
 pub(super) fn ports() -> impl Iterator<Item = u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let span = PORTS.end() - PORTS.start() + 1;
-    // One after the other in the whole process: the one that was given up longest ago comes first.
+    // A counter for the whole process: the least recently used port comes first, and its old connection is most likely
+    // out of TIME_WAIT.
     std::iter::repeat_with(move || PORTS.start() + NEXT.fetch_add(1, Ordering::Relaxed) % span).take(TRIES)
 }
 
-/// Binds to an address that need not be ours. Port 0 leaves the port to `connect`, which then only has to be unique per
-/// destination; so does any other, as long as all who use it agree to share it.
+/// Binds to an address that need not be local. With port 0 the kernel chooses the port at `connect`
+/// (`IP_BIND_ADDRESS_NO_PORT`), where it must be unique per destination only. With another port `SO_REUSEADDR` has the
+/// same effect, as long as every socket of the port sets it.
 pub(super) fn bind(socket: &Socket, from: SocketAddr) -> io::Result<()> {
-    set_transparent(socket, from.is_ipv6())?;
+    transparent::set(socket, from.is_ipv6())?;
     if from.is_ipv6() {
         socket.set_freebind_v6(true)?;
     } else {
@@ -44,12 +49,12 @@ pub(super) fn bind(socket: &Socket, from: SocketAddr) -> io::Result<()> {
     socket.bind(&from.into())
 }
 
-/// Whether another port may do.
-pub(super) fn is_taken(error: &ConnectError) -> bool {
-    let taken = |kind| matches!(kind, io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable);
+/// Whether a connection failed because of its source port, so that another one may succeed.
+pub(super) fn is_port_in_use(error: &ConnectError) -> bool {
+    let in_use = |kind| matches!(kind, io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable);
     match error {
-        ConnectError::Setup(error) => taken(error.cause().kind()),
-        ConnectError::Other { cause, .. } => taken(cause.kind()),
+        ConnectError::Setup(error) => in_use(error.cause().kind()),
+        ConnectError::Other { cause, .. } => in_use(cause.kind()),
         ConnectError::Timeout { .. } | ConnectError::Refused { .. } => false,
     }
 }
@@ -59,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_stay_in_their_range_for_ever() {
+    fn source_ports_stay_in_their_range() {
         for _ in 0..20_000 {
             assert!(ports().all(|port| PORTS.contains(&port)));
         }
@@ -68,10 +73,10 @@ mod tests {
     }
 
     #[test]
-    fn only_a_taken_port_is_a_reason_for_another() {
+    fn only_a_port_in_use_is_retried_with_another() {
         let to = SocketAddr::from(([127, 0, 0, 1], 1));
-        let other = |kind: io::ErrorKind| is_taken(&ConnectError::Other { to, cause: kind.into() });
+        let other = |kind: io::ErrorKind| is_port_in_use(&ConnectError::Other { to, cause: kind.into() });
         assert!(other(io::ErrorKind::AddrInUse) && other(io::ErrorKind::AddrNotAvailable));
-        assert!(!other(io::ErrorKind::HostUnreachable) && !is_taken(&ConnectError::Refused { to }));
+        assert!(!other(io::ErrorKind::HostUnreachable) && !is_port_in_use(&ConnectError::Refused { to }));
     }
 }

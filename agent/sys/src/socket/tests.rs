@@ -6,7 +6,7 @@ const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)
 const SOON: Duration = Duration::from_secs(5);
 
 #[tokio::test]
-async fn what_is_dialled_arrives_with_its_options() {
+async fn outgoing_and_accepted_connections_have_the_options() {
     let keepalive = Keepalive {
         time: Duration::from_secs(11),
         interval: Duration::from_secs(7),
@@ -17,10 +17,10 @@ async fn what_is_dialled_arrives_with_its_options() {
     let (listener, transparent) = sockets.listen(LOOPBACK, Transparent::Never).unwrap();
     assert!(!transparent);
     let to = listener.local_addr().unwrap();
-    let (dialled, accepted) = tokio::join!(sockets.connect(to, None, SOON), listener.accept());
-    let (mut dialled, (mut accepted, _)) = (dialled.unwrap(), accepted.unwrap());
+    let (outgoing, accepted) = tokio::join!(sockets.connect(to, None, SOON), listener.accept());
+    let (mut outgoing, (mut accepted, _)) = (outgoing.unwrap(), accepted.unwrap());
     sockets.accepted(&accepted);
-    for stream in [&dialled, &accepted] {
+    for stream in [&outgoing, &accepted] {
         let socket = SockRef::from(stream);
         assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), keepalive.time);
@@ -28,30 +28,30 @@ async fn what_is_dialled_arrives_with_its_options() {
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(11 + 3 * 7)));
     }
-    dialled.write_all(b"hi").await.unwrap();
+    outgoing.write_all(b"hi").await.unwrap();
     let mut got = [0; 2];
     accepted.read_exact(&mut got).await.unwrap();
     assert_eq!(&got, b"hi");
 }
 
 #[tokio::test]
-async fn a_reset_reaches_the_peer_as_a_reset() {
+async fn reset_on_close_reaches_the_peer_as_a_reset() {
     let sockets = Sockets::host();
     let (listener, _) = sockets.listen(LOOPBACK, Transparent::Never).unwrap();
     let to = listener.local_addr().unwrap();
     for (reset, seen) in [(true, Some(io::ErrorKind::ConnectionReset)), (false, None)] {
-        let (dialled, accepted) = tokio::join!(sockets.connect(to, None, SOON), listener.accept());
-        let (dialled, mut accepted) = (dialled.unwrap(), accepted.unwrap().0);
+        let (outgoing, accepted) = tokio::join!(sockets.connect(to, None, SOON), listener.accept());
+        let (outgoing, mut accepted) = (outgoing.unwrap(), accepted.unwrap().0);
         if reset {
-            reset_on_close(&dialled);
+            reset_on_close(&outgoing);
         }
-        drop(dialled);
+        drop(outgoing);
         assert_eq!(accepted.read(&mut [0; 1]).await.err().map(|e| e.kind()), seen);
     }
 }
 
 #[tokio::test]
-async fn a_closed_port_refuses_and_another_endpoint_is_worth_a_try() {
+async fn a_refused_connection_is_retryable() {
     let sockets = Sockets::host();
     let (listener, _) = sockets.listen(LOOPBACK, Transparent::Never).unwrap();
     let to = listener.local_addr().unwrap();
@@ -62,7 +62,7 @@ async fn a_closed_port_refuses_and_another_endpoint_is_worth_a_try() {
 }
 
 #[tokio::test]
-async fn a_source_of_the_other_family_is_our_fault() {
+async fn a_source_of_the_other_family_is_a_setup_error() {
     let error = Sockets::host()
         .connect("127.0.0.1:9".parse().unwrap(), Some("fd00::1".parse().unwrap()), SOON)
         .await
@@ -71,7 +71,7 @@ async fn a_source_of_the_other_family_is_our_fault() {
 }
 
 #[tokio::test]
-async fn a_port_is_shared_only_when_asked() {
+async fn a_port_is_shared_only_with_reuse_port() {
     let alone = Sockets::host();
     let (first, _) = alone.listen(LOOPBACK, Transparent::Never).unwrap();
     let addr = first.local_addr().unwrap();
@@ -85,20 +85,20 @@ async fn a_port_is_shared_only_when_asked() {
 }
 
 #[tokio::test]
-async fn a_wildcard_listener_takes_ipv4() {
+async fn a_wildcard_listener_accepts_ipv4() {
     for ipv6 in [true, false] {
         let sockets = Sockets::host().with_ipv6(ipv6);
         let (listener, _) = sockets.listen_wildcard(0, Transparent::Never).unwrap();
         let port = listener.local_addr().unwrap().port();
         let to = (Ipv4Addr::LOCALHOST, port).into();
-        let (dialled, accepted) = tokio::join!(sockets.connect(to, None, SOON), listener.accept());
-        let (dialled, (_, peer)) = (dialled.unwrap(), accepted.unwrap());
-        assert_eq!(canonical(peer), dialled.local_addr().unwrap());
+        let (outgoing, accepted) = tokio::join!(sockets.connect(to, None, SOON), listener.accept());
+        let (outgoing, (_, peer)) = (outgoing.unwrap(), accepted.unwrap());
+        assert_eq!(canonical(peer), outgoing.local_addr().unwrap());
     }
 }
 
 #[test]
-fn mapped_addresses_become_ipv4_and_nothing_else_changes() {
+fn canonical_maps_only_ipv4_mapped_addresses() {
     let canonical = |text: &str| canonical(text.parse().unwrap()).to_string();
     assert_eq!(canonical("[::ffff:10.0.0.1]:80"), "10.0.0.1:80");
     assert_eq!(canonical("[fd00::1]:80"), "[fd00::1]:80");

@@ -1,4 +1,4 @@
-//! What the kernel does when it is asked inside namespaces: entering, sockets, addresses, rules, settings. Passes as
+//! The crate on a real kernel, inside network namespaces: entering, sockets, addresses, rules, settings. Passes as
 //! root and as an ordinary user.
 
 use std::collections::BTreeMap;
@@ -20,16 +20,16 @@ const SOON: Duration = Duration::from_secs(5);
 fn main() -> ExitCode {
     lab::main(&lab::tests![
         a_namespace_is_entered_and_left,
-        a_panic_inside_comes_back_first,
-        sockets_are_made_inside_and_used_outside,
-        hosts_of_a_lan_reach_each_other,
-        a_foreign_source_is_seen_by_the_peer,
-        transparency_and_marks_are_granted_here,
-        rules_and_routes_can_be_repeated_and_taken_back,
-        settings_are_those_of_the_namespace,
-        links_go_and_are_not_missed,
-        a_capture_sees_one_interface_and_all_of_it,
-        conntrack_knows_where_a_datagram_was_going,
+        a_panic_inside_a_namespace_returns_the_thread_first,
+        sockets_are_made_inside_a_namespace_and_used_outside,
+        hosts_of_the_lab_lan_reach_each_other,
+        a_foreign_source_address_is_seen_by_the_peer,
+        listeners_are_transparent_and_marked_as_configured,
+        rules_and_routes_are_added_and_deleted_idempotently,
+        sysctls_are_per_namespace,
+        deleting_a_link_is_idempotent,
+        a_capture_has_every_frame_of_one_interface,
+        conntrack_returns_the_original_destination_of_a_datagram,
     ])
 }
 
@@ -51,7 +51,7 @@ fn a_namespace_is_entered_and_left() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn a_panic_inside_comes_back_first() -> anyhow::Result<()> {
+fn a_panic_inside_a_namespace_returns_the_thread_first() -> anyhow::Result<()> {
     let (home, other) = (Netns::current()?, Netns::create()?);
     let caught = std::panic::catch_unwind(|| other.run(|| panic!("on purpose")));
     ensure!(caught.is_err());
@@ -60,7 +60,7 @@ fn a_panic_inside_comes_back_first() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn sockets_are_made_inside_and_used_outside() -> anyhow::Result<()> {
+fn sockets_are_made_inside_a_namespace_and_used_outside() -> anyhow::Result<()> {
     lab::block_on(async {
         let tasks = Tasks::new("test");
         let (one, two) = (Arc::new(Netns::create()?), Arc::new(Netns::create()?));
@@ -74,7 +74,7 @@ fn sockets_are_made_inside_and_used_outside() -> anyhow::Result<()> {
     })
 }
 
-fn hosts_of_a_lan_reach_each_other() -> anyhow::Result<()> {
+fn hosts_of_the_lab_lan_reach_each_other() -> anyhow::Result<()> {
     lab::block_on(async {
         let tasks = Tasks::new("test");
         let lan = lab::Lan::new()?;
@@ -95,7 +95,7 @@ fn hosts_of_a_lan_reach_each_other() -> anyhow::Result<()> {
     })
 }
 
-fn a_foreign_source_is_seen_by_the_peer() -> anyhow::Result<()> {
+fn a_foreign_source_address_is_seen_by_the_peer() -> anyhow::Result<()> {
     lab::block_on(async {
         let sockets = Sockets::in_netns(Arc::new(Netns::create()?));
         let (listener, _) = sockets.listen((Ipv4Addr::LOCALHOST, 0).into(), Transparent::Never)?;
@@ -104,7 +104,7 @@ fn a_foreign_source_is_seen_by_the_peer() -> anyhow::Result<()> {
         let (stream, accepted) = tokio::join!(sockets.connect(to, Some(foreign), SOON), listener.accept());
         ensure!(stream?.local_addr()?.ip() == foreign);
         ensure!(accepted?.1.ip() == foreign);
-        // From a port that the address's owner does not choose for himself, and each from its own.
+        // The source port is outside of the range that the owner's kernel chooses from, and unique.
         let mut open = BTreeMap::new();
         for _ in 0..300 {
             let (stream, accepted) =
@@ -113,21 +113,21 @@ fn a_foreign_source_is_seen_by_the_peer() -> anyhow::Result<()> {
             ensure!(source.port() >= 61_000, "it comes from {source}");
             ensure!(open.insert(source, (stream, accepted)).is_none(), "{source} twice");
         }
-        // A listener that comes later is not in their way.
+        // A later listener on one of these ports can still bind.
         for port in 61_000..61_100 {
             sockets.listen((Ipv4Addr::LOCALHOST, port).into(), Transparent::Never)?;
         }
-        // The destination's own address as source is left to the kernel.
+        // The destination's own address as source is ignored.
         let (stream, _) = tokio::join!(sockets.connect(to, Some(to.ip()), SOON), listener.accept());
         ensure!(stream?.local_addr()?.ip() == to.ip());
-        // Without any redirection there is no original destination.
+        // Without redirection there is no original destination.
         let (stream, accepted) = tokio::join!(sockets.connect(to, None, SOON), listener.accept());
         ensure!(original_dst(&stream?).is_none() && original_dst(&accepted?.0).is_none());
         Ok(())
     })
 }
 
-fn transparency_and_marks_are_granted_here() -> anyhow::Result<()> {
+fn listeners_are_transparent_and_marked_as_configured() -> anyhow::Result<()> {
     lab::block_on(async {
         ensure!(limits::has_net_admin() && limits::has_sys_admin());
         let sockets = Sockets::in_netns(Arc::new(Netns::create()?)).with_mark(Some(0x539));
@@ -144,7 +144,7 @@ fn transparency_and_marks_are_granted_here() -> anyhow::Result<()> {
     })
 }
 
-fn rules_and_routes_can_be_repeated_and_taken_back() -> anyhow::Result<()> {
+fn rules_and_routes_are_added_and_deleted_idempotently() -> anyhow::Result<()> {
     let netns = Netns::create()?;
     for v6 in [false, true] {
         let before = (route::fwmark_rules(&netns, v6)?, route::local_routes(&netns, v6, 100)?);
@@ -166,7 +166,7 @@ fn rules_and_routes_can_be_repeated_and_taken_back() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn settings_are_those_of_the_namespace() -> anyhow::Result<()> {
+fn sysctls_are_per_namespace() -> anyhow::Result<()> {
     let (one, two) = (Netns::create()?, Netns::create()?);
     let key = "net/ipv4/ip_forward";
     sysctl::write(&one, key, "1")?;
@@ -175,7 +175,7 @@ fn settings_are_those_of_the_namespace() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn links_go_and_are_not_missed() -> anyhow::Result<()> {
+fn deleting_a_link_is_idempotent() -> anyhow::Result<()> {
     let (one, two) = (Netns::create()?, Netns::create()?);
     route::add_veth(&one, "left", &two, "right")?;
     route::set_up(&two, "right")?;
@@ -188,8 +188,8 @@ fn links_go_and_are_not_missed() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Both ways, with more data than a socket's buffer holds, and nothing of another interface.
-fn a_capture_sees_one_interface_and_all_of_it() -> anyhow::Result<()> {
+/// Both directions, with more data than a socket buffer holds, and no frame of another interface.
+fn a_capture_has_every_frame_of_one_interface() -> anyhow::Result<()> {
     lab::block_on(async {
         let tasks = Tasks::new("test");
         let lan = lab::Lan::new()?;
@@ -212,7 +212,7 @@ fn text(outcome: Result<(), isthmus_sys::Error>) -> String {
     outcome.map_or_else(|error| error.to_string(), |()| "no error".to_owned())
 }
 
-/// Sends datagrams to port 53 of other hosts to a port of this one instead.
+/// Redirects datagrams to port 53 of other hosts to a port of this one.
 fn redirect_dns(netns: &Netns, port: u16) -> anyhow::Result<()> {
     let query = nft::Statement::Port(nft::Proto::Udp, nft::Side::Destination, nft::Op::Eq, 53);
     let base = nft::Base {
@@ -231,7 +231,7 @@ fn redirect_dns(netns: &Netns, port: u16) -> anyhow::Result<()> {
     Ok(nft::apply(netns, &nft::Ruleset { tables: vec![table] })?)
 }
 
-fn conntrack_knows_where_a_datagram_was_going() -> anyhow::Result<()> {
+fn conntrack_returns_the_original_destination_of_a_datagram() -> anyhow::Result<()> {
     lab::block_on(async {
         let lan = lab::Lan::new()?;
         let host = lan.host()?;
@@ -245,7 +245,7 @@ fn conntrack_knows_where_a_datagram_was_going() -> anyhow::Result<()> {
             let (at, mut buffer) = (loopback.parse()?, [0; 64]);
             let proxy = host.sockets().udp(at)?;
             let any = if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-            // One socket that asks several servers at once, as some resolvers do.
+            // One socket that queries several servers at once, as some resolvers do.
             let client = host.sockets().udp(any.parse()?)?;
             for server in servers {
                 client.send_to(server.to_string().as_bytes(), server).await?;
@@ -255,17 +255,20 @@ fn conntrack_knows_where_a_datagram_was_going() -> anyhow::Result<()> {
                 let said: std::net::SocketAddr = std::str::from_utf8(&buffer[..length])?.parse()?;
                 let found = conntrack.original_udp(from, at)?;
                 ensure!(found == Some(said), "sent to {said}, found {found:?}");
-                // The answer comes back in the name of the server that was asked.
+                // The answer has the source address of the queried server.
                 proxy.send_to(b"answer", from).await?;
                 let (_, answered) = tokio::time::timeout(SOON, client.recv_from(&mut buffer)).await??;
                 ensure!(answered == said, "{answered} answered for {said}");
-                ensure!(conntrack.original_udp(from, at)? == Some(said), "it is known as long as it is used");
+                ensure!(
+                    conntrack.original_udp(from, at)? == Some(said),
+                    "the entry lasts as long as it is used"
+                );
             }
-            // What nobody redirected was going where it came.
+            // A datagram that was not redirected has no other destination.
             client.send_to(b"direct", at).await?;
             let (_, from) = tokio::time::timeout(SOON, proxy.recv_from(&mut buffer)).await??;
             ensure!(conntrack.original_udp(from, at)?.is_none_or(|to| to == at));
-            // And what never was is not known.
+            // A datagram that was never sent has no entry.
             let stranger = std::net::SocketAddr::new(from.ip(), 9);
             ensure!(conntrack.original_udp(stranger, at)?.is_none());
         }
