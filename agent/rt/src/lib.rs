@@ -1,11 +1,12 @@
-//! Runtime support for every role: drain, owned tasks, readiness, backoff, logs, followed files and the metric
-//! registry.
+//! Runtime support for every role: drain, owned tasks, fair scheduling, readiness, backoff, logs, followed files and
+//! the metric registry.
 //!
 //! It knows tokio and nothing of the mesh. It is the only crate that spawns; [`BoxFuture`] and [`task::Spawnable`] are
 //! the only places that ask for `Send`, so that work can later be pinned to one core by changing them here.
 
 pub mod backoff;
 pub mod drain;
+pub mod fair;
 pub mod file;
 pub mod log;
 pub mod metrics;

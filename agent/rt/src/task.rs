@@ -5,10 +5,13 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
+
+use crate::fair::Share;
 
 /// What can be spawned. The `Send` is here and nowhere else.
 pub trait Spawnable: Future + Send + 'static {}
@@ -16,7 +19,11 @@ impl<F: Future + Send + 'static> Spawnable for F {}
 
 /// A group of tasks with one owner. Clones share the group; when the last clone is dropped every task is aborted.
 #[derive(Debug, Clone)]
-pub struct Tasks(Arc<Group>);
+pub struct Tasks {
+    group: Arc<Group>,
+    /// What the CPU time of the tasks is charged to.
+    share: Option<Arc<Share>>,
+}
 
 #[derive(Debug)]
 struct Group {
@@ -36,7 +43,13 @@ impl Tasks {
     #[must_use]
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         let (tracker, cancelled) = (TaskTracker::new(), CancellationToken::new());
-        Self(Arc::new(Group { name: name.into(), tracker, cancelled }))
+        Self { group: Arc::new(Group { name: name.into(), tracker, cancelled }), share: None }
+    }
+
+    /// The same group; what is spawned through this handle, or a clone of it, runs on the tenant's share.
+    #[must_use]
+    pub fn on(self, share: Arc<Share>) -> Self {
+        Self { share: Some(share), ..self }
     }
 
     /// Runs a future in this group on the current runtime. The task keeps no reference to the group, so dropping the
@@ -47,42 +60,47 @@ impl Tasks {
         F: Spawnable,
         F::Output: Send,
     {
-        let group = Arc::clone(&self.0.name);
-        let cancelled = self.0.cancelled.clone();
+        let group = Arc::clone(&self.group.name);
+        let cancelled = self.group.cancelled.clone();
         let run = async move {
-            let caught = AssertUnwindSafe(future);
             tokio::select! {
                 () = cancelled.cancelled() => {}
-                outcome = CatchPanic(Box::pin(caught)) => if outcome.is_none() {
+                outcome = AssertUnwindSafe(future).catch_unwind() => if outcome.is_err() {
                     tracing::error!(task = what, group = %group, "task panicked");
                 },
             }
         };
-        tokio::spawn(self.0.tracker.track_future(run.in_current_span())).abort_handle()
+        let run = run.in_current_span();
+        let tracker = &self.group.tracker;
+        let task = match &self.share {
+            Some(share) => tokio::spawn(tracker.track_future(share.run(run))),
+            None => tokio::spawn(tracker.track_future(run)),
+        };
+        task.abort_handle()
     }
 
     /// How many tasks run.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.tracker.len()
+        self.group.tracker.len()
     }
 
     /// Whether no task runs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.tracker.is_empty()
+        self.group.tracker.is_empty()
     }
 
     /// Aborts every task and waits until they are gone.
     pub async fn abort_all(&self) {
-        self.0.cancelled.cancel();
+        self.group.cancelled.cancel();
         self.wait().await;
     }
 
     /// Waits until every task has ended.
     pub async fn wait(&self) {
-        self.0.tracker.close();
-        self.0.tracker.wait().await;
+        self.group.tracker.close();
+        self.group.tracker.wait().await;
     }
 }
 
@@ -97,24 +115,6 @@ pub async fn compute<T: Send + 'static>(
         tracing::error!(task = what, "computation panicked or was cancelled");
     }
     done.ok()
-}
-
-/// Turns a panic inside `poll` into `None`.
-struct CatchPanic<F: Future>(std::pin::Pin<Box<AssertUnwindSafe<F>>>);
-
-impl<F: Future> Future for CatchPanic<F> {
-    type Output = Option<F::Output>;
-
-    fn poll(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Self::Output> {
-        let inner = self.0.as_mut();
-        match std::panic::catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
-            Ok(poll) => poll.map(Some),
-            Err(_) => std::task::Poll::Ready(None),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,341 @@
+//! Fair scheduling of CPU time between tenants: in the agent a tenant is a pod, and everything that runs on a pod's
+//! behalf runs on the pod's [`Share`].
+//!
+//! tokio runs tasks in the order in which they were woken, so a tenant with a thousand busy tasks gets a thousand times
+//! the CPU time of a neighbour with one. [`FairScheduler`] is deficit round robin (Shreedhar and Varghese, "Efficient
+//! Fair Queuing using Deficit Round Robin", SIGCOMM 1995) over tenants, where the packet is one poll of a task and its
+//! length is the time that it took. Each tenant may spend one [`QUANTUM`] of CPU time per round. A task that is polled
+//! after its tenant has spent it is not run: its waker goes to the tenant's own queue, where it delays no other tenant,
+//! until the next round.
+//!
+//! As in every fair queue, a round ends when each active tenant has spent its quantum or has nothing to run. tokio does
+//! not tell which tasks are runnable, so this is seen from two sides. The waker that a task is polled with marks its
+//! tenant as runnable before it wakes the task, and polls leave a mark, too. And while a tenant waits a keeper task yields
+//! to the runtime, which polls it again once the worker has run out of tasks or has reached its event interval, and has
+//! polled the I/O driver. If at that moment no tenant with credit has a mark, or only one that is running on another
+//! worker, the round is over: this worker is idle but for the tenants that wait. So the scheduler is work-conserving, and a task that is woken waits for at most one quantum (plus
+//! the poll that exceeds it) of every other active tenant. On a runtime with several workers that bound holds for each
+//! worker's own queue: tasks that tokio has moved to its global queue may wait for longer.
+//!
+//! A tenant that is active alone never waits; its round ends as soon as it has spent its quantum.
+//!
+//! Cost of an undisturbed poll: two clock reads (the length of a poll has no cheaper measure), and on a cache line of
+//! the tenant's own a few relaxed loads and stores and one relaxed `fetch_sub`. The lock is taken when a tenant becomes active,
+//! spends its quantum, or has a queue.
+//!
+//! This module knows neither what a tenant is nor what its tasks do. [`run_queue`] is the algorithm, without a clock or a
+//! runtime; [`admission`] is a policy of its own, which paces new connections while the whole machine is behind.
+
+mod admission;
+mod run_queue;
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::task::yield_now;
+
+use self::admission::{AdmissionPacing, PacedUntil, SAMPLE_INTERVAL};
+pub use self::run_queue::QUANTUM;
+use self::run_queue::{CpuCredit, RunQueue, Ticket};
+use crate::task::Tasks;
+
+/// Divides the CPU time of a runtime fairly between tenants. One per process; clones are handles to the same scheduler.
+#[derive(Clone)]
+pub struct FairScheduler(Arc<Scheduler>);
+
+struct Scheduler {
+    queue: Mutex<RunQueue<Waker>>,
+    /// A tenant waits for the end of the round.
+    stalled: Arc<Notify>,
+    /// A flooding tenant asks for admission: timers are to be sampled.
+    flooded: Arc<Notify>,
+    admission: AdmissionPacing,
+    /// The keeper and the timer sampler. Started with the first share, since there may be no runtime before.
+    background: Mutex<Option<Tasks>>,
+    now: fn() -> Instant,
+    started: Instant,
+}
+
+/// A tenant's share of the CPU time; in the agent one per pod. Whatever runs for the tenant is spawned through
+/// [`Tasks::on`] or wrapped in [`Share::run`], once: nested, it would be charged twice.
+pub struct Share {
+    credit: Arc<CpuCredit>,
+    paced_until: PacedUntil,
+    scheduler: Arc<Scheduler>,
+}
+
+/// What decides before each poll of a future whether it may run.
+struct Gate {
+    share: Arc<Share>,
+    turn: Turn,
+    /// The waker that the task was polled with last, and the one that the future was given in its place.
+    waker: Option<(Waker, Waker)>,
+}
+
+#[derive(Clone, Copy)]
+enum Turn {
+    /// Not in the queue.
+    None,
+    /// In the queue, or released from it since.
+    Queued(Ticket),
+    /// Released from the queue, and run.
+    Released,
+}
+
+/// Marks the tenant as runnable, then wakes the task. It holds no [`Share`]: that could be dropped with the waker,
+/// under the lock that dropping it takes.
+struct MarkingWaker {
+    task: Waker,
+    credit: Arc<CpuCredit>,
+    scheduler: Arc<Scheduler>,
+}
+
+// === impl FairScheduler ===
+
+impl Default for FairScheduler {
+    fn default() -> Self {
+        Self::with_clock(Instant::now)
+    }
+}
+
+impl fmt::Debug for FairScheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FairScheduler").finish_non_exhaustive()
+    }
+}
+
+impl FairScheduler {
+    fn with_clock(now: fn() -> Instant) -> Self {
+        Self(Arc::new(Scheduler {
+            queue: Mutex::new(RunQueue::new(1)),
+            stalled: Arc::default(),
+            flooded: Arc::default(),
+            admission: AdmissionPacing::default(),
+            background: Mutex::default(),
+            now,
+            started: now(),
+        }))
+    }
+
+    /// The share of one more tenant. Must be called inside the runtime whose threads are shared.
+    #[must_use]
+    pub fn share(&self) -> Arc<Share> {
+        self.0.start_background(&self.0);
+        let credit = self.0.lock().add_tenant();
+        Arc::new(Share { credit, paced_until: PacedUntil::default(), scheduler: Arc::clone(&self.0) })
+    }
+}
+
+/// Ends the round when nothing but the tenants that wait for it could run.
+async fn keep_rounds(scheduler: Weak<Scheduler>, stalled: Arc<Notify>) {
+    loop {
+        stalled.notified().await;
+        loop {
+            // Deferred by the runtime until it has no other task to run or is due to poll the I/O driver, and has polled
+            // it: whatever is ready by then is marked.
+            yield_now().await;
+            let Some(scheduler) = scheduler.upgrade() else { return };
+            let round = scheduler.lock().end_round();
+            round.released.into_iter().for_each(Waker::wake);
+            if !round.is_awaited {
+                break;
+            }
+        }
+    }
+}
+
+/// Samples how late timers fire, from when a flooding tenant asks for admission until there is no pause any more.
+async fn sample_timers(scheduler: Weak<Scheduler>, flooded: Arc<Notify>) {
+    loop {
+        flooded.notified().await;
+        loop {
+            let slept_at = Instant::now();
+            tokio::time::sleep(SAMPLE_INTERVAL).await;
+            let Some(scheduler) = scheduler.upgrade() else { return };
+            if scheduler.admission.record_timer(slept_at.elapsed()).is_zero() {
+                break;
+            }
+        }
+    }
+}
+
+// === impl Scheduler ===
+
+impl Scheduler {
+    fn lock(&self) -> MutexGuard<'_, RunQueue<Waker>> {
+        // Nothing panics while the queue is inconsistent.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start_background(&self, this: &Arc<Self>) {
+        let mut background = self.background.lock().unwrap_or_else(PoisonError::into_inner);
+        background.get_or_insert_with(|| {
+            let workers =
+                tokio::runtime::Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers());
+            self.lock().set_width(workers);
+            let tasks = Tasks::new("fair scheduler");
+            tasks.spawn("rounds", keep_rounds(Arc::downgrade(this), Arc::clone(&self.stalled)));
+            tasks.spawn("timer samples", sample_timers(Arc::downgrade(this), Arc::clone(&self.flooded)));
+            tasks
+        });
+    }
+
+    /// A task of this tenant is runnable.
+    fn mark(&self, credit: &Arc<CpuCredit>) {
+        credit.mark_runnable();
+        if !credit.is_active() {
+            self.lock().activate(credit);
+        }
+    }
+
+    fn since_start(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
+    }
+}
+
+// === impl Share ===
+
+impl fmt::Debug for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Share").field("credit", &self.credit).finish_non_exhaustive()
+    }
+}
+
+impl Share {
+    /// The same future, run on this share: each poll is charged to it, and put off while the share is spent.
+    pub fn run<F: Future>(self: &Arc<Self>, future: F) -> impl Future<Output = F::Output> + use<F> {
+        // The task is about to be queued by the runtime, and its first poll has no waker of ours.
+        self.scheduler.mark(&self.credit);
+        let mut gate = Gate { share: Arc::clone(self), turn: Turn::None, waker: None };
+        async move {
+            let mut future = pin!(future);
+            poll_fn(move |cx| gate.poll(cx, |cx| future.as_mut().poll(cx))).await
+        }
+    }
+
+    /// Waits until the tenant may accept one more connection: a pause while it floods and the machine is behind.
+    pub async fn admit(&self) {
+        let now = self.scheduler.since_start((self.scheduler.now)());
+        if !self.paced_until.is_after(now) {
+            return;
+        }
+        self.scheduler.flooded.notify_one();
+        let pause = self.scheduler.admission.pause();
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// CPU time that was charged to this share so far.
+    #[must_use]
+    pub fn charged(&self) -> Duration {
+        self.scheduler.lock().charged(&self.credit)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let waiting = self.scheduler.lock().remove_tenant(&self.credit);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+// === impl Gate ===
+
+impl Gate {
+    fn poll<T>(&mut self, cx: &mut Context<'_>, run: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        let now = self.share.scheduler.now;
+        let started = now();
+        if !self.acquire(cx.waker(), started) {
+            return Poll::Pending;
+        }
+        let polled = run(&mut Context::from_waker(self.marking_waker(cx.waker())));
+        self.share.credit.charge(now().saturating_duration_since(started));
+        if let Turn::Released = self.turn {
+            self.turn = Turn::None;
+            self.finish();
+        }
+        polled
+    }
+
+    /// Whether the future may run now. If not, `waker` is woken when it may.
+    fn acquire(&mut self, waker: &Waker, now: Instant) -> bool {
+        let Share { credit, scheduler, paced_until } = &*self.share;
+        if matches!(self.turn, Turn::None) && credit.try_acquire() {
+            return true;
+        }
+        let mut queue = scheduler.lock();
+        if let Turn::Queued(ticket) = self.turn {
+            if queue.is_queued(credit, ticket, waker) {
+                return false;
+            }
+            self.turn = Turn::Released;
+            return true;
+        }
+        let Err(wait) = queue.acquire(credit, waker) else { return true };
+        drop(queue);
+        self.turn = Turn::Queued(wait.ticket);
+        paced_until.record_backlog(wait.backlog, scheduler.since_start(now));
+        if wait.is_stalled {
+            scheduler.stalled.notify_one();
+        }
+        false
+    }
+
+    /// A released task has been polled, or will not be.
+    fn finish(&self) {
+        let Share { credit, scheduler, .. } = &*self.share;
+        let next = scheduler.lock().finish(credit);
+        if next.is_stalled {
+            scheduler.stalled.notify_one();
+        }
+        next.released.into_iter().for_each(Waker::wake);
+    }
+
+    fn marking_waker(&mut self, task: &Waker) -> &Waker {
+        let known = self.waker.take().filter(|(known, _)| known.will_wake(task));
+        let (_, marking) = self.waker.insert(known.unwrap_or_else(|| {
+            let (credit, scheduler) = (Arc::clone(&self.share.credit), Arc::clone(&self.share.scheduler));
+            let marking = MarkingWaker { task: task.clone(), credit, scheduler };
+            (task.clone(), Waker::from(Arc::new(marking)))
+        }));
+        marking
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        match self.turn {
+            Turn::None => {}
+            Turn::Released => self.finish(),
+            Turn::Queued(ticket) => {
+                // Bound before it is dropped: the waker must not be dropped under the lock.
+                let cancelled = self.share.scheduler.lock().cancel(&self.share.credit, ticket);
+                if cancelled.is_none() {
+                    self.finish();
+                }
+            }
+        }
+    }
+}
+
+// === impl MarkingWaker ===
+
+impl Wake for MarkingWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.scheduler.mark(&self.credit);
+        self.task.wake_by_ref();
+    }
+}
+
+#[cfg(test)]
+mod tests;
