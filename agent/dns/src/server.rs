@@ -12,6 +12,7 @@ use std::time::Duration;
 use isthmus_model::Namespace;
 use isthmus_rt::backoff::Backoff;
 use isthmus_rt::drain::Watch;
+use isthmus_rt::fair::Share;
 use isthmus_rt::task::Tasks;
 use isthmus_state::{PodKey, State};
 use isthmus_sys::socket::{self, Sockets};
@@ -82,7 +83,8 @@ impl Default for Config {
 // === impl DnsProxy ===
 
 impl DnsProxy {
-    /// Listens in the pod's namespace and serves until drained or dropped. Must be called inside a runtime.
+    /// Listens in the pod's namespace and serves until drained or dropped, on the pod's share of CPU time. `sockets` makes
+    /// the sockets towards the servers, too. Must be called inside a runtime.
     ///
     /// # Errors
     /// When no address can be listened on.
@@ -93,23 +95,12 @@ impl DnsProxy {
         sockets: &Sockets,
         drain: &Watch,
         metrics: Arc<Metrics>,
+        share: Arc<Share>,
     ) -> Result<Self, BindError> {
         let listeners = Listeners::bind(sockets, config.port)?;
-        Ok(Self::serve(state, pod, config, listeners, sockets, drain, metrics))
-    }
-
-    /// Serves on listeners that are there already. `sockets` makes those towards the servers.
-    pub fn serve(
-        state: State,
-        pod: PodKey,
-        config: Config,
-        listeners: Listeners,
-        sockets: &Sockets,
-        drain: &Watch,
-        metrics: Arc<Metrics>,
-    ) -> Self {
         let name = format!("dns {}/{}", pod.namespace, pod.name);
-        let (loops, queries) = (Tasks::new(name.as_str()), Tasks::new(name.as_str()));
+        let tasks = || Tasks::new(name.as_str()).on(Arc::clone(&share));
+        let (loops, queries) = (tasks(), tasks());
         let (udp, tcp) = (listeners.udp_addresses(), listeners.tcp_addresses());
         let connections = Arc::new(Semaphore::new(config.max_connections));
         let handler = Arc::new(Handler::new(state, pod, config, sockets, metrics));
@@ -124,7 +115,7 @@ impl DnsProxy {
             let serve = tcp_loop(listener, Arc::clone(&handler), drain.clone(), queries.clone(), connections);
             loops.spawn("dns tcp", serve);
         }
-        Self { udp, tcp, loops, queries }
+        Ok(Self { udp, tcp, loops, queries })
     }
 
     /// Where UDP is served.

@@ -54,7 +54,8 @@ async fn a_log_line_counts_the_addresses_that_were_found() {
     let pod = PodKey { name: "a".into(), namespace: "ns".into(), service_account: "sa".into() };
     let metrics = Metrics::register(&isthmus_rt::metrics::Registry::default());
     let (config, sockets) = (Config { port: 0, ..Config::default() }, Sockets::host().with_ipv6(false));
-    let proxy = DnsProxy::start(mesh(), pod, config, &sockets, &watch, metrics).unwrap();
+    let share = isthmus_rt::fair::FairScheduler::default().share();
+    let proxy = DnsProxy::start(mesh(), pod, config, &sockets, &watch, metrics, share).unwrap();
     let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     client.connect(proxy.udp_addresses()[0]).await.unwrap();
     for (kind, expected) in [

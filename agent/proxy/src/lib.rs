@@ -38,7 +38,6 @@ mod server;
 mod sizes;
 pub mod telemetry;
 mod tracker;
-mod turns;
 mod types;
 
 pub use accept::{BoundListener, Listeners};
@@ -50,5 +49,4 @@ pub use host_resolver::{HostLookupError, HostResolver, NoHostResolver};
 pub use pod::PodProxy;
 pub use telemetry::Metrics;
 pub use tracker::{Connection, ConnectionsSnapshot, OpenConnections};
-pub use turns::Turns;
 pub use types::{Carrier, PodInfo, PodName};

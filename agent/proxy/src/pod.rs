@@ -8,6 +8,7 @@ use std::time::Duration;
 use isthmus_hbone::Transport;
 use isthmus_identity::PeerIdentity;
 use isthmus_rt::drain::Watch;
+use isthmus_rt::fair::Share;
 use isthmus_sys::socket::Sockets;
 
 use crate::accept::{Lifecycle, Listeners};
@@ -68,8 +69,15 @@ impl PodProxy {
     ) {
         // Once stopping, nothing new is taken.
         if let Some(drain) = self.running.watch() {
-            inbound::serve(Arc::clone(&self.ctx), peer, source, local, io, drain).await;
+            let serve = inbound::serve(Arc::clone(&self.ctx), peer, source, local, io, drain);
+            self.ctx.share().run(serve).await;
         }
+    }
+
+    /// The pod's share of CPU time, for what else runs on its behalf.
+    #[must_use]
+    pub fn share(&self) -> Arc<Share> {
+        self.ctx.share()
     }
 
     /// Which pod it is.

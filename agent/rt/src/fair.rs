@@ -38,11 +38,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::task::yield_now;
+use tokio_util::task::AbortOnDropHandle;
 
 use self::admission::{AdmissionPacing, PacedUntil, SAMPLE_INTERVAL};
 pub use self::run_queue::QUANTUM;
 use self::run_queue::{CpuCredit, RunQueue, Ticket};
-use crate::task::Tasks;
+use crate::spawn::spawn;
 
 /// Divides the CPU time of a runtime fairly between tenants. One per process; clones are handles to the same scheduler.
 #[derive(Clone)]
@@ -56,13 +57,13 @@ struct Scheduler {
     flooded: Arc<Notify>,
     admission: AdmissionPacing,
     /// The keeper and the timer sampler. Started with the first share, since there may be no runtime before.
-    background: Mutex<Option<Tasks>>,
+    background: Mutex<Option<[AbortOnDropHandle<()>; 2]>>,
     now: fn() -> Instant,
     started: Instant,
 }
 
 /// A tenant's share of the CPU time; in the agent one per pod. Whatever runs for the tenant is spawned through
-/// [`Tasks::on`] or wrapped in [`Share::run`], once: nested, it would be charged twice.
+/// [`Tasks::on`](crate::task::Tasks::on) or wrapped in [`Share::run`], once: nested, it would be charged twice.
 pub struct Share {
     credit: Arc<CpuCredit>,
     paced_until: PacedUntil,
@@ -178,10 +179,9 @@ impl Scheduler {
             let workers =
                 tokio::runtime::Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers());
             self.lock().set_width(workers);
-            let tasks = Tasks::new("fair scheduler");
-            tasks.spawn("rounds", keep_rounds(Arc::downgrade(this), Arc::clone(&self.stalled)));
-            tasks.spawn("timer samples", sample_timers(Arc::downgrade(this), Arc::clone(&self.flooded)));
-            tasks
+            let keeper = spawn(keep_rounds(Arc::downgrade(this), Arc::clone(&self.stalled)));
+            let sampler = spawn(sample_timers(Arc::downgrade(this), Arc::clone(&self.flooded)));
+            [keeper, sampler].map(AbortOnDropHandle::new)
         });
     }
 

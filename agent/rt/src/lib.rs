@@ -11,6 +11,7 @@ pub mod file;
 pub mod log;
 pub mod metrics;
 pub mod ready;
+mod spawn;
 pub mod task;
 
 use std::future::Future;

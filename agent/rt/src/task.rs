@@ -1,7 +1,6 @@
-//! Owned tasks: the only place that spawns. A [`Tasks`] owns what it started; dropping it aborts them, a panic in one
+//! Owned tasks: the only way to spawn outside of this crate. A [`Tasks`] owns what it started; dropping it aborts them, a panic in one
 //! is logged with the task's name and touches no other.
 
-use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -12,10 +11,8 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::fair::Share;
-
-/// What can be spawned. The `Send` is here and nowhere else.
-pub trait Spawnable: Future + Send + 'static {}
-impl<F: Future + Send + 'static> Spawnable for F {}
+use crate::spawn;
+pub use crate::spawn::Spawnable;
 
 /// A group of tasks with one owner. Clones share the group; when the last clone is dropped every task is aborted.
 #[derive(Debug, Clone)]
@@ -54,7 +51,6 @@ impl Tasks {
 
     /// Runs a future in this group on the current runtime. The task keeps no reference to the group, so dropping the
     /// last [`Tasks`] still aborts it.
-    #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub fn spawn<F>(&self, what: &'static str, future: F) -> AbortHandle
     where
         F: Spawnable,
@@ -73,8 +69,8 @@ impl Tasks {
         let run = run.in_current_span();
         let tracker = &self.group.tracker;
         let task = match &self.share {
-            Some(share) => tokio::spawn(tracker.track_future(share.run(run))),
-            None => tokio::spawn(tracker.track_future(run)),
+            Some(share) => spawn::spawn(tracker.track_future(share.run(run))),
+            None => spawn::spawn(tracker.track_future(run)),
         };
         task.abort_handle()
     }

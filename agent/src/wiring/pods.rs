@@ -13,6 +13,7 @@ use isthmus_model::PodUid;
 use isthmus_proxy::{Connection, Listeners, PodInfo, PodProxy, ProxyContext};
 use isthmus_rt::BoxFuture;
 use isthmus_rt::drain::Watch;
+use isthmus_rt::fair::Share;
 use isthmus_rt::metrics::Registry;
 use isthmus_rt::task::Tasks;
 use isthmus_sys::socket::Sockets;
@@ -132,11 +133,13 @@ impl Pods {
             namespace: pod.namespace.clone(),
             service_account: pod.service_account.clone(),
         };
+        let context = Arc::clone(&self.proxy_context);
+        let proxy = PodProxy::start(context, info.clone(), listeners, sockets.clone(), drain.clone());
+        // What failed to start drops the proxy, which has not been told to the node role yet.
         let dns = match &self.dns {
             None => None,
-            Some(dns) => Some(self.launch_dns(dns, &info, &sockets, &drain)?),
+            Some(dns) => Some(self.launch_dns(dns, &info, &sockets, &drain, proxy.share())?),
         };
-        let proxy = PodProxy::start(Arc::clone(&self.proxy_context), info, listeners, sockets, drain);
         Ok(Running { proxy, dns })
     }
 
@@ -146,6 +149,7 @@ impl Pods {
         info: &PodInfo,
         sockets: &Sockets,
         drain: &Watch,
+        share: Arc<Share>,
     ) -> Result<DnsProxy, StartError> {
         let pod = isthmus_state::PodKey {
             name: info.name.clone(),
@@ -153,7 +157,7 @@ impl Pods {
             service_account: info.service_account.clone(),
         };
         let state = self.proxy_context.state.clone();
-        DnsProxy::start(state, pod, dns.config.clone(), sockets, drain, Arc::clone(&dns.metrics))
+        DnsProxy::start(state, pod, dns.config.clone(), sockets, drain, Arc::clone(&dns.metrics), share)
             .map_err(|error| StartError::Component { component: "DNS proxy", cause: error.into() })
     }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use isthmus_hbone::Settings;
 use isthmus_identity::Manager;
-use isthmus_proxy::{Config, ProxyContext, Turns};
+use isthmus_proxy::{Config, ProxyContext};
+use isthmus_rt::fair::FairScheduler;
 use isthmus_rt::metrics::Registry;
 use isthmus_state::{Options, State};
 use isthmus_sys::socket::Transparent;
@@ -39,7 +40,7 @@ pub(crate) fn proxy_context(
         settings: settings(&config.tunnel),
         config: proxy_config(config),
         metrics: isthmus_proxy::Metrics::register(registry),
-        turns: Turns::default(),
+        scheduler: FairScheduler::default(),
     })
 }
 

@@ -3,6 +3,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use isthmus_kit::wait::eventually;
 use isthmus_model::{NetworkAddress, Service, Visibility, Workload};
 use isthmus_rt::drain::{self, Drain};
+use isthmus_rt::fair::FairScheduler;
 use isthmus_state::{Batch, Options};
 use tokio::io::AsyncReadExt;
 
@@ -56,6 +57,8 @@ struct World {
     proxy: DnsProxy,
     drain: Option<Drain>,
     registry: isthmus_rt::metrics::Registry,
+    /// What its tasks are charged to.
+    share: Arc<Share>,
 }
 
 impl World {
@@ -74,8 +77,10 @@ impl World {
         let (drain, watch) = drain::channel();
         let sockets = Sockets::host().with_ipv6(false);
         let metrics = Metrics::register(&registry);
-        let proxy = DnsProxy::start(state.clone(), pod(), config, &sockets, &watch, metrics).unwrap();
-        Self { state, proxy, drain: Some(drain), registry }
+        let share = FairScheduler::default().share();
+        let charged = Arc::clone(&share);
+        let proxy = DnsProxy::start(state.clone(), pod(), config, &sockets, &watch, metrics, share).unwrap();
+        Self { state, proxy, drain: Some(drain), registry, share: charged }
     }
 
     async fn udp(&self, message: &[u8]) -> Vec<u8> {
@@ -186,6 +191,16 @@ async fn names_of_the_mesh_are_answered_over_both_transports() {
     assert_eq!(world.metric("istio_dns_requests_total", &labels("udp")).as_deref(), Some("1"));
     assert_eq!(world.metric("istio_dns_requests_total", &labels("tcp")).as_deref(), Some("3"));
     assert_eq!(world.metric("istio_dns_upstream_requests_total", &labels("udp")), None);
+}
+
+#[tokio::test]
+async fn queries_are_charged_to_the_pods_share_over_both_transports() {
+    let world = World::new(|_| {});
+    let before = world.share.charged();
+    world.udp(&plain("web", 1)).await;
+    let after_udp = world.share.charged();
+    ask(&mut world.tcp().await, &plain("web", 1)).await;
+    assert!(before < after_udp && after_udp < world.share.charged(), "{before:?} {after_udp:?}");
 }
 
 #[tokio::test]
@@ -356,7 +371,8 @@ async fn no_query_is_lost_while_another_agent_takes_over() {
     let proxy = |port, watch: &Watch| {
         let config = Config { port, upstream: vec![upstream.local_addr().unwrap()], ..Config::default() };
         let metrics = Metrics::register(&isthmus_rt::metrics::Registry::default());
-        DnsProxy::start(state.clone(), pod(), config, &sockets, watch, metrics).unwrap()
+        let share = FairScheduler::default().share();
+        DnsProxy::start(state.clone(), pod(), config, &sockets, watch, metrics, share).unwrap()
     };
     let ((ending, watch), (_drain, other)) = (drain::channel(), drain::channel());
     let free = UdpSocket::bind(loopback()).await.unwrap().local_addr().unwrap().port();

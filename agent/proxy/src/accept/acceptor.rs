@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use isthmus_rt::backoff::Backoff;
 use isthmus_rt::drain::Watch;
+use isthmus_rt::fair::Share;
 use isthmus_rt::task::{Spawnable, Tasks};
 
 use super::handshake_slots::HandshakeSlots;
 use super::listener::{Accepted, BoundListener};
-use crate::turns::Share;
 
 /// How a listener is served.
 pub(crate) struct Acceptor {
@@ -20,7 +20,7 @@ pub(crate) struct Acceptor {
     /// For logs: which listener, of whom.
     pub(crate) what: &'static str,
     pub(crate) owner: Arc<str>,
-    /// What accepting and the connections run on.
+    /// The pod's share of CPU time: admits connections, which run on it. The accept loop's own task is its owner's.
     pub(crate) share: Arc<Share>,
     /// Connections that may be set up at once; the rest waits in the backlog, where it costs us nothing.
     pub(crate) limit: Option<Arc<HandshakeSlots>>,
@@ -36,18 +36,18 @@ impl Acceptor {
         F: FnMut(Accepted, Watch) -> Fut,
         Fut: Spawnable + Future<Output = ()>,
     {
-        let connections = Tasks::new(Arc::clone(&self.owner));
+        let connections = Tasks::new(Arc::clone(&self.owner)).on(Arc::clone(&self.share));
         let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
         loop {
             let next = tokio::select! {
                 biased;
                 () = self.drain.graceful() => break,
-                next = self.share.spend(self.next()) => next,
+                next = self.next() => next,
             };
             match next {
                 Ok(accepted) => {
                     backoff.reset();
-                    connections.spawn(self.what, self.share.run(serve(accepted, self.drain.clone())));
+                    connections.spawn(self.what, serve(accepted, self.drain.clone()));
                 }
                 Err(error) if is_of_one_connection(&error) => {
                     tracing::debug!(listener = self.what, pod = %self.owner, %error, "a client left before it was accepted");
@@ -60,7 +60,7 @@ impl Acceptor {
             }
         }
         for accepted in self.bound.into_backlog() {
-            connections.spawn(self.what, self.share.run(serve(accepted, self.drain.clone())));
+            connections.spawn(self.what, serve(accepted, self.drain.clone()));
         }
         // Connections hold their own clones; ours must not keep the drain waiting.
         drop((self.drain, serve));
@@ -72,7 +72,7 @@ impl Acceptor {
             Some(limit) => Some(limit.take().await),
             None => None,
         };
-        self.share.pace().await;
+        self.share.admit().await;
         let accepted = self.bound.accept().await?;
         if let Some(place) = &mut place {
             place.begin();

@@ -9,16 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use isthmus_rt::drain::{self, Drain, Watch};
+use isthmus_rt::fair::Share;
 use isthmus_rt::task::{Spawnable, Tasks};
 use tokio::sync::oneshot;
-
-use crate::turns::Share;
 
 /// Tasks that are drained with the process or stopped by their owner, whichever comes first. Dropped, they end at once.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
     owner: Arc<str>,
-    /// What the connections run on.
+    /// The pod's share of CPU time, which all of its tasks run on.
     share: Arc<Share>,
     tasks: Tasks,
     own: Slot,
@@ -38,7 +37,7 @@ struct Order {
 impl Lifecycle {
     pub(crate) fn new(owner: Arc<str>, share: Arc<Share>, process: Watch) -> Self {
         let (drain, watch) = drain::channel();
-        let tasks = Tasks::new(Arc::clone(&owner));
+        let tasks = Tasks::new(Arc::clone(&owner)).on(Arc::clone(&share));
         let (stop, ordered) = oneshot::channel();
         let slot = |watch| Arc::new(Mutex::new(Some(watch)));
         let (own, shared) = (slot(watch), slot(process.clone()));
@@ -134,13 +133,13 @@ fn lock<T>(slot: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::turns::Turns;
     use isthmus_rt::drain::Outcome;
+    use isthmus_rt::fair::FairScheduler;
 
     #[tokio::test(start_paused = true)]
     async fn the_process_waits_for_work_that_finishes() {
         let (process, watch) = drain::channel();
-        let running = Lifecycle::new("pod".into(), Turns::default().share(), watch);
+        let running = Lifecycle::new("pod".into(), FairScheduler::default().share(), watch);
         let work = running.watch().unwrap();
         running.spawn("work", async move {
             work.graceful().await;
@@ -155,7 +154,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn work_that_does_not_finish_is_forced_by_the_process() {
         let (process, watch) = drain::channel();
-        let running = Lifecycle::new("pod".into(), Turns::default().share(), watch);
+        let running = Lifecycle::new("pod".into(), FairScheduler::default().share(), watch);
         let work = running.watch().unwrap();
         let (ended, seen) = oneshot::channel();
         running.spawn("work", async move {
@@ -169,7 +168,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn stop_waits_for_the_deadline_and_then_cuts() {
         let (_process, watch) = drain::channel();
-        let running = Lifecycle::new("pod".into(), Turns::default().share(), watch);
+        let running = Lifecycle::new("pod".into(), FairScheduler::default().share(), watch);
         let work = running.watch().unwrap();
         running.spawn("deaf", async move {
             std::future::pending::<()>().await;

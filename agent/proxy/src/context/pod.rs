@@ -8,6 +8,7 @@ use std::time::Duration;
 use isthmus_hbone::pool::{self, Pool};
 use isthmus_identity::Certificate;
 use isthmus_model::{Facts, SpiffeId, Workload};
+use isthmus_rt::fair::Share;
 use isthmus_rt::task::Tasks;
 use isthmus_state::{Denied, Permit, PodKey, Snapshot, authorize};
 use isthmus_sys::socket::Sockets;
@@ -17,7 +18,6 @@ use crate::accept::HandshakeSlots;
 use crate::error::Error;
 use crate::retry::SharedRetryState;
 use crate::tracker::Connections;
-use crate::turns::Share;
 use crate::types::{PodInfo, PodName, PoolKey, Refusal, Reporter};
 
 /// What the connections of one pod share.
@@ -40,14 +40,15 @@ pub(crate) struct PodContext {
     pool: Pool<PoolKey>,
     /// What was learnt of those it connects to.
     memory: SharedRetryState,
-    /// Owner tasks of the tunnels that this pod dialled.
+    /// Owner tasks of the tunnels that this pod dialled: encryption and framing of all that it sends, on its share.
     tunnels: Tasks,
 }
 
 impl PodContext {
     pub(crate) fn new(proxy: Arc<ProxyContext>, pod: PodInfo, sockets: Sockets, spoof: bool) -> Self {
         let owner: Arc<str> = format!("{}/{}", pod.namespace, pod.name).into();
-        let tunnels = Tasks::new(Arc::clone(&owner));
+        let share = proxy.scheduler.share();
+        let tunnels = Tasks::new(Arc::clone(&owner)).on(Arc::clone(&share));
         Self {
             key: PodKey {
                 name: pod.name.clone(),
@@ -62,7 +63,7 @@ impl PodContext {
             connections: Connections::default(),
             handshakes: HandshakeSlots::new(proxy.config.handshakes, proxy.config.handshake_grace),
             memory: SharedRetryState::new(&proxy.config.retry),
-            share: proxy.turns.share(),
+            share,
             pool: Pool::new(pool_config(&proxy), &tunnels),
             tunnels,
             owner,
@@ -129,7 +130,7 @@ impl PodContext {
         Arc::clone(&self.handshakes)
     }
 
-    /// Its share of the threads, on which its connections run.
+    /// The pod's share of CPU time. Everything that runs on behalf of the pod is charged to it.
     pub(crate) fn share(&self) -> Arc<Share> {
         Arc::clone(&self.share)
     }

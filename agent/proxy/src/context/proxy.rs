@@ -6,12 +6,12 @@ use std::sync::Arc;
 use isthmus_hbone::Settings;
 use isthmus_identity::{CertSource, Certificate};
 use isthmus_model::{ClusterId, NetworkId, SpiffeId};
+use isthmus_rt::fair::FairScheduler;
 use isthmus_state::State;
 
 use crate::config::Config;
 use crate::error::Error;
 use crate::telemetry::Metrics;
-use crate::turns::Turns;
 
 /// What all pods share.
 pub struct ProxyContext {
@@ -31,8 +31,8 @@ pub struct ProxyContext {
     pub config: Config,
     /// Metrics of the data plane.
     pub metrics: Arc<Metrics>,
-    /// How the pods share the threads of the data plane.
-    pub turns: Turns,
+    /// Divides the CPU time of the data plane between the pods.
+    pub scheduler: FairScheduler,
 }
 
 impl ProxyContext {

@@ -17,10 +17,10 @@ where
     F: FnMut(Request) -> Fut,
     Fut: Spawnable + Future<Output = ()>,
 {
-    let streams = Tasks::new(ctx.owner());
-    let (settings, share) = (&ctx.proxy().settings, ctx.share());
+    let streams = Tasks::new(ctx.owner()).on(ctx.share());
+    let settings = &ctx.proxy().settings;
     let on_request = |request| {
-        streams.spawn("inbound stream", share.run(each(request)));
+        streams.spawn("inbound stream", each(request));
     };
     if let Err(reason) = server::serve(io, settings, drain.clone(), on_request).await {
         tracing::debug!(pod = %ctx.name(), %source, %reason, "inbound tunnel ended");

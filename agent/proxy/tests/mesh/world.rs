@@ -18,9 +18,9 @@ use isthmus_model::{
 };
 use isthmus_proxy::{
     BoundListener, Config, HostResolver, Listeners, Metrics, NoHostResolver, PodInfo, PodProxy, ProxyContext,
-    Turns,
 };
 use isthmus_rt::drain::{self, Drain, Watch};
+use isthmus_rt::fair::FairScheduler;
 use isthmus_rt::task::Tasks;
 use isthmus_state::{Batch, Options, State};
 use isthmus_sys::socket::Sockets;
@@ -122,7 +122,7 @@ impl Network {
             settings: Settings::default(),
             config,
             metrics: Metrics::register(&registry),
-            turns: Turns::default(),
+            scheduler: FairScheduler::default(),
         });
         let (drain, watch) = drain::channel();
         Self { name, block: Arc::clone(block), state, world, registry, tasks, certs, drain, watch }

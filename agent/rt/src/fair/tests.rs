@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use super::admission::{FLOOD_BACKLOG, HOLD, MAX_PAUSE};
 use super::*;
+use crate::task::Tasks;
 
 thread_local! {
     static NOW: Cell<Option<Instant>> = const { Cell::new(None) };

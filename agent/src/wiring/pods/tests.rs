@@ -34,7 +34,7 @@ async fn pods(uid: &PodUid, app: SocketAddr, watch: Watch) -> (Arc<Pods>, Socket
         settings: isthmus_hbone::Settings::default(),
         config: isthmus_proxy::Config::default(),
         metrics: isthmus_proxy::Metrics::register(&registry),
-        turns: isthmus_proxy::Turns::default(),
+        scheduler: isthmus_rt::fair::FairScheduler::default(),
     });
     let bind = async || BoundListener::from_tokio(TcpListener::bind("127.0.0.1:0").await.unwrap(), false);
     let (outbound, inbound, inbound_plaintext) = (bind().await, bind().await, bind().await);

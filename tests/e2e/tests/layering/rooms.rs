@@ -7,7 +7,7 @@ use crate::scan::{self, Imports};
 
 /// The rooms of `agent/proxy` with their floors: a file or folder beside `lib.rs`, which belongs to none. A room imports
 /// only from rooms on strictly lower floors.
-const PROXY_ROOMS: [(&str, u8); 17] = [
+const PROXY_ROOMS: [(&str, u8); 16] = [
     ("pod", 12),
     ("agent_pod", 12),
     ("gateway", 11),
@@ -21,7 +21,6 @@ const PROXY_ROOMS: [(&str, u8); 17] = [
     ("tracker", 4),
     ("retry", 3),
     ("error", 2),
-    ("turns", 1),
     ("config", 0),
     ("host_resolver", 0),
     ("types", 0),

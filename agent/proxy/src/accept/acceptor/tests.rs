@@ -5,8 +5,8 @@ use isthmus_sys::socket::{Sockets, Transparent};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::turns::Turns;
 use isthmus_rt::drain;
+use isthmus_rt::fair::FairScheduler;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
@@ -21,7 +21,7 @@ async fn acceptor(limit: Option<usize>) -> (Acceptor, SocketAddr, drain::Drain) 
             bound,
             what: "test",
             owner: "pod".into(),
-            share: Turns::default().share(),
+            share: FairScheduler::default().share(),
             limit,
             drain: watch,
         },
@@ -70,7 +70,7 @@ async fn what_waits_to_be_accepted_when_the_listener_closes_is_served() {
     // One place, which the first connection never gives back: the others stay in the queue.
     let limit = Some(HandshakeSlots::new(1, Duration::from_secs(3600)));
     let bound = BoundListener::from_tokio(listener, false);
-    let share = Turns::default().share();
+    let share = FairScheduler::default().share();
     let acceptor = Acceptor { bound, what: "test", owner: "pod".into(), share, limit, drain: watch };
     let (seen, mut arrivals) = mpsc::unbounded_channel();
     let tasks = Tasks::new("test");
@@ -140,7 +140,7 @@ async fn no_error_of_accept_ends_the_loop() {
         bound,
         what: "test",
         owner: "pod".into(),
-        share: Turns::default().share(),
+        share: FairScheduler::default().share(),
         limit: None,
         drain: watch,
     };

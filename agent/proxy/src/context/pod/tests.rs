@@ -28,7 +28,7 @@ fn ctx(state: &State) -> PodContext {
         settings: isthmus_hbone::Settings::default(),
         config: Config::default(),
         metrics: Arc::new(Metrics::default()),
-        turns: crate::turns::Turns::default(),
+        scheduler: isthmus_rt::fair::FairScheduler::default(),
     });
     let pod = PodInfo {
         uid: "1".into(),
@@ -233,4 +233,21 @@ async fn an_alias_that_is_taken_away_closes_what_was_let_in_by_it() {
     state.set_trust_domains(mesh(&[]));
     assert_eq!(open.refused().await.to_string(), "allow policies exist, but none allowed");
     assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn the_owner_of_a_tunnel_is_charged_to_the_pod_that_dialled_it() {
+    let ctx = ctx(&State::new(Options::default()));
+    // The pool's own tasks run first.
+    tokio::task::yield_now().await;
+    let before = ctx.share().charged();
+    let (io, peer) = tokio::io::duplex(1 << 16);
+    let settings = isthmus_hbone::Settings::default();
+    let tunnel = isthmus_hbone::client::handshake(io, &settings, ctx.tunnels()).await.unwrap();
+    // The peer closes: no one but the owner is there to see it.
+    drop(peer);
+    while tunnel.is_alive() {
+        tokio::task::yield_now().await;
+    }
+    assert!(ctx.share().charged() > before);
 }
