@@ -22,22 +22,34 @@ const FLOOD: usize = 1_000;
 /// What one poll of them takes: about a record of a tunnel.
 const WORK: Duration = Duration::from_micros(10);
 
+/// How long something took in one run.
+struct Times {
+    median: Duration,
+    p99: Duration,
+}
+
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let polls = [false, true].map(|on_share| poll(&mut criterion, on_share));
     let waits = [("quiet", 0, false), ("flood", FLOOD, false), ("flood on shares", FLOOD, true)]
         .map(|(name, flood, is_fair)| neighbour(&mut criterion, name, flood, is_fair));
     criterion.final_summary();
-    println!("\nmedians of this run:");
+    println!("\nin this run:");
     if let [Some(plain), Some(on_share)] = polls {
-        let more = on_share.saturating_sub(plain) / POLLS;
-        println!("  a poll: {:?} plain, {more:?} more on a share", plain / POLLS);
+        let (plain, on_share) = (plain.median / POLLS, on_share.median / POLLS);
+        println!("  a poll: {plain:?} plain, {:?} more on a share", on_share.saturating_sub(plain));
     }
     if let [Some(quiet), Some(flood), Some(fair)] = waits {
-        let against = |base: Duration| fair.as_secs_f64() / base.as_secs_f64();
-        println!("  a neighbour's wait: {quiet:?} quiet, {flood:?} behind a flood, {fair:?} with shares");
-        println!("  with shares: {:.4} of that without", against(flood));
-        println!("  with shares: {:.2} quanta ({QUANTUM:?})", against(QUANTUM));
+        for (what, of) in
+            [("median", (|times| times.median) as fn(&Times) -> Duration), ("p99", |times| times.p99)]
+        {
+            let [quiet, flood, fair] = [&quiet, &flood, &fair].map(of);
+            let ratio = fair.as_secs_f64() / flood.as_secs_f64();
+            println!(
+                "  a neighbour's wait, {what}: {quiet:?} quiet, {flood:?} behind a flood, {fair:?} with shares"
+            );
+            println!("    with shares: {ratio:.4} of that without; a quantum is {QUANTUM:?}");
+        }
     }
 }
 
@@ -55,7 +67,7 @@ async fn polled_often() {
     .await;
 }
 
-fn poll(criterion: &mut Criterion, on_share: bool) -> Option<Duration> {
+fn poll(criterion: &mut Criterion, on_share: bool) -> Option<Times> {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let tasks = runtime.block_on(async {
         let tasks = Tasks::new("bench");
@@ -86,7 +98,7 @@ async fn busy() {
     }
 }
 
-fn neighbour(criterion: &mut Criterion, name: &str, flood: usize, is_fair: bool) -> Option<Duration> {
+fn neighbour(criterion: &mut Criterion, name: &str, flood: usize, is_fair: bool) -> Option<Times> {
     let runtime: Runtime =
         Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let guard = runtime.enter();
@@ -106,18 +118,18 @@ fn neighbour(criterion: &mut Criterion, name: &str, flood: usize, is_fair: bool)
         }
     });
     drop(guard);
-    let median = measure(criterion, &format!("fair/neighbour/{name}"), || {
+    let times = measure(criterion, &format!("fair/neighbour/{name}"), || {
         let (waited, seen) = std::sync::mpsc::channel();
         ask.send((Instant::now(), waited)).expect("the neighbour runs");
         seen.recv().expect("the neighbour runs")
     });
     drop((flooding, calm));
     runtime.shutdown_background();
-    median
+    times
 }
 
-/// The median of the times that `sample` gives; `None` when the run is told to skip it.
-fn measure(criterion: &mut Criterion, name: &str, mut sample: impl FnMut() -> Duration) -> Option<Duration> {
+/// What `sample` gives; `None` when the run is told to skip it.
+fn measure(criterion: &mut Criterion, name: &str, mut sample: impl FnMut() -> Duration) -> Option<Times> {
     let times = RefCell::new(Vec::new());
     criterion.bench_function(name, |bencher| {
         bencher.iter_custom(|count| {
@@ -126,5 +138,7 @@ fn measure(criterion: &mut Criterion, name: &str, mut sample: impl FnMut() -> Du
             some.iter().sum()
         });
     });
-    median(&times.into_inner())
+    let mut times = times.into_inner();
+    times.sort_unstable();
+    Some(Times { median: median(&times)?, p99: *times.get(times.len() * 99 / 100)? })
 }
