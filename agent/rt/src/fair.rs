@@ -10,21 +10,20 @@
 //!
 //! As in every fair queue, a round ends when each active tenant has spent its quantum or has nothing to run. tokio does
 //! not tell which tasks are runnable, so this is seen from two sides. The waker that a task is polled with marks its
-//! tenant as runnable before it wakes the task, and polls leave a mark, too. And while a tenant waits a keeper task yields
-//! to the runtime, which polls it again once the worker has run out of tasks or has reached its event interval, and has
-//! polled the I/O driver. If at that moment no tenant with credit has a mark, or only one that is running on another
-//! worker, the round is over: this worker is idle but for the tenants that wait. So the scheduler is work-conserving, and a task that is woken waits for at most one quantum (plus
-//! the poll that exceeds it) of every other active tenant. On a runtime with several workers that bound holds for each
-//! worker's own queue: tasks that tokio has moved to its global queue may wait for longer.
+//! tenant as runnable before it wakes the task, and a poll leaves a mark, too. And while a tenant waits, a keeper task
+//! yields to the runtime, which polls it again once the worker has run out of tasks or has reached its event interval,
+//! and has polled the I/O driver. If no tenant with credit has a mark then, except one that is running on another worker,
+//! the round is over: this worker is idle but for the tenants that wait. So the scheduler is work-conserving, and a task
+//! that is woken waits for at most one quantum (plus the poll that exceeds it) of every other active tenant. On a runtime
+//! with several workers the bound holds for each worker's own queue; a task that tokio has moved to its global queue may
+//! wait for longer. A tenant that is active alone never waits: its next round starts when it has spent its quantum.
 //!
-//! A tenant that is active alone never waits; its round ends as soon as it has spent its quantum.
+//! Cost of an undisturbed poll: two clock reads (the length of a poll has no cheaper measure), and on a cache line of the
+//! tenant's own a few relaxed loads and stores and one relaxed `fetch_sub`. The lock is taken when a tenant becomes
+//! active, has spent its quantum, or has a queue.
 //!
-//! Cost of an undisturbed poll: two clock reads (the length of a poll has no cheaper measure), and on a cache line of
-//! the tenant's own a few relaxed loads and stores and one relaxed `fetch_sub`. The lock is taken when a tenant becomes active,
-//! spends its quantum, or has a queue.
-//!
-//! This module knows neither what a tenant is nor what its tasks do. [`run_queue`] is the algorithm, without a clock or a
-//! runtime; [`admission`] is a policy of its own, which paces new connections while the whole machine is behind.
+//! This module knows neither what a tenant is nor what its tasks do. `run_queue` is the algorithm, without a clock or a
+//! runtime; `admission` is a policy of its own, which paces new connections while the whole machine is behind.
 
 mod admission;
 mod run_queue;

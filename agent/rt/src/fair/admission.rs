@@ -17,8 +17,9 @@ const LATE: Duration = Duration::from_micros(2_500);
 /// The shortest pause, and the longest one.
 const MIN_PAUSE: Duration = Duration::from_micros(500);
 pub(super) const MAX_PAUSE: Duration = Duration::from_millis(20);
-/// A tenant floods when this many of its tasks wait for its share at once.
-pub(super) const FLOOD_BACKLOG: usize = 16;
+/// A tenant floods when this many of its tasks wait for its share at once. A few connections that carry much spend their
+/// quantum as well, but make no such backlog.
+pub(super) const FLOOD_BACKLOG: usize = 8;
 /// How long a tenant is paced after it was last seen to flood: while it is paced it looks calm.
 pub(super) const HOLD: Duration = Duration::from_secs(10);
 
