@@ -9,12 +9,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_model::Namespace;
+use isthmus_model::{Namespace, PodRef};
 use isthmus_rt::backoff::Backoff;
 use isthmus_rt::drain::Watch;
 use isthmus_rt::fair::Share;
 use isthmus_rt::task::Tasks;
-use isthmus_state::{PodKey, State};
+use isthmus_state::State;
 use isthmus_sys::socket::{self, Sockets};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -90,7 +90,7 @@ impl DnsProxy {
     /// When no address can be listened on.
     pub fn start(
         state: State,
-        pod: PodKey,
+        pod: PodRef,
         config: Config,
         sockets: &Sockets,
         drain: &Watch,

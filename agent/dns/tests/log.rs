@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use isthmus_dns::{Config, DnsProxy, Metrics};
 use isthmus_kit::logs::LogCapture;
-use isthmus_model::{NetworkAddress, Service, Visibility, Workload};
+use isthmus_model::{NetworkAddress, PodRef, Service, Visibility, Workload};
 use isthmus_rt::drain;
-use isthmus_state::{Batch, Options, PodKey, State};
+use isthmus_state::{Batch, Options, State};
 use isthmus_sys::socket::Sockets;
 use tokio::net::UdpSocket;
 
@@ -51,7 +51,8 @@ fn question(kind: u8) -> Vec<u8> {
 async fn a_log_line_counts_the_addresses_that_were_found() {
     let log = LogCapture::start(|metadata| metadata.target() == "dns");
     let (_drain, watch) = drain::channel();
-    let pod = PodKey { name: "a".into(), namespace: "ns".into(), service_account: "sa".into() };
+    let pod =
+        PodRef { uid: "u".into(), name: "a".into(), namespace: "ns".into(), service_account: "sa".into() };
     let metrics = Metrics::register(&isthmus_rt::metrics::Registry::default());
     let (config, sockets) = (Config { port: 0, ..Config::default() }, Sockets::host().with_ipv6(false));
     let share = isthmus_rt::fair::FairScheduler::default().share();

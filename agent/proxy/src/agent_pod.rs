@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use isthmus_model::PodRef;
 use isthmus_rt::drain::Watch;
 use isthmus_sys::socket::Sockets;
 
 use crate::accept::{BoundListener, Lifecycle};
 use crate::context::{PodContext, ProxyContext};
 use crate::inbound;
-use crate::types::PodInfo;
 
 /// Where tunnels to the agent itself may lead: metrics and readiness.
 const REACHABLE: [u16; 2] = [15020, 15021];
@@ -25,7 +25,7 @@ impl AgentPodProxy {
     #[must_use]
     pub fn start(
         proxy: Arc<ProxyContext>,
-        pod: PodInfo,
+        pod: PodRef,
         inbound: BoundListener,
         sockets: Sockets,
         drain: Watch,

@@ -13,14 +13,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_model::{Authority, NamespacedHostname, TrustDomain, Workload};
+use isthmus_model::{Authority, NamespacedHostname, PodRef, TrustDomain, Workload};
 use isthmus_rt::drain::Watch;
 use isthmus_sys::socket::Sockets;
 
 use crate::accept::{BoundListener, Lifecycle};
 use crate::context::{PodContext, ProxyContext};
 use crate::tracker::ConnectionsSnapshot;
-use crate::types::PodInfo;
 
 pub use crate::error::HelloError;
 
@@ -34,7 +33,7 @@ pub trait Globals: Send + Sync {
 #[derive(Debug, Clone)]
 pub struct GatewayInfo {
     /// Its pod; the service account is that of its identity.
-    pub pod: PodInfo,
+    pub pod: PodRef,
     /// Its trust domain, and that of the peers it accepts.
     pub trust_domain: TrustDomain,
 }

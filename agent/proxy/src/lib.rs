@@ -49,4 +49,4 @@ pub use host_resolver::{HostLookupError, HostResolver, NoHostResolver};
 pub use pod::PodProxy;
 pub use telemetry::Metrics;
 pub use tracker::{Connection, ConnectionsSnapshot, OpenConnections};
-pub use types::{Carrier, PodInfo, PodName};
+pub use types::Carrier;

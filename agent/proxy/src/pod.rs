@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use isthmus_hbone::Transport;
 use isthmus_identity::PeerIdentity;
+use isthmus_model::PodRef;
 use isthmus_rt::drain::Watch;
 use isthmus_rt::fair::Share;
 use isthmus_sys::socket::Sockets;
@@ -16,7 +17,6 @@ use crate::context::{PodContext, ProxyContext};
 use crate::inbound;
 use crate::outbound;
 use crate::tracker::ConnectionsSnapshot;
-use crate::types::PodInfo;
 
 /// The data plane of one pod. Dropped, it ends at once; see [`PodProxy::stop`] for a kinder way.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl PodProxy {
     #[must_use]
     pub fn start(
         proxy: Arc<ProxyContext>,
-        pod: PodInfo,
+        pod: PodRef,
         listeners: Listeners,
         sockets: Sockets,
         drain: Watch,
@@ -82,7 +82,7 @@ impl PodProxy {
 
     /// Which pod it is.
     #[must_use]
-    pub fn pod(&self) -> &PodInfo {
+    pub fn pod(&self) -> &PodRef {
         self.ctx.pod()
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use isthmus_model::{Namespace, PodUid, PolicyKey, ServiceAccount, SpiffeId, Text};
+use isthmus_model::{PodRef, PolicyKey, SpiffeId, Text};
 use isthmus_state::Denied;
 
 /// Which end of a connection is the local workload: the client, outbound, or the server.
@@ -82,19 +82,6 @@ pub struct Refusal {
     pub reason: String,
 }
 
-/// Which pod it is, as whoever enrolled it knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PodInfo {
-    /// Its UID.
-    pub uid: PodUid,
-    /// Its name.
-    pub name: Text,
-    /// Its namespace.
-    pub namespace: Namespace,
-    /// Its service account.
-    pub service_account: ServiceAccount,
-}
-
 /// A pod as error texts name it: `<service account>.<namespace> (<name>)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodName(Text);
@@ -168,8 +155,8 @@ impl From<Denied> for Refusal {
 
 // === impl PodName ===
 
-impl From<&PodInfo> for PodName {
-    fn from(pod: &PodInfo) -> Self {
+impl From<&PodRef> for PodName {
+    fn from(pod: &PodRef) -> Self {
         Self(format!("{}.{} ({})", pod.service_account, pod.namespace, pod.name).into())
     }
 }

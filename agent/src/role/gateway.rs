@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use isthmus_admin::logging::Logging;
 use isthmus_admin::server::Admin;
-use isthmus_model::NamespacedHostname;
+use isthmus_model::{NamespacedHostname, PodRef};
 use isthmus_node::ApiServer;
 use isthmus_node::global_services;
 use isthmus_proxy::gateway::{Gateway, GatewayInfo, GatewayListeners, Globals, SniRoutes};
-use isthmus_proxy::{BoundListener, PodInfo, ProxyContext};
+use isthmus_proxy::{BoundListener, ProxyContext};
 use isthmus_rt::drain::{self, Watch};
 use isthmus_rt::log::Handle;
 use isthmus_rt::metrics::Registry;
@@ -145,7 +145,7 @@ fn start(
         sni: sni.collect::<Result<_, RunError>>()?,
         tcp: tcp.collect::<Result<_, RunError>>()?,
     };
-    let pod = PodInfo {
+    let pod = PodRef {
         uid: place.pod_name.as_str().into(),
         name: place.pod_name.as_str().into(),
         namespace: config.identity.namespace.clone(),

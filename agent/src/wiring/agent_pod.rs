@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use isthmus_proxy::{AgentPodProxy, BoundListener, PodInfo, ProxyContext};
+use isthmus_model::PodRef;
+use isthmus_proxy::{AgentPodProxy, BoundListener, ProxyContext};
 use isthmus_rt::drain::Watch;
 use isthmus_sys::socket::{Sockets, Transparent};
 
@@ -31,7 +32,7 @@ pub(crate) fn start(
                 return None;
             }
         };
-    let pod = PodInfo {
+    let pod = PodRef {
         uid: place.pod_name.as_str().into(),
         name: place.pod_name.as_str().into(),
         namespace: place.pod_namespace.as_str().into(),

@@ -9,8 +9,8 @@ use isthmus_admin::Each;
 use isthmus_admin::dump::pods::{ConnectionView, Connections, PodView};
 use isthmus_dns::DnsProxy;
 use isthmus_inpod::{EnrolledPod, PodEntry, PodList, PodRuntime, PodState, StartError, StopMode};
-use isthmus_model::PodUid;
-use isthmus_proxy::{Connection, Listeners, PodInfo, PodProxy, ProxyContext};
+use isthmus_model::{PodRef, PodUid};
+use isthmus_proxy::{Connection, Listeners, PodProxy, ProxyContext};
 use isthmus_rt::BoxFuture;
 use isthmus_rt::drain::Watch;
 use isthmus_rt::fair::Share;
@@ -127,18 +127,12 @@ impl Pods {
         let listeners = Listeners::bind(&sockets, config.ports, config.original_source);
         let listeners = listeners
             .map_err(|error| StartError::Component { component: "listeners", cause: error.into() })?;
-        let info = PodInfo {
-            uid: pod.uid.clone(),
-            name: pod.name.clone(),
-            namespace: pod.namespace.clone(),
-            service_account: pod.service_account.clone(),
-        };
         let context = Arc::clone(&self.proxy_context);
-        let proxy = PodProxy::start(context, info.clone(), listeners, sockets.clone(), drain.clone());
+        let proxy = PodProxy::start(context, pod.clone(), listeners, sockets.clone(), drain.clone());
         // What failed to start drops the proxy, which has not been told to the node role yet.
         let dns = match &self.dns {
             None => None,
-            Some(dns) => Some(self.launch_dns(dns, &info, &sockets, &drain, proxy.share())?),
+            Some(dns) => Some(self.launch_dns(dns, pod.clone(), &sockets, &drain, proxy.share())?),
         };
         Ok(Running { proxy, dns })
     }
@@ -146,16 +140,11 @@ impl Pods {
     fn launch_dns(
         &self,
         dns: &Dns,
-        info: &PodInfo,
+        pod: PodRef,
         sockets: &Sockets,
         drain: &Watch,
         share: Arc<Share>,
     ) -> Result<DnsProxy, StartError> {
-        let pod = isthmus_state::PodKey {
-            name: info.name.clone(),
-            namespace: info.namespace.clone(),
-            service_account: info.service_account.clone(),
-        };
         let state = self.proxy_context.state.clone();
         DnsProxy::start(state, pod, dns.config.clone(), sockets, drain, Arc::clone(&dns.metrics), share)
             .map_err(|error| StartError::Component { component: "DNS proxy", cause: error.into() })

@@ -4,12 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use isthmus_model::{TrustDomains, Workload};
+use isthmus_model::{PodRef, TrustDomains, Workload};
 use tokio::sync::watch;
 
 use crate::batch::{Applied, Batch};
 use crate::snapshot::{Options, Snapshot};
-use crate::workloads::PodKey;
 
 /// The state of the mesh. Clones share it.
 #[derive(Clone, Debug)]
@@ -94,7 +93,7 @@ impl State {
     }
 
     /// The workload of a pod of this node, waiting for it to arrive for as long as `patience` lasts.
-    pub async fn wait_for_pod(&self, pod: &PodKey, patience: Duration) -> Option<Arc<Workload>> {
+    pub async fn wait_for_pod(&self, pod: &PodRef, patience: Duration) -> Option<Arc<Workload>> {
         if let Some(workload) = self.load().local_workload(pod) {
             return Some(Arc::clone(workload));
         }
@@ -133,8 +132,8 @@ mod tests {
     use std::net::SocketAddr;
     use std::sync::mpsc;
 
-    fn pod() -> PodKey {
-        PodKey { name: "a".into(), namespace: "ns".into(), service_account: "sa".into() }
+    fn pod() -> PodRef {
+        PodRef { uid: "u".into(), name: "a".into(), namespace: "ns".into(), service_account: "sa".into() }
     }
 
     fn push() -> Batch {

@@ -33,7 +33,6 @@ pub use inbound::{InboundError, InboundTarget, inbound_target, service_label};
 pub use policies::{Applicable, InForce};
 pub use resolve::{resolve, resolve_with};
 pub use snapshot::{Endpoint, Options, Snapshot};
-pub use workloads::PodKey;
 
 #[cfg(test)]
 mod fixture;

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use isthmus_model::workload::PortMap;
 use isthmus_model::{
-    ClusterId, Health, Hostname, Namespace, NamespacedHostname, NetworkAddress, NetworkId, NodeName, Policy,
-    PolicyKey, Service, TrustDomains, Workload, WorkloadUid,
+    ClusterId, Health, Hostname, Namespace, NamespacedHostname, NetworkAddress, NetworkId, NodeName, PodRef,
+    Policy, PolicyKey, Service, TrustDomains, Workload, WorkloadUid,
 };
 
 use crate::endpoints::EndpointSet;
 use crate::policies::{Applicable, InForce, Policies};
 use crate::services::{Asker, Services};
-use crate::workloads::{PodKey, Workloads};
+use crate::workloads::Workloads;
 
 /// Where this agent is, and what it tells.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -126,7 +126,7 @@ impl Snapshot {
 
     /// The workload of a pod of this node.
     #[must_use]
-    pub fn local_workload(&self, pod: &PodKey) -> Option<&Arc<Workload>> {
+    pub fn local_workload(&self, pod: &PodRef) -> Option<&Arc<Workload>> {
         self.workloads.of_pod(pod, &self.options)
     }
 

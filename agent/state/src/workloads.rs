@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use isthmus_model::{
-    Namespace, NamespacedHostname, NetworkAddress, NetworkId, NetworkMode, NodeName, Protocol,
+    Namespace, NamespacedHostname, NetworkAddress, NetworkId, NetworkMode, NodeName, PodRef, Protocol,
     ServiceAccount, Text, Workload, WorkloadUid,
 };
 
@@ -13,15 +13,12 @@ use crate::index::{Map, Multi};
 use crate::snapshot::Options;
 use crate::table::{Key, Table};
 
-/// What the container runtime's side knows of a pod, enough to find its workload.
+/// What finds the workload of a pod: a [`PodRef`] without its UID, which the workload API does not carry.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct PodKey {
-    /// Pod name.
-    pub name: Text,
-    /// Namespace.
-    pub namespace: Namespace,
-    /// Service account.
-    pub service_account: ServiceAccount,
+struct PodKey {
+    name: Text,
+    namespace: Namespace,
+    service_account: ServiceAccount,
 }
 
 /// The store and its indices, which always agree.
@@ -36,6 +33,17 @@ pub(crate) struct Workloads {
 }
 
 // === impl PodKey ===
+
+impl From<&PodRef> for PodKey {
+    // Names are shared: this allocates nothing.
+    fn from(pod: &PodRef) -> Self {
+        Self {
+            name: pod.name.clone(),
+            namespace: pod.namespace.clone(),
+            service_account: pod.service_account.clone(),
+        }
+    }
+}
 
 impl PodKey {
     fn of(workload: &Workload) -> Self {
@@ -76,8 +84,8 @@ impl Workloads {
     }
 
     /// The workload of a pod of this node. Clusters may hold pods of one name, so our own come first.
-    pub(crate) fn of_pod(&self, pod: &PodKey, own: &Options) -> Option<&Arc<Workload>> {
-        self.by_pod.get(pod).iter().max_by_key(|workload| {
+    pub(crate) fn of_pod(&self, pod: &PodRef, own: &Options) -> Option<&Arc<Workload>> {
+        self.by_pod.get(&pod.into()).iter().max_by_key(|workload| {
             (
                 workload.network == own.own_network,
                 workload.cluster_id == own.own_cluster,

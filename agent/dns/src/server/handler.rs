@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_model::Workload;
+use isthmus_model::{PodRef, Workload};
 use isthmus_state::names::{self, Answer, Domains};
-use isthmus_state::{PodKey, Snapshot, State};
+use isthmus_state::{Snapshot, State};
 use isthmus_sys::conntrack::Conntrack;
 use isthmus_sys::socket::Sockets;
 use tokio::net::TcpStream;
@@ -29,7 +29,7 @@ const LOG: &str = "dns";
 #[derive(Debug)]
 pub(super) struct Handler {
     state: State,
-    pod: PodKey,
+    pod: PodRef,
     domains: Domains,
     relay: Relay,
     metrics: Arc<Metrics>,
@@ -60,7 +60,7 @@ enum Verdict {
 impl Handler {
     pub(super) fn new(
         state: State,
-        pod: PodKey,
+        pod: PodRef,
         config: Config,
         sockets: &Sockets,
         metrics: Arc<Metrics>,

@@ -1,7 +1,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use isthmus_kit::wait::eventually;
-use isthmus_model::{NetworkAddress, Service, Visibility, Workload};
+use isthmus_model::{NetworkAddress, PodRef, Service, Visibility, Workload};
 use isthmus_rt::drain::{self, Drain};
 use isthmus_rt::fair::FairScheduler;
 use isthmus_state::{Batch, Options};
@@ -16,8 +16,8 @@ fn loopback() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-fn pod() -> PodKey {
-    PodKey { name: "a".into(), namespace: "ns".into(), service_account: "sa".into() }
+fn pod() -> PodRef {
+    PodRef { uid: "u".into(), name: "a".into(), namespace: "ns".into(), service_account: "sa".into() }
 }
 
 fn workload() -> Workload {

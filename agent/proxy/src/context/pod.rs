@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use isthmus_hbone::pool::{self, Pool};
 use isthmus_identity::Certificate;
-use isthmus_model::{Facts, SpiffeId, Workload};
+use isthmus_model::{Facts, PodRef, SpiffeId, Workload};
 use isthmus_rt::fair::Share;
 use isthmus_rt::task::Tasks;
-use isthmus_state::{Denied, Permit, PodKey, Snapshot, authorize};
+use isthmus_state::{Denied, Permit, Snapshot, authorize};
 use isthmus_sys::socket::Sockets;
 use tokio::time::Instant;
 
@@ -18,13 +18,12 @@ use crate::accept::HandshakeSlots;
 use crate::error::Error;
 use crate::retry::SharedRetryState;
 use crate::tracker::Connections;
-use crate::types::{PodInfo, PodName, PoolKey, Refusal, Reporter};
+use crate::types::{PodName, PoolKey, Refusal, Reporter};
 
 /// What the connections of one pod share.
 pub(crate) struct PodContext {
     pub(super) proxy: Arc<ProxyContext>,
-    pod: PodInfo,
-    pub(super) key: PodKey,
+    pub(super) pod: PodRef,
     pub(super) name: PodName,
     owner: Arc<str>,
     sockets: Sockets,
@@ -45,16 +44,11 @@ pub(crate) struct PodContext {
 }
 
 impl PodContext {
-    pub(crate) fn new(proxy: Arc<ProxyContext>, pod: PodInfo, sockets: Sockets, spoof: bool) -> Self {
+    pub(crate) fn new(proxy: Arc<ProxyContext>, pod: PodRef, sockets: Sockets, spoof: bool) -> Self {
         let owner: Arc<str> = format!("{}/{}", pod.namespace, pod.name).into();
         let share = proxy.scheduler.share();
         let tunnels = Tasks::new(Arc::clone(&owner)).on(Arc::clone(&share));
         Self {
-            key: PodKey {
-                name: pod.name.clone(),
-                namespace: pod.namespace.clone(),
-                service_account: pod.service_account.clone(),
-            },
             name: PodName::from(&pod),
             sockets,
             spoof,
@@ -100,7 +94,7 @@ impl PodContext {
         Arc::clone(&self.proxy)
     }
 
-    pub(crate) fn pod(&self) -> &PodInfo {
+    pub(crate) fn pod(&self) -> &PodRef {
         &self.pod
     }
 
@@ -161,10 +155,10 @@ impl PodContext {
     /// What the control plane says of this pod; waits a little for it to say something.
     pub(crate) async fn workload(&self) -> Result<Arc<Workload>, Error> {
         if let Some(stand_in) = &self.stand_in {
-            let known = self.snapshot().local_workload(&self.key).map(Arc::clone);
+            let known = self.snapshot().local_workload(&self.pod).map(Arc::clone);
             return Ok(known.unwrap_or_else(|| Arc::clone(stand_in)));
         }
-        let found = self.proxy.state.wait_for_pod(&self.key, self.proxy.config.workload_deadline).await;
+        let found = self.proxy.state.wait_for_pod(&self.pod, self.proxy.config.workload_deadline).await;
         found.ok_or_else(|| Error::UnknownWorkload(self.name.clone()))
     }
 
@@ -200,7 +194,7 @@ impl PodContext {
 
     fn verdict(&self, known: &Workload, facts: &Facts) -> Result<Permit, Denied> {
         let snapshot = self.snapshot();
-        let workload = snapshot.local_workload(&self.key).map_or(known, |workload| &**workload);
+        let workload = snapshot.local_workload(&self.pod).map_or(known, |workload| &**workload);
         authorize(&snapshot, workload, facts)
     }
 }

@@ -18,7 +18,7 @@ impl PodContext {
     pub(crate) async fn recheck(&self) -> Rechecked {
         let snapshot = self.snapshot();
         // While the workload is away nothing new is let in; what is open was let in by it.
-        let Some(workload) = snapshot.local_workload(&self.key) else { return Rechecked::default() };
+        let Some(workload) = snapshot.local_workload(&self.pod) else { return Rechecked::default() };
         let judge = |facts: &Facts| match authorize(&snapshot, workload, facts) {
             Ok(_) => Verdict::Allowed,
             Err(denied) if denied.is_pending() => Verdict::Undecided(denied.into()),
@@ -33,7 +33,7 @@ impl PodContext {
 
     /// By what the pod's connections are judged; `None` while the control plane does not describe it.
     fn in_force(&self, snapshot: &Snapshot) -> Option<InForce> {
-        snapshot.local_workload(&self.key).map(|workload| snapshot.in_force(workload))
+        snapshot.local_workload(&self.pod).map(|workload| snapshot.in_force(workload))
     }
 
     /// Rechecks, for ever, whenever the policies that apply to the pod are others than before, or one of them is missing

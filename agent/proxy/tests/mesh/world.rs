@@ -13,11 +13,11 @@ use isthmus_identity::{CertSource, Manager, Signer, Trust};
 use isthmus_kit::wait::eventually;
 use isthmus_model::policy::{Match, StringMatch};
 use isthmus_model::{
-    Action, NamespacedHostname, NetworkAddress, NetworkId, Policy, PolicyKey, Protocol, Scope, Service,
-    SpiffeId, Workload,
+    Action, NamespacedHostname, NetworkAddress, NetworkId, PodRef, Policy, PolicyKey, Protocol, Scope,
+    Service, SpiffeId, Workload,
 };
 use isthmus_proxy::{
-    BoundListener, Config, HostResolver, Listeners, Metrics, NoHostResolver, PodInfo, PodProxy, ProxyContext,
+    BoundListener, Config, HostResolver, Listeners, Metrics, NoHostResolver, PodProxy, ProxyContext,
 };
 use isthmus_rt::drain::{self, Drain, Watch};
 use isthmus_rt::fair::FairScheduler;
@@ -301,8 +301,8 @@ impl Echo {
 /// How long anything on loopback may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(crate) fn info(workload: &Workload) -> PodInfo {
-    PodInfo {
+pub(crate) fn info(workload: &Workload) -> PodRef {
+    PodRef {
         uid: workload.name.as_str().into(),
         name: workload.name.clone(),
         namespace: workload.namespace.clone(),

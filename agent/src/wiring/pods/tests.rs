@@ -42,7 +42,7 @@ async fn pods(uid: &PodUid, app: SocketAddr, watch: Watch) -> (Arc<Pods>, Socket
     let outbound = outbound.with_destination(app);
     let listeners = Listeners { outbound, inbound, inbound_plaintext };
     let info =
-        PodInfo { uid: uid.clone(), name: "a".into(), namespace: "ns".into(), service_account: "sa".into() };
+        PodRef { uid: uid.clone(), name: "a".into(), namespace: "ns".into(), service_account: "sa".into() };
     let proxy = PodProxy::start(Arc::clone(&proxy_context), info, listeners, Sockets::host(), watch);
     let pods = Arc::new(Pods {
         proxy_context,

@@ -74,7 +74,8 @@ fn an_update_of_a_workload_moves_it_in_every_index() {
             })
             .is_none()
     );
-    let key = |account: &str| crate::PodKey {
+    let key = |account: &str| isthmus_model::PodRef {
+        uid: "u".into(),
         name: "a".into(),
         namespace: "ns".into(),
         service_account: account.into(),
@@ -188,7 +189,12 @@ fn of_pods_with_one_name_our_own_clusters_is_ours() {
     let mut other = pod("a", "10.0.0.2");
     other.uid = "other//Pod/ns/a".into();
     other.cluster_id = "other".into();
-    let key = crate::PodKey { name: "a".into(), namespace: "ns".into(), service_account: "sa".into() };
+    let key = isthmus_model::PodRef {
+        uid: "u".into(),
+        name: "a".into(),
+        namespace: "ns".into(),
+        service_account: "sa".into(),
+    };
     for order in [[pod("a", "10.0.0.1"), other.clone()], [other.clone(), pod("a", "10.0.0.1")]] {
         let state = snapshot(&order, &[]);
         assert_eq!(state.local_workload(&key).unwrap().cluster_id.as_str(), "c");

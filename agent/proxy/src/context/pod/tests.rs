@@ -1,7 +1,7 @@
 //! What a pod's connections share, judged without a connection.
 
 use isthmus_identity::{CertSource, FetchError};
-use isthmus_model::{Action, Policy, Scope as Reach, TrustDomains};
+use isthmus_model::{Action, PodRef, Policy, Scope as Reach, TrustDomains};
 use isthmus_rt::BoxFuture;
 use isthmus_state::{Batch, Options, State};
 
@@ -30,7 +30,7 @@ fn ctx(state: &State) -> PodContext {
         metrics: Arc::new(Metrics::default()),
         scheduler: isthmus_rt::fair::FairScheduler::default(),
     });
-    let pod = PodInfo {
+    let pod = PodRef {
         uid: "1".into(),
         name: "helloworld".into(),
         namespace: "sample".into(),
