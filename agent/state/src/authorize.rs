@@ -6,16 +6,19 @@
 mod matcher;
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use isthmus_model::{Action, Facts, Policy, PolicyKey, Workload};
+use isthmus_model::{Action, Facts, Policy, PolicyKey, SpiffeId, Workload};
 
 use crate::snapshot::Snapshot;
 use matcher::Subject;
 
-/// Proof that a connection was judged and let through.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// Proof that policy allowed one connection. It carries the facts that were judged and cannot be cloned, so that a caller
+/// forwards to the destination that policy saw, once.
+#[derive(PartialEq, Eq, Debug)]
 pub struct Permit {
+    facts: Facts,
     allowed_by: Option<PolicyKey>,
 }
 
@@ -43,6 +46,24 @@ pub enum Rejection {
 // === impl Permit ===
 
 impl Permit {
+    /// The destination that policy allowed: the only one that the connection may be forwarded to.
+    #[must_use]
+    pub fn destination(&self) -> SocketAddr {
+        self.facts.destination
+    }
+
+    /// The client's address.
+    #[must_use]
+    pub fn source(&self) -> IpAddr {
+        self.facts.source
+    }
+
+    /// The identity that the client proved; `None` for plaintext.
+    #[must_use]
+    pub fn peer(&self) -> Option<&SpiffeId> {
+        self.facts.peer.as_ref()
+    }
+
     /// The ALLOW policy that let it through; `None` when there is none for this workload.
     #[must_use]
     pub fn allowed_by(&self) -> Option<&PolicyKey> {
@@ -107,12 +128,13 @@ fn enforce(snapshot: &Snapshot, workload: &Workload, subject: &Subject<'_>) -> R
     if let Some(missing) = snapshot.policies_for(workload).find(|one| one.policy.is_none()) {
         return Err(deny(missing.key, Rejection::NotArrived));
     }
+    let permit = |allowed_by| Permit { facts: subject.facts().clone(), allowed_by };
     let mut allowing = of(Action::Allow).peekable();
     if allowing.peek().is_none() {
-        return Ok(Permit { allowed_by: None });
+        return Ok(permit(None));
     }
     match allowing.find(|(_, policy)| subject.matches(policy)) {
-        Some((key, _)) => Ok(Permit { allowed_by: Some(key.clone()) }),
+        Some((key, _)) => Ok(permit(Some(key.clone()))),
         None => Err(Denied { policy: None, reason: Rejection::NotAllowed }),
     }
 }

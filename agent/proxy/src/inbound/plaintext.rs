@@ -90,7 +90,7 @@ impl Visit<'_> {
     async fn forward(self, permit: Permit, stream: TcpStream, mut tracked: Tracked, mut record: Record) {
         tracing::debug!(pod = %self.ctx.name(), src = %self.source, allowed_by = ?permit.allowed_by(), "permitted");
         let dialled = tokio::select! {
-            dialled = app::dial(self.ctx, self.source, self.original) => dialled,
+            dialled = app::dial(self.ctx, self.source, permit.destination()) => dialled,
             () = client_reset::wait(&stream) => Err(Error::GivenUp),
             refusal = tracked.refused() => Err(Error::PolicyChanged(refusal)),
         };

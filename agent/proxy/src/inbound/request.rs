@@ -47,14 +47,15 @@ pub(super) struct Refused {
 }
 
 impl Admitted {
-    /// Where to connect to. An application that expects a tunnel listens on loopback.
-    pub(super) fn dial(&self) -> SocketAddr {
-        let ip = match (self.announce, self.target.ip()) {
+    /// The application's socket for a destination that policy permitted: an application that expects a PROXY header
+    /// listens on loopback.
+    pub(super) fn app_addr(&self, permitted: SocketAddr) -> SocketAddr {
+        let ip = match (self.announce, permitted.ip()) {
             (None, ip) => ip,
             (Some(_), IpAddr::V4(_)) => Ipv4Addr::LOCALHOST.into(),
             (Some(_), IpAddr::V6(_)) => Ipv6Addr::LOCALHOST.into(),
         };
-        SocketAddr::new(ip, self.target.port())
+        SocketAddr::new(ip, permitted.port())
     }
 }
 
@@ -105,4 +106,26 @@ fn source(snapshot: &Snapshot, arrival: &Arrival, head: &Head, own: &NetworkId, 
     let mut end = said.map(baggage::from_baggage).unwrap_or_default();
     end.party.principal = identity;
     end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_application_is_dialled_at_the_permitted_destination_or_its_port_on_loopback() {
+        let permitted: SocketAddr = "10.0.0.2:15008".parse().unwrap();
+        let admitted = |announce| Admitted {
+            workload: Arc::default(),
+            // Not what policy saw.
+            target: "10.0.0.9:80".parse().unwrap(),
+            host: None,
+            announce,
+        };
+        assert_eq!(admitted(None).app_addr(permitted), permitted);
+        let announced = admitted(Some("10.0.0.7:80".parse().unwrap()));
+        assert_eq!(announced.app_addr(permitted), "127.0.0.1:15008".parse().unwrap());
+        let v6 = "[2001:db8::1]:15008".parse().unwrap();
+        assert_eq!(announced.app_addr(v6), "[::1]:15008".parse().unwrap());
+    }
 }

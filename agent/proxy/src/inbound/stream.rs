@@ -92,7 +92,7 @@ impl<'a> Judged<'a> {
     async fn forward(mut self, peer: &PeerIdentity, permit: Permit, mut responder: Responder) {
         tracing::debug!(pod = %self.ctx.name(), peer = %peer.id(), allowed_by = ?permit.allowed_by(), "permitted");
         let dialled = tokio::select! {
-            dialled = app::dial(self.ctx, self.arrival.source, self.admitted.dial()) => dialled,
+            dialled = app::dial(self.ctx, self.arrival.source, self.admitted.app_addr(permit.destination())) => dialled,
             () = responder.cancelled() => Err(Error::GivenUp),
             refusal = self.tracked.refused() => {
                 responder.reject(UNAUTHORIZED);

@@ -162,6 +162,15 @@ fn deny_comes_before_allow_and_allow_must_match_once_there_is_one() {
 }
 
 #[test]
+fn a_permit_carries_the_facts_that_were_judged() {
+    let judged = facts(Some(PEER));
+    let permit = authorize(&with(vec![]), &pod("a", "10.0.0.1"), &judged).unwrap();
+    assert_eq!(permit.destination(), judged.destination);
+    assert_eq!(permit.source(), judged.source);
+    assert_eq!(permit.peer(), judged.peer.as_ref());
+}
+
+#[test]
 fn a_policy_of_another_namespace_does_not_apply_and_a_global_one_does() {
     let mut elsewhere = policy("d", Action::Deny, anybody());
     elsewhere.namespace = "other".into();
