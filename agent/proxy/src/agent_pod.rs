@@ -1,5 +1,5 @@
-//! HBONE on the agent's own namespace: whoever a policy lets in reads its metrics and its readiness over mutual TLS, and
-//! reaches nothing else there.
+//! The HBONE listener of the pod that the agent itself runs in: peers that policy allows scrape metrics and probe
+//! readiness over mutual TLS. No other port of the agent's namespace can be reached through it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::inbound;
 /// Where tunnels to the agent itself may lead: metrics and readiness.
 const REACHABLE: [u16; 2] = [15020, 15021];
 
-/// The agent's own listener. Dropped, it ends at once.
+/// The agent pod's listener. Dropping it resets its connections.
 #[derive(Debug)]
 pub struct AgentPodProxy(Lifecycle);
 
@@ -30,16 +30,16 @@ impl AgentPodProxy {
         sockets: Sockets,
         drain: Watch,
     ) -> Self {
-        let ctx = Arc::new(PodContext::new(proxy, pod, sockets, false).with_only(&REACHABLE));
-        let running = Lifecycle::new(ctx.owner(), ctx.share(), drain);
-        running.spawn("policy changes", Arc::clone(&ctx).recheck_on_changes());
-        running.listen(inbound, "own inbound", Some(ctx.handshakes()), move |accepted, drain| {
+        let ctx = Arc::new(PodContext::new(proxy, pod, sockets, false).with_allowed_ports(&REACHABLE));
+        let lifecycle = Lifecycle::new(ctx.owner(), ctx.share(), drain);
+        lifecycle.spawn("policy changes", Arc::clone(&ctx).recheck_on_changes());
+        lifecycle.listen(inbound, "agent inbound", Some(ctx.handshakes()), move |accepted, drain| {
             inbound::accept(Arc::clone(&ctx), accepted, drain)
         });
-        Self(running)
+        Self(lifecycle)
     }
 
-    /// Takes no new connections, waits at most `deadline` for the open ones, then cuts what is left.
+    /// Closes the listener, waits up to `deadline` for the open connections, then resets the remaining ones.
     pub async fn stop(&self, deadline: Duration) {
         self.0.stop(deadline).await;
     }

@@ -1,4 +1,5 @@
-//! What can be set about the data plane. Read from nowhere: the root fills it in.
+//! Settings of the data plane. They are not read here: the composition root maps environment variables to them. A field
+//! that names no variable cannot be set by an operator.
 
 use std::time::Duration;
 
@@ -28,49 +29,57 @@ pub struct Config {
     pub ports: Ports,
     /// Ports that are never a target: a connection to one of them at a pod's own address would come back to us.
     pub illegal_ports: Vec<u16>,
-    /// Whether listeners must be able to keep the client's address towards the application.
+    /// Whether inbound connections are dialled to the application from the client's address (`IP_TRANSPARENT`):
+    /// required (startup fails without), if possible, or never. `ENABLE_ORIG_SRC`.
     pub original_source: Transparent,
-    /// How long one TCP connect may take.
+    /// Deadline of one TCP connect, to an upstream or to the application. 10 s as in ztunnel.
     pub dial_deadline: Duration,
-    /// How long one TLS handshake may take, on either side.
+    /// Deadline of one TLS handshake, as client or server, and of waiting for the first certificate of an identity. As
+    /// long as a connect.
     pub tls_deadline: Duration,
-    /// How long the far end of a tunnel may take to answer a CONNECT, dialling the tunnel included. Longer than a dial,
-    /// since the far end dials too.
+    /// Deadline of the answer to a CONNECT, including the time to dial the tunnel. The default covers two dials and a
+    /// handshake: the peer connects to its application before it answers.
     pub answer_deadline: Duration,
-    /// How long a connection waits for the control plane to tell of the pod it belongs to.
+    /// How long a connection waits until the control plane has described the local workload. 5 s as in ztunnel.
     pub workload_deadline: Duration,
-    /// How long a new connection waits for a policy that applies to it and has not arrived; then it is refused.
+    /// How long a new connection waits for a policy that its workload references and the control plane has not sent;
+    /// after that it is denied. As long as for a workload, since both come with the same push.
     pub policy_deadline: Duration,
-    /// How long a connection may stay open while such a policy has not arrived.
+    /// How long an open connection may stay open while such a policy is missing. Longer than for a new connection: it was
+    /// allowed by the policies before, and a control plane that restarts resends its resources within this time.
     pub policy_grace: Duration,
-    /// TLS handshakes a pod's HBONE listener has under way at most; further ones wait in the backlog.
+    /// Maximum of TLS handshakes in progress on a pod's HBONE listener; further connections stay in the kernel's backlog.
     pub handshakes: usize,
-    /// How long one of them is safe when there are that many; after it, it is given up for one that waits.
+    /// Age after which a handshake may be evicted for a new connection while [`Self::handshakes`] are in progress. The
+    /// default is several round trips across continents: an honest client finishes within it.
     pub handshake_grace: Duration,
-    /// Whether answers and records use baggage (`ENABLE_RESPONSE_BAGGAGE`).
+    /// Whether answers to CONNECT carry baggage, and whether a peer's baggage labels it in telemetry.
+    /// `ENABLE_RESPONSE_BAGGAGE`.
     pub baggage: bool,
-    /// How long a pooled tunnel without streams is kept.
+    /// How long a pooled tunnel without streams is kept open. `POOL_UNUSED_RELEASE_TIMEOUT`, 5 min as in ztunnel.
     pub pool_idle: Duration,
-    /// How long a gateway waits for a TLS ClientHello.
+    /// Deadline of a complete TLS ClientHello on a gateway's SNI listener.
     pub hello_deadline: Duration,
-    /// How outbound connections are tried again.
+    /// Retries of outbound connections, and outlier ejection.
     pub retry: Retry,
 }
 
-/// How an outbound connection that was not made is tried again, and who is not chosen for a while after it.
+/// Retries of a connection that could not be established, and ejection of the upstreams that refused it. ztunnel has
+/// neither, so no variable sets them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {
-    /// Ends that are tried for one connection at most. 1: no retries.
+    /// Maximum of attempts per connection, the first one included. 1: no retries.
     pub tries: u32,
-    /// No try is begun so long after the first one. Longer than one dial, so that a black hole is tried past.
+    /// No attempt is started this long after the first one. Longer than [`Config::dial_deadline`], so that an upstream that
+    /// drops packets still leaves time for another attempt.
     pub window: Duration,
-    /// Retries a second that a pod may always make.
+    /// Retries per second that a pod may make regardless of its number of connections.
     pub reserve: u32,
-    /// Percent of its connections that it may retry besides.
+    /// Percentage of its connections that a pod may retry in addition.
     pub percent: u32,
-    /// How long an end that refused is not chosen, the first time; each further time twice as long.
+    /// Duration of an upstream's first ejection; each further one is twice as long.
     pub ejection: Duration,
-    /// But no longer than this.
+    /// Maximum duration of an ejection.
     pub longest_ejection: Duration,
 }
 

@@ -1,4 +1,5 @@
-//! What connections share: [`ProxyContext`] of the whole process, [`PodContext`] of one pod. Knows no protocol.
+//! State that connections share: [`ProxyContext`] of the process, [`PodContext`] of one pod, and the recheck of a pod's open
+//! connections when policies change. Knows no protocol.
 
 mod pod;
 mod proxy;

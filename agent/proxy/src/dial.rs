@@ -1,5 +1,5 @@
-//! Towards upstreams: tunnels to peers, the application of the pod, and the byte streams between. Decides nothing about
-//! where to connect.
+//! Connections to upstreams: tunnels to peers, TCP to the pod's application, and adapters of their byte streams. Does not
+//! choose the upstream.
 
 pub(crate) mod app;
 pub(crate) mod client_reset;

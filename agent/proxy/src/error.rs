@@ -1,4 +1,5 @@
-//! Why a connection of the data plane was refused or ended badly, and the one place that maps it to a response flag.
+//! Errors of a connection, and their mapping to response flags. Their texts are the access log's `error`: an operator
+//! reads them beside the connection's addresses. Several are ztunnel's, for existing alerts and searches.
 
 mod hello;
 pub(crate) mod revocation;
@@ -20,19 +21,19 @@ pub(crate) use self::hello::MAX_CLIENT_HELLO;
 use crate::host_resolver::HostLookupError;
 use crate::types::{PodName, Refusal, ResponseFlag};
 
-/// Why a connection did not come about, or ended badly.
+/// Why a connection was not established, or was closed with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The destination is ourselves: the connection would go round for ever.
+    /// The destination is a port of the proxy itself: the connection would loop.
     #[error("attempted recursive call to ourselves: {0}")]
     Recursive(SocketAddr),
-    /// The control plane has not told of the pod.
+    /// The control plane has not described the local workload.
     #[error("failed to fetch information about local workload: {0}")]
     UnknownWorkload(PodName),
-    /// Plaintext arrived for an address that is not the pod's.
+    /// Plaintext arrived for an address that the pod does not have.
     #[error("ip mismatch: {destination} is not an address of {pod}")]
     NotOurAddress {
-        /// Where the connection was going.
+        /// The original destination.
         destination: SocketAddr,
         /// The pod.
         pod: PodName,
@@ -40,82 +41,89 @@ pub enum Error {
     /// There is no route to the destination.
     #[error("{0}")]
     Unroutable(DenyReason),
-    /// The only thing known of the destination is a name, and that has no address.
-    #[error("workload {workload} is known by hostname {hostname} only, which has no address: {cause}")]
+    /// The destination workload has a hostname in place of addresses, and it does not resolve.
+    #[error("workload {workload} has no address and its hostname {hostname} does not resolve: {cause}")]
     Lookup {
         /// The workload.
         workload: WorkloadUid,
-        /// Its name.
+        /// Its hostname.
         hostname: Hostname,
-        /// Why it has none.
+        /// The resolver's error.
         cause: HostLookupError,
     },
-    /// A CONNECT is not for this pod, or for no port of it.
+    /// The authority of a CONNECT is not an address or service port of this pod.
     #[error("{0}")]
     Inbound(#[from] InboundError),
-    /// A request that makes no sense.
+    /// A malformed CONNECT.
     #[error("{0}")]
     BadRequest(String),
-    /// The TCP connection could not be made.
+    /// The TCP connect failed.
     #[error("connection failed: {0}")]
     Connect(#[source] ConnectError),
-    /// Nobody answers on the HBONE port.
+    /// The TCP connect to an HBONE port timed out.
     #[error("connection timed out, maybe a NetworkPolicy is blocking HBONE port {}: {}", .0.port(), .0)]
     HboneTimeout(SocketAddr),
-    /// We have no certificate to show.
+    /// The CA refused a certificate for the local identity, or cannot be reached.
     #[error("{0}")]
     Identity(#[from] FetchError),
-    /// We have no certificate to show, yet.
-    #[error("no certificate for {identity} within {after:?}")]
+    /// The first certificate of the local identity was not issued in time.
+    #[error("no certificate for {identity} within {after:?}: the CA has not signed it yet")]
     NoCertificate {
-        /// Whose.
+        /// The local identity.
         identity: SpiffeId,
-        /// How long was waited.
+        /// The deadline.
         after: Duration,
     },
     /// The TLS handshake failed.
     #[error("tls handshake error: {0}")]
     Tls(#[from] TlsError),
-    /// Too many clients were being set up, and this one took the longest.
-    #[error("tls handshake error: given up after {0:?} for others that wait")]
-    Crowded(Duration),
-    /// The client showed no identity of the mesh. The verifier refuses such a client, so this is a second lock.
-    #[error("tls handshake error: the peer proved no SPIFFE identity")]
+    /// All handshake slots were taken, and this handshake was the oldest when a new connection needed one.
+    #[error("tls handshake error: evicted: {limit} handshakes in progress and this one exceeded {grace:?}")]
+    HandshakeEvicted {
+        /// The number of slots.
+        limit: usize,
+        /// The age from which a handshake may be evicted.
+        grace: Duration,
+    },
+    /// The client's certificate has no SPIFFE identity. The verifier has refused such a client before; this keeps the
+    /// invariant should it ever not.
+    #[error("tls handshake error: the peer's certificate has no SPIFFE identity")]
     NoPeerIdentity,
     /// The HTTP/2 handshake failed.
     #[error("http2 handshake error: {0}")]
     Http2(#[from] TunnelError),
-    /// A stream could not be opened in a tunnel.
+    /// The peer refused the CONNECT, or the tunnel failed before its answer.
     #[error("{0}")]
     Open(#[from] OpenError),
-    /// The far end did not answer the CONNECT.
-    #[error("connection failed: no answer to CONNECT within {0:?}")]
+    /// The peer did not answer the CONNECT in time.
+    #[error("connection failed: the peer did not answer CONNECT within {0:?}")]
     NoAnswer(Duration),
-    /// The client no longer waits for an answer.
-    #[error("the client gave up before it was answered")]
-    GivenUp,
-    /// A policy refused the connection.
+    /// The client reset its connection or stream while the upstream was being connected.
+    #[error("the client reset the connection before it was established")]
+    ClientReset,
+    /// Policy denied the connection.
     #[error("connection closed due to policy rejection: {0}")]
     Denied(#[source] Refusal),
-    /// A changed policy refused a connection that was open.
+    /// A policy change denied a connection that was open.
     #[error("connection closed due to policy change: {0}")]
     PolicyChanged(#[source] Refusal),
-    /// The process or the pod stops.
+    /// The process or the pod's proxy stopped while the connection was open.
     #[error("connection closed due to connection drain")]
     Drained,
-    /// The peer of the tunnel was revoked.
+    /// The certificate of the tunnel's peer was revoked while the connection was open.
     #[error("{}", revocation::REVOKED)]
     Revoked,
-    /// The copy ended with an error.
+    /// Reading or writing either side failed while bytes were copied.
     #[error("{0}")]
     Copy(#[source] CopyError),
-    /// Bytes that had to come first could not be written.
-    #[error("cannot write the first bytes: {0}")]
+    /// The bytes that precede the payload, a PROXY protocol header or a ClientHello that was read ahead, could not be
+    /// written.
+    #[error("cannot write the PROXY header or ClientHello to the upstream: {0}")]
     Preface(#[source] std::io::Error),
-    /// The gateway does not reach this target.
+    /// The gateway does not forward to this authority.
     #[error("{0}")]
     Gateway(#[from] GatewayRefusal),
-    /// The service has no address that a client of the gateway's network would use.
+    /// The service has no virtual address on the gateway's network.
     #[error("service {hostname} has no virtual address on network {network}")]
     NoVip {
         /// The service.
@@ -123,14 +131,14 @@ pub enum Error {
         /// The network.
         network: NetworkId,
     },
-    /// What should be a TLS ClientHello is none, or its name has no route.
+    /// The connection to an SNI listener did not start with a TLS ClientHello, or its server name has no route.
     #[error("{0}")]
     Hello(#[from] HelloError),
-    /// A tunnel could not be dialled; several connections may have waited for it.
+    /// The tunnel could not be dialled. All connections that waited for the same dial get this.
     #[error("{0}")]
     Dial(#[source] ConnectFailure),
-    /// No tunnel was had in time.
-    #[error("connection failed: no tunnel within {0:?}")]
+    /// The pool had no tunnel with a free stream in time.
+    #[error("connection failed: no HBONE tunnel to the peer within {0:?}")]
     NoTunnel(Duration),
 }
 
@@ -145,12 +153,12 @@ impl From<PoolError> for Error {
 }
 
 impl Error {
-    /// The response flag of a connection that ended with this.
+    /// The response flag of a connection that ended with this error.
     #[must_use]
     pub fn flag(&self) -> ResponseFlag {
         match self {
             Self::Denied(_) | Self::PolicyChanged(_) => ResponseFlag::Deny,
-            Self::Tls(_) | Self::Crowded(_) | Self::NoPeerIdentity => ResponseFlag::TlsFailure,
+            Self::Tls(_) | Self::HandshakeEvicted { .. } | Self::NoPeerIdentity => ResponseFlag::TlsFailure,
             Self::Revoked => ResponseFlag::CertRevoked,
             Self::Http2(_) => ResponseFlag::H2HandshakeFailure,
             Self::HboneTimeout(_) => ResponseFlag::NetworkPolicy,
@@ -173,7 +181,7 @@ impl Error {
             | Self::NoAnswer(_)
             | Self::NoTunnel(_)
             | Self::Inbound(_)
-            | Self::GivenUp
+            | Self::ClientReset
             | Self::Drained
             | Self::Copy(_)
             | Self::Preface(_)
@@ -183,7 +191,7 @@ impl Error {
         }
     }
 
-    /// The policy to blame, if one is.
+    /// The policy that denied the connection.
     #[must_use]
     pub fn policy(&self) -> Option<&PolicyKey> {
         match self {
@@ -192,7 +200,7 @@ impl Error {
         }
     }
 
-    /// How far a dial of a tunnel came that failed with this.
+    /// The stage of a tunnel's dial that this error belongs to.
     pub(crate) fn stage(&self) -> Stage {
         match self {
             Self::Identity(_) | Self::NoCertificate { .. } => Stage::Identity,
@@ -203,7 +211,7 @@ impl Error {
         }
     }
 
-    /// A failed dial of an HBONE port: silence there has its own flag.
+    /// A failed TCP connect to an HBONE port: a timeout there has its own text and flag.
     pub(crate) fn hbone_dial(error: ConnectError) -> Self {
         match error {
             ConnectError::Timeout { to, .. } => Self::HboneTimeout(to),
@@ -232,7 +240,7 @@ mod tests {
             (Error::Drained, ResponseFlag::Connect),
             (Error::Tls(TlsError::Timeout(after)), ResponseFlag::TlsFailure),
             (Error::NoPeerIdentity, ResponseFlag::TlsFailure),
-            (Error::Crowded(after), ResponseFlag::TlsFailure),
+            (Error::HandshakeEvicted { limit: 256, grace: after }, ResponseFlag::TlsFailure),
             (Error::Http2(TunnelError::HandshakeTimeout(after)), ResponseFlag::H2HandshakeFailure),
             (Error::hbone_dial(silence()), ResponseFlag::NetworkPolicy),
             (dial(Stage::Identity), ResponseFlag::IdentityError),

@@ -89,7 +89,7 @@ impl Gateway {
         drain: Watch,
     ) -> Self {
         let stand_in = stand_in(&proxy, &info);
-        let ctx = Arc::new(PodContext::new(proxy, info.pod, sockets, false).with_stand_in(stand_in));
+        let ctx = Arc::new(PodContext::new(proxy, info.pod, sockets, false).with_fallback_workload(stand_in));
         let running = Lifecycle::new(ctx.owner(), ctx.share(), drain);
         if let Some(bound) = listeners.hbone {
             let mine = Arc::clone(&ctx);

@@ -1,4 +1,5 @@
-//! Connections to the pod: HBONE on 15008, plaintext on 15006. Each is judged by policy before it reaches the application.
+//! Connections to the pod: HBONE on 15008, captured plaintext on 15006. Each is authorized before it is forwarded to the
+//! application. Knows nothing of how policies are stored or matched.
 
 mod hbone;
 pub(crate) mod plaintext;

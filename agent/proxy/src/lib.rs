@@ -1,23 +1,23 @@
 //! The data plane of one pod, and the east-west gateway: listeners, the path of a connection from accept to close, the
-//! table of open connections, the access log and its metrics.
+//! table of open connections, the access log and the metrics.
 //!
-//! It composes what lower crates decide (state: the route and the verdict of policy) and do (hbone: the tunnel;
-//! identity: peer verification; sys: sockets), and knows nothing of xDS, ZDS or Kubernetes. Start with [`PodProxy`] and
+//! It combines the decisions and mechanisms of lower crates (state: routes and authorization; hbone: tunnels; identity:
+//! peer verification; sys: sockets), and knows nothing of xDS, ZDS or Kubernetes. Start with [`PodProxy`] and
 //! [`gateway::Gateway`].
 //!
-//! Inside, rooms with walls; imports go down only (`tests/e2e/tests/layering` checks it):
+//! Layers of modules; imports go down only (`tests/e2e/tests/layering` checks it):
 //!
 //! ```text
 //! pod agent_pod                 one pod; the pod that the agent itself runs in
 //! gateway                       east-west gateway: HBONE, SNI and TCP listeners
-//! inbound   outbound            siblings: 15008 and 15006; 15001
+//! inbound   outbound            siblings: ports 15008 and 15006; port 15001
 //! server                        server side of a tunnel: handshake, driving its streams
 //! dial                          sockets, tunnels and sessions to upstreams
-//! context                       what connections share: of the process, of one pod
+//! context                       state shared by the connections of the process, of one pod
 //! accept                        listeners, accept loop, handshake slots, lifecycle
 //! telemetry                     connection record, access log, metrics and their labels
 //! tracker                       table of open connections
-//! retry                         retry budget, outlier ejection, causes: pure
+//! retry                         retry budget, outlier ejection, causes: no I/O
 //! config error host_resolver types
 //! ```
 

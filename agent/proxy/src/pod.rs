@@ -1,6 +1,6 @@
-//! One pod's share of the data plane: its listeners, tasks, pool, connection table and budgets live and die together.
+//! The data plane of one pod: starts its listeners and ends them together with the pod's tunnel pool, connection table
+//! and budgets. Does not know how a connection is served, nor where the pod's namespace comes from.
 
-use crate::tracker::OpenConnections;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,20 +16,20 @@ use crate::accept::{Lifecycle, Listeners};
 use crate::context::{PodContext, ProxyContext};
 use crate::inbound;
 use crate::outbound;
-use crate::tracker::ConnectionsSnapshot;
+use crate::tracker::{ConnectionsSnapshot, OpenConnections};
 
-/// The data plane of one pod. Dropped, it ends at once; see [`PodProxy::stop`] for a kinder way.
+/// The data plane of one pod. Dropping it resets its connections; [`PodProxy::stop`] drains them.
 #[derive(Debug)]
 pub struct PodProxy {
     ctx: Arc<PodContext>,
-    running: Lifecycle,
+    lifecycle: Lifecycle,
 }
 
 // === impl PodProxy ===
 
 impl PodProxy {
-    /// Serves the pod on these listeners until the process drains or [`Self::stop`] is called. `sockets` makes the
-    /// pod's outgoing connections. Must be called inside the data plane's runtime.
+    /// Serves the pod on these listeners until the process drains or [`Self::stop`] is called. `sockets` opens the pod's
+    /// outgoing connections. Must be called inside the data plane's runtime.
     #[must_use]
     pub fn start(
         proxy: Arc<ProxyContext>,
@@ -38,28 +38,29 @@ impl PodProxy {
         sockets: Sockets,
         drain: Watch,
     ) -> Self {
-        let spoof = listeners.inbound.is_transparent() && listeners.inbound_plaintext.is_transparent();
-        let ctx = Arc::new(PodContext::new(proxy, pod, sockets, spoof));
-        let running = Lifecycle::new(ctx.owner(), ctx.share(), drain);
+        let use_client_source =
+            listeners.inbound.is_transparent() && listeners.inbound_plaintext.is_transparent();
+        let ctx = Arc::new(PodContext::new(proxy, pod, sockets, use_client_source));
+        let lifecycle = Lifecycle::new(ctx.owner(), ctx.share(), drain);
         let Listeners { outbound, inbound, inbound_plaintext } = listeners;
-        running.spawn("policy changes", Arc::clone(&ctx).recheck_on_changes());
+        lifecycle.spawn("policy changes", Arc::clone(&ctx).recheck_on_changes());
         let mine = Arc::clone(&ctx);
-        running.listen(outbound, "outbound", None, move |accepted, drain| {
+        lifecycle.listen(outbound, "outbound", None, move |accepted, drain| {
             outbound::serve(Arc::clone(&mine), accepted, drain)
         });
         let mine = Arc::clone(&ctx);
-        running.listen(inbound_plaintext, "inbound plaintext", None, move |accepted, drain| {
+        lifecycle.listen(inbound_plaintext, "inbound plaintext", None, move |accepted, drain| {
             inbound::plaintext::serve(Arc::clone(&mine), accepted, drain)
         });
         let mine = Arc::clone(&ctx);
-        running.listen(inbound, "inbound", Some(ctx.handshakes()), move |accepted, drain| {
+        lifecycle.listen(inbound, "inbound", Some(ctx.handshakes()), move |accepted, drain| {
             inbound::accept(Arc::clone(&mine), accepted, drain)
         });
-        Self { ctx, running }
+        Self { ctx, lifecycle }
     }
 
-    /// Serves a byte stream whose peer was proven elsewhere as if it had arrived on the HBONE port: the same policy,
-    /// connection table and log. Resolves when its last tunnelled connection has ended.
+    /// Serves a tunnel over a byte stream whose peer was authenticated elsewhere as if it had arrived on the HBONE port:
+    /// same policies, connection table and access log. Resolves when its last stream has ended.
     pub async fn serve<S: Transport>(
         &self,
         peer: PeerIdentity,
@@ -67,45 +68,44 @@ impl PodProxy {
         local: SocketAddr,
         io: S,
     ) {
-        // Once stopping, nothing new is taken.
-        if let Some(drain) = self.running.watch() {
+        if let Some(drain) = self.lifecycle.watch() {
             let serve = inbound::serve(Arc::clone(&self.ctx), peer, source, local, io, drain);
             self.ctx.share().run(serve).await;
         }
     }
 
-    /// The pod's share of CPU time, for what else runs on its behalf.
+    /// The pod's share of CPU time, for other work on its behalf (DNS).
     #[must_use]
     pub fn share(&self) -> Arc<Share> {
         self.ctx.share()
     }
 
-    /// Which pod it is.
+    /// The pod.
     #[must_use]
     pub fn pod(&self) -> &PodRef {
         self.ctx.pod()
     }
 
-    /// What is open, to be looked through without holding up anybody.
+    /// The open connections, to be iterated over without blocking the data plane.
     #[must_use]
     pub fn open(&self) -> OpenConnections {
         self.ctx.connections().open()
     }
 
-    /// What is open now.
+    /// A copy of the open connections.
     #[must_use]
     pub fn connections(&self) -> ConnectionsSnapshot {
         self.ctx.connections().snapshot()
     }
 
-    /// Holds every open inbound connection against the policies as they are now and closes what they refuse. This also
-    /// happens by itself when the mesh's state changes. Answers how many were told to close.
+    /// Evaluates the current policies for every open inbound connection and closes those that are denied; returns their
+    /// number. The proxy does so by itself when policies change.
     pub async fn recheck(&self) -> usize {
-        self.ctx.recheck().await.refused
+        self.ctx.recheck().await.closed
     }
 
-    /// Takes no new connections, waits at most `deadline` for the open ones, then cuts what is left.
+    /// Closes the listeners, waits up to `deadline` for the open connections, then resets the remaining ones.
     pub async fn stop(&self, deadline: Duration) {
-        self.running.stop(deadline).await;
+        self.lifecycle.stop(deadline).await;
     }
 }

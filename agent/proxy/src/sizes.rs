@@ -1,5 +1,5 @@
-//! How much memory a connection's task takes for as long as the connection is open. What only its beginning needs is
-//! boxed and freed; this notices when it no longer is.
+//! Limits of the memory that a connection's task holds while the connection is open. State that only the setup needs is
+//! boxed and freed after it; this test fails when such state moves back into the long-lived future.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::context::PodContext;
 use crate::inbound;
 use crate::outbound;
 
-/// Bytes of the future that a function of three arguments makes.
+/// Size in bytes of the future that an async function of three arguments returns.
 pub(crate) fn of<A, B, C, Fut>(_: impl Fn(A, B, C) -> Fut) -> usize {
     size_of::<Fut>()
 }

@@ -1,4 +1,5 @@
-//! What is counted and logged of a connection: its record, the access log, the metrics and their labels.
+//! Telemetry of connections: their records, the access log, the metrics and their labels. Keys, names and labels are
+//! ztunnel's, for existing dashboards. Decides nothing about a connection.
 
 pub(crate) mod access_log;
 pub(crate) mod baggage;
@@ -10,4 +11,4 @@ mod retry_metrics;
 
 pub use labels::{Labels, Party, ServiceLabels};
 pub use metrics::Metrics;
-pub(crate) use record::{End, Opening, Record, Traffic};
+pub(crate) use record::{EndpointInfo, Opening, Record, Traffic};

@@ -1,8 +1,9 @@
-//! The table of a pod's open connections: what the admin endpoint shows, and what a change of policy is held against.
+//! The table of a pod's open connections: the admin endpoint shows it, and a policy change is checked against it. Does not
+//! know how policies are evaluated or connections served.
 
 mod connections;
 mod page;
 
 pub use connections::{Connection, ConnectionsSnapshot};
-pub(crate) use connections::{Connections, Rechecked, Tracked, Verdict};
+pub(crate) use connections::{Connections, RecheckOutcome, RecheckSummary, Tracked};
 pub use page::OpenConnections;

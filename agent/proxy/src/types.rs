@@ -1,4 +1,4 @@
-//! The crate's vocabulary: the small values that more than one room speaks of. No behaviour beyond naming itself.
+//! Small value types that several modules of the crate share. No behaviour beyond formatting and conversion.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -6,79 +6,81 @@ use std::net::{IpAddr, SocketAddr};
 use isthmus_model::{PodRef, PolicyKey, SpiffeId, Text};
 use isthmus_state::Denied;
 
-/// Which end of a connection is the local workload: the client, outbound, or the server.
+/// Direction of a connection as seen by the local workload: its client, outbound, or its server, inbound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
     Inbound,
     Outbound,
 }
 
-/// Who reports a connection.
+/// Which proxy on the path reports a connection: the metric label `reporter`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Reporter {
-    /// The client's side.
+    /// The client's proxy.
     #[default]
     Source,
-    /// The server's side.
+    /// The server's proxy.
     Destination,
-    /// A gateway in between. A value of its own, so that nobody's sums count the connection twice.
+    /// A gateway in between. A value of its own: dashboards sum over `source` or `destination`, and the same connection
+    /// must not appear there twice.
     Gateway,
 }
 
-/// How a connection ended, as `response_flags`.
+/// Outcome of a connection: the metric label `response_flags`. Values are ztunnel's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ResponseFlag {
-    /// Well, or not yet.
+    /// Closed without error, or still open.
     #[default]
     None,
-    /// A policy refused it.
+    /// An authorization policy denied it.
     Deny,
-    /// The far end was not reached, or answered with something else than 200.
+    /// The upstream was not reached, or answered CONNECT with a status other than 200. Also every error that has no flag
+    /// of its own.
     Connect,
     /// The TLS handshake failed.
     TlsFailure,
     /// The HTTP/2 handshake failed.
     H2HandshakeFailure,
-    /// Nobody answered on the HBONE port: most often a NetworkPolicy.
+    /// No answer to the SYN to the HBONE port: most often a NetworkPolicy drops it.
     NetworkPolicy,
-    /// There is no certificate of our own.
+    /// There is no certificate for the local identity.
     IdentityError,
     /// The peer's certificate was revoked while the connection was open.
     CertRevoked,
 }
 
-/// How a connection is carried.
+/// Transport of a connection between proxies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Carrier {
     /// Plain TCP.
     Tcp,
-    /// One tunnel.
+    /// A stream of an HBONE tunnel.
     Hbone,
-    /// A tunnel in a tunnel.
+    /// A stream of an inner HBONE tunnel, which a network gateway forwards inside of an outer one.
     DoubleHbone,
 }
 
-/// Connections may share a tunnel when all of this is the same.
+/// Key of the tunnel pool: connections share a tunnel only if all of this is equal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct PoolKey {
-    /// Whose certificate we show.
+    /// Identity of the client certificate.
     pub(crate) source: SpiffeId,
-    /// Whom we expect; any of them will do.
+    /// Identities that are accepted of the server; any one of them.
     pub(crate) destinations: Vec<SpiffeId>,
-    /// Where.
+    /// The peer's HBONE address.
     pub(crate) address: SocketAddr,
-    /// The client's address. Tunnels are not shared between clients of different addresses, so that what the far end
-    /// sees of the TCP connection is one client's.
+    /// The client's address. Clients with different addresses do not share a tunnel: the peer attributes all streams of a
+    /// TCP connection to its source address.
     pub(crate) source_ip: IpAddr,
 }
 
-/// A policy's verdict in words, with the policy when one is to blame.
+/// A denial by authorization policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Refusal {
-    /// The policy that said no; `None` when no policy said yes.
+    /// The policy that denied; `None` when ALLOW policies exist and none matched.
     pub policy: Option<PolicyKey>,
-    /// In words.
+    /// Text for the log.
     pub reason: String,
 }
 
@@ -89,7 +91,7 @@ pub struct PodName(Text);
 // === impl Direction ===
 
 impl Direction {
-    /// As the log has it.
+    /// The value of the access log's `direction`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Inbound => "inbound",
@@ -134,7 +136,7 @@ impl ResponseFlag {
 // === impl Carrier ===
 
 impl Carrier {
-    /// As the config dump names it.
+    /// The value of the config dump's `protocol`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

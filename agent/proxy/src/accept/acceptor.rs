@@ -1,5 +1,5 @@
-//! The accept loop of one listener: each connection in a task of its own, until the drain begins. Owns which errors of
-//! `accept` end nothing; knows no protocol.
+//! The accept loop of one listener: spawns a task per connection until the drain starts. Decides how errors of `accept`
+//! are handled; knows no protocol.
 
 use std::future::Future;
 use std::io;
@@ -14,23 +14,25 @@ use isthmus_rt::task::{Spawnable, Tasks};
 use super::handshake_slots::HandshakeSlots;
 use super::listener::{Accepted, BoundListener};
 
-/// How a listener is served.
+/// A listener and what its accept loop needs.
 pub(crate) struct Acceptor {
     pub(crate) bound: BoundListener,
-    /// For logs: which listener, of whom.
-    pub(crate) what: &'static str,
+    /// Name of the listener, for logs and task names.
+    pub(crate) name: &'static str,
+    /// The pod or gateway, for logs and task names.
     pub(crate) owner: Arc<str>,
-    /// The pod's share of CPU time: admits connections, which run on it. The accept loop's own task is its owner's.
+    /// The pod's share of CPU time: it delays accepting while the pod exceeds it, and the connections run on it.
     pub(crate) share: Arc<Share>,
-    /// Connections that may be set up at once; the rest waits in the backlog, where it costs us nothing.
-    pub(crate) limit: Option<Arc<HandshakeSlots>>,
+    /// Limit of handshakes in progress; connections above it stay in the kernel's backlog, where they hold no memory of
+    /// this process.
+    pub(crate) handshakes: Option<Arc<HandshakeSlots>>,
     pub(crate) drain: Watch,
 }
 
 impl Acceptor {
-    /// Accepts until the drain begins, each connection in a task of its own, then closes the listener and waits for
-    /// them. Dropping the future ends them. No error of `accept` ends the loop: those that concern one connection are
-    /// skipped, those that concern us (no file descriptors left) are waited out.
+    /// Accepts until the drain starts, then closes the listener and waits for its connections. Dropping the future aborts
+    /// them. No error of `accept` ends the loop: errors of one connection are skipped, errors of the process (no file
+    /// descriptor left) are retried after a backoff.
     pub(crate) async fn run<F, Fut>(self, mut serve: F)
     where
         F: FnMut(Accepted, Watch) -> Fut,
@@ -47,37 +49,38 @@ impl Acceptor {
             match next {
                 Ok(accepted) => {
                     backoff.reset();
-                    connections.spawn(self.what, serve(accepted, self.drain.clone()));
+                    connections.spawn(self.name, serve(accepted, self.drain.clone()));
                 }
                 Err(error) if is_of_one_connection(&error) => {
-                    tracing::debug!(listener = self.what, pod = %self.owner, %error, "a client left before it was accepted");
+                    tracing::debug!(listener = self.name, pod = %self.owner, %error, "connection closed before it was accepted");
                 }
                 Err(error) => {
                     let wait = backoff.next_delay();
-                    tracing::warn!(listener = self.what, pod = %self.owner, %error, retry_in = ?wait, "cannot accept");
+                    tracing::warn!(listener = self.name, pod = %self.owner, %error, retry_in = ?wait, "cannot accept connections");
                     tokio::time::sleep(wait).await;
                 }
             }
         }
         for accepted in self.bound.into_backlog() {
-            connections.spawn(self.what, serve(accepted, self.drain.clone()));
+            connections.spawn(self.name, serve(accepted, self.drain.clone()));
         }
-        // Connections hold their own clones; ours must not keep the drain waiting.
+        // Each connection has its own clone of the watch; one that is kept here would block the drain.
         drop((self.drain, serve));
         connections.wait().await;
     }
 
     async fn next(&self) -> io::Result<Accepted> {
-        let mut place = match &self.limit {
-            Some(limit) => Some(limit.take().await),
+        let mut slot = match &self.handshakes {
+            Some(handshakes) => Some(handshakes.acquire().await),
             None => None,
         };
         self.share.admit().await;
         let accepted = self.bound.accept().await?;
-        if let Some(place) = &mut place {
-            place.begin();
+        if let Some(slot) = &mut slot {
+            // The slot was acquired before there was a connection; its grace period starts with the connection.
+            slot.restart_grace();
         }
-        Ok(Accepted { place, ..accepted })
+        Ok(Accepted { slot, ..accepted })
     }
 }
 

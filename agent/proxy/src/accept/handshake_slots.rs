@@ -1,6 +1,6 @@
-//! HandshakeSlots for connections that are being set up: so many handshakes at a time, whoever the clients are. A client that
-//! does not get on with its own loses its place to one that waits, or a few hundred silent ones would keep everybody
-//! else out.
+//! Limits the handshakes in progress on a listener, over all clients. While all slots are taken, a new connection evicts the
+//! oldest handshake once that exceeded its grace period: otherwise a few hundred silent clients would block the listener
+//! until their handshakes time out. Knows no protocol.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,96 +9,96 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-/// The places.
+/// The slots of one listener.
 #[derive(Debug)]
 pub(crate) struct HandshakeSlots {
     limit: usize,
-    /// How long a place is safe.
-    safe: Duration,
-    held: Mutex<Held>,
-    freed: Notify,
+    /// A handshake younger than this is not evicted.
+    grace: Duration,
+    taken: Mutex<TakenSlots>,
+    released: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Held {
-    next: u64,
-    /// The longest held first, so ids ascend.
-    places: VecDeque<Holder>,
+struct TakenSlots {
+    next_id: u64,
+    /// Oldest first, so ids ascend.
+    slots: VecDeque<TakenSlot>,
 }
 
 #[derive(Debug)]
-struct Holder {
+struct TakenSlot {
     id: u64,
     since: Instant,
-    lost: oneshot::Sender<()>,
+    evict: oneshot::Sender<()>,
 }
 
-/// One place; given back when dropped.
+/// One slot; released when dropped.
 #[derive(Debug)]
 pub(crate) struct SlotPermit {
     id: u64,
-    places: Arc<HandshakeSlots>,
-    lost: oneshot::Receiver<()>,
+    slots: Arc<HandshakeSlots>,
+    evicted: oneshot::Receiver<()>,
 }
 
 // === impl HandshakeSlots ===
 
 impl HandshakeSlots {
-    pub(crate) fn new(limit: usize, safe: Duration) -> Arc<Self> {
-        Arc::new(Self { limit: limit.max(1), safe, held: Mutex::default(), freed: Notify::new() })
+    pub(crate) fn new(limit: usize, grace: Duration) -> Arc<Self> {
+        Arc::new(Self { limit: limit.max(1), grace, taken: Mutex::default(), released: Notify::new() })
     }
 
-    /// A place, as soon as one is free or has been held for longer than is safe.
-    pub(crate) async fn take(self: &Arc<Self>) -> SlotPermit {
+    /// Waits until a slot is released, or the oldest handshake may be evicted.
+    pub(crate) async fn acquire(self: &Arc<Self>) -> SlotPermit {
         loop {
-            match self.try_take(Instant::now()) {
-                Ok(place) => return place,
-                Err(until) => tokio::select! {
-                    () = self.freed.notified() => {}
-                    () = sleep_until(until) => {}
+            match self.try_acquire(Instant::now()) {
+                Ok(permit) => return permit,
+                Err(evictable_at) => tokio::select! {
+                    () = self.released.notified() => {}
+                    () = sleep_until(evictable_at) => {}
                 },
             }
         }
     }
 
-    /// Or else when the longest held one is safe no more.
-    fn try_take(self: &Arc<Self>, now: Instant) -> Result<SlotPermit, Instant> {
-        let mut held = self.lock();
-        if held.places.len() >= self.limit
-            && let Some(longest) = held.places.front()
+    /// Acquires a slot, or returns when the oldest handshake may be evicted.
+    fn try_acquire(self: &Arc<Self>, now: Instant) -> Result<SlotPermit, Instant> {
+        let mut taken = self.lock();
+        if taken.slots.len() >= self.limit
+            && let Some(oldest) = taken.slots.front()
         {
-            let until = longest.since + self.safe;
-            if now < until {
-                return Err(until);
+            let evictable_at = oldest.since + self.grace;
+            if now < evictable_at {
+                return Err(evictable_at);
             }
-            if let Some(longest) = held.places.pop_front() {
-                // It may have got through at this moment.
-                let _ = longest.lost.send(());
+            if let Some(oldest) = taken.slots.pop_front() {
+                // Fails if the handshake has finished at this moment.
+                let _ = oldest.evict.send(());
             }
         }
-        let (id, lost) = held.enter(now);
-        Ok(SlotPermit { id, places: Arc::clone(self), lost })
+        let (id, evicted) = taken.insert(now);
+        Ok(SlotPermit { id, slots: Arc::clone(self), evicted })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Held> {
-        // Nothing panics while a place is half taken.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, TakenSlots> {
+        // A poisoned lock is still consistent: no code panics between two related changes.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-// === impl Held ===
+// === impl TakenSlots ===
 
-impl Held {
-    fn enter(&mut self, since: Instant) -> (u64, oneshot::Receiver<()>) {
-        self.next += 1;
-        let (lost, loses) = oneshot::channel();
-        self.places.push_back(Holder { id: self.next, since, lost });
-        (self.next, loses)
+impl TakenSlots {
+    fn insert(&mut self, since: Instant) -> (u64, oneshot::Receiver<()>) {
+        self.next_id += 1;
+        let (evict, evicted) = oneshot::channel();
+        self.slots.push_back(TakenSlot { id: self.next_id, since, evict });
+        (self.next_id, evicted)
     }
 
-    fn leave(&mut self, id: u64) {
-        if let Ok(at) = self.places.binary_search_by_key(&id, |holder| holder.id) {
-            self.places.remove(at);
+    fn remove(&mut self, id: u64) {
+        if let Ok(at) = self.slots.binary_search_by_key(&id, |slot| slot.id) {
+            self.slots.remove(at);
         }
     }
 }
@@ -106,24 +106,24 @@ impl Held {
 // === impl SlotPermit ===
 
 impl SlotPermit {
-    /// Counts its time from now on: it was taken for a client that has only now come.
-    pub(crate) fn begin(&mut self) {
-        let mut held = self.places.lock();
-        held.leave(self.id);
-        (self.id, self.lost) = held.enter(Instant::now());
+    /// Starts the grace period anew: the accept loop acquires a slot before there is a connection for it.
+    pub(crate) fn restart_grace(&mut self) {
+        let mut taken = self.slots.lock();
+        taken.remove(self.id);
+        (self.id, self.evicted) = taken.insert(Instant::now());
     }
 
-    /// Resolves when the place has gone to somebody else.
-    pub(crate) async fn lost(&mut self) {
-        // The sender lives until it is used or this is dropped.
-        let _ = (&mut self.lost).await;
+    /// Resolves when this handshake is evicted for another connection.
+    pub(crate) async fn evicted(&mut self) {
+        // The sender lives until it is used or this permit is dropped.
+        let _ = (&mut self.evicted).await;
     }
 }
 
 impl Drop for SlotPermit {
     fn drop(&mut self) {
-        self.places.lock().leave(self.id);
-        self.places.freed.notify_one();
+        self.slots.lock().remove(self.id);
+        self.slots.released.notify_one();
     }
 }
 
@@ -131,39 +131,46 @@ impl Drop for SlotPermit {
 mod tests {
     use super::*;
 
-    const SAFE: Duration = Duration::from_secs(1);
+    const GRACE: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn a_place_that_is_given_back_is_taken_at_once() {
-        let places = HandshakeSlots::new(2, SAFE);
-        let (first, _second) = (places.take().await, places.take().await);
-        let begun = Instant::now();
-        let give_back = async {
+    async fn a_released_slot_is_acquired_at_once() {
+        let slots = HandshakeSlots::new(2, GRACE);
+        let (first, _second) = (slots.acquire().await, slots.acquire().await);
+        let start = Instant::now();
+        let release = async {
             tokio::task::yield_now().await;
             drop(first);
         };
-        let (_third, ()) = tokio::join!(places.take(), give_back);
-        assert_eq!(begun.elapsed(), Duration::ZERO);
-        assert_eq!(places.lock().places.len(), 2);
+        let (_third, ()) = tokio::join!(slots.acquire(), release);
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        assert_eq!(slots.lock().slots.len(), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_is_held_for_too_long_is_lost_to_a_newcomer_the_longest_first() {
-        let places = HandshakeSlots::new(2, SAFE);
-        let mut first = places.take().await;
-        tokio::time::advance(SAFE / 2).await;
-        let mut second = places.take().await;
-        let begun = Instant::now();
-        let third = places.take().await;
-        assert_eq!(begun.elapsed(), SAFE / 2);
-        first.lost().await;
-        assert!(tokio::time::timeout(SAFE * 9, second.lost()).await.is_err(), "nobody wants it");
-        second.begin();
-        let (mut third, begun) = (third, Instant::now());
-        let fourth = places.take().await;
-        third.lost().await;
-        assert_eq!(begun.elapsed(), Duration::ZERO, "the third had its time, the second's has begun anew");
+    async fn a_new_connection_evicts_the_oldest_handshake_after_its_grace_period() {
+        let slots = HandshakeSlots::new(2, GRACE);
+        let mut first = slots.acquire().await;
+        tokio::time::advance(GRACE / 2).await;
+        let mut second = slots.acquire().await;
+        let start = Instant::now();
+        let third = slots.acquire().await;
+        assert_eq!(start.elapsed(), GRACE / 2);
+        first.evicted().await;
+        assert!(
+            tokio::time::timeout(GRACE * 9, second.evicted()).await.is_err(),
+            "no connection needs its slot"
+        );
+        second.restart_grace();
+        let (mut third, start) = (third, Instant::now());
+        let fourth = slots.acquire().await;
+        third.evicted().await;
+        assert_eq!(
+            start.elapsed(),
+            Duration::ZERO,
+            "the third exceeded its grace period, the second restarted it"
+        );
         drop((first, second, third, fourth));
-        assert!(places.lock().places.is_empty());
+        assert!(slots.lock().slots.is_empty());
     }
 }

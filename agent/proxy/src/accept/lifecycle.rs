@@ -1,8 +1,6 @@
-//! What runs on behalf of one pod or gateway: its listeners' loops and their end, ordered by the process or the owner.
+//! Lifecycle of the tasks of one pod or gateway: spawns its accept loops and drains them when the process drains or the
+//! owner stops them, whichever comes first. Does not know what the tasks do.
 
-use super::acceptor::Acceptor;
-use super::handshake_slots::HandshakeSlots;
-use super::listener::{Accepted, BoundListener};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,23 +11,27 @@ use isthmus_rt::fair::Share;
 use isthmus_rt::task::{Spawnable, Tasks};
 use tokio::sync::oneshot;
 
-/// Tasks that are drained with the process or stopped by their owner, whichever comes first. Dropped, they end at once.
+use super::acceptor::Acceptor;
+use super::handshake_slots::HandshakeSlots;
+use super::listener::{Accepted, BoundListener};
+
+/// Tasks that are drained with the process or stopped by their owner. Dropping this aborts them.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
     owner: Arc<str>,
-    /// The pod's share of CPU time, which all of its tasks run on.
+    /// The share of CPU time on which all of the tasks run.
     share: Arc<Share>,
     tasks: Tasks,
-    own: Slot,
-    process: Slot,
-    stop: Mutex<Option<oneshot::Sender<Order>>>,
+    own: WatchSlot,
+    process: WatchSlot,
+    stop: Mutex<Option<oneshot::Sender<StopRequest>>>,
 }
 
-/// Watches are taken out when the end begins: one that is kept counts as work that is not done.
-type Slot = Arc<Mutex<Option<Watch>>>;
+/// A drain watch, until draining starts: a watch that is kept counts as unfinished work.
+type WatchSlot = Arc<Mutex<Option<Watch>>>;
 
 #[derive(Debug)]
-struct Order {
+struct StopRequest {
     deadline: Duration,
     done: oneshot::Sender<()>,
 }
@@ -38,25 +40,25 @@ impl Lifecycle {
     pub(crate) fn new(owner: Arc<str>, share: Arc<Share>, process: Watch) -> Self {
         let (drain, watch) = drain::channel();
         let tasks = Tasks::new(Arc::clone(&owner)).on(Arc::clone(&share));
-        let (stop, ordered) = oneshot::channel();
+        let (stop, stop_requested) = oneshot::channel();
         let slot = |watch| Arc::new(Mutex::new(Some(watch)));
         let (own, shared) = (slot(watch), slot(process.clone()));
         let slots = [Arc::clone(&own), Arc::clone(&shared)];
-        tasks.spawn("shutdown", shutdown(process, drain, slots, ordered));
+        tasks.spawn("shutdown", shutdown(process, drain, slots, stop_requested));
         Self { owner, share, tasks, own, process: shared, stop: Mutex::new(Some(stop)) }
     }
 
-    /// Runs a task that ends with its owner.
-    pub(crate) fn spawn(&self, what: &'static str, task: impl Spawnable<Output = ()>) {
-        self.tasks.spawn(what, task);
+    /// Spawns a task that is aborted with its owner; draining does not wait for it.
+    pub(crate) fn spawn(&self, name: &'static str, task: impl Spawnable<Output = ()>) {
+        self.tasks.spawn(name, task);
     }
 
-    /// Serves a listener until the end begins; `limit` bounds the connections that are being set up.
+    /// Serves a listener until draining starts; `handshakes` limits its handshakes in progress.
     pub(crate) fn listen<F, Fut>(
         &self,
         bound: BoundListener,
-        what: &'static str,
-        limit: Option<Arc<HandshakeSlots>>,
+        name: &'static str,
+        handshakes: Option<Arc<HandshakeSlots>>,
         serve: F,
     ) where
         F: FnMut(Accepted, Watch) -> Fut + Send + 'static,
@@ -64,26 +66,26 @@ impl Lifecycle {
     {
         let (Some(drain), Some(process)) = (self.watch(), lock(&self.process).clone()) else { return };
         let (owner, share) = (Arc::clone(&self.owner), Arc::clone(&self.share));
-        let acceptor = Acceptor { bound, what, owner, share, limit, drain };
-        self.tasks.spawn(what, async move {
+        let acceptor = Acceptor { bound, name, owner, share, handshakes, drain };
+        self.tasks.spawn(name, async move {
             acceptor.run(serve).await;
-            // The process is not done before the last connection of this listener is.
+            // The process waits for this watch, that is for the last connection of this listener.
             drop(process);
         });
     }
 
-    /// For one more piece of work; `None` once the end has begun.
+    /// A watch that delays the drain for as long as it lives; `None` once draining has started.
     pub(crate) fn watch(&self) -> Option<Watch> {
         lock(&self.own).clone()
     }
 
-    /// Ends it: nothing new, `deadline` for what is open, then at once.
+    /// Closes the listeners, waits up to `deadline` for work in flight, then aborts it.
     pub(crate) async fn stop(&self, deadline: Duration) {
-        let order = lock(&self.stop).take();
-        if let Some(order) = order {
+        let stop = lock(&self.stop).take();
+        if let Some(stop) = stop {
             let (done, ended) = oneshot::channel();
-            if order.send(Order { deadline, done }).is_ok() {
-                // An error means that the process ended it meanwhile.
+            if stop.send(StopRequest { deadline, done }).is_ok() {
+                // An error means that the process drained meanwhile.
                 let _ = ended.await;
             }
         }
@@ -91,11 +93,16 @@ impl Lifecycle {
     }
 }
 
-async fn shutdown(process: Watch, drain: Drain, slots: [Slot; 2], mut ordered: oneshot::Receiver<Order>) {
-    let order = tokio::select! {
-        order = &mut ordered => match order {
-            Ok(order) => Some(order),
-            // Its owner is gone, and with it whatever there is to end.
+async fn shutdown(
+    process: Watch,
+    drain: Drain,
+    slots: [WatchSlot; 2],
+    mut stop_requested: oneshot::Receiver<StopRequest>,
+) {
+    let request = tokio::select! {
+        request = &mut stop_requested => match request {
+            Ok(request) => Some(request),
+            // The owner was dropped and has aborted its tasks.
             Err(_) => return,
         },
         () = process.graceful() => None,
@@ -103,30 +110,30 @@ async fn shutdown(process: Watch, drain: Drain, slots: [Slot; 2], mut ordered: o
     for slot in slots {
         lock(&slot).take();
     }
-    // The deadline is ours to keep: dropping this forces what is left.
-    let mut ending = pin!(drain.shutdown(Duration::MAX));
-    let order = match order {
-        Some(order) => order,
+    // No deadline here, since a stop request may still set one; dropping this future forces the remaining work to end.
+    let mut draining = pin!(drain.shutdown(Duration::MAX));
+    let request = match request {
+        Some(request) => request,
         None => tokio::select! {
-            _ = &mut ending => return,
+            _ = &mut draining => return,
             () = process.forced() => return,
-            order = &mut ordered => match order {
-                Ok(order) => order,
+            request = &mut stop_requested => match request {
+                Ok(request) => request,
                 Err(_) => return,
             },
         },
     };
     tokio::select! {
-        _ = &mut ending => {}
+        _ = &mut draining => {}
         () = process.forced() => {}
-        () = tokio::time::sleep(order.deadline) => {}
+        () = tokio::time::sleep(request.deadline) => {}
     }
-    // Its owner may not care to wait.
-    let _ = order.done.send(());
+    // The owner may have stopped waiting.
+    let _ = request.done.send(());
 }
 
 fn lock<T>(slot: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while a slot is locked.
+    // A poisoned lock is still consistent: no code panics while it holds it.
     slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -137,27 +144,27 @@ mod tests {
     use isthmus_rt::fair::FairScheduler;
 
     #[tokio::test(start_paused = true)]
-    async fn the_process_waits_for_work_that_finishes() {
+    async fn a_process_drain_waits_for_work_in_flight() {
         let (process, watch) = drain::channel();
-        let running = Lifecycle::new("pod".into(), FairScheduler::default().share(), watch);
-        let work = running.watch().unwrap();
-        running.spawn("work", async move {
+        let lifecycle = Lifecycle::new("pod".into(), FairScheduler::default().share(), watch);
+        let work = lifecycle.watch().unwrap();
+        lifecycle.spawn("work", async move {
             work.graceful().await;
             tokio::time::sleep(Duration::from_secs(3)).await;
         });
-        let begun = tokio::time::Instant::now();
+        let start = tokio::time::Instant::now();
         assert_eq!(process.shutdown(Duration::from_secs(60)).await, Outcome::Drained);
-        assert_eq!(begun.elapsed().as_secs(), 3);
-        assert!(running.watch().is_none(), "nothing new is taken");
+        assert_eq!(start.elapsed().as_secs(), 3);
+        assert!(lifecycle.watch().is_none(), "draining has started");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_that_does_not_finish_is_forced_by_the_process() {
+    async fn a_process_drain_forces_work_at_its_deadline() {
         let (process, watch) = drain::channel();
-        let running = Lifecycle::new("pod".into(), FairScheduler::default().share(), watch);
-        let work = running.watch().unwrap();
+        let lifecycle = Lifecycle::new("pod".into(), FairScheduler::default().share(), watch);
+        let work = lifecycle.watch().unwrap();
         let (ended, seen) = oneshot::channel();
-        running.spawn("work", async move {
+        lifecycle.spawn("work", async move {
             work.forced().await;
             ended.send(()).unwrap();
         });
@@ -166,17 +173,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn stop_waits_for_the_deadline_and_then_cuts() {
+    async fn stop_aborts_work_at_its_deadline() {
         let (_process, watch) = drain::channel();
-        let running = Lifecycle::new("pod".into(), FairScheduler::default().share(), watch);
-        let work = running.watch().unwrap();
-        running.spawn("deaf", async move {
+        let lifecycle = Lifecycle::new("pod".into(), FairScheduler::default().share(), watch);
+        let work = lifecycle.watch().unwrap();
+        lifecycle.spawn("stuck", async move {
             std::future::pending::<()>().await;
             drop(work);
         });
-        let begun = tokio::time::Instant::now();
-        running.stop(Duration::from_secs(7)).await;
-        assert_eq!(begun.elapsed().as_secs(), 7);
-        running.stop(Duration::ZERO).await;
+        let start = tokio::time::Instant::now();
+        lifecycle.stop(Duration::from_secs(7)).await;
+        assert_eq!(start.elapsed().as_secs(), 7);
+        lifecycle.stop(Duration::ZERO).await;
     }
 }

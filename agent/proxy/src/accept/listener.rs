@@ -1,6 +1,6 @@
-//! Listeners as values that can be handed in, and the one accept loop. Knows no protocol.
+//! Bound listeners as values, and what is known of a connection when it is accepted: source, local address and original
+//! destination. Knows no protocol, and not in which namespace a listener is bound.
 
-use super::handshake_slots::SlotPermit;
 use std::io;
 use std::net::SocketAddr;
 
@@ -9,10 +9,12 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::config::Ports;
 
-/// Connections that are taken from a listener when it closes, at most.
+use super::handshake_slots::SlotPermit;
+
+/// Maximum of connections that are taken from the kernel's queue when a listener closes.
 const BACKLOG: usize = 1024;
 
-/// A listener that is bound, wherever that was done.
+/// A bound listener, in any network namespace.
 #[derive(Debug)]
 pub struct BoundListener {
     listener: TcpListener,
@@ -27,7 +29,7 @@ pub struct Listeners {
     pub outbound: BoundListener,
     /// HBONE.
     pub inbound: BoundListener,
-    /// Captured plaintext that arrives.
+    /// Captured inbound plaintext.
     pub inbound_plaintext: BoundListener,
 }
 
@@ -36,18 +38,18 @@ pub struct Listeners {
 pub(crate) struct Accepted {
     pub(crate) stream: TcpStream,
     pub(crate) source: SocketAddr,
-    /// The address the connection was accepted on.
+    /// The address on which the connection was accepted.
     pub(crate) local: SocketAddr,
-    /// Where the client wanted to go; [`Self::local`] when nothing redirected it.
+    /// The original destination; [`Self::local`] when the connection was not redirected.
     pub(crate) original: SocketAddr,
-    /// The place among the connections that are being set up, where those are limited.
-    pub(crate) place: Option<SlotPermit>,
+    /// The handshake slot, on listeners that limit handshakes.
+    pub(crate) slot: Option<SlotPermit>,
 }
 
-// === impl Bound ===
+// === impl BoundListener ===
 
 impl BoundListener {
-    /// Binds a port of every address of the namespace that `sockets` stands for. Must be called inside a runtime.
+    /// Binds a port on all addresses of the namespace of `sockets`. Must be called inside a runtime.
     ///
     /// # Errors
     /// When the port cannot be bound, or transparency was required and is not allowed.
@@ -60,37 +62,37 @@ impl BoundListener {
         Ok(Self::from_tokio(listener, transparent))
     }
 
-    /// A listener that somebody else bound; `transparent` says whether it has `IP_TRANSPARENT`.
+    /// Wraps a bound listener; `transparent` tells whether it has `IP_TRANSPARENT`.
     #[must_use]
     pub fn from_tokio(listener: TcpListener, transparent: bool) -> Self {
         Self { listener, transparent, destination: None }
     }
 
-    /// The same for a listener of the standard library. Must be called inside a runtime.
+    /// Wraps a listener of the standard library. Must be called inside a runtime.
     ///
     /// # Errors
-    /// When it cannot be made non-blocking or registered.
+    /// When the listener cannot be made non-blocking or registered with the runtime.
     pub fn from_std(listener: std::net::TcpListener, transparent: bool) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         Ok(Self::from_tokio(TcpListener::from_std(listener)?, transparent))
     }
 
-    /// Takes every connection as one that was going to `destination`, for a listener that nothing redirects to.
+    /// Sets the original destination of every connection, for a listener to which no connection is redirected.
     #[must_use]
     pub fn with_destination(self, destination: SocketAddr) -> Self {
         Self { destination: Some(destination), ..self }
     }
 
-    /// Whether sockets made beside it may use foreign source addresses.
+    /// Whether `IP_TRANSPARENT` was granted: sockets of the same namespace may use foreign source addresses too.
     #[must_use]
     pub fn is_transparent(&self) -> bool {
         self.transparent
     }
 
-    /// Where it listens.
+    /// The listener's address.
     ///
     /// # Errors
-    /// When the kernel does not say.
+    /// When `getsockname` fails.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -100,11 +102,11 @@ impl BoundListener {
         accepted(stream, source, self.destination)
     }
 
-    /// Closes the listener and hands out what was connected to it and not yet accepted. Without this the kernel would
-    /// reset connections that their clients hold for established.
+    /// Closes the listener after accepting the connections in its queue. The kernel would reset those, though their clients
+    /// have seen the handshake completed.
     pub(super) fn into_backlog(self) -> impl Iterator<Item = Accepted> {
         let Self { listener, destination, .. } = self;
-        // It is non-blocking and stays so: the iteration ends when nobody waits.
+        // Still non-blocking: the iteration ends when the queue is empty.
         let listener = listener.into_std().ok();
         let next = move || listener.as_ref()?.accept().ok();
         std::iter::from_fn(next)
@@ -125,13 +127,13 @@ fn register(
 fn accepted(stream: TcpStream, source: SocketAddr, destination: Option<SocketAddr>) -> io::Result<Accepted> {
     let local = canonical(stream.local_addr()?);
     let original = destination.or_else(|| socket::original_dst(&stream)).unwrap_or(local);
-    Ok(Accepted { stream, source: canonical(source), local, original, place: None })
+    Ok(Accepted { stream, source: canonical(source), local, original, slot: None })
 }
 
 // === impl Listeners ===
 
 impl Listeners {
-    /// Binds the three ports in the namespace that `sockets` stands for. Must be called inside a runtime.
+    /// Binds the three ports in the namespace of `sockets`. Must be called inside a runtime.
     ///
     /// # Errors
     /// When a port cannot be bound, or transparency was required and is not allowed.

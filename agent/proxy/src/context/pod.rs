@@ -1,6 +1,6 @@
-//! What the connections of one pod share. Owns the pod's name in every budget and error; knows no protocol.
+//! What the connections of one pod share: tunnel pool, connection table, handshake slots, retry state and CPU share; and
+//! the authorization of a new inbound connection by the current policies. Knows no protocol.
 
-use super::proxy::ProxyContext;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,49 +14,55 @@ use isthmus_state::{Denied, Permit, Snapshot, authorize};
 use isthmus_sys::socket::Sockets;
 use tokio::time::Instant;
 
+use super::proxy::ProxyContext;
 use crate::accept::HandshakeSlots;
 use crate::error::Error;
 use crate::retry::SharedRetryState;
 use crate::tracker::Connections;
 use crate::types::{PodName, PoolKey, Refusal, Reporter};
 
-/// What the connections of one pod share.
+/// Shared by the connections of one pod or gateway.
 pub(crate) struct PodContext {
     pub(super) proxy: Arc<ProxyContext>,
     pub(super) pod: PodRef,
     pub(super) name: PodName,
     owner: Arc<str>,
     sockets: Sockets,
-    /// Whether connections to the application may carry the client's address.
-    spoof: bool,
-    /// The only ports that inbound tunnels lead to, where that is limited.
-    only: Option<Box<[u16]>>,
-    /// Stands in for a workload that the control plane does not describe; gateways have one.
-    stand_in: Option<Arc<Workload>>,
+    /// Whether connections to the application use the client's source address (needs `IP_TRANSPARENT`).
+    use_client_source: bool,
+    /// The only ports that inbound tunnels may reach; `None`: all but the proxy's own.
+    allowed_ports: Option<Box<[u16]>>,
+    /// Used while the control plane does not describe the local workload; set for gateways only.
+    fallback_workload: Option<Arc<Workload>>,
     pub(super) connections: Connections,
     handshakes: Arc<HandshakeSlots>,
     share: Arc<Share>,
     pool: Pool<PoolKey>,
-    /// What was learnt of those it connects to.
-    memory: SharedRetryState,
-    /// Owner tasks of the tunnels that this pod dialled: encryption and framing of all that it sends, on its share.
+    /// Retry budget and ejections of the pod's upstreams.
+    retry_state: SharedRetryState,
+    /// Tasks that drive the tunnels which this pod dialled: encryption and framing are charged to its CPU share.
     tunnels: Tasks,
 }
 
 impl PodContext {
-    pub(crate) fn new(proxy: Arc<ProxyContext>, pod: PodRef, sockets: Sockets, spoof: bool) -> Self {
+    pub(crate) fn new(
+        proxy: Arc<ProxyContext>,
+        pod: PodRef,
+        sockets: Sockets,
+        use_client_source: bool,
+    ) -> Self {
         let owner: Arc<str> = format!("{}/{}", pod.namespace, pod.name).into();
         let share = proxy.scheduler.share();
         let tunnels = Tasks::new(Arc::clone(&owner)).on(Arc::clone(&share));
         Self {
             name: PodName::from(&pod),
             sockets,
-            spoof,
-            only: None,
-            stand_in: None,
+            use_client_source,
+            allowed_ports: None,
+            fallback_workload: None,
             connections: Connections::default(),
             handshakes: HandshakeSlots::new(proxy.config.handshakes, proxy.config.handshake_grace),
-            memory: SharedRetryState::new(&proxy.config.retry),
+            retry_state: SharedRetryState::new(&proxy.config.retry),
             share,
             pool: Pool::new(pool_config(&proxy), &tunnels),
             tunnels,
@@ -66,21 +72,20 @@ impl PodContext {
         }
     }
 
-    /// With a workload to be taken as this one while the control plane describes none.
-    pub(crate) fn with_stand_in(self, workload: Workload) -> Self {
-        Self { stand_in: Some(Arc::new(workload)), ..self }
+    /// Sets the workload that is used while the control plane does not describe the local one.
+    pub(crate) fn with_fallback_workload(self, workload: Workload) -> Self {
+        Self { fallback_workload: Some(Arc::new(workload)), ..self }
     }
 
-    /// With inbound tunnels that lead to these ports only.
-    pub(crate) fn with_only(self, ports: &[u16]) -> Self {
-        Self { only: Some(ports.into()), ..self }
+    /// Restricts inbound tunnels to these ports.
+    pub(crate) fn with_allowed_ports(self, ports: &[u16]) -> Self {
+        Self { allowed_ports: Some(ports.into()), ..self }
     }
 
-    /// Whether inbound tunnels may lead to a port: to none of the agent's own in a pod, and nowhere else in the agent's
-    /// namespace.
+    /// Whether an inbound tunnel may reach a port: any but the proxy's own in a pod, the allowed ones in the agent's pod.
     pub(crate) fn may_reach(&self, port: u16) -> bool {
-        match &self.only {
-            Some(only) => only.contains(&port),
+        match &self.allowed_ports {
+            Some(allowed) => allowed.contains(&port),
             None => !self.proxy.config.is_illegal(port),
         }
     }
@@ -89,7 +94,7 @@ impl PodContext {
         &self.proxy
     }
 
-    /// The same, for what may outlive this.
+    /// The process's context, for tasks that may outlive this one.
     pub(crate) fn shared_proxy(&self) -> Arc<ProxyContext> {
         Arc::clone(&self.proxy)
     }
@@ -102,7 +107,7 @@ impl PodContext {
         &self.name
     }
 
-    /// Name of its tasks.
+    /// Name of the pod's tasks.
     pub(crate) fn owner(&self) -> Arc<str> {
         Arc::clone(&self.owner)
     }
@@ -111,20 +116,21 @@ impl PodContext {
         &self.sockets
     }
 
-    pub(crate) fn may_spoof(&self) -> bool {
-        self.spoof
+    /// Whether connections to the application use the client's source address.
+    pub(crate) fn uses_client_source(&self) -> bool {
+        self.use_client_source
     }
 
     pub(crate) fn connections(&self) -> &Connections {
         &self.connections
     }
 
-    /// HandshakeSlots for connections whose TLS handshake is under way.
+    /// The slots of TLS handshakes in progress.
     pub(crate) fn handshakes(&self) -> Arc<HandshakeSlots> {
         Arc::clone(&self.handshakes)
     }
 
-    /// The pod's share of CPU time. Everything that runs on behalf of the pod is charged to it.
+    /// The pod's share of CPU time: all work on behalf of the pod is charged to it.
     pub(crate) fn share(&self) -> Arc<Share> {
         Arc::clone(&self.share)
     }
@@ -134,57 +140,60 @@ impl PodContext {
     }
 
     /// What was learnt of those it connects to.
-    pub(crate) fn memory(&self) -> &SharedRetryState {
-        &self.memory
+    pub(crate) fn retry_state(&self) -> &SharedRetryState {
+        &self.retry_state
     }
 
     pub(crate) fn tunnels(&self) -> &Tasks {
         &self.tunnels
     }
 
-    /// Who reports the connections that leave here.
+    /// The reporter of outgoing connections.
     pub(crate) fn reporter(&self) -> Reporter {
-        if self.stand_in.is_some() { Reporter::Gateway } else { Reporter::Source }
+        if self.fallback_workload.is_some() { Reporter::Gateway } else { Reporter::Source }
     }
 
-    /// The mesh as it is now, without waiting for anything.
+    /// The current state of the mesh.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.proxy.state.load()
     }
 
-    /// What the control plane says of this pod; waits a little for it to say something.
+    /// The local workload. Waits for the control plane to describe it, up to the configured deadline; a gateway uses its
+    /// fallback at once.
     pub(crate) async fn workload(&self) -> Result<Arc<Workload>, Error> {
-        if let Some(stand_in) = &self.stand_in {
+        if let Some(fallback) = &self.fallback_workload {
             let known = self.snapshot().local_workload(&self.pod).map(Arc::clone);
-            return Ok(known.unwrap_or_else(|| Arc::clone(stand_in)));
+            return Ok(known.unwrap_or_else(|| Arc::clone(fallback)));
         }
         let found = self.proxy.state.wait_for_pod(&self.pod, self.proxy.config.workload_deadline).await;
         found.ok_or_else(|| Error::UnknownWorkload(self.name.clone()))
     }
 
-    /// Our certificate for an identity, as [`ProxyContext::certificate`].
+    /// The certificate of a local identity, see [`ProxyContext::certificate`].
     pub(crate) async fn certificate(&self, id: &SpiffeId) -> Result<Arc<Certificate>, Error> {
         self.proxy.certificate(id).await
     }
 
-    /// Judges a new inbound connection by the mesh of now. `known` is the pod as it was looked up, a moment ago: a
-    /// policy that was attached to it since counts, or it would be seen neither here nor by the recheck that came before
-    /// the connection was in the table. A policy that applies and has not arrived is waited for, but not for long.
-    pub(crate) async fn judge(&self, known: &Workload, facts: &Facts) -> Result<Permit, Refusal> {
-        match self.verdict(known, facts) {
-            Err(denied) if denied.is_pending() => Box::pin(self.judge_in_time(known, facts)).await,
-            verdict => verdict.map_err(Refusal::from),
+    /// Authorizes a new inbound connection by the current policies. `known` is the workload as it was looked up before the
+    /// connection entered the table. Policies are taken from its current version where there is one: a policy attached in
+    /// between would otherwise be missed both here and by the recheck, which ran before the connection was in the table.
+    ///
+    /// Waits for a policy that the workload references and the control plane has not sent, up to the configured deadline.
+    pub(crate) async fn authorize(&self, known: &Workload, facts: &Facts) -> Result<Permit, Refusal> {
+        match self.try_authorize(known, facts) {
+            Err(denied) if denied.is_pending() => Box::pin(self.authorize_when_known(known, facts)).await,
+            decided => decided.map_err(Refusal::from),
         }
     }
 
-    async fn judge_in_time(&self, known: &Workload, facts: &Facts) -> Result<Permit, Refusal> {
+    async fn authorize_when_known(&self, known: &Workload, facts: &Facts) -> Result<Permit, Refusal> {
         let deadline = Instant::now() + self.proxy.config.policy_deadline;
         let mut changes = self.proxy.state.subscribe();
         loop {
-            // Subscribed first, looked again after, so that nothing is missed in between.
-            let pending = match self.verdict(known, facts) {
+            // After subscribing, so that no change is missed between the two.
+            let pending = match self.try_authorize(known, facts) {
                 Err(denied) if denied.is_pending() => denied,
-                verdict => return verdict.map_err(Refusal::from),
+                decided => return decided.map_err(Refusal::from),
             };
             if tokio::time::timeout_at(deadline, changes.next()).await.is_err() {
                 return Err(pending.into());
@@ -192,29 +201,29 @@ impl PodContext {
         }
     }
 
-    fn verdict(&self, known: &Workload, facts: &Facts) -> Result<Permit, Denied> {
+    fn try_authorize(&self, known: &Workload, facts: &Facts) -> Result<Permit, Denied> {
         let snapshot = self.snapshot();
         let workload = snapshot.local_workload(&self.pod).map_or(known, |workload| &**workload);
         authorize(&snapshot, workload, facts)
     }
 }
 
-/// Tunnels to one destination that load alone may open.
-const MOST_TUNNELS: usize = 4;
+/// Maximum of tunnels to one destination that are opened to spread load.
+const MAX_TUNNELS_PER_DESTINATION: usize = 4;
 
-/// Threads that can run tunnels at the same time; outside of a runtime one.
-fn threads() -> usize {
+/// Worker threads of the runtime; 1 outside of a runtime.
+fn worker_threads() -> usize {
     tokio::runtime::Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers())
 }
 
-/// The dialler keeps its own deadlines and says which one passed; the pool's comes after all of them.
+/// The dialler has deadlines of its own, whose errors name the stage that failed; the pool's deadline comes after them.
 fn pool_config(proxy: &ProxyContext) -> pool::Config {
     let config = &proxy.config;
     pool::Config {
         idle: config.pool_idle,
         deadline: config.dial_deadline + config.tls_deadline + Duration::from_secs(1),
         streams: proxy.settings.client_max_streams,
-        tunnels: threads().min(MOST_TUNNELS),
+        tunnels: worker_threads().min(MAX_TUNNELS_PER_DESTINATION),
         ..pool::Config::default()
     }
 }

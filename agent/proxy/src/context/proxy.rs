@@ -1,6 +1,5 @@
-//! What all pods of a process share: the mesh's state, certificates, settings and metrics. Owns nothing of a pod.
+//! What all pods of the process share: mesh state, certificates, settings and metrics. Holds nothing of a single pod.
 
-use crate::host_resolver::HostResolver;
 use std::sync::Arc;
 
 use isthmus_hbone::Settings;
@@ -11,36 +10,37 @@ use isthmus_state::State;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::host_resolver::HostResolver;
 use crate::telemetry::Metrics;
 
-/// What all pods share.
+/// Shared by all pods of the process.
 pub struct ProxyContext {
-    /// What the mesh looks like.
+    /// Workloads, services and policies of the mesh.
     pub state: State,
-    /// Certificates of the identities on this node.
+    /// Certificates of the local identities.
     pub certs: Arc<dyn CertSource>,
-    /// The network this process is in.
+    /// The local network.
     pub network: NetworkId,
-    /// The cluster this process is in.
+    /// The local cluster.
     pub cluster_id: ClusterId,
-    /// Addresses of workloads that are known by a hostname only.
+    /// Resolves workloads that have a hostname in place of addresses.
     pub host_resolver: Arc<dyn HostResolver>,
-    /// Settings of tunnels.
+    /// Settings of HBONE tunnels.
     pub settings: Settings,
     /// Settings of the data plane.
     pub config: Config,
     /// Metrics of the data plane.
     pub metrics: Arc<Metrics>,
-    /// Divides the CPU time of the data plane between the pods.
+    /// Shares the CPU time of the data plane between the pods.
     pub scheduler: FairScheduler,
 }
 
 impl ProxyContext {
-    /// The certificate of an identity. The first one may still be signed; that is waited for no longer than a handshake.
+    /// The certificate of a local identity. Waits for the CA to issue the first one, up to the deadline of a handshake.
     pub(crate) async fn certificate(&self, id: &SpiffeId) -> Result<Arc<Certificate>, Error> {
         let deadline = self.config.tls_deadline;
-        let signed = tokio::time::timeout(deadline, self.certs.certificate(id)).await;
-        Ok(signed.map_err(|_| Error::NoCertificate { identity: id.clone(), after: deadline })??)
+        let issued = tokio::time::timeout(deadline, self.certs.certificate(id)).await;
+        Ok(issued.map_err(|_| Error::NoCertificate { identity: id.clone(), after: deadline })??)
     }
 }
 

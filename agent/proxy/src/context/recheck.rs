@@ -1,7 +1,6 @@
-//! Re-checks a pod's open inbound connections against the policies in force, whenever those change. Owns when; the table
-//! of connections owns how, and the state whether.
+//! Rechecks a pod's open inbound connections when the policies in force change. This module decides when; the connection
+//! table iterates and closes, and `isthmus_state` evaluates the policies.
 
-use crate::tracker::Verdict;
 use std::sync::Arc;
 
 use isthmus_model::Facts;
@@ -10,58 +9,59 @@ use isthmus_state::{InForce, Snapshot, authorize};
 use tokio::time::Instant;
 
 use super::PodContext;
-use crate::tracker::Rechecked;
+use crate::tracker::{RecheckOutcome, RecheckSummary};
 
 impl PodContext {
-    /// Holds the open inbound connections against the policies of now, by the workload of now: what was attached to it
-    /// since they were opened counts.
-    pub(crate) async fn recheck(&self) -> Rechecked {
+    /// Evaluates the current policies of the current workload for all open inbound connections and closes the denied ones.
+    pub(crate) async fn recheck(&self) -> RecheckSummary {
         let snapshot = self.snapshot();
-        // While the workload is away nothing new is let in; what is open was let in by it.
-        let Some(workload) = snapshot.local_workload(&self.pod) else { return Rechecked::default() };
-        let judge = |facts: &Facts| match authorize(&snapshot, workload, facts) {
-            Ok(_) => Verdict::Allowed,
-            Err(denied) if denied.is_pending() => Verdict::Undecided(denied.into()),
-            Err(denied) => Verdict::Refused(denied.into()),
+        // A workload that the control plane has withdrawn gets no new connection; its open ones stay.
+        let Some(workload) = snapshot.local_workload(&self.pod) else { return RecheckSummary::default() };
+        let evaluate = |facts: &Facts| match authorize(&snapshot, workload, facts) {
+            Ok(_) => RecheckOutcome::Allowed,
+            Err(denied) if denied.is_pending() => RecheckOutcome::Pending(denied.into()),
+            Err(denied) => RecheckOutcome::Denied(denied.into()),
         };
-        let done = self.connections.recheck(judge, self.proxy.config.policy_grace).await;
-        if done.refused > 0 {
-            tracing::info!(pod = %self.name, refused = done.refused, "connections closed due to policy change");
+        let summary = self.connections.recheck(evaluate, self.proxy.config.policy_grace).await;
+        if summary.closed > 0 {
+            tracing::info!(pod = %self.name, closed = summary.closed, "connections closed due to policy change");
         }
-        done
+        summary
     }
 
-    /// By what the pod's connections are judged; `None` while the control plane does not describe it.
+    /// The policies of the local workload; `None` while the control plane does not describe it.
     fn in_force(&self, snapshot: &Snapshot) -> Option<InForce> {
         snapshot.local_workload(&self.pod).map(|workload| snapshot.in_force(workload))
     }
 
-    /// Rechecks, for ever, whenever the policies that apply to the pod are others than before, or one of them is missing
-    /// for too long. Most changes of the mesh are about other workloads and cost a look. Watches from the call on, not
-    /// from the first poll: nothing that is accepted after the call is judged by policies whose change goes unseen.
+    /// Rechecks whenever the policies in force change, and when a missing one has exceeded its grace period. Most changes
+    /// of the mesh concern other workloads and cost a comparison only.
+    ///
+    /// Subscribes when called and not when first polled: a change between the two would not be seen, and a connection that
+    /// was accepted in between would keep the permit of the old policies.
     pub(crate) fn recheck_on_changes(self: Arc<Self>) -> impl Spawnable<Output = ()> {
         let mut changes = self.proxy.state.subscribe();
-        let mut judged_by = self.in_force(&self.snapshot());
+        let mut last = self.in_force(&self.snapshot());
         async move {
-            let mut next = None;
+            let mut next_recheck = None;
             loop {
                 tokio::select! {
                     snapshot = changes.next() => {
                         let now = self.in_force(&snapshot);
-                        if now == judged_by {
+                        if now == last {
                             continue;
                         }
-                        judged_by = now;
+                        last = now;
                     }
-                    () = until(next) => {}
+                    () = until(next_recheck) => {}
                 }
-                next = self.recheck().await.next;
+                next_recheck = self.recheck().await.next;
             }
         }
     }
 }
 
-/// Resolves at a moment; never when there is none.
+/// Resolves at a moment; never for `None`.
 async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,

@@ -1,12 +1,13 @@
-//! Whether a client has given up by resetting its connection. Reads nothing: not a byte of the application may be taken
-//! before the far end said yes, and bytes that are waiting must not hide a reset behind them.
+//! Detects that a client reset its connection while an upstream is being connected. Does not read: payload must stay in
+//! the socket until the upstream has accepted, and unread payload must not hide a reset behind it.
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// Resolves when the client resets its connection. A client that has only finished sending still waits for an answer.
+/// Resolves when the client resets its connection. A FIN does not count: a client that has finished sending may still wait
+/// for the response.
 pub(crate) async fn wait(client: &TcpStream) {
-    // When the socket cannot be watched, nothing is known of the client.
+    // The socket cannot be polled: assume that the client is still there.
     if client.ready(Interest::ERROR).await.is_err() {
         std::future::pending().await
     }
@@ -44,7 +45,7 @@ mod tests {
         ours.readable().await.unwrap();
         assert!(timeout(Duration::from_millis(100), wait(&ours)).await.is_err());
         let mut bytes = [0; 7];
-        assert_eq!(ours.try_read(&mut bytes).unwrap(), 7, "nothing was taken");
+        assert_eq!(ours.try_read(&mut bytes).unwrap(), 7, "no byte was consumed");
         drop(client);
     }
 }

@@ -1,6 +1,6 @@
-//! The stream below an inner tunnel, closed as politely as a socket would be: after our end it waits for the other one.
-//! Dropped right after our end, the stream would be reset, and the gateway would take a finished connection for a
-//! broken one.
+//! The stream that carries an inner tunnel, with the close of a TCP socket: shutdown waits for the peer's end of stream.
+//! An HTTP/2 stream that is dropped right after its END_STREAM is reset, and the gateway would record a finished connection
+//! as failed. Knows nothing of the tunnel above.
 
 use std::future::Future as _;
 use std::io::{self, IoSlice};
@@ -11,28 +11,28 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// How long the other end may take to end too.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a shutdown waits for the peer's end of stream.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A byte stream whose shutdown ends when both directions have, or after a while.
+/// A byte stream whose shutdown completes when both directions have ended, or after a timeout.
 #[derive(Debug)]
 pub(crate) struct Linger<S> {
     io: S,
-    ending: Option<Pin<Box<Sleep>>>,
+    closing: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Linger<S> {
     pub(crate) fn new(io: S) -> Self {
-        Self { io, ending: None }
+        Self { io, closing: None }
     }
 }
 
 impl<S: AsyncRead + Unpin> Linger<S> {
-    /// Reads, to nobody, until the other end has ended. What comes after our end is no part of any connection.
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut nowhere = [0; 1024];
+    /// Reads until the peer's end of stream, and discards what is read: the tunnel above is closed already.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut discarded = [0; 1024];
         loop {
-            let mut buf = ReadBuf::new(&mut nowhere);
+            let mut buf = ReadBuf::new(&mut discarded);
             match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)) {
                 Ok(()) if !buf.filled().is_empty() => {}
                 _ => return Poll::Ready(()),
@@ -64,12 +64,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Linger<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.ending.is_none() {
+        if this.closing.is_none() {
             ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
         }
-        let deadline = this.ending.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+        let deadline = this.closing.get_or_insert_with(|| Box::pin(sleep(CLOSE_TIMEOUT)));
         if deadline.as_mut().poll(cx).is_pending() {
-            ready!(this.poll_end(cx));
+            ready!(this.poll_discard(cx));
         }
         Poll::Ready(Ok(()))
     }
@@ -92,29 +92,29 @@ mod tests {
     use tokio::time::Instant;
 
     #[tokio::test(start_paused = true)]
-    async fn the_shutdown_waits_for_the_other_end() {
+    async fn shutdown_waits_for_the_peers_end_of_stream() {
         let (near, mut far) = tokio::io::duplex(64);
         let mut near = Linger::new(near);
         let other = async {
-            let mut heard = Vec::new();
-            far.read_to_end(&mut heard).await.unwrap();
+            let mut received = Vec::new();
+            far.read_to_end(&mut received).await.unwrap();
             sleep(Duration::from_secs(2)).await;
             far.write_all(b"goodbye").await.unwrap();
             drop(far);
-            heard
+            received
         };
         near.write_all(b"bye").await.unwrap();
-        let begun = Instant::now();
-        let (ended, heard) = tokio::join!(near.shutdown(), other);
+        let start = Instant::now();
+        let (ended, received) = tokio::join!(near.shutdown(), other);
         ended.unwrap();
-        assert_eq!((begun.elapsed().as_secs(), heard), (2, b"bye".to_vec()));
+        assert_eq!((start.elapsed().as_secs(), received), (2, b"bye".to_vec()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn but_not_for_ever() {
+    async fn shutdown_completes_at_its_timeout() {
         let (near, _far) = tokio::io::duplex(64);
-        let begun = Instant::now();
+        let start = Instant::now();
         Linger::new(near).shutdown().await.unwrap();
-        assert_eq!(begun.elapsed(), PATIENCE);
+        assert_eq!(start.elapsed(), CLOSE_TIMEOUT);
     }
 }

@@ -1,6 +1,6 @@
-//! Dials tunnels: TCP, mutual TLS as the source workload, HTTP/2. The pool decides when; see [`Connect`].
+//! Dials tunnels: TCP, mutual TLS with the source workload's certificate, HTTP/2. Implements the pool's [`Connect`]; the
+//! pool decides when to dial.
 
-use super::revocable::Revocable;
 use std::sync::Arc;
 
 use isthmus_hbone::client::{self, Tunnel};
@@ -11,14 +11,15 @@ use isthmus_rt::BoxFuture;
 use isthmus_rt::task::Tasks;
 use isthmus_sys::socket::Sockets;
 
+use super::revocable::Revocable;
 use crate::context::{PodContext, ProxyContext};
 use crate::error::Error;
 use crate::types::{PoolKey, Reporter};
 
-/// Dials on behalf of a pod.
+/// Dials on behalf of a pod, with its sockets.
 pub(crate) struct Dialer<'a>(pub(crate) &'a PodContext);
 
-/// One dial. It owns what it needs: it may outlive the connection for whose sake it was begun.
+/// One dial. It owns its data: a dial continues for the pool when the connection that started it is gone.
 struct Dial {
     proxy: Arc<ProxyContext>,
     sockets: Sockets,
@@ -31,7 +32,7 @@ impl Dial {
     async fn run(self) -> Result<Tunnel, Error> {
         let Self { proxy, sockets, tunnels, key, reporter } = self;
         let config = &proxy.config;
-        // Before the network is touched: without a certificate there is nothing to say to anybody.
+        // First, so that a missing certificate causes no traffic.
         let certificate = proxy.certificate(&key.source).await?;
         let tcp = sockets.connect(key.address, None, config.dial_deadline).await;
         let tcp = tcp.map_err(Error::hbone_dial)?;

@@ -1,4 +1,4 @@
-//! Why the gateway has no route for a connection to a TLS listener.
+//! Errors of the ClientHello on a gateway's SNI listener.
 
 use std::io;
 use std::time::Duration;
@@ -6,25 +6,25 @@ use std::time::Duration;
 /// Longest ClientHello that the gateway reads, in bytes.
 pub(crate) const MAX_CLIENT_HELLO: usize = 16 * 1024;
 
-/// Why a connection to a TLS listener has no route.
+/// Why a connection to an SNI listener cannot be routed.
 #[derive(Debug, thiserror::Error)]
 pub enum HelloError {
-    /// The client said nothing, or not all, in time.
+    /// The ClientHello was not complete in time.
     #[error("no complete TLS ClientHello within {0:?}")]
     Timeout(Duration),
-    /// The client closed before it had said all.
+    /// The client closed the connection before its ClientHello was complete.
     #[error("the client closed before its TLS ClientHello was complete")]
     Closed,
-    /// It is longer than any honest one.
+    /// It exceeds the read limit.
     #[error("the TLS ClientHello is longer than {MAX_CLIENT_HELLO} bytes")]
     TooLong,
-    /// It is not TLS.
+    /// The first bytes are not a TLS ClientHello.
     #[error("not a TLS ClientHello: {0}")]
     NotTls(rustls::Error),
-    /// The connection failed.
+    /// Reading from the client failed.
     #[error("cannot read the TLS ClientHello: {0}")]
     Io(#[from] io::Error),
-    /// Nothing is configured for this name.
+    /// No route is configured for the server name (SNI), or for connections without one.
     #[error("no route for server name {}", .0.as_deref().unwrap_or("(none)"))]
     NoRoute(Option<String>),
 }

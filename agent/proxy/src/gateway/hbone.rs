@@ -23,7 +23,7 @@ use crate::retry::{Cause, GiveUpReason, Hop, Learnt, RetryState};
 use crate::server;
 use crate::telemetry::access_log;
 use crate::telemetry::baggage;
-use crate::telemetry::{End, Opening, Record, ServiceLabels};
+use crate::telemetry::{EndpointInfo, Opening, Record, ServiceLabels};
 use crate::tracker::{Connection, Tracked};
 use crate::types::{Carrier, Direction, Reporter};
 
@@ -37,13 +37,13 @@ pub(super) async fn accept(
     accepted: Accepted,
     drain: Watch,
 ) {
-    let _open = ctx.proxy().metrics.socket(Reporter::Gateway);
+    let _open = ctx.proxy().metrics.count_socket(Reporter::Gateway);
     ctx.sockets().accepted(&accepted.stream);
-    let Accepted { stream, source, local, place, .. } = accepted;
+    let Accepted { stream, source, local, slot, .. } = accepted;
     let proven = tokio::select! {
         biased;
         () = drain.forced() => return,
-        proven = server::prove(&ctx, stream, place) => proven,
+        proven = server::prove(&ctx, stream, slot) => proven,
     };
     match proven {
         Ok((peer, session)) => {
@@ -55,7 +55,7 @@ pub(super) async fn accept(
             })
             .await;
         }
-        Err(error) => access_log::early(source, local, Direction::Inbound, &error),
+        Err(error) => access_log::failed(source, local, Direction::Inbound, &error),
     }
 }
 
@@ -95,7 +95,7 @@ impl Outer {
                 drop(tracked);
             }
             Err(Failed::Early((status, error))) => {
-                access_log::early(self.source, self.local, Direction::Inbound, &error);
+                access_log::failed(self.source, self.local, Direction::Inbound, &error);
                 responder.reject(status);
             }
             Err(Failed::Late(record, error)) => {
@@ -112,15 +112,16 @@ impl Outer {
         responder: &mut Responder,
     ) -> Result<(TcpStream, Record, Tracked), Failed> {
         let (ctx, metrics) = (&self.ctx, &self.ctx.proxy().metrics);
-        let mut tries = RetryState::begin(ctx.proxy().config.retry, &mut ctx.memory().lock(), Instant::now());
+        let mut tries =
+            RetryState::begin(ctx.proxy().config.retry, &mut ctx.retry_state().lock(), Instant::now());
         let mut last: Option<(Record, Error)> = None;
         loop {
             let target = match self.choose(head, &tries) {
                 Ok(target) => target,
                 Err(refused) => {
                     let Some((mut record, error)) = last else { return Err(Failed::Early(refused)) };
-                    record.tell(&tries, Some(GiveUpReason::NobodyElse));
-                    metrics.retries.gave_up(GiveUpReason::NobodyElse);
+                    record.set_connect_summary(&tries, Some(GiveUpReason::NobodyElse));
+                    metrics.retries.record_give_up(GiveUpReason::NobodyElse);
                     return Err(Failed::Late(record, error));
                 }
             };
@@ -129,27 +130,28 @@ impl Outer {
             }
             tries.again();
             let opening = self.opening(head.clone(), &target);
-            let mut record = Record::new(Arc::clone(metrics), opening).begun().since(tries.started());
+            let mut record =
+                Record::new(Arc::clone(metrics), opening).logged_on_drop().with_start(tries.started());
             let tracked = self.track(head, target.addr);
             let dialled = tokio::select! {
                 dialled = self.dial(target.addr) => dialled,
-                () = responder.cancelled() => Err(Error::GivenUp),
+                () = responder.cancelled() => Err(Error::ClientReset),
             };
             let picks = std::slice::from_ref(&target.pick);
             let error = match dialled {
                 Ok(pod) => {
-                    tries.reached(picks, &mut ctx.memory().lock(), Instant::now());
-                    record.tell(&tries, None);
+                    tries.reached(picks, &mut ctx.retry_state().lock(), Instant::now());
+                    record.set_connect_summary(&tries, None);
                     return Ok((pod, record, tracked));
                 }
                 Err(error) => error,
             };
             let cause = Cause::of(&error);
             let missed = FailedAttempt { cause, depth: Hop::Outer, to: target.addr, picks };
-            let (again, ejected) = tries.missed(&missed, &mut ctx.memory().lock(), Instant::now());
-            metrics.retries.missed(cause, again, ejected);
+            let (again, ejected) = tries.missed(&missed, &mut ctx.retry_state().lock(), Instant::now());
+            metrics.retries.record_failure(cause, again, ejected);
             if let Err(why) = again {
-                record.tell(&tries, Some(why));
+                record.set_connect_summary(&tries, Some(why));
                 return Err(Failed::Late(record, error));
             }
             last = Some((record, error));
@@ -178,7 +180,7 @@ impl Outer {
         let snapshot = self.ctx.snapshot();
         let network = &self.ctx.proxy().network;
         let is_global = |service: &_| self.globals.is_global(service);
-        let experience = self.ctx.memory().lock();
+        let experience = self.ctx.retry_state().lock();
         let learnt = Learnt::of(&experience, tries, network);
         let rng = &mut fastrand::Rng::new();
         gateway_target(&snapshot, hostname, *port, network, is_global, &learnt, rng)
@@ -191,7 +193,7 @@ impl Outer {
         let snapshot = self.ctx.snapshot();
         let client = snapshot.workload_by_addr(&address).filter(|found| found.identity() == *self.peer.id());
         let identity = Some(self.peer.id().clone());
-        let mut source = End::of(client.map(|client| &**client), identity.clone());
+        let mut source = EndpointInfo::new(client.map(|client| &**client), identity.clone());
         if let (None, Some(said)) = (client, &head.baggage) {
             source = baggage::from_baggage(said);
             source.party.principal = identity;
@@ -204,7 +206,7 @@ impl Outer {
             dst: target.addr,
             hbone: Some(head.authority),
             service: Some(ServiceLabels::of(&target.service)),
-            destination: End::of(Some(&target.workload), Some(target.workload.identity())),
+            destination: EndpointInfo::new(Some(&target.workload), Some(target.workload.identity())),
             mutual_tls: true,
         }
     }

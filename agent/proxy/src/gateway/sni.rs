@@ -27,11 +27,11 @@ pub(super) async fn serve_tls(
     mut accepted: Accepted,
     drain: Watch,
 ) {
-    let place = accepted.place.take();
+    let slot = accepted.slot.take();
     serve(&ctx, accepted, drain, async |accepted| {
-        // The place is for the hello only.
+        // The slot is for the hello only.
         let hello = hello::read(&mut accepted.stream, ctx.proxy().config.hello_deadline);
-        let read = server::in_slot(&ctx, place, async { Ok(hello.await?) }).await?;
+        let read = server::in_slot(&ctx, slot, async { Ok(hello.await?) }).await?;
         let no_route = || Error::Hello(HelloError::NoRoute(read.name.clone()));
         let target = routes.target(read.name.as_deref()).ok_or_else(no_route)?;
         Ok((address(&ctx, target)?, read.bytes))
@@ -50,7 +50,7 @@ async fn serve(
     drain: Watch,
     find: impl AsyncFnOnce(&mut Accepted) -> Result<(SocketAddr, Bytes), Error>,
 ) {
-    let _open = ctx.proxy().metrics.socket(Reporter::Gateway);
+    let _open = ctx.proxy().metrics.count_socket(Reporter::Gateway);
     ctx.sockets().accepted(&accepted.stream);
     let work = async {
         match find(&mut accepted).await {
@@ -60,7 +60,7 @@ async fn serve(
             }
             Err(error) => {
                 reset_on_close(&accepted.stream);
-                access_log::early(accepted.source, accepted.local, Direction::Inbound, &error);
+                access_log::failed(accepted.source, accepted.local, Direction::Inbound, &error);
             }
         }
     };

@@ -1,5 +1,5 @@
-//! 15008: mutual TLS, then a tunnel whose every CONNECT is judged by itself. [`accept`] ends where the peer is proven;
-//! [`serve`] begins there and does not know how it was.
+//! Port 15008: mutual TLS, then an HBONE tunnel; each CONNECT is authorized separately. [`accept`] authenticates the peer;
+//! [`serve`] takes any byte stream of an authenticated peer and does not depend on TLS.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use isthmus_hbone::Transport;
 use isthmus_identity::PeerIdentity;
 use isthmus_rt::drain::Watch;
 
-use super::request::Arrival;
+use super::request::InboundTunnel;
 use super::stream;
 use crate::accept::Accepted;
 use crate::context::PodContext;
@@ -18,22 +18,22 @@ use crate::types::{Direction, Reporter};
 
 /// Serves one connection to the HBONE port to its end.
 pub(crate) async fn accept(ctx: Arc<PodContext>, accepted: Accepted, drain: Watch) {
-    let _open = ctx.proxy().metrics.socket(Reporter::Destination);
+    let _socket_count = ctx.proxy().metrics.count_socket(Reporter::Destination);
     ctx.sockets().accepted(&accepted.stream);
-    let Accepted { stream, source, local, place, .. } = accepted;
-    let proven = tokio::select! {
+    let Accepted { stream, source, local, slot, .. } = accepted;
+    let authenticated = tokio::select! {
         biased;
         () = drain.forced() => return,
-        proven = prove(&ctx, stream, place) => proven,
+        authenticated = prove(&ctx, stream, slot) => authenticated,
     };
-    match proven {
+    match authenticated {
         Ok((peer, session)) => serve(ctx, peer, source, local, session, drain).await,
-        Err(error) => access_log::early(source, local, Direction::Inbound, &error),
+        Err(error) => access_log::failed(source, local, Direction::Inbound, &error),
     }
 }
 
-/// Serves the tunnels of a proven peer over any byte stream, until the peer closes it or the drain ends it. Every
-/// CONNECT is a task of its own: a slow one delays no other.
+/// Serves the tunnel of an authenticated peer until the peer closes it or the drain ends it. Each CONNECT is a task of its
+/// own, so that a slow one delays no other.
 pub(crate) async fn serve<S: Transport>(
     ctx: Arc<PodContext>,
     peer: PeerIdentity,
@@ -42,12 +42,12 @@ pub(crate) async fn serve<S: Transport>(
     io: S,
     drain: Watch,
 ) {
-    let arrival = Arc::new(Arrival { peer, source, local });
-    let each = |request| stream::serve(Arc::clone(&ctx), Arc::clone(&arrival), request);
-    drive(&ctx, source, io, drain, each).await;
+    let tunnel = Arc::new(InboundTunnel { peer, source, local });
+    let on_request = |request| stream::serve(Arc::clone(&ctx), Arc::clone(&tunnel), request);
+    drive(&ctx, source, io, drain, on_request).await;
 }
 
-/// Bytes of the future that serves one CONNECT.
+/// Size in bytes of the future that serves one CONNECT.
 #[cfg(test)]
 pub(crate) fn stream_future_size() -> usize {
     crate::sizes::of(stream::serve)

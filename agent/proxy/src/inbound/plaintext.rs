@@ -1,4 +1,4 @@
-//! 15006: plaintext that arrives for the pod. The same policy as HBONE, with nobody's identity.
+//! Port 15006: captured plaintext to the pod. Authorized by the same policies as HBONE, without a peer identity.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,45 +16,45 @@ use crate::dial::app;
 use crate::dial::client_reset;
 use crate::error::Error;
 use crate::telemetry::access_log;
-use crate::telemetry::{End, Opening, Record, ServiceLabels};
+use crate::telemetry::{EndpointInfo, Opening, Record, ServiceLabels};
 use crate::tracker::{Connection, Tracked};
 use crate::types::{Carrier, Direction, Reporter};
 
 /// Serves one plaintext connection to its end.
 pub(crate) async fn serve(ctx: Arc<PodContext>, accepted: Accepted, drain: Watch) {
-    let _open = ctx.proxy().metrics.socket(Reporter::Destination);
+    let _socket_count = ctx.proxy().metrics.count_socket(Reporter::Destination);
     ctx.sockets().accepted(&accepted.stream);
     tokio::select! {
         biased;
-        // What was opened logs its end when it is dropped.
+        // A dropped record logs its connection as drained.
         () = drain.forced() => {}
-        () = judge(&ctx, accepted) => {}
+        () = serve_until_closed(&ctx, accepted) => {}
     }
 }
 
-async fn judge(ctx: &PodContext, accepted: Accepted) {
+async fn serve_until_closed(ctx: &PodContext, accepted: Accepted) {
     let Accepted { stream, source, local, original, .. } = accepted;
-    let visit = Visit { ctx, source, local, original };
-    match Box::pin(visit.admit()).await {
-        Ok(workload) => visit.serve(stream, &workload).await,
+    let connection = PlaintextConnection { ctx, source, local, original };
+    match Box::pin(connection.validate()).await {
+        Ok(workload) => connection.serve(stream, &workload).await,
         Err(error) => {
             reset_on_close(&stream);
-            access_log::early(source, original, Direction::Inbound, &error);
+            access_log::failed(source, original, Direction::Inbound, &error);
         }
     }
 }
 
-/// One plaintext connection, but for its stream.
-struct Visit<'a> {
+/// One plaintext connection, without its socket.
+struct PlaintextConnection<'a> {
     ctx: &'a PodContext,
     source: SocketAddr,
     local: SocketAddr,
     original: SocketAddr,
 }
 
-impl Visit<'_> {
-    /// Whether the connection is for this pod at all.
-    async fn admit(&self) -> Result<Arc<Workload>, Error> {
+impl PlaintextConnection<'_> {
+    /// Checks that the original destination is an address of this pod and not a port of the proxy.
+    async fn validate(&self) -> Result<Arc<Workload>, Error> {
         if self.ctx.proxy().config.is_illegal(self.original.port()) {
             return Err(Error::Recursive(self.original));
         }
@@ -76,9 +76,9 @@ impl Visit<'_> {
             actual_dst: self.original,
             protocol: Carrier::Tcp,
         };
-        // In the table first and judged after, so that no policy change falls between the two.
+        // In the table before it is authorized: a policy change after the authorization then rechecks it.
         let tracked = self.ctx.connections().inbound(conn, facts.clone());
-        match self.ctx.judge(workload, &facts).await {
+        match self.ctx.authorize(workload, &facts).await {
             Ok(permit) => self.forward(permit, stream, tracked, record).await,
             Err(denied) => {
                 reset_on_close(&stream);
@@ -88,13 +88,13 @@ impl Visit<'_> {
     }
 
     async fn forward(self, permit: Permit, stream: TcpStream, mut tracked: Tracked, mut record: Record) {
-        tracing::debug!(pod = %self.ctx.name(), src = %self.source, allowed_by = ?permit.allowed_by(), "permitted");
-        let dialled = tokio::select! {
-            dialled = app::dial(self.ctx, self.source, permit.destination()) => dialled,
-            () = client_reset::wait(&stream) => Err(Error::GivenUp),
-            refusal = tracked.refused() => Err(Error::PolicyChanged(refusal)),
+        tracing::debug!(pod = %self.ctx.name(), src = %self.source, allowed_by = ?permit.allowed_by(), "connection allowed by policy");
+        let connected = tokio::select! {
+            connected = app::dial(self.ctx, self.source, permit.destination()) => connected,
+            () = client_reset::wait(&stream) => Err(Error::ClientReset),
+            refusal = tracked.denied() => Err(Error::PolicyChanged(refusal)),
         };
-        let app = match dialled {
+        let app = match connected {
             Ok(app) => app,
             Err(error) => {
                 reset_on_close(&stream);
@@ -105,25 +105,25 @@ impl Visit<'_> {
         tokio::select! {
             biased;
             // Dropping the copy resets both connections.
-            refusal = tracked.refused() => record.fail(&Error::PolicyChanged(refusal)),
+            refusal = tracked.denied() => record.fail(&Error::PolicyChanged(refusal)),
             // The application is the local side.
             ended = copy::plain(app, stream, &traffic) => record.finish(ended),
         }
     }
 
     fn opening(&self, workload: &Workload) -> Opening {
-        let (snapshot, own) = (self.ctx.snapshot(), &self.ctx.proxy().network);
-        let address = NetworkAddress { network: own.clone(), address: self.source.ip() };
+        let (snapshot, network) = (self.ctx.snapshot(), &self.ctx.proxy().network);
+        let address = NetworkAddress { network: network.clone(), address: self.source.ip() };
         let service = service_label(&snapshot, workload, None, self.original.port());
         Opening {
             reporter: Reporter::Destination,
             direction: Direction::Inbound,
             src: self.source,
-            source: End::of(snapshot.workload_by_addr(&address).map(|workload| &**workload), None),
+            source: EndpointInfo::new(snapshot.workload_by_addr(&address).map(|workload| &**workload), None),
             dst: self.original,
             hbone: None,
             service: service.map(|service| ServiceLabels::of(service)),
-            destination: End::of(Some(workload), Some(workload.identity())),
+            destination: EndpointInfo::new(Some(workload), Some(workload.identity())),
             mutual_tls: false,
         }
     }

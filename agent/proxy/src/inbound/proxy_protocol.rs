@@ -1,5 +1,5 @@
-//! PROXY protocol v2 for an application that expects a tunnel on its port (a sandwiched waypoint): who connects, to
-//! what, and the caller's identity as TLV 0xD0.
+//! PROXY protocol v2 header for an application that expects one on its port (a sandwiched waypoint): source and
+//! destination of the connection, and the client's identity as TLV 0xD0. Only encodes and writes; does not decide when.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,13 +12,13 @@ const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 const VERSION_AND_COMMAND: u8 = 0x21;
 const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
-const IDENTITY: u8 = 0xd0;
+const TLV_IDENTITY: u8 = 0xd0;
 
-/// Writes the header, before any byte of the payload.
+/// Writes the header. Must precede all payload bytes.
 ///
 /// # Errors
-/// When the application's connection fails.
-pub(super) async fn announce(
+/// When the connection to the application fails.
+pub(super) async fn write_header(
     app: &mut (impl AsyncWrite + Unpin),
     source: SocketAddr,
     destination: SocketAddr,
@@ -40,10 +40,10 @@ fn header(source: SocketAddr, destination: SocketAddr, peer: &SpiffeId) -> Vec<u
     };
     body.extend(source.port().to_be_bytes());
     body.extend(destination.port().to_be_bytes());
-    // Identities are a few dozen bytes; one that does not fit its length field is cut rather than misread.
+    // Identities are a few dozen bytes. One that exceeds the length field is truncated, so that the header stays valid.
     let identity = peer.to_string();
     let length = u16::try_from(identity.len()).unwrap_or(u16::MAX);
-    body.push(IDENTITY);
+    body.push(TLV_IDENTITY);
     body.extend(length.to_be_bytes());
     body.extend(&identity.as_bytes()[..usize::from(length)]);
     let mut header = SIGNATURE.to_vec();
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_header_is_the_one_of_the_reference() {
+    fn the_header_is_byte_for_byte_that_of_ztunnel() {
         let peer: SpiffeId = "spiffe://td/ns/n/sa/a".parse().unwrap();
         let got = header("10.0.0.1:258".parse().unwrap(), "10.0.0.2:80".parse().unwrap(), &peer);
         let mut want = b"\x0d\x0a\x0d\x0a\x00\x0d\x0a\x51\x55\x49\x54\x0a\x21\x11".to_vec();

@@ -1,5 +1,6 @@
-//! What a CONNECT asks for, checked in the reference's order up to the policy: method and authority, the pod, the
-//! target, the port. Also whose names its record will carry. Answers statuses; sends nothing.
+//! Validation of a CONNECT before authorization, in ztunnel's order since clients see the first status that applies:
+//! method and authority, local workload, destination, port. Also collects what its access-log record names. Returns the
+//! status to answer; writes nothing to the peer.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -14,43 +15,45 @@ use isthmus_state::{Snapshot, inbound_target, service_label};
 use crate::context::PodContext;
 use crate::error::Error;
 use crate::telemetry::baggage;
-use crate::telemetry::{End, Opening, ServiceLabels};
+use crate::telemetry::{EndpointInfo, Opening, ServiceLabels};
 use crate::types::{Direction, Reporter};
 
-/// Where a tunnel comes from and where it arrived.
+/// The tunnel on which a CONNECT arrived.
 #[derive(Debug, Clone)]
-pub(crate) struct Arrival {
-    /// Who the client proved to be.
+pub(crate) struct InboundTunnel {
+    /// The authenticated client.
     pub(crate) peer: PeerIdentity,
+    /// The client's address.
     pub(crate) source: SocketAddr,
+    /// The address on which the tunnel was accepted.
     pub(crate) local: SocketAddr,
 }
 
-/// A CONNECT that may be put before the policy.
+/// A CONNECT that passed validation.
 #[derive(Debug)]
-pub(super) struct Admitted {
-    /// The pod.
+pub(super) struct ValidConnect {
+    /// The local workload.
     pub(super) workload: Arc<Workload>,
-    /// Where the application listens; what the policy sees.
-    pub(super) target: SocketAddr,
-    /// The service as the client named it.
+    /// The application's address and port: the destination that policy is evaluated for.
+    pub(super) destination: SocketAddr,
+    /// The service's hostname, from the `forwarded` header.
     pub(super) host: Option<String>,
-    /// What to announce to an application that expects a tunnel on its port.
-    pub(super) announce: Option<SocketAddr>,
+    /// The destination to name in a PROXY header, if the application expects one.
+    pub(super) proxy_header: Option<SocketAddr>,
 }
 
-/// A CONNECT that is refused before any policy.
+/// A CONNECT that failed validation.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(super) struct Rejected {
     pub(super) status: u16,
     pub(super) error: Error,
 }
 
-impl Admitted {
+impl ValidConnect {
     /// The application's socket for a destination that policy permitted: an application that expects a PROXY header
     /// listens on loopback.
     pub(super) fn app_addr(&self, permitted: SocketAddr) -> SocketAddr {
-        let ip = match (self.announce, permitted.ip()) {
+        let ip = match (self.proxy_header, permitted.ip()) {
             (None, ip) => ip,
             (Some(_), IpAddr::V4(_)) => Ipv4Addr::LOCALHOST.into(),
             (Some(_), IpAddr::V6(_)) => Ipv6Addr::LOCALHOST.into(),
@@ -59,53 +62,59 @@ impl Admitted {
     }
 }
 
-/// Checks a CONNECT, waiting a little for the control plane to tell of the pod.
-pub(super) async fn admit(
+/// Validates a CONNECT; waits for the control plane to describe the local workload, up to the configured deadline.
+pub(super) async fn validate(
     ctx: &PodContext,
-    arrival: &Arrival,
+    tunnel: &InboundTunnel,
     head: Result<Head, BadHead>,
-) -> Result<(Admitted, Opening), Refused> {
-    let head = head.map_err(|bad| Refused { status: bad.status, error: Error::BadRequest(bad.text) })?;
-    let workload = ctx.workload().await.map_err(|error| Refused { status: 503, error })?;
+) -> Result<(ValidConnect, Opening), Rejected> {
+    let head = head.map_err(|bad| Rejected { status: bad.status, error: Error::BadRequest(bad.text) })?;
+    let workload = ctx.workload().await.map_err(|error| Rejected { status: 503, error })?;
     let (snapshot, proxy) = (ctx.snapshot(), ctx.proxy());
-    let found = inbound_target(&snapshot, &workload, arrival.local, &head.authority, &proxy.network);
-    let target = found.map_err(|bad| Refused { status: bad.status(), error: Error::Inbound(bad) })?;
+    let found = inbound_target(&snapshot, &workload, tunnel.local, &head.authority, &proxy.network);
+    let target = found.map_err(|bad| Rejected { status: bad.status(), error: Error::Inbound(bad) })?;
     if !ctx.may_reach(target.addr.port()) {
-        return Err(Refused { status: 503, error: Error::Recursive(target.addr) });
+        return Err(Rejected { status: 503, error: Error::Recursive(target.addr) });
     }
-    let source = source(&snapshot, arrival, &head, &proxy.network, proxy.config.baggage);
+    let source = source(&snapshot, tunnel, &head, &proxy.network, proxy.config.baggage);
     let host = head.forwarded.as_deref().and_then(|header| Forwarded::parse(header).host);
     let service = service_label(&snapshot, &workload, host.as_deref(), target.addr.port());
-    let announce = target.tunnel.filter(|tunnel| tunnel.protocol == TunnelKind::Proxy);
-    let announce = announce.map(|tunnel| tunnel.destination);
+    let proxy_header =
+        target.tunnel.filter(|app| app.protocol == TunnelKind::Proxy).map(|app| app.destination);
     let opening = Opening {
         reporter: Reporter::Destination,
         direction: Direction::Inbound,
-        src: arrival.source,
+        src: tunnel.source,
         source,
-        dst: arrival.local,
+        dst: tunnel.local,
         hbone: Some(head.authority),
         service: service.map(|service| ServiceLabels::of(service)),
-        destination: End::of(Some(&workload), Some(workload.identity())),
+        destination: EndpointInfo::new(Some(&workload), Some(workload.identity())),
         mutual_tls: true,
     };
-    Ok((Admitted { workload, target: target.addr, host, announce }, opening))
+    Ok((ValidConnect { workload, destination: target.addr, host, proxy_header }, opening))
 }
 
-/// The client's names: by its address, or, when it comes from another network, as it calls itself. Its identity is
-/// the proven one either way.
-fn source(snapshot: &Snapshot, arrival: &Arrival, head: &Head, own: &NetworkId, baggage: bool) -> End {
-    let identity = Some(arrival.peer.id().clone());
+/// The client as telemetry names it: the workload with its address, or, for a client of another network, what its baggage
+/// claims. The identity is the authenticated one in both cases.
+fn source(
+    snapshot: &Snapshot,
+    tunnel: &InboundTunnel,
+    head: &Head,
+    own: &NetworkId,
+    baggage: bool,
+) -> EndpointInfo {
+    let identity = Some(tunnel.peer.id().clone());
     let foreign =
         head.forwarded_network.as_deref().is_some_and(|from| !from.eq_ignore_ascii_case(own.as_str()));
     if !foreign {
-        let address = NetworkAddress { network: own.clone(), address: arrival.source.ip() };
-        return End::of(snapshot.workload_by_addr(&address).map(|workload| &**workload), identity);
+        let address = NetworkAddress { network: own.clone(), address: tunnel.source.ip() };
+        return EndpointInfo::new(snapshot.workload_by_addr(&address).map(|workload| &**workload), identity);
     }
-    let said = head.baggage.as_deref().filter(|_| baggage);
-    let mut end = said.map(baggage::from_baggage).unwrap_or_default();
-    end.party.principal = identity;
-    end
+    let claimed = head.baggage.as_deref().filter(|_| baggage);
+    let mut client = claimed.map(baggage::from_baggage).unwrap_or_default();
+    client.party.principal = identity;
+    client
 }
 
 #[cfg(test)]
@@ -115,17 +124,17 @@ mod tests {
     #[test]
     fn the_application_is_dialled_at_the_permitted_destination_or_its_port_on_loopback() {
         let permitted: SocketAddr = "10.0.0.2:15008".parse().unwrap();
-        let admitted = |announce| Admitted {
+        let connect = |proxy_header| ValidConnect {
             workload: Arc::default(),
-            // Not what policy saw.
-            target: "10.0.0.9:80".parse().unwrap(),
+            // Must not be used: the permit decides.
+            destination: "10.0.0.9:80".parse().unwrap(),
             host: None,
-            announce,
+            proxy_header,
         };
-        assert_eq!(admitted(None).app_addr(permitted), permitted);
-        let announced = admitted(Some("10.0.0.7:80".parse().unwrap()));
-        assert_eq!(announced.app_addr(permitted), "127.0.0.1:15008".parse().unwrap());
+        assert_eq!(connect(None).app_addr(permitted), permitted);
+        let with_header = connect(Some("10.0.0.7:80".parse().unwrap()));
+        assert_eq!(with_header.app_addr(permitted), "127.0.0.1:15008".parse().unwrap());
         let v6 = "[2001:db8::1]:15008".parse().unwrap();
-        assert_eq!(announced.app_addr(v6), "[::1]:15008".parse().unwrap());
+        assert_eq!(with_header.app_addr(v6), "[::1]:15008".parse().unwrap());
     }
 }

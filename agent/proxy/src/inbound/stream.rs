@@ -1,5 +1,5 @@
-//! One CONNECT: judged, then carried to the application. Forwarding takes two proofs, the peer's identity and the
-//! policy's permit; no header can stand in for either.
+//! One CONNECT of an inbound tunnel: authorized, then forwarded to the application. Forwarding requires a [`PeerIdentity`]
+//! from the TLS handshake and a [`Permit`] from policy; neither can be derived from a header.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use isthmus_state::Permit;
 use tokio::net::TcpStream;
 
 use super::proxy_protocol;
-use super::request::{Admitted, Arrival, admit};
+use super::request::{InboundTunnel, ValidConnect, validate};
 use crate::context::PodContext;
 use crate::dial::app;
 use crate::error::Error;
@@ -26,59 +26,66 @@ const UNAUTHORIZED: u16 = 401;
 /// The application cannot be reached.
 const UNAVAILABLE: u16 = 503;
 
-/// Answers one CONNECT and serves it to its end.
-pub(super) async fn serve(ctx: Arc<PodContext>, arrival: Arc<Arrival>, request: Request) {
+/// Answers one CONNECT and serves its stream until it is closed.
+pub(super) async fn serve(ctx: Arc<PodContext>, tunnel: Arc<InboundTunnel>, request: Request) {
     let (head, responder) = request.into_parts();
-    match Box::pin(admit(&ctx, &arrival, head)).await {
-        Ok((admitted, opening)) => {
+    match Box::pin(validate(&ctx, &tunnel, head)).await {
+        Ok((connect, opening)) => {
             let record = Record::new(Arc::clone(&ctx.proxy().metrics), opening);
-            Judged::enter(&ctx, &arrival, admitted, record).serve(responder).await;
+            TrackedConnect::new(&ctx, &tunnel, connect, record).serve(responder).await;
         }
-        Err(refused) => {
-            access_log::early(arrival.source, arrival.local, Direction::Inbound, &refused.error);
-            responder.reject(refused.status);
+        Err(rejected) => {
+            access_log::failed(tunnel.source, tunnel.local, Direction::Inbound, &rejected.error);
+            responder.reject(rejected.status);
         }
     }
 }
 
-/// A CONNECT in the connection table, before and while it is carried.
-struct Judged<'a> {
+/// A CONNECT in the connection table, from before its authorization until its stream is closed.
+struct TrackedConnect<'a> {
     ctx: &'a PodContext,
-    arrival: &'a Arrival,
-    admitted: Admitted,
+    tunnel: &'a InboundTunnel,
+    connect: ValidConnect,
     facts: Facts,
     tracked: Tracked,
     record: Record,
 }
 
-impl<'a> Judged<'a> {
-    /// In the table first and judged after, so that no policy change falls between the two.
-    fn enter(ctx: &'a PodContext, arrival: &'a Arrival, admitted: Admitted, mut record: Record) -> Self {
+impl<'a> TrackedConnect<'a> {
+    /// Adds the connection to the table before it is authorized: a policy change after the authorization then rechecks it.
+    fn new(
+        ctx: &'a PodContext,
+        tunnel: &'a InboundTunnel,
+        connect: ValidConnect,
+        mut record: Record,
+    ) -> Self {
         record.open();
         let facts = Facts {
-            peer: Some(arrival.peer.id().clone()),
-            source: arrival.source.ip(),
-            destination: admitted.target,
+            peer: Some(tunnel.peer.id().clone()),
+            source: tunnel.source.ip(),
+            destination: connect.destination,
         };
         let conn = Connection {
-            src: arrival.source,
-            original_dst: admitted.host.clone(),
-            actual_dst: admitted.target,
+            src: tunnel.source,
+            original_dst: connect.host.clone(),
+            actual_dst: connect.destination,
             protocol: Carrier::Hbone,
         };
         let tracked = ctx.connections().inbound(conn, facts.clone());
-        Self { ctx, arrival, admitted, facts, tracked, record }
+        Self { ctx, tunnel, connect, facts, tracked, record }
     }
 
     async fn serve(self, mut responder: Responder) {
-        let verdict = tokio::select! {
+        let authorized = tokio::select! {
             biased;
-            verdict = self.ctx.judge(&self.admitted.workload, &self.facts) => verdict.map_err(Error::Denied),
-            () = responder.cancelled() => Err(Error::GivenUp),
+            authorized = self.ctx.authorize(&self.connect.workload, &self.facts) => {
+                authorized.map_err(Error::Denied)
+            }
+            () = responder.cancelled() => Err(Error::ClientReset),
         };
-        match verdict {
+        match authorized {
             Ok(permit) => {
-                let peer = self.arrival.peer.clone();
+                let peer = self.tunnel.peer.clone();
                 self.forward(&peer, permit, responder).await;
             }
             Err(error) => {
@@ -88,18 +95,19 @@ impl<'a> Judged<'a> {
         }
     }
 
-    /// Connects to the application and copies. Both proofs are needed to get here.
+    /// Connects to the application at the permitted destination and forwards the stream.
     async fn forward(mut self, peer: &PeerIdentity, permit: Permit, mut responder: Responder) {
-        tracing::debug!(pod = %self.ctx.name(), peer = %peer.id(), allowed_by = ?permit.allowed_by(), "permitted");
-        let dialled = tokio::select! {
-            dialled = app::dial(self.ctx, self.arrival.source, self.admitted.app_addr(permit.destination())) => dialled,
-            () = responder.cancelled() => Err(Error::GivenUp),
-            refusal = self.tracked.refused() => {
+        tracing::debug!(pod = %self.ctx.name(), peer = %peer.id(), allowed_by = ?permit.allowed_by(), "connection allowed by policy");
+        let app_addr = self.connect.app_addr(permit.destination());
+        let connected = tokio::select! {
+            connected = app::dial(self.ctx, self.tunnel.source, app_addr) => connected,
+            () = responder.cancelled() => Err(Error::ClientReset),
+            refusal = self.tracked.denied() => {
                 responder.reject(UNAUTHORIZED);
                 return self.record.fail(&Error::PolicyChanged(refusal));
             }
         };
-        match dialled {
+        match connected {
             Ok(app) => self.carry(peer, responder, app).await,
             Err(error) => {
                 responder.reject(UNAVAILABLE);
@@ -109,22 +117,22 @@ impl<'a> Judged<'a> {
     }
 
     async fn carry(mut self, peer: &PeerIdentity, responder: Responder, mut app: TcpStream) {
-        let baggage = self.ctx.proxy().config.baggage.then(|| baggage::baggage(&self.admitted.workload));
+        let baggage = self.ctx.proxy().config.baggage.then(|| baggage::for_workload(&self.connect.workload));
         let stream = match responder.accept(baggage) {
             Ok(stream) => stream,
             Err(error) => return self.record.fail(&Error::Open(error)),
         };
-        if let Some(destination) = self.admitted.announce
+        if let Some(destination) = self.connect.proxy_header
             && let Err(error) =
-                proxy_protocol::announce(&mut app, self.arrival.source, destination, peer.id()).await
+                proxy_protocol::write_header(&mut app, self.tunnel.source, destination, peer.id()).await
         {
             return self.record.fail(&Error::Preface(error));
         }
         let traffic = self.record.open();
         tokio::select! {
             biased;
-            // Dropping the copy resets the stream and the application's connection.
-            refusal = self.tracked.refused() => self.record.fail(&Error::PolicyChanged(refusal)),
+            // Dropping the copy resets the stream and the connection to the application.
+            refusal = self.tracked.denied() => self.record.fail(&Error::PolicyChanged(refusal)),
             ended = copy::tunnel(app, stream, &traffic) => self.record.finish(ended),
         }
     }

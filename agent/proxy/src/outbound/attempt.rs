@@ -15,7 +15,7 @@ use crate::dial::linger::Linger;
 use crate::dial::revocable::Revocable;
 use crate::error::Error;
 use crate::retry::Hop;
-use crate::telemetry::End;
+use crate::telemetry::EndpointInfo;
 use crate::telemetry::baggage;
 
 /// What was connected to.
@@ -26,7 +26,7 @@ pub(super) enum UpstreamConn {
 }
 
 /// Who the far end proved to be, and what it says it is, where only it can know.
-pub(super) type PeerClaims = Option<(Option<SpiffeId>, Option<End>)>;
+pub(super) type PeerClaims = Option<(Option<SpiffeId>, Option<EndpointInfo>)>;
 
 /// A try that failed.
 #[derive(Debug)]

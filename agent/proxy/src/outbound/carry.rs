@@ -21,7 +21,7 @@ use crate::types::{Direction, Reporter};
 
 /// Serves one captured connection to its end.
 pub(crate) async fn serve(ctx: Arc<PodContext>, accepted: Accepted, drain: Watch) {
-    let _open = ctx.proxy().metrics.socket(Reporter::Source);
+    let _open = ctx.proxy().metrics.count_socket(Reporter::Source);
     ctx.sockets().accepted(&accepted.stream);
     let flow = Flow {
         stream: accepted.stream,
@@ -47,7 +47,7 @@ pub(crate) async fn forward(ctx: &PodContext, flow: Flow) {
             reset_on_close(&flow.stream);
             match failed {
                 Failed::Early(error) => {
-                    access_log::early(flow.source, flow.original, Direction::Outbound, &error);
+                    access_log::failed(flow.source, flow.original, Direction::Outbound, &error);
                 }
                 Failed::Late(record, error) => record.fail(&error),
             }

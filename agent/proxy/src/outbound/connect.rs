@@ -42,7 +42,7 @@ pub(super) enum Failed {
 /// Connects a client to where the mesh's state says.
 pub(super) async fn connect(ctx: &PodContext, flow: &Flow) -> Result<Open, Failed> {
     let workload = admit(ctx, flow.original).await.map_err(Failed::Early)?;
-    let begun = RetryState::begin(ctx.proxy().config.retry, &mut ctx.memory().lock(), Instant::now());
+    let begun = RetryState::begin(ctx.proxy().config.retry, &mut ctx.retry_state().lock(), Instant::now());
     let mut run = Run { ctx, flow, workload, tries: begun, names: Vec::new(), last: None };
     loop {
         if let Some(ended) = run.once().await {
@@ -84,29 +84,29 @@ impl Run<'_> {
         };
         let Some(manner) = Protection::of(&route, reason) else {
             let Route::Deny(why) = route else {
-                return Some(Err(self.nobody(Error::GivenUp, GiveUpReason::NobodyElse)));
+                return Some(Err(self.nobody(Error::ClientReset, GiveUpReason::NobodyElse)));
             };
             return Some(Err(self.nobody(Error::Unroutable(why), GiveUpReason::NobodyElse)));
         };
         if let Err(why) = self.tries.next(manner) {
-            return Some(Err(self.nobody(Error::GivenUp, why)));
+            return Some(Err(self.nobody(Error::ClientReset, why)));
         }
         if let Some((record, _)) = self.last.take() {
             record.discard();
         }
         let way = OutboundAttempt { ctx: self.ctx, workload: Arc::clone(&self.workload), destination };
-        let mut record = way.begin(self.flow, &route).since(self.tries.started());
+        let mut record = way.begin(self.flow, &route).with_start(self.tries.started());
         let tracked = way.track(self.flow, &route);
         let tried = tokio::select! {
             biased;
             tried = Box::pin(way.attempt(self.flow, &route)) => tried,
-            () = client_reset::wait(&self.flow.stream) => Err(AttemptError::outer(Error::GivenUp)),
+            () = client_reset::wait(&self.flow.stream) => Err(AttemptError::outer(Error::ClientReset)),
         };
         match tried {
             Ok((far, learnt)) => {
                 if let Some((peer, said)) = learnt {
                     // Before it is counted as opened: only now is it known who serves.
-                    record.learn_destination(peer, said);
+                    record.update_destination(peer, said);
                 }
                 self.reached(picks(&route), &mut record);
                 Some(Ok(Open { record, tracked, far }))
@@ -136,7 +136,7 @@ impl Run<'_> {
                 cause,
             })?;
             let like = self.flow.original.ip();
-            let Some(address) = host_resolver::one_of(&address, like, &mut fastrand::Rng::new()) else {
+            let Some(address) = host_resolver::pick_address(&address, like, &mut fastrand::Rng::new()) else {
                 return Ok(resolved);
             };
             self.names.push((hostname.clone(), address));
@@ -146,7 +146,7 @@ impl Run<'_> {
     fn resolve(&self, seed: u64) -> Resolved {
         let (ctx, flow) = (self.ctx, self.flow);
         let snapshot = ctx.snapshot();
-        let experience = ctx.memory().lock();
+        let experience = ctx.retry_state().lock();
         let mut learnt =
             Learnt { names: &self.names, ..Learnt::of(&experience, &self.tries, &self.workload.network) };
         let ask = |learnt: &Learnt<'_>| {
@@ -164,19 +164,19 @@ impl Run<'_> {
     }
 
     fn reached(&self, picks: &[Pick], record: &mut Record) {
-        let mut experience = self.ctx.memory().lock();
+        let mut experience = self.ctx.retry_state().lock();
         self.tries.reached(picks, &mut experience, Instant::now());
-        record.tell(&self.tries, None);
+        record.set_connect_summary(&self.tries, None);
     }
 
     /// A try failed; `None` when there shall be another one.
     fn missed(&mut self, missed: AttemptError, route: &Route, mut record: Record) -> Option<Failed> {
         let AttemptError { error, depth } = missed;
         let cause = Cause::of(&error);
-        let told = FailedAttempt { cause, depth, to: record.to(), picks: picks(route) };
-        let (again, ejected) = self.tries.missed(&told, &mut self.ctx.memory().lock(), Instant::now());
+        let told = FailedAttempt { cause, depth, to: record.dst(), picks: picks(route) };
+        let (again, ejected) = self.tries.missed(&told, &mut self.ctx.retry_state().lock(), Instant::now());
         if !told.picks.is_empty() {
-            self.ctx.proxy().metrics.retries.missed(cause, again, ejected);
+            self.ctx.proxy().metrics.retries.record_failure(cause, again, ejected);
         }
         match again {
             Ok(()) => {
@@ -187,7 +187,7 @@ impl Run<'_> {
             }
             Err(why) => {
                 if !told.picks.is_empty() {
-                    record.tell(&self.tries, Some(why));
+                    record.set_connect_summary(&self.tries, Some(why));
                 }
                 Some(Failed::Late(record, error))
             }
@@ -197,8 +197,8 @@ impl Run<'_> {
     /// There is nobody to try: the connection ends with what the last try failed with, if there was one.
     fn nobody(&mut self, error: Error, why: GiveUpReason) -> Failed {
         let Some((mut record, error)) = self.last.take() else { return Failed::Early(error) };
-        record.tell(&self.tries, Some(why));
-        self.ctx.proxy().metrics.retries.gave_up(why);
+        record.set_connect_summary(&self.tries, Some(why));
+        self.ctx.proxy().metrics.retries.record_give_up(why);
         Failed::Late(record, error)
     }
 }

@@ -18,7 +18,7 @@ use crate::context::PodContext;
 use crate::dial::Dialer;
 use crate::error::Error;
 use crate::telemetry::baggage;
-use crate::telemetry::{End, Opening, Record, ServiceLabels};
+use crate::telemetry::{EndpointInfo, Opening, Record, ServiceLabels};
 use crate::tracker::{Connection, Tracked};
 use crate::types::{Carrier, Direction, PoolKey};
 
@@ -51,14 +51,14 @@ impl OutboundAttempt<'_> {
             reporter: self.ctx.reporter(),
             direction: Direction::Outbound,
             src: flow.source,
-            source: End::of(Some(&self.workload), mutual_tls.then(|| self.workload.identity())),
+            source: EndpointInfo::new(Some(&self.workload), mutual_tls.then(|| self.workload.identity())),
             dst: to(flow, route),
             hbone,
             service: service.as_deref().map(ServiceLabels::of),
-            destination: End::of(workload.as_deref(), expected),
+            destination: EndpointInfo::new(workload.as_deref(), expected),
             mutual_tls,
         };
-        Record::new(Arc::clone(&self.ctx.proxy().metrics), opening).begun()
+        Record::new(Arc::clone(&self.ctx.proxy().metrics), opening).logged_on_drop()
     }
 
     /// Enters the connection into the pod's table.
@@ -76,7 +76,7 @@ impl OutboundAttempt<'_> {
     pub(super) fn head(&self, flow: &Flow, authority: Authority) -> Head {
         let host = self.destination.service.as_ref().map(|service| service.hostname.to_string());
         Head {
-            baggage: Some(baggage::baggage(&self.workload)),
+            baggage: Some(baggage::for_workload(&self.workload)),
             forwarded: Some(Forwarded { client: Some(flow.source), host }.to_string()),
             traceparent: Some(TraceParent::random().to_string()),
             ..Head::new(authority)

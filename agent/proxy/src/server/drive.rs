@@ -1,4 +1,5 @@
-//! Drives the server side of a tunnel over any proven byte stream: each request in a task of its own.
+//! Drives the server side of a tunnel over the byte stream of an authenticated peer, and spawns a task per request. Does
+//! not know what a request is for.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -10,22 +11,27 @@ use isthmus_rt::task::{Spawnable, Tasks};
 
 use crate::context::PodContext;
 
-/// Drives the server's end of a tunnel, each request in a task of its own, until all of them have ended.
-pub(crate) async fn drive<S, F, Fut>(ctx: &PodContext, source: SocketAddr, io: S, drain: Watch, mut each: F)
-where
+/// Serves a tunnel until it is closed and the task of each request has ended, or the drain is forced.
+pub(crate) async fn drive<S, F, Fut>(
+    ctx: &PodContext,
+    source: SocketAddr,
+    io: S,
+    drain: Watch,
+    mut on_request: F,
+) where
     S: Transport,
     F: FnMut(Request) -> Fut,
     Fut: Spawnable + Future<Output = ()>,
 {
     let streams = Tasks::new(ctx.owner()).on(ctx.share());
     let settings = &ctx.proxy().settings;
-    let on_request = |request| {
-        streams.spawn("inbound stream", each(request));
+    let spawn = |request| {
+        streams.spawn("inbound stream", on_request(request));
     };
-    if let Err(reason) = server::serve(io, settings, drain.clone(), on_request).await {
-        tracing::debug!(pod = %ctx.name(), %source, %reason, "inbound tunnel ended");
+    if let Err(reason) = server::serve(io, settings, drain.clone(), spawn).await {
+        tracing::debug!(pod = %ctx.name(), %source, %reason, "inbound tunnel closed with an error");
     }
-    // What was copied to the end may still be on its way to the application.
+    // Streams that the peer has finished may still have bytes to write to the application.
     tokio::select! {
         () = streams.wait() => {}
         () = drain.forced() => {}

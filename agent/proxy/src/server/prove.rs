@@ -15,26 +15,29 @@ use crate::types::Reporter;
 /// A peer that finished its handshake, and the session with it.
 pub(crate) type Proven = (PeerIdentity, Revocable<TlsSession<TcpStream>>);
 
-/// The server's side of mutual TLS, as the pod. The place is for the handshake only.
+/// The server's side of mutual TLS, as the pod. The slot is for the handshake only.
 pub(crate) async fn prove(
     ctx: &PodContext,
     stream: TcpStream,
-    place: Option<SlotPermit>,
+    slot: Option<SlotPermit>,
 ) -> Result<Proven, Error> {
-    in_slot(ctx, place, handshake(ctx, stream)).await
+    in_slot(ctx, slot, handshake(ctx, stream)).await
 }
 
-/// Sets a connection up, for as long as it has its place.
+/// Sets a connection up, for as long as it has its slot.
 pub(crate) async fn in_slot<T>(
     ctx: &PodContext,
-    place: Option<SlotPermit>,
+    slot: Option<SlotPermit>,
     set_up: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    let Some(mut place) = place else { return set_up.await };
+    let Some(mut slot) = slot else { return set_up.await };
     tokio::select! {
         biased;
         done = set_up => done,
-        () = place.lost() => Err(Error::Crowded(ctx.proxy().config.handshake_grace)),
+        () = slot.evicted() => {
+            let config = &ctx.proxy().config;
+            Err(Error::HandshakeEvicted { limit: config.handshakes, grace: config.handshake_grace })
+        },
     }
 }
 

@@ -1,5 +1,5 @@
-//! The access log: one line per connection under the scope `access`, with the keys of the field in their order. What is
-//! not known is left out. Knows no connection, only its line.
+//! The access log: events with the target `access`, with ztunnel's messages, keys and their order. Keys without a value are
+//! left out. Knows only the values of a line, not the connection.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use isthmus_model::Authority;
 
 use crate::types::Direction;
 
-/// What every line about an opened connection says.
+/// Keys of every event of a connection.
 #[derive(Debug)]
 pub(crate) struct Line<'a> {
     pub(crate) src: SocketAddr,
@@ -26,28 +26,28 @@ pub(crate) struct Line<'a> {
     pub(crate) direction: Direction,
 }
 
-/// What the last line says besides.
+/// Additional keys of the event of a closed connection.
 #[derive(Debug)]
 pub(crate) struct Ending<'a> {
-    /// Bytes the local workload sent.
+    /// Bytes that the local workload sent.
     pub(crate) bytes_sent: u64,
-    /// Bytes the local workload received.
+    /// Bytes that the local workload received.
     pub(crate) bytes_recv: u64,
     pub(crate) duration: Duration,
     pub(crate) error: Option<String>,
-    /// Which side ended it first.
+    /// The side that closed first: `client`, `server`, or `revocation`.
     pub(crate) closed_by: Option<&'a str>,
-    /// The policy that refused it.
+    /// The policy that denied the connection.
     pub(crate) policy: Option<String>,
-    /// How many ends were tried, when it is worth a word.
+    /// Number of attempts to connect, if more than one or if retries were given up.
     pub(crate) tries: Option<u32>,
-    /// Which of them refused, how, and who was put out for it.
+    /// Upstreams of the failed attempts, with their causes and ejections.
     pub(crate) tried: Option<&'a str>,
-    /// Why nobody else was tried.
+    /// Why no further attempt was made.
     pub(crate) gave_up: Option<&'a str>,
 }
 
-/// One event with the keys of a line, then `$more`.
+/// An event with the keys of a line, then `$more`.
 macro_rules! event {
     ($level:expr, $message:literal, $line:expr $(, $($more:tt)+)?) => {
         tracing::event!(
@@ -72,7 +72,7 @@ macro_rules! event {
     };
 }
 
-/// One `connection complete` event at a level.
+/// A `connection complete` event at a level.
 macro_rules! complete {
     ($level:expr, $line:expr, $ending:expr) => {
         event!(
@@ -92,17 +92,17 @@ macro_rules! complete {
     };
 }
 
-/// Whether openings are logged: making their lines costs a few allocations.
-pub(crate) fn says_opened() -> bool {
+/// Whether opened connections are logged; allows to skip the allocations of their lines.
+pub(crate) fn logs_opened() -> bool {
     tracing::enabled!(target: "access", tracing::Level::DEBUG)
 }
 
-/// The connection was opened (debug).
+/// Logs an opened connection, at debug.
 pub(crate) fn opened(line: &Line<'_>) {
     event!(tracing::Level::DEBUG, "connection opened", line);
 }
 
-/// The connection ended: info when well, error when not.
+/// Logs a closed connection, at error if it has one, else at info.
 pub(crate) fn closed(line: &Line<'_>, ending: &Ending<'_>) {
     if ending.error.is_some() {
         complete!(tracing::Level::ERROR, line, ending);
@@ -111,8 +111,8 @@ pub(crate) fn closed(line: &Line<'_>, ending: &Ending<'_>) {
     }
 }
 
-/// The connection was refused before there was anything to count.
-pub(crate) fn early(src: SocketAddr, dst: SocketAddr, direction: Direction, error: &dyn std::fmt::Display) {
+/// Logs a connection that was refused before it had a record.
+pub(crate) fn failed(src: SocketAddr, dst: SocketAddr, direction: Direction, error: &dyn std::fmt::Display) {
     tracing::event!(
         target: "access",
         tracing::Level::WARN,

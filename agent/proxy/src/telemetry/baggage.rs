@@ -1,14 +1,14 @@
-//! What workloads call themselves on the wire, and back: baggage as metric labels. Pure; labels, never proof.
+//! Conversion between workloads and the baggage header, by which peers of other networks label each other in telemetry.
+//! Baggage is an unauthenticated claim: nothing but labels may be derived from it.
 
 use isthmus_hbone::baggage::{Baggage, Kind};
 use isthmus_model::workload::WorkloadType;
 use isthmus_model::{Text, Workload};
 
-use crate::telemetry::End;
-use crate::telemetry::Party;
+use crate::telemetry::{EndpointInfo, Party};
 
-/// What a workload says of itself.
-pub(crate) fn baggage(workload: &Workload) -> String {
+/// The baggage that describes a workload to its peers.
+pub(crate) fn for_workload(workload: &Workload) -> String {
     let kind = match workload.workload_type {
         WorkloadType::Deployment => Kind::Deployment,
         WorkloadType::CronJob => Kind::CronJob,
@@ -27,23 +27,23 @@ pub(crate) fn baggage(workload: &Workload) -> String {
     .to_string()
 }
 
-/// What the far end says of a workload we cannot look up.
-pub(crate) fn from_baggage(header: &str) -> End {
-    let said = Baggage::parse(header);
-    let name: Text = said.workload.map(|(_, name)| name).unwrap_or_default().into();
+/// A peer that is not in the local state, as its baggage describes it.
+pub(crate) fn from_baggage(header: &str) -> EndpointInfo {
+    let claimed = Baggage::parse(header);
+    let name: Text = claimed.workload.map(|(_, name)| name).unwrap_or_default().into();
     let party = Party {
         workload: name.clone(),
-        canonical_service: said.service.into(),
-        canonical_revision: said.version.into(),
-        namespace: said.namespace.into(),
+        canonical_service: claimed.service.into(),
+        canonical_revision: claimed.version.into(),
+        namespace: claimed.namespace.into(),
         principal: None,
         app: name,
-        cluster: said.cluster.into(),
-        region: said.region.into(),
-        zone: said.zone.into(),
+        cluster: claimed.cluster.into(),
+        region: claimed.region.into(),
+        zone: claimed.zone.into(),
         known: true,
     };
-    End { party, pod: Text::default() }
+    EndpointInfo { party, pod: Text::default() }
 }
 
 #[cfg(test)]
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_workload_is_recognised_by_what_it_said() {
+    fn baggage_of_a_workload_parses_to_its_labels() {
         let workload = Workload {
             workload_name: "sleep-v1".into(),
             workload_type: WorkloadType::Job,
@@ -61,14 +61,14 @@ mod tests {
             cluster_id: "east".into(),
             ..Workload::default()
         };
-        let header = baggage(&workload);
+        let header = for_workload(&workload);
         assert_eq!(
             header,
             "k8s.cluster.name=east,k8s.namespace.name=sample,k8s.job.name=sleep-v1,service.name=sleep,service.version=v1"
         );
-        let read = from_baggage(&header).party;
+        let parsed = from_baggage(&header).party;
         let direct = Party::of(&workload);
-        // From baggage the app is the controller's name, as dashboards have it.
-        assert_eq!(read, Party { app: "sleep-v1".into(), ..direct });
+        // From baggage, `app` is the controller's name, as in ztunnel.
+        assert_eq!(parsed, Party { app: "sleep-v1".into(), ..direct });
     }
 }

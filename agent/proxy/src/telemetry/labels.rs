@@ -1,13 +1,14 @@
-//! The labels of one connection, in the order and with the fallbacks that existing dashboards expect. Pure.
+//! The metric labels of one connection, in ztunnel's order and with its fallbacks for unknown values. Only formats.
 
-use crate::types::{Reporter, ResponseFlag};
 use std::fmt;
 
 use isthmus_model::{ClusterId, Hostname, Namespace, Service, SpiffeId, Text, Workload};
 use isthmus_rt::metrics::expiring::Coarse;
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 
-/// One end of a connection, as labels name it. Empty texts are `unknown`.
+use crate::types::{Reporter, ResponseFlag};
+
+/// Labels of a connection's source or destination. Empty values are exported as `unknown`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Party {
     /// Name of the controller.
@@ -18,9 +19,9 @@ pub struct Party {
     pub canonical_revision: Text,
     /// Namespace.
     pub namespace: Namespace,
-    /// Proven or expected identity.
+    /// The authenticated identity; outbound the expected one until the handshake.
     pub principal: Option<SpiffeId>,
-    /// `app`.
+    /// Value of the label `app`.
     pub app: Text,
     /// Cluster.
     pub cluster: ClusterId,
@@ -28,11 +29,11 @@ pub struct Party {
     pub region: Text,
     /// Zone.
     pub zone: Text,
-    /// Whether it is known at all.
+    /// Whether a workload is known, from the control plane or from baggage.
     pub known: bool,
 }
 
-/// The service a client meant.
+/// Labels of the service that the client addressed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct ServiceLabels {
     /// Fully qualified name.
@@ -43,10 +44,10 @@ pub struct ServiceLabels {
     pub name: Text,
 }
 
-/// The labels of one connection. Clones share the texts.
+/// The labels of one connection. Clones share their texts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Labels {
-    /// Who reports.
+    /// The reporting proxy.
     pub reporter: Reporter,
     /// The client.
     pub source: Party,
@@ -54,13 +55,13 @@ pub struct Labels {
     pub service: ServiceLabels,
     /// The server.
     pub destination: Party,
-    /// How it ended.
+    /// The outcome.
     pub flag: ResponseFlag,
-    /// Whether it is carried over mutual TLS.
+    /// Whether the connection is carried over mutual TLS.
     pub mutual_tls: bool,
 }
 
-/// What is kept of the labels when a series ends: what has few values, whoever connects.
+/// The labels under which expired series are summed: those whose number of values does not depend on peers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct KeptLabels {
     reporter: &'static str,
@@ -71,7 +72,7 @@ pub struct KeptLabels {
 // === impl Party ===
 
 impl Party {
-    /// As the control plane described the workload; without a principal.
+    /// Labels of a workload of the control plane; without a principal.
     #[must_use]
     pub fn of(workload: &Workload) -> Self {
         Self {
@@ -88,7 +89,7 @@ impl Party {
         }
     }
 
-    /// The same with an identity.
+    /// Sets the identity.
     #[must_use]
     pub fn with_principal(mut self, principal: Option<SpiffeId>) -> Self {
         self.principal = principal;
@@ -99,7 +100,7 @@ impl Party {
 // === impl ServiceLabels ===
 
 impl ServiceLabels {
-    /// As the control plane described the service.
+    /// Labels of a service of the control plane.
     #[must_use]
     pub fn of(service: &Service) -> Self {
         Self {
@@ -175,7 +176,7 @@ fn principal(party: &Party) -> String {
     party.principal.as_ref().map(ToString::to_string).unwrap_or_default()
 }
 
-/// One label written to an encoder.
+/// Encodes one label.
 trait EncodePair {
     fn encode_pair(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result;
 }

@@ -1,4 +1,5 @@
-//! Which workloads and services labels may name because the mesh has them.
+//! Whether the workloads and services that labels name are still in the mesh, to expire metric series of those that are
+//! not.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -8,53 +9,52 @@ use isthmus_state::Snapshot;
 
 use super::labels::{Labels, Party};
 
-/// The mesh as labels see it.
+/// Labels of the workloads and services of a snapshot.
 pub(super) struct LiveLabels<'a> {
-    mesh: &'a Snapshot,
+    snapshot: &'a Snapshot,
     hasher: RandomState,
-    /// Hashes of what tells workloads apart in labels; made when first asked for.
+    /// Hashes of the labels that identify a workload; computed on first use.
     parties: Option<HashSet<u64>>,
-    /// Hostnames of workloads that are known by those; likewise.
-    names: Option<HashSet<&'a str>>,
+    /// Hostnames of workloads; computed on first use.
+    hostnames: Option<HashSet<&'a str>>,
 }
 
 impl<'a> LiveLabels<'a> {
-    pub(super) fn of(mesh: &'a Snapshot) -> Self {
-        Self { mesh, hasher: RandomState::new(), parties: None, names: None }
+    pub(super) fn new(snapshot: &'a Snapshot) -> Self {
+        Self { snapshot, hasher: RandomState::new(), parties: None, hostnames: None }
     }
 
-    /// Whether the labels name something that the mesh does not have.
-    pub(super) fn lacks(&mut self, labels: &Labels) -> bool {
-        self.lacks_party(&labels.source)
-            || self.lacks_party(&labels.destination)
-            || self.lacks_service(labels)
+    /// Whether the mesh has everything that the labels name.
+    pub(super) fn contains(&mut self, labels: &Labels) -> bool {
+        self.has_party(&labels.source) && self.has_party(&labels.destination) && self.has_service(labels)
     }
 
-    /// Whether no workload is known by this name.
-    pub(super) fn lacks_name(&mut self, name: &str) -> bool {
-        let all = || self.mesh.workloads().map(|workload| workload.hostname.as_str()).collect();
-        !self.names.get_or_insert_with(all).contains(name)
+    /// Whether a workload has this hostname.
+    pub(super) fn has_hostname(&mut self, hostname: &str) -> bool {
+        let all = || self.snapshot.workloads().map(|workload| workload.hostname.as_str()).collect();
+        self.hostnames.get_or_insert_with(all).contains(hostname)
     }
 
-    fn lacks_party(&mut self, party: &Party) -> bool {
+    fn has_party(&mut self, party: &Party) -> bool {
         if !party.known {
-            // Somebody who only proved a name is nobody of the mesh; who has none is the world outside, which stays.
-            return party.principal.is_some();
+            // Traffic outside of the mesh has one series, which never expires. An identity without a workload is a peer that
+            // left the mesh or was never in it.
+            return party.principal.is_none();
         }
-        let Self { mesh, hasher, parties, .. } = self;
-        let all = || mesh.workloads().map(|workload| key(hasher, &Party::of(workload))).collect();
-        !parties.get_or_insert_with(all).contains(&key(hasher, party))
+        let Self { snapshot, hasher, parties, .. } = self;
+        let all = || snapshot.workloads().map(|workload| hash(hasher, &Party::of(workload))).collect();
+        parties.get_or_insert_with(all).contains(&hash(hasher, party))
     }
 
-    fn lacks_service(&self, labels: &Labels) -> bool {
+    fn has_service(&self, labels: &Labels) -> bool {
         let service = &labels.service;
         let key =
             NamespacedHostname { namespace: service.namespace.clone(), hostname: service.hostname.clone() };
-        !service.hostname.is_empty() && self.mesh.service(&key).is_none()
+        service.hostname.is_empty() || self.snapshot.service(&key).is_some()
     }
 }
 
-fn key(hasher: &RandomState, party: &Party) -> u64 {
+fn hash(hasher: &RandomState, party: &Party) -> u64 {
     let Party { workload, canonical_service, canonical_revision, namespace, cluster, .. } = party;
     hasher.hash_one((workload, canonical_service, canonical_revision, namespace, cluster))
 }

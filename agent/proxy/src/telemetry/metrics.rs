@@ -1,4 +1,5 @@
-//! The `istio_tcp_*` families and the gauge of open sockets. Owns their names; what a label says is in [`super::labels`].
+//! Metric families of the data plane: registers them, expires their series and owns their names, which are ztunnel's.
+//! Label values are in [`super::labels`].
 
 use std::sync::Arc;
 
@@ -15,15 +16,15 @@ use super::live_labels::LiveLabels;
 use super::retry_metrics::RetryMetrics;
 use crate::types::Reporter;
 
-/// The families of the data plane.
+/// Metric families of the data plane.
 #[derive(Debug, Default)]
 pub struct Metrics {
     pub(crate) opened: Expiring<Labels, Count>,
     pub(crate) closed: Expiring<Labels, Count>,
     pub(crate) failed: Expiring<Labels, Count>,
-    /// Upstream → downstream, that is towards the client: the field's naming, historic and kept.
+    /// Upstream to downstream: bytes sent by the server to the client. Counter-intuitive, but ztunnel's naming.
     pub(crate) sent: Expiring<Labels, Count>,
-    /// Downstream → upstream.
+    /// Downstream to upstream: bytes sent by the client to the server.
     pub(crate) received: Expiring<Labels, Count>,
     sockets: Family<SocketLabels, Gauge>,
     pub(crate) retries: RetryMetrics,
@@ -36,79 +37,80 @@ struct SocketLabels {
     reporter: &'static str,
 }
 
-/// Counts one open socket until dropped.
+/// Counts an open socket until dropped.
 #[derive(Debug)]
 pub(crate) struct OpenSocket(Gauge);
 
 impl Metrics {
-    /// Declares the families in the process' registry.
+    /// Creates the families and registers them.
     #[must_use]
     pub fn register(registry: &Registry) -> Arc<Self> {
         let metrics = Self::default();
         let counters = [
             ("istio_tcp_connections_opened", "TCP connections opened", &metrics.opened),
             ("istio_tcp_connections_closed", "TCP connections closed", &metrics.closed),
-            ("istio_tcp_connections_failed", "TCP connections that ended with an error", &metrics.failed),
-            ("istio_tcp_sent_bytes", "Bytes sent as response, towards the client", &metrics.sent),
-            ("istio_tcp_received_bytes", "Bytes received as request, from the client", &metrics.received),
+            ("istio_tcp_connections_failed", "TCP connections closed with an error", &metrics.failed),
+            ("istio_tcp_sent_bytes", "Bytes sent by the server to the client", &metrics.sent),
+            ("istio_tcp_received_bytes", "Bytes sent by the client to the server", &metrics.received),
         ];
         for (name, help, family) in counters {
             registry.register_expiring(name, help, family);
         }
         registry.register(
             "istio_tcp_sockets_open",
-            "Captured sockets that are open",
+            "Accepted TCP connections that are open",
             metrics.sockets.clone(),
         );
         metrics.retries.register(registry);
         registry.register(
             "istio_crl_policy_rejections",
-            "Peers refused, and connections ended, because of a revocation list",
+            "Handshakes refused and connections closed because the peer's certificate is revoked",
             metrics.crl_rejections.clone(),
         );
         registry.register(
             "istio_crl_untracked_connections",
-            "Connections that a later revocation would not end",
+            "Connections that are not closed when the peer's certificate is revoked later",
             metrics.crl_untracked.clone(),
         );
         Arc::new(metrics)
     }
 
-    /// Ends the series of workloads and services that are not in the mesh any more, once they were idle for long enough;
-    /// how many those were. This computes for a while.
-    pub fn sweep(&self, now: Instant, mesh: &Snapshot) -> usize {
-        let mut present = LiveLabels::of(mesh);
+    /// Expires series that were idle for long enough and name workloads or services that are not in the mesh; returns their
+    /// number. CPU-bound: call it on the compute pool.
+    pub fn sweep(&self, now: Instant, snapshot: &Snapshot) -> usize {
+        let mut live = LiveLabels::new(snapshot);
         let families = [&self.opened, &self.closed, &self.failed, &self.sent, &self.received];
-        let ended: usize =
-            families.into_iter().map(|family| family.sweep(now, |labels| present.lacks(labels))).sum();
-        ended + self.retries.sweep(now, &mut present)
+        let expired: usize =
+            families.into_iter().map(|family| family.sweep(now, |labels| !live.contains(labels))).sum();
+        expired + self.retries.sweep(now, &mut live)
     }
 
-    /// Does so for ever, beside everything else.
+    /// Runs [`Self::sweep`] periodically, on the compute pool. Never returns.
     pub async fn expire(self: Arc<Self>, state: State) {
-        let mut turns = tokio::time::interval(expiring::INTERVAL);
+        let mut interval = tokio::time::interval(expiring::INTERVAL);
         loop {
-            turns.tick().await;
-            let (metrics, mesh) = (Arc::clone(&self), state.load());
-            // A panic in there was logged.
-            let ended = compute("metric series", move || metrics.sweep(Instant::now(), &mesh)).await;
-            if let Some(series @ 1..) = ended {
-                tracing::debug!(series, "metric series of what is gone were ended");
+            interval.tick().await;
+            let (metrics, snapshot) = (Arc::clone(&self), state.load());
+            // `None` after a panic, which `compute` has logged.
+            let expired = compute("metric series", move || metrics.sweep(Instant::now(), &snapshot)).await;
+            if let Some(series @ 1..) = expired {
+                tracing::debug!(series, "expired metric series of workloads and services that left the mesh");
             }
         }
     }
 
-    /// Counts a peer that a revocation list refused, or whose connection it ended.
+    /// Counts a handshake that was refused, or a connection that was closed, because the peer's certificate is revoked.
     pub(crate) fn crl_rejected(&self, reporter: Reporter) {
         self.crl_rejections.get_or_create(&SocketLabels { reporter: reporter.as_str() }).inc();
     }
 
+    /// Counts a connection that cannot be closed on revocation, because its peer's certificate is not tracked.
     pub(crate) fn crl_untracked(&self, reporter: Reporter) {
         self.crl_untracked.get_or_create(&SocketLabels { reporter: reporter.as_str() }).inc();
     }
 
-    /// Counts an accepted socket for as long as the guard lives.
-    pub(crate) fn socket(&self, reporter: Reporter) -> OpenSocket {
+    /// Counts an accepted connection until the guard is dropped.
+    pub(crate) fn count_socket(&self, reporter: Reporter) -> OpenSocket {
         let gauge = self.sockets.get_or_create(&SocketLabels { reporter: reporter.as_str() });
         gauge.inc();
         OpenSocket(gauge)
@@ -127,14 +129,14 @@ mod tests {
     use crate::telemetry::Party;
 
     #[test]
-    fn the_families_have_the_names_that_dashboards_read() {
+    fn families_have_ztunnels_names() {
         let registry = Registry::default();
         let metrics = Metrics::register(&registry);
         let labels = Labels::default();
         for family in [&metrics.opened, &metrics.closed, &metrics.failed, &metrics.sent, &metrics.received] {
             family.get_or_create(&labels).inc();
         }
-        let socket = metrics.socket(Reporter::Source);
+        let socket = metrics.count_socket(Reporter::Source);
         let text = registry.encode().unwrap();
         for name in [
             "istio_tcp_connections_opened_total{",
@@ -163,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn series_of_workloads_that_are_gone_end_and_their_sums_stay() {
+    async fn idle_series_of_removed_workloads_expire_and_their_sums_remain() {
         let registry = Registry::default();
         let (metrics, state) = (Metrics::register(&registry), State::new(isthmus_state::Options::default()));
         let here = isthmus_model::Workload {
@@ -193,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn series_of_names_that_no_workload_has_end() {
+    async fn idle_series_of_removed_hostnames_expire() {
         let registry = Registry::default();
         let (metrics, state) = (Metrics::register(&registry), State::new(isthmus_state::Options::default()));
         let named = |name: &str| isthmus_model::Workload {
@@ -211,13 +213,13 @@ mod tests {
         assert_eq!(value(&registry, "isthmus_expired_on_demand_dns_total{"), 1);
     }
 
-    /// A peer may call itself what it likes, as often as it likes.
+    /// Peers choose their baggage, so a peer can cause any number of label values.
     #[test]
-    fn invented_names_do_not_fill_the_memory() {
+    fn the_number_of_series_is_limited() {
         let registry = Registry::default();
         let metrics = Metrics::register(&registry);
-        let invented = u64::try_from(expiring::LIMIT).unwrap() + 100;
-        (0..invented).for_each(|n| metrics.opened.get_or_create(&from(&n.to_string())).inc());
+        let names = u64::try_from(expiring::LIMIT).unwrap() + 100;
+        (0..names).for_each(|n| metrics.opened.get_or_create(&from(&n.to_string())).inc());
         assert_eq!(metrics.opened.series(), expiring::LIMIT);
         assert_eq!(value(&registry, "isthmus_expired_tcp_connections_opened_total{"), 100);
     }

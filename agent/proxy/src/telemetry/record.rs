@@ -1,4 +1,5 @@
-//! The record of one connection: what the metrics count of it and what the access log says of it, each exactly once.
+//! The record of one connection: counts it in the metrics and writes its access-log events, each exactly once, even when
+//! the connection's task is dropped.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,53 +18,53 @@ use crate::error::revocation;
 use crate::retry::{GiveUpReason, RetryState};
 use crate::types::{Direction, Reporter, ResponseFlag};
 
-/// One end of a connection: its labels and the name of its pod, which only the log has.
+/// Source or destination of a connection: its labels, and the pod's name, which only the access log has.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct End {
+pub(crate) struct EndpointInfo {
     pub(crate) party: Party,
     pub(crate) pod: Text,
 }
 
-/// What is known of a connection when it is opened.
+/// What is known of a connection when its record starts.
 #[derive(Debug, Clone)]
 pub(crate) struct Opening {
     pub(crate) reporter: Reporter,
     pub(crate) direction: Direction,
     pub(crate) src: SocketAddr,
-    pub(crate) source: End,
+    pub(crate) source: EndpointInfo,
     pub(crate) dst: SocketAddr,
-    /// The authority, when the connection is carried by HBONE.
+    /// The authority of the CONNECT, for HBONE.
     pub(crate) hbone: Option<Authority>,
     pub(crate) service: Option<ServiceLabels>,
-    pub(crate) destination: End,
+    pub(crate) destination: EndpointInfo,
     pub(crate) mutual_tls: bool,
 }
 
-/// A connection that is being recorded. Dropped without an ending, it was cut by a shutdown.
+/// The record of a connection. Dropped before [`Self::finish`] or [`Self::fail`], the connection is logged as drained.
 #[derive(Debug)]
 pub(crate) struct Record {
-    /// Boxed: a record is handed from step to step, and each step's future would have room for all of it.
+    /// Boxed: the record is moved through several futures, each of which would reserve space for it.
     opening: Box<Opening>,
     metrics: Arc<Metrics>,
     started: Instant,
     traffic: Option<Traffic>,
-    /// Whether something is said of it even when it was never opened.
-    begun: bool,
-    ended: bool,
-    story: Option<Box<Story>>,
+    /// Whether a drop is logged even if the connection was not opened.
+    log_on_drop: bool,
+    closed: bool,
+    connect_summary: Option<Box<ConnectSummary>>,
 }
 
-/// What came of trying to connect, where that is worth a word.
+/// Attempts to connect, if there was more than one or retries were given up.
 #[derive(Debug)]
-struct Story {
+struct ConnectSummary {
     tries: u32,
-    /// Who was tried and refused, and who was put out for it.
+    /// Upstreams of the failed attempts, with their causes and ejections.
     tried: String,
-    /// Why nobody else was tried.
+    /// Why no further attempt was made.
     gave_up: Option<GiveUpReason>,
 }
 
-/// Counts bytes while they flow.
+/// Byte counters of an open connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Traffic {
     from_local: Series,
@@ -71,18 +72,18 @@ pub(crate) struct Traffic {
     totals: Arc<[AtomicU64; 2]>,
 }
 
-// === impl End ===
+// === impl EndpointInfo ===
 
-impl End {
-    /// A workload; `identity` is what it proved or is expected to prove.
-    pub(crate) fn of(workload: Option<&Workload>, identity: Option<SpiffeId>) -> Self {
+impl EndpointInfo {
+    /// A workload, if known; `identity` is the authenticated or expected one.
+    pub(crate) fn new(workload: Option<&Workload>, identity: Option<SpiffeId>) -> Self {
         let party = workload.map(Party::of).unwrap_or_default().with_principal(identity);
         let pod = workload.map(|workload| workload.name.clone()).unwrap_or_default();
         Self { party, pod }
     }
 
     fn pod(&self) -> Option<&str> {
-        [&self.pod, &self.party.canonical_service].into_iter().find_map(|name| shown(name.as_str()))
+        [&self.pod, &self.party.canonical_service].into_iter().find_map(|name| non_empty(name.as_str()))
     }
 }
 
@@ -104,62 +105,67 @@ impl Opening {
 // === impl Record ===
 
 impl Record {
-    /// Starts the clock. Nothing is counted before [`Self::open`].
+    /// Starts the duration. Nothing is counted before [`Self::open`].
     pub(crate) fn new(metrics: Arc<Metrics>, opening: Opening) -> Self {
         Self {
             opening: Box::new(opening),
             metrics,
             started: Instant::now(),
             traffic: None,
-            begun: false,
-            ended: false,
-            story: None,
+            log_on_drop: false,
+            closed: false,
+            connect_summary: None,
         }
     }
 
-    /// From now on a shutdown is said to have cut it, though it is not open yet.
-    pub(crate) fn begun(mut self) -> Self {
-        self.begun = true;
+    /// Logs the connection as drained if it is dropped before it was opened.
+    pub(crate) fn logged_on_drop(mut self) -> Self {
+        self.log_on_drop = true;
         self
     }
 
-    /// With a clock that was started before.
-    pub(crate) fn since(mut self, started: Instant) -> Self {
+    /// Sets the start of the duration.
+    pub(crate) fn with_start(mut self, started: Instant) -> Self {
         self.started = started;
         self
     }
 
-    /// Nothing is said of it: another one takes its place.
+    /// Drops the record without logging: a retry's record replaces it.
     pub(crate) fn discard(mut self) {
-        self.ended = true;
+        self.closed = true;
     }
 
-    /// Where it goes.
-    pub(crate) fn to(&self) -> SocketAddr {
+    /// The destination address.
+    pub(crate) fn dst(&self) -> SocketAddr {
         self.opening.dst
     }
 
-    /// What came of trying to connect.
-    pub(crate) fn tell(&mut self, tries: &RetryState, gave_up: Option<GiveUpReason>) {
+    /// Sets the attempts to connect, to be logged when the connection closes.
+    pub(crate) fn set_connect_summary(&mut self, tries: &RetryState, gave_up: Option<GiveUpReason>) {
         let (tries, tried) = tries.story();
         if tries > 1 || gave_up.is_some() {
-            self.story = Some(Box::new(Story { tries, tried: tried.to_owned(), gave_up }));
+            self.connect_summary = Some(Box::new(ConnectSummary { tries, tried: tried.to_owned(), gave_up }));
         }
     }
 
-    /// Replaces the server's identity by the one it proved, and its labels by those it said; has no effect once opened.
-    pub(crate) fn learn_destination(&mut self, proven: Option<SpiffeId>, said: Option<End>) {
+    /// Replaces the server's labels by those of its baggage, and its identity by the authenticated one. No effect once the
+    /// connection is opened: its series must not change.
+    pub(crate) fn update_destination(
+        &mut self,
+        authenticated: Option<SpiffeId>,
+        claimed: Option<EndpointInfo>,
+    ) {
         if self.traffic.is_none() {
-            if let Some(said) = said {
-                // Its pod's name is not said: the log has its controller's.
-                let pod = said.party.workload.clone();
-                self.opening.destination = End { pod, ..said };
+            if let Some(claimed) = claimed {
+                // Baggage has no pod name; the log has the controller's.
+                let pod = claimed.party.workload.clone();
+                self.opening.destination = EndpointInfo { pod, ..claimed };
             }
-            self.opening.destination.party.principal = proven;
+            self.opening.destination.party.principal = authenticated;
         }
     }
 
-    /// Counts and logs the connection as opened; the answer counts its bytes. Only the first call counts.
+    /// Counts and logs the connection as opened, on the first call; returns its byte counters.
     pub(crate) fn open(&mut self) -> Traffic {
         if let Some(traffic) = &self.traffic {
             return traffic.clone();
@@ -168,19 +174,19 @@ impl Record {
         self.metrics.opened.get_or_create(&labels).inc();
         let (sent, received) =
             (self.metrics.sent.get_or_create(&labels), self.metrics.received.get_or_create(&labels));
-        // `sent` flows towards the client. The local workload is the client outbound and the server inbound.
+        // The metric `sent` counts bytes to the client. The local workload is the client outbound, the server inbound.
         let (from_local, to_local) = match self.opening.direction {
             Direction::Outbound => (received, sent),
             Direction::Inbound => (sent, received),
         };
         let traffic = Traffic { from_local, to_local, totals: Arc::default() };
-        if access_log::says_opened() {
+        if access_log::logs_opened() {
             access_log::opened(&self.line());
         }
         self.traffic.insert(traffic).clone()
     }
 
-    /// Ends it after both directions were copied, well or not.
+    /// Closes the record with the outcome of the copy.
     pub(crate) fn finish(self, ended: Ended) {
         let by = match (ended.closed_by, self.opening.direction) {
             (Side::Local, Direction::Outbound) | (Side::Remote, Direction::Inbound) => "client",
@@ -193,7 +199,7 @@ impl Record {
         }
     }
 
-    /// Ends it before or while bytes were copied.
+    /// Closes the record with an error.
     pub(crate) fn fail(self, error: &Error) {
         match error {
             Error::Open(open) if revocation::ended_open(open) => self.fail(&Error::Revoked),
@@ -207,7 +213,7 @@ impl Record {
     }
 
     fn close(&mut self, error: Option<&Error>, closed_by: Option<&str>) {
-        self.ended = true;
+        self.closed = true;
         let traffic = self.open();
         let labels = self.opening.labels(error.map(Error::flag).unwrap_or_default());
         self.metrics.closed.get_or_create(&labels).inc();
@@ -215,6 +221,7 @@ impl Record {
             self.metrics.failed.get_or_create(&labels).inc();
         }
         let [from_local, to_local] = &*traffic.totals;
+        let summary = self.connect_summary.as_deref();
         access_log::closed(
             &self.line(),
             &Ending {
@@ -224,30 +231,31 @@ impl Record {
                 error: error.map(ToString::to_string),
                 closed_by,
                 policy: error.and_then(Error::policy).map(ToString::to_string),
-                tries: self.story.as_ref().map(|story| story.tries),
-                tried: self.story.as_ref().and_then(|story| shown(&story.tried)),
-                gave_up: self.story.as_ref().and_then(|story| story.gave_up).map(GiveUpReason::as_str),
+                tries: summary.map(|summary| summary.tries),
+                tried: summary.and_then(|summary| non_empty(&summary.tried)),
+                gave_up: summary.and_then(|summary| summary.gave_up).map(GiveUpReason::as_str),
             },
         );
     }
 
     fn line(&self) -> Line<'_> {
         let Opening { source, destination, mutual_tls, .. } = &*self.opening;
-        let identity =
-            |end: &'_ End| end.party.principal.as_ref().filter(|_| *mutual_tls).map(ToString::to_string);
+        let identity = |endpoint: &EndpointInfo| {
+            endpoint.party.principal.as_ref().filter(|_| *mutual_tls).map(ToString::to_string)
+        };
         Line {
             src: self.opening.src,
             src_workload: source.pod(),
-            src_namespace: shown(source.party.namespace.as_str()),
+            src_namespace: non_empty(source.party.namespace.as_str()),
             src_identity: identity(source),
-            src_cluster: shown(source.party.cluster.as_str()),
+            src_cluster: non_empty(source.party.cluster.as_str()),
             dst: self.opening.dst,
             dst_hbone: self.opening.hbone.as_ref(),
             dst_service: self.opening.service.as_ref().map(|service| service.hostname.as_str()),
             dst_workload: destination.pod(),
-            dst_namespace: shown(destination.party.namespace.as_str()),
+            dst_namespace: non_empty(destination.party.namespace.as_str()),
             dst_identity: identity(destination),
-            dst_cluster: shown(destination.party.cluster.as_str()),
+            dst_cluster: non_empty(destination.party.cluster.as_str()),
             direction: self.opening.direction,
         }
     }
@@ -255,13 +263,13 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if !self.ended && (self.begun || self.traffic.is_some()) {
+        if !self.closed && (self.log_on_drop || self.traffic.is_some()) {
             self.close(Some(&Error::Drained), None);
         }
     }
 }
 
-fn shown(text: &str) -> Option<&str> {
+fn non_empty(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
@@ -285,22 +293,22 @@ mod tests {
     use crate::telemetry::baggage;
 
     #[test]
-    fn a_server_that_only_said_who_it_is_is_logged_by_its_workload() {
-        let nowhere = SocketAddr::from(([10, 0, 0, 1], 80));
+    fn a_server_known_by_baggage_only_is_logged_by_its_controller() {
+        let address = SocketAddr::from(([10, 0, 0, 1], 80));
         let opening = Opening {
             reporter: Reporter::Source,
             direction: Direction::Outbound,
-            src: nowhere,
-            source: End::of(None, None),
-            dst: nowhere,
+            src: address,
+            source: EndpointInfo::new(None, None),
+            dst: address,
             hbone: None,
             service: None,
-            destination: End::of(None, None),
+            destination: EndpointInfo::new(None, None),
             mutual_tls: true,
         };
         let metrics = Metrics::register(&isthmus_rt::metrics::Registry::default());
         let mut record = Record::new(metrics, opening);
-        record.learn_destination(
+        record.update_destination(
             None,
             Some(baggage::from_baggage("k8s.deployment.name=web-v1,service.name=web,service.version=v1")),
         );

@@ -1,4 +1,4 @@
-//! What is counted while a far end is looked for: tries, who is put out, names that are looked up.
+//! Metrics of connection attempts: retries, ejections, and lookups of workloads' hostnames.
 
 use isthmus_model::{Hostname, Workload};
 use isthmus_rt::metrics::expiring::Coarse;
@@ -10,11 +10,11 @@ use tokio::time::Instant;
 use super::live_labels::LiveLabels;
 use crate::retry::{Cause, Ejected, GiveUpReason};
 
-/// The families.
+/// Metric families of connection attempts.
 #[derive(Debug, Default)]
 pub(crate) struct RetryMetrics {
     retries: Family<CauseLabels, Counter>,
-    gave_up: Family<WhyLabels, Counter>,
+    gave_up: Family<GiveUpLabels, Counter>,
     ejections: Family<RoleLabels, Counter>,
     on_demand_dns: Expiring<NameLabels, Count>,
 }
@@ -25,7 +25,7 @@ struct CauseLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WhyLabels {
+struct GiveUpLabels {
     why: &'static str,
 }
 
@@ -34,7 +34,7 @@ struct RoleLabels {
     role: &'static str,
 }
 
-/// A lookup of a workload's name, on behalf of a client.
+/// Labels of the lookup of a workload's hostname on behalf of a client.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct NameLabels {
     source_workload: String,
@@ -48,7 +48,7 @@ struct NameLabels {
     hostname: String,
 }
 
-/// What is kept of them when a series ends.
+/// The labels under which an expired series is summed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KeptNameLabels {
     source_cluster: String,
@@ -64,33 +64,33 @@ impl Coarse for NameLabels {
 
 impl RetryMetrics {
     pub(super) fn register(&self, registry: &Registry) {
-        let help = "Tries of another endpoint before a far end had accepted";
+        let help = "Attempts to connect to another upstream after one failed";
         registry.register("isthmus_connect_retries", help, self.retries.clone());
-        let help = "Connections that were not made, by why no other endpoint was tried";
+        let help = "Connections that were not established, by the reason for making no further attempt";
         registry.register("isthmus_connect_gave_up", help, self.gave_up.clone());
-        let help = "Endpoints, waypoints and gateways that refused and are not chosen for a while";
+        let help = "Ejections of endpoints, waypoints and gateways that refused connections";
         registry.register("isthmus_ejections", help, self.ejections.clone());
-        let help = "Lookups of workloads that are known by a hostname only";
+        let help = "DNS lookups of workloads that have a hostname and no address";
         registry.register_expiring("istio_on_demand_dns", help, &self.on_demand_dns);
     }
 
-    /// Ends the series of names that no workload has any more.
-    pub(super) fn sweep(&self, now: Instant, present: &mut LiveLabels<'_>) -> usize {
-        self.on_demand_dns.sweep(now, |labels| present.lacks_name(&labels.hostname))
+    /// Expires idle series of hostnames that no workload has any more; returns their number.
+    pub(super) fn sweep(&self, now: Instant, live: &mut LiveLabels<'_>) -> usize {
+        self.on_demand_dns.sweep(now, |labels| !live.has_hostname(&labels.hostname))
     }
 
-    /// A try failed: another endpoint is tried, or none.
-    pub(crate) fn missed(
+    /// Counts a failed attempt, by whether another one follows, and an ejection caused by it.
+    pub(crate) fn record_failure(
         &self,
         cause: Option<Cause>,
-        again: Result<(), GiveUpReason>,
+        retry: Result<(), GiveUpReason>,
         ejected: Option<Ejected>,
     ) {
         if let Some(Ejected(role)) = ejected {
             self.ejections.get_or_create(&RoleLabels { role: role.as_str() }).inc();
         }
-        match (again, cause) {
-            (Err(why), _) => self.gave_up(why),
+        match (retry, cause) {
+            (Err(reason), _) => self.record_give_up(reason),
             (Ok(()), Some(cause)) => {
                 self.retries.get_or_create(&CauseLabels { cause: cause.as_str() }).inc();
             }
@@ -98,12 +98,12 @@ impl RetryMetrics {
         }
     }
 
-    /// No other endpoint is tried.
-    pub(crate) fn gave_up(&self, why: GiveUpReason) {
-        self.gave_up.get_or_create(&WhyLabels { why: why.as_str() }).inc();
+    /// Counts a connection for which no further attempt is made.
+    pub(crate) fn record_give_up(&self, reason: GiveUpReason) {
+        self.gave_up.get_or_create(&GiveUpLabels { why: reason.as_str() }).inc();
     }
 
-    /// A workload's name is looked up for a client.
+    /// Counts a lookup of a workload's hostname for a client.
     pub(crate) fn on_demand_dns(&self, client: &Workload, hostname: &Hostname) {
         let known = |text: &str| if text.is_empty() { "unknown".to_owned() } else { text.to_owned() };
         let labels = NameLabels {

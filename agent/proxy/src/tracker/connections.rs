@@ -1,5 +1,5 @@
-//! The table of a pod's open connections: what admin shows, and what a policy change is held against. It closes nothing
-//! itself: it tells the owner of a connection to close.
+//! The connection table. It holds no sockets: to close a connection it signals the task that serves it, through
+//! [`Tracked::denied`].
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,24 +13,24 @@ use tokio::time::Instant;
 
 use crate::types::{Carrier, Refusal};
 
-/// How long a look through the table may keep its thread from the connections that it serves.
-const SLICE: Duration = Duration::from_micros(500);
+/// A recheck yields after this long, since it runs on a thread that also serves connections.
+const TIME_SLICE: Duration = Duration::from_micros(500);
 
 /// One open connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
     /// The client.
     pub src: SocketAddr,
-    /// What the client asked for: an address, or the service's name when the far end sent one. `None` when inbound and
-    /// no service was named.
+    /// The destination that the client requested: outbound an address, inbound the service's hostname if the peer sent
+    /// one.
     pub original_dst: Option<String>,
-    /// Where it goes.
+    /// The address to which the proxy connects.
     pub actual_dst: SocketAddr,
-    /// How it is carried.
+    /// The transport.
     pub protocol: Carrier,
 }
 
-/// The open connections of one pod at one moment.
+/// A copy of the open connections of one pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConnectionsSnapshot {
     /// To the pod.
@@ -39,139 +39,143 @@ pub struct ConnectionsSnapshot {
     pub outbound: Vec<Connection>,
 }
 
-/// The table.
+/// The connection table; clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Connections(Arc<Mutex<Table>>);
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    next: u64,
-    pub(super) inbound: HashMap<u64, Judged>,
+    next_id: u64,
+    pub(super) inbound: HashMap<u64, InboundEntry>,
     pub(super) outbound: HashMap<u64, Connection>,
 }
 
 #[derive(Debug)]
-pub(super) struct Judged {
+pub(super) struct InboundEntry {
     pub(super) conn: Connection,
     facts: Facts,
-    close: oneshot::Sender<Refusal>,
-    /// Since when a policy that applies to it has been missing.
-    undecided: Option<Instant>,
+    deny: oneshot::Sender<Refusal>,
+    /// Since when rechecks have been pending.
+    pending_since: Option<Instant>,
 }
 
-/// What is said of an open connection when it is judged again.
+/// Outcome of the recheck of one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// It may stay.
+pub(crate) enum RecheckOutcome {
+    /// The connection stays open.
     Allowed,
-    /// It may stay for a while: this is what it will be refused with unless more is known by then.
-    Undecided(Refusal),
-    /// It must be closed.
-    Refused(Refusal),
+    /// A policy that applies is missing: the connection stays open for the grace period, then it is closed for this reason.
+    Pending(Refusal),
+    /// The connection is closed for this reason.
+    Denied(Refusal),
 }
 
-/// What came of judging every open connection again.
+/// Result of a recheck of all inbound connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Rechecked {
+pub(crate) struct RecheckSummary {
     /// How many were told to close.
-    pub(crate) refused: usize,
-    /// When the first one that is undecided will have waited for long enough.
+    pub(crate) closed: usize,
+    /// When the earliest grace period of a pending connection ends.
     pub(crate) next: Option<Instant>,
 }
 
-/// A connection's place in the table; it leaves when this is dropped.
+/// A connection's entry in the table; removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Tracked {
     id: u64,
     table: Connections,
-    close: Option<oneshot::Receiver<Refusal>>,
+    denied: Option<oneshot::Receiver<Refusal>>,
 }
 
 // === impl Connections ===
 
 impl Connections {
-    /// Enters an inbound connection with the facts it is judged by.
+    /// Adds an inbound connection, with the facts that policies are evaluated for.
     pub(crate) fn inbound(&self, conn: Connection, facts: Facts) -> Tracked {
-        let (close, closed) = oneshot::channel();
+        let (deny, denied) = oneshot::channel();
         let mut table = self.lock();
         let id = table.id();
-        table.inbound.insert(id, Judged { conn, facts, close, undecided: None });
-        Tracked { id, table: self.clone(), close: Some(closed) }
+        table.inbound.insert(id, InboundEntry { conn, facts, deny, pending_since: None });
+        Tracked { id, table: self.clone(), denied: Some(denied) }
     }
 
-    /// Enters an outbound connection.
+    /// Adds an outbound connection.
     pub(crate) fn outbound(&self, conn: Connection) -> Tracked {
         let mut table = self.lock();
         let id = table.id();
         table.outbound.insert(id, conn);
-        Tracked { id, table: self.clone(), close: None }
+        Tracked { id, table: self.clone(), denied: None }
     }
 
-    /// What is open now.
+    /// A copy of the table.
     pub(crate) fn snapshot(&self) -> ConnectionsSnapshot {
         let table = self.lock();
         ConnectionsSnapshot {
-            inbound: table.inbound.values().map(|judged| judged.conn.clone()).collect(),
+            inbound: table.inbound.values().map(|entry| entry.conn.clone()).collect(),
             outbound: table.outbound.values().cloned().collect(),
         }
     }
 
-    /// Judges every inbound connection again and tells the owners of those that are refused, or have been undecided for
-    /// longer than `grace`. The table is not locked while `judge` runs, and every other task gets its turn between two
-    /// connections. Connections that are entered meanwhile are not looked at: they are judged as they come.
-    pub(crate) async fn recheck(&self, judge: impl Fn(&Facts) -> Verdict, grace: Duration) -> Rechecked {
-        let all: Vec<u64> = self.lock().inbound.keys().copied().collect();
-        // Streams of one tunnel differ in nothing that a policy looks at.
-        let mut known: HashMap<Facts, Verdict> = HashMap::new();
-        let mut done = Rechecked::default();
-        let mut began = std::time::Instant::now();
-        for id in all {
-            let Some(facts) = self.lock().inbound.get(&id).map(|judged| judged.facts.clone()) else {
+    /// Evaluates every inbound connection again, and closes those that are denied or have been pending for longer than
+    /// `grace`. The table is not locked while `evaluate` runs, and the task yields to others regularly. Connections added
+    /// meanwhile are skipped: their own authorization sees the new policies.
+    pub(crate) async fn recheck(
+        &self,
+        evaluate: impl Fn(&Facts) -> RecheckOutcome,
+        grace: Duration,
+    ) -> RecheckSummary {
+        let ids: Vec<u64> = self.lock().inbound.keys().copied().collect();
+        // Streams of one tunnel mostly have equal facts.
+        let mut outcomes: HashMap<Facts, RecheckOutcome> = HashMap::new();
+        let mut summary = RecheckSummary::default();
+        let mut slice_start = std::time::Instant::now();
+        for id in ids {
+            let Some(facts) = self.lock().inbound.get(&id).map(|entry| entry.facts.clone()) else {
                 continue;
             };
-            let verdict = known.entry(facts).or_insert_with_key(&judge).clone();
-            self.lock().settle(id, verdict, grace, &mut done);
-            if began.elapsed() > SLICE {
+            let outcome = outcomes.entry(facts).or_insert_with_key(&evaluate).clone();
+            self.lock().apply(id, outcome, grace, &mut summary);
+            if slice_start.elapsed() > TIME_SLICE {
                 yield_now().await;
-                began = std::time::Instant::now();
+                slice_start = std::time::Instant::now();
             }
         }
-        done
+        summary
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Table> {
-        // Nothing panics while the table is half changed.
+        // A poisoned lock is still consistent: no code panics between two related changes.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Table {
     fn id(&mut self) -> u64 {
-        self.next += 1;
-        self.next
+        self.next_id += 1;
+        self.next_id
     }
 
-    fn settle(&mut self, id: u64, verdict: Verdict, grace: Duration, done: &mut Rechecked) {
-        let Some(judged) = self.inbound.get_mut(&id) else { return };
-        let refusal = match verdict {
-            Verdict::Allowed => {
-                judged.undecided = None;
+    fn apply(&mut self, id: u64, outcome: RecheckOutcome, grace: Duration, summary: &mut RecheckSummary) {
+        let Some(entry) = self.inbound.get_mut(&id) else { return };
+        let refusal = match outcome {
+            RecheckOutcome::Allowed => {
+                entry.pending_since = None;
                 return;
             }
-            Verdict::Undecided(refusal) => {
+            RecheckOutcome::Pending(refusal) => {
                 let now = Instant::now();
-                let until = *judged.undecided.get_or_insert(now) + grace;
+                let until = *entry.pending_since.get_or_insert(now) + grace;
                 if now < until {
-                    done.next = Some(done.next.map_or(until, |next| next.min(until)));
+                    summary.next = Some(summary.next.map_or(until, |next| next.min(until)));
                     return;
                 }
                 refusal
             }
-            Verdict::Refused(refusal) => refusal,
+            RecheckOutcome::Denied(refusal) => refusal,
         };
-        if let Some(judged) = self.inbound.remove(&id) {
-            // Its owner may be ending by itself.
-            done.refused += usize::from(judged.close.send(refusal).is_ok());
+        if let Some(entry) = self.inbound.remove(&id) {
+            // Fails if the connection is closing by itself.
+            summary.closed += usize::from(entry.deny.send(refusal).is_ok());
         }
     }
 }
@@ -179,14 +183,14 @@ impl Table {
 // === impl Tracked ===
 
 impl Tracked {
-    /// Resolves when the connection must be closed, with the reason.
-    pub(crate) async fn refused(&mut self) -> Refusal {
-        if let Some(close) = self.close.as_mut() {
-            // The entry lives as long as this does, so its sender is dropped only by sending, once.
-            let why = close.await;
-            self.close = None;
-            if let Ok(why) = why {
-                return why;
+    /// Resolves when a recheck denies the connection, which must then be closed; never for outbound connections.
+    pub(crate) async fn denied(&mut self) -> Refusal {
+        if let Some(denied) = self.denied.as_mut() {
+            // The entry lives as long as this, so its sender is only dropped by sending.
+            let refusal = denied.await;
+            self.denied = None;
+            if let Ok(refusal) = refusal {
+                return refusal;
             }
         }
         std::future::pending().await

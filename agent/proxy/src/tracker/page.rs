@@ -1,30 +1,30 @@
-//! A look through the table for as long as somebody likes to read it: only the keys are taken at once, connections a
-//! few at a time, so that nobody who opens or closes one waits for the reader.
+//! Iterates over the connection table for slow readers (the config dump): copies the keys first, then the connections page
+//! by page, so that opening and closing connections never waits for a reader.
 
 use super::connections::{Connection, Connections, Table};
 
-/// Connections that are copied under one lock.
+/// Connections that are copied while the lock is held once.
 const PAGE: usize = 128;
 
-/// The open connections of a pod, to be looked through. It keeps none of them open.
+/// A view of the open connections of a pod. It does not keep them open.
 #[derive(Debug, Clone)]
 pub struct OpenConnections(Connections);
 
 impl Connections {
-    /// A view for readers that take their time.
+    /// A view for slow readers.
     pub(crate) fn open(&self) -> OpenConnections {
         OpenConnections(self.clone())
     }
 }
 
 impl OpenConnections {
-    /// Those to the pod, oldest first. One that closes meanwhile may be left out.
+    /// Connections to the pod, oldest first. One that closes during the iteration may be missing.
     pub fn inbound(&self) -> impl Iterator<Item = Connection> + Send + use<> {
         let keys = self.0.lock().inbound.keys().copied().collect();
-        pages(self.0.clone(), keys, |table, key| table.inbound.get(&key).map(|judged| judged.conn.clone()))
+        pages(self.0.clone(), keys, |table, key| table.inbound.get(&key).map(|entry| entry.conn.clone()))
     }
 
-    /// Those from the pod, likewise.
+    /// Connections from the pod, likewise.
     pub fn outbound(&self) -> impl Iterator<Item = Connection> + Send + use<> {
         let keys = self.0.lock().outbound.keys().copied().collect();
         pages(self.0.clone(), keys, |table, key| table.outbound.get(&key).cloned())
@@ -40,8 +40,8 @@ fn pages(
     let mut keys = keys.into_iter();
     let page = move || {
         let page: Vec<u64> = keys.by_ref().take(PAGE).collect();
-        let held = table.lock();
-        let found: Vec<Connection> = page.iter().filter_map(|key| find(&held, *key)).collect();
+        let locked = table.lock();
+        let found: Vec<Connection> = page.iter().filter_map(|key| find(&locked, *key)).collect();
         (!page.is_empty()).then_some(found)
     };
     std::iter::from_fn(page).flatten()
@@ -63,18 +63,18 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_who_reads_and_what_closes_meanwhile_is_left_out() {
+    fn a_slow_reader_blocks_no_connection_and_skips_those_that_close() {
         let table = Connections::default();
-        let mut held: Vec<_> = (0..1000).map(|port| table.outbound(conn(port))).collect();
+        let mut open_connections: Vec<_> = (0..1000).map(|port| table.outbound(conn(port))).collect();
         let facts =
             Facts { peer: None, source: [10, 0, 0, 1].into(), destination: ([10, 0, 0, 2], 80).into() };
         let _inbound = table.inbound(conn(7), facts);
         let open = OpenConnections(table.clone());
         let mut reader = open.outbound();
         assert_eq!(reader.next(), Some(conn(0)));
-        // The table is not locked while the reader stands still: this would wait for ever.
-        held.truncate(500);
-        held.push(table.outbound(conn(5000)));
+        // Deadlocks if the table is locked between two reads.
+        open_connections.truncate(500);
+        open_connections.push(table.outbound(conn(5000)));
         let rest: Vec<Connection> = reader.collect();
         assert_eq!(rest, (1..500).map(conn).collect::<Vec<_>>());
         assert_eq!(open.inbound().collect::<Vec<_>>(), [conn(7)]);

@@ -16,7 +16,7 @@ use isthmus_sys::socket::Sockets;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::world::*;
+use crate::test_mesh::*;
 
 /// These services are global, and no others.
 struct Only(Vec<NamespacedHostname>);

@@ -11,7 +11,7 @@ use isthmus_proxy::gateway::{Gateway, GatewayInfo, GatewayListeners, Globals};
 use isthmus_proxy::{BoundListener, Config};
 use isthmus_sys::socket::Sockets;
 
-use crate::world::*;
+use crate::test_mesh::*;
 
 struct All;
 

@@ -11,7 +11,7 @@ use isthmus_proxy::{Carrier, Config, Connection};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-use crate::world::*;
+use crate::test_mesh::*;
 
 /// Two pods and a service: the client's connections go to the service.
 async fn pair() -> (Network, isthmus_model::Workload, isthmus_model::Workload) {

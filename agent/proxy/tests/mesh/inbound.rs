@@ -10,7 +10,7 @@ use isthmus_model::{
     Authority, GatewayAddress, GatewayDestination, NamespacedHostname, NetworkAddress, Service,
 };
 
-use crate::world::*;
+use crate::test_mesh::*;
 
 /// A waypoint that terminates HBONE by itself: its agent takes what is for the services behind it, and nothing else.
 #[tokio::test]

@@ -7,7 +7,7 @@ use isthmus_kit::wait::eventually_some;
 use isthmus_rt::drain::Outcome;
 use tokio::net::TcpStream;
 
-use crate::world::*;
+use crate::test_mesh::*;
 
 struct Open {
     network: Network,

@@ -15,4 +15,4 @@ mod retry;
 mod revocation;
 mod routes;
 mod script;
-mod world;
+mod test_mesh;

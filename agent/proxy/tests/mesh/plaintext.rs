@@ -7,7 +7,7 @@ use std::time::Duration;
 use isthmus_proxy::Carrier;
 use tokio::net::TcpStream;
 
-use crate::world::*;
+use crate::test_mesh::*;
 
 #[tokio::test]
 async fn plaintext_reaches_the_pod_it_is_for_and_no_other() {

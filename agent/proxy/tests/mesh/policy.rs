@@ -14,7 +14,7 @@ use isthmus_proxy::{AgentPodProxy, BoundListener, Config};
 use isthmus_sys::socket::Sockets;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::world::*;
+use crate::test_mesh::*;
 
 fn network() -> (Network, Workload, Workload, Workload) {
     let network = Network::new("east", &Arc::new(Block::claim()));

@@ -10,7 +10,7 @@ use isthmus_proxy::{Config, Retry};
 
 use crate::log::Log;
 use crate::script::{Does, Peer};
-use crate::world::*;
+use crate::test_mesh::*;
 
 const BAD: u8 = 2;
 const GOOD: u8 = 3;

@@ -13,7 +13,7 @@ use isthmus_rt::BoxFuture;
 use tokio::net::TcpStream;
 
 use crate::gateway::{Joined, gateway_workload, hbone_only, join, start, vip};
-use crate::world::*;
+use crate::test_mesh::*;
 
 /// Signs with a CA whose lists the test writes.
 struct Local(Arc<Ca>);

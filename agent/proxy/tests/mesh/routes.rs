@@ -17,7 +17,7 @@ use isthmus_rt::task::Tasks;
 use tokio::net::TcpListener;
 
 use crate::log::Log;
-use crate::world::*;
+use crate::test_mesh::*;
 
 /// Knows one name.
 struct Knows {
@@ -99,7 +99,7 @@ async fn a_name_without_an_address_ends_the_connection_with_one_clear_line() {
         "message=connection failed",
         "src.addr=127.",
         &format!("dst.addr={}:{SERVICE_PORT}", block.ip(10)),
-        "workload east//Pod/sample/db is known by hostname gone.example.com only, which has no address: \
+        "workload east//Pod/sample/db has no address and its hostname gone.example.com does not resolve: \
          the name server answered NXDOMAIN",
     ] {
         assert!(line.contains(part), "{part} is missing: {line}");

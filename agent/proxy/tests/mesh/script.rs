@@ -12,7 +12,7 @@ use isthmus_model::SpiffeId;
 use isthmus_rt::task::Tasks;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::world::{HBONE, Network, PATIENCE};
+use crate::test_mesh::{HBONE, Network, PATIENCE};
 
 /// What a scripted peer does with each connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,15 +14,15 @@ async fn acceptor(limit: Option<usize>) -> (Acceptor, SocketAddr, drain::Drain) 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (drain, watch) = drain::channel();
-    let limit = limit.map(|places| HandshakeSlots::new(places, Duration::from_secs(3600)));
+    let handshakes = limit.map(|slots| HandshakeSlots::new(slots, Duration::from_secs(3600)));
     let bound = BoundListener::from_tokio(listener, false);
     (
         Acceptor {
             bound,
-            what: "test",
+            name: "test",
             owner: "pod".into(),
             share: FairScheduler::default().share(),
-            limit,
+            handshakes,
             drain: watch,
         },
         address,
@@ -35,7 +35,7 @@ async fn a_drain_closes_the_listener_and_waits_for_the_connections() {
     let (acceptor, address, drain) = acceptor(None).await;
     let served = acceptor.run(|mut accepted, watch| async move {
         let mut byte = [0];
-        // Those that only tried whether somebody listens say nothing.
+        // The probes below close without sending a byte.
         if accepted.stream.read_exact(&mut byte).await.is_ok() {
             accepted.stream.write_all(&byte).await.unwrap();
         }
@@ -45,7 +45,7 @@ async fn a_drain_closes_the_listener_and_waits_for_the_connections() {
         let mut open = TcpStream::connect(address).await.unwrap();
         let stop = drain.shutdown(Duration::from_secs(60));
         let finish = async {
-            // The listener goes away while the connection stays.
+            // The listener is closed while the connection is open.
             let refused = async || TcpStream::connect(address).await.err();
             eventually_some(refused, || "connections are still accepted".to_owned()).await;
             open.write_all(b"x").await.unwrap();
@@ -59,19 +59,19 @@ async fn a_drain_closes_the_listener_and_waits_for_the_connections() {
     assert_eq!((outcome, byte), (drain::Outcome::Drained, *b"x"));
 }
 
-/// An upgrade: connections that the kernel gave to the listener that closes are served by it, none is reset.
+/// During an upgrade, connections in the queue of the old listener are served by it and not reset.
 #[tokio::test]
-async fn what_waits_to_be_accepted_when_the_listener_closes_is_served() {
+async fn connections_in_the_backlog_of_a_closing_listener_are_served() {
     const WAITING: usize = 50;
     let sockets = Sockets::host().with_ipv6(false).with_reuse_port(true);
     let (listener, _) = sockets.listen(([127, 0, 0, 1], 0).into(), Transparent::Never).unwrap();
     let address = listener.local_addr().unwrap();
     let (drain, watch) = drain::channel();
-    // One place, which the first connection never gives back: the others stay in the queue.
-    let limit = Some(HandshakeSlots::new(1, Duration::from_secs(3600)));
+    // One slot, which the first connection never releases: the others stay in the queue.
+    let handshakes = Some(HandshakeSlots::new(1, Duration::from_secs(3600)));
     let bound = BoundListener::from_tokio(listener, false);
     let share = FairScheduler::default().share();
-    let acceptor = Acceptor { bound, what: "test", owner: "pod".into(), share, limit, drain: watch };
+    let acceptor = Acceptor { bound, name: "test", owner: "pod".into(), share, handshakes, drain: watch };
     let (seen, mut arrivals) = mpsc::unbounded_channel();
     let tasks = Tasks::new("test");
     tasks.spawn(
@@ -92,7 +92,7 @@ async fn what_waits_to_be_accepted_when_the_listener_closes_is_served() {
     let mut served = Vec::new();
     while served.len() < WAITING {
         tokio::select! {
-            _ = &mut end => panic!("nobody waits for the connections"),
+            _ = &mut end => panic!("the drain did not wait for the connections"),
             accepted = arrivals.recv() => served.push(accepted.unwrap()),
         }
     }
@@ -107,7 +107,7 @@ async fn what_waits_to_be_accepted_when_the_listener_closes_is_served() {
 }
 
 #[tokio::test]
-async fn no_more_than_the_limit_is_set_up_at_once() {
+async fn no_connection_is_accepted_while_all_handshake_slots_are_taken() {
     let (acceptor, address, drain) = acceptor(Some(1)).await;
     let (seen, mut arrivals) = mpsc::unbounded_channel();
     let tasks = Tasks::new("test");
@@ -121,14 +121,14 @@ async fn no_more_than_the_limit_is_set_up_at_once() {
     let _clients = (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
     let first = arrivals.recv().await.unwrap();
     assert!(arrivals.try_recv().is_err());
-    drop(first.place);
+    drop(first.slot);
     assert!(arrivals.recv().await.is_some());
     drop(drain);
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_error_of_accept_ends_the_loop() {
-    // A connected socket with something to read, taken for a listener: every accept fails (EINVAL).
+async fn errors_of_accept_are_retried() {
+    // A connected, readable socket in place of a listener: every accept fails with EINVAL.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     io::Write::write_all(&mut client, b"x").unwrap();
@@ -138,21 +138,21 @@ async fn no_error_of_accept_ends_the_loop() {
     let (drain, watch) = drain::channel();
     let acceptor = Acceptor {
         bound,
-        what: "test",
+        name: "test",
         owner: "pod".into(),
         share: FairScheduler::default().share(),
-        limit: None,
+        handshakes: None,
         drain: watch,
     };
     let mut run = std::pin::pin!(acceptor.run(|_, _| std::future::ready(())));
     let minute = Duration::from_secs(60);
-    assert!(tokio::time::timeout(minute, &mut run).await.is_err(), "it still tries");
+    assert!(tokio::time::timeout(minute, &mut run).await.is_err(), "it still retries");
     let (outcome, ()) = tokio::join!(drain.shutdown(minute), run);
     assert_eq!(outcome, drain::Outcome::Drained);
 }
 
 #[tokio::test]
-async fn a_listener_can_be_told_where_its_connections_go() {
+async fn with_destination_sets_the_original_destination() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let bound = BoundListener::from_std(listener, false).unwrap();
     let address = bound.local_addr().unwrap();

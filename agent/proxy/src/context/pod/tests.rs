@@ -1,4 +1,4 @@
-//! What a pod's connections share, judged without a connection.
+//! Authorization and recheck of a pod's connections, without sockets.
 
 use isthmus_identity::{CertSource, FetchError};
 use isthmus_model::{Action, PodRef, Policy, Scope as Reach, TrustDomains};
@@ -9,9 +9,9 @@ use super::*;
 use crate::config::Config;
 use crate::telemetry::Metrics;
 
-struct Nobody;
+struct NoCerts;
 
-impl CertSource for Nobody {
+impl CertSource for NoCerts {
     fn certificate(&self, id: &SpiffeId) -> BoxFuture<'_, Result<Arc<Certificate>, FetchError>> {
         let stopped = FetchError::Stopped(id.clone());
         Box::pin(async { Err(stopped) })
@@ -21,7 +21,7 @@ impl CertSource for Nobody {
 fn ctx(state: &State) -> PodContext {
     let proxy = Arc::new(ProxyContext {
         state: state.clone(),
-        certs: Arc::new(Nobody),
+        certs: Arc::new(NoCerts),
         host_resolver: Arc::new(crate::host_resolver::NoHostResolver),
         network: "east".into(),
         cluster_id: "east".into(),
@@ -49,7 +49,7 @@ fn helloworld() -> Workload {
     }
 }
 
-/// A policy that applies to whoever names it, about everybody.
+/// A policy that applies to the workloads that reference it, and matches all clients.
 fn attached(action: Action) -> Policy {
     Policy {
         name: "late".into(),
@@ -73,37 +73,37 @@ fn put(state: &State, workload: Workload, policies: Vec<Policy>) {
     });
 }
 
-/// The pod, naming a policy that has not arrived.
+/// The pod, with a reference to [`attached`].
 fn naming() -> Workload {
     Workload { authorization_policies: vec![attached(Action::Deny).key()], ..helloworld() }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_connection_waits_five_seconds_for_a_missing_policy_and_is_then_refused() {
+async fn a_missing_policy_denies_new_connections_after_the_policy_deadline() {
     let state = State::new(Options::default());
     let ctx = ctx(&state);
     put(&state, naming(), vec![]);
     let begun = Instant::now();
-    // Other news does not make the wait longer.
-    let news = async {
+    // Unrelated updates do not extend the wait.
+    let updates = async {
         for at in 0..4 {
             tokio::time::sleep(Duration::from_secs(2)).await;
             let other = Workload { uid: format!("east//Pod/other/{at}").into(), ..Workload::default() };
             put(&state, other, vec![]);
         }
     };
-    let judged = async {
-        let refused = ctx.judge(&naming(), &facts()).await.unwrap_err();
+    let decided = async {
+        let refused = ctx.authorize(&naming(), &facts()).await.unwrap_err();
         (begun.elapsed(), refused)
     };
-    let ((after, refused), ()) = tokio::join!(judged, news);
+    let ((after, refused), ()) = tokio::join!(decided, updates);
     assert_eq!(after, Duration::from_secs(5));
     assert_eq!(refused.policy, Some("sample/late".into()));
     assert_eq!(refused.to_string(), "policy sample/late applies but has not arrived");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_connection_that_waits_is_judged_when_the_policy_arrives() {
+async fn a_new_connection_waits_for_a_missing_policy_which_then_decides() {
     for (action, passes) in [(Action::Allow, true), (Action::Deny, false)] {
         let state = State::new(Options::default());
         let ctx = ctx(&state);
@@ -114,17 +114,17 @@ async fn a_new_connection_that_waits_is_judged_when_the_policy_arrives() {
             put(&state, naming(), vec![attached(action)]);
         };
         let (naming, facts) = (naming(), facts());
-        let (verdict, ()) = tokio::join!(ctx.judge(&naming, &facts), arrives);
+        let (verdict, ()) = tokio::join!(ctx.authorize(&naming, &facts), arrives);
         assert_eq!(begun.elapsed(), Duration::from_secs(3));
         assert_eq!(verdict.is_ok(), passes, "{action:?}");
     }
-    // What is refused by a policy that is there does not wait.
+    // A DENY policy that is present decides without waiting.
     let state = State::new(Options::default());
     let ctx = ctx(&state);
     let deny = Policy { name: "other".into(), scope: Reach::Namespace, ..attached(Action::Deny) };
     put(&state, naming(), vec![deny.clone()]);
     let begun = Instant::now();
-    let refused = ctx.judge(&naming(), &facts()).await.unwrap_err();
+    let refused = ctx.authorize(&naming(), &facts()).await.unwrap_err();
     assert_eq!((begun.elapsed(), refused.policy), (Duration::ZERO, Some(deny.key())));
 }
 
@@ -141,7 +141,7 @@ fn open(ctx: &PodContext, peer: Option<&str>, protocol: crate::types::Carrier) -
 }
 
 #[tokio::test(start_paused = true)]
-async fn open_connections_are_judged_when_a_missing_policy_arrives_or_after_thirty_seconds() {
+async fn a_missing_policy_closes_open_connections_after_its_grace_period_unless_it_arrives() {
     use crate::types::Carrier;
     for arrival in [None, Some(Action::Deny), Some(Action::Allow)] {
         let state = State::new(Options::default());
@@ -155,20 +155,20 @@ async fn open_connections_are_judged_when_a_missing_policy_arrives_or_after_thir
         put(&state, naming(), vec![]);
         if let Some(action) = arrival {
             tokio::time::sleep(Duration::from_secs(29)).await;
-            assert_eq!(ctx.connections().snapshot().inbound.len(), 2, "they stay meanwhile");
+            assert_eq!(ctx.connections().snapshot().inbound.len(), 2, "open during the grace period");
             put(&state, naming(), vec![attached(action)]);
         }
-        let told = async { (tunnelled.refused().await, plain.refused().await) };
-        match (arrival, tokio::time::timeout(Duration::from_secs(3600), told).await) {
-            (Some(Action::Allow), told) => assert!(told.is_err(), "it lets them stay"),
-            (Some(Action::Deny), told) => {
-                let (first, second) = told.unwrap();
+        let closed = async { (tunnelled.denied().await, plain.denied().await) };
+        match (arrival, tokio::time::timeout(Duration::from_secs(3600), closed).await) {
+            (Some(Action::Allow), closed) => assert!(closed.is_err(), "allowed by the policy"),
+            (Some(Action::Deny), closed) => {
+                let (first, second) = closed.unwrap();
                 assert_eq!(begun.elapsed(), Duration::from_secs(29));
                 assert_eq!(first.to_string(), "explicitly denied by: sample/late");
                 assert_eq!(first, second);
             }
-            (None, told) => {
-                let (first, second) = told.unwrap();
+            (None, closed) => {
+                let (first, second) = closed.unwrap();
                 assert_eq!(begun.elapsed(), Duration::from_secs(30));
                 assert_eq!(first.to_string(), "policy sample/late applies but has not arrived");
                 assert_eq!(first, second);
@@ -178,16 +178,16 @@ async fn open_connections_are_judged_when_a_missing_policy_arrives_or_after_thir
 }
 
 #[tokio::test]
-async fn a_policy_that_was_attached_after_the_pod_was_looked_up_counts() {
+async fn a_policy_attached_after_the_workload_lookup_applies() {
     let state = State::new(Options::default());
     let ctx = ctx(&state);
     let pod = helloworld();
     state.apply(Batch { upsert_workloads: vec![pod.clone()], ..Batch::default() });
     let known = ctx.workload().await.unwrap();
     let facts = facts();
-    assert!(ctx.judge(&known, &facts).await.is_ok());
+    assert!(ctx.authorize(&known, &facts).await.is_ok());
     let deny = Policy {
-        name: "nobody".into(),
+        name: "deny".into(),
         namespace: "sample".into(),
         scope: Reach::WorkloadSelector,
         action: Action::Deny,
@@ -200,14 +200,14 @@ async fn a_policy_that_was_attached_after_the_pod_was_looked_up_counts() {
         upsert_policies: vec![(deny.key(), deny.clone())],
         ..Batch::default()
     });
-    assert_eq!(ctx.judge(&known, &facts).await.unwrap_err().policy, Some(deny.key()));
-    // A pod that the control plane no longer describes is judged as it was.
+    assert_eq!(ctx.authorize(&known, &facts).await.unwrap_err().policy, Some(deny.key()));
+    // Without a current version of the workload, the known one decides.
     state.apply(Batch { remove_addresses: vec![known.uid.to_string()], ..Batch::default() });
-    assert!(ctx.judge(&known, &facts).await.is_ok());
+    assert!(ctx.authorize(&known, &facts).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_alias_that_is_taken_away_closes_what_was_let_in_by_it() {
+async fn a_removed_trust_domain_alias_closes_the_connections_it_allowed() {
     let state = State::new(Options::default());
     let ctx = Arc::new(ctx(&state));
     let clause = isthmus_model::policy::Match {
@@ -225,18 +225,18 @@ async fn an_alias_that_is_taken_away_closes_what_was_let_in_by_it() {
     tasks.spawn("recheck", Arc::clone(&ctx).recheck_on_changes());
     let peer = "spiffe://new/ns/sample/sa/sleep";
     let known = Facts { peer: Some(peer.parse().unwrap()), ..facts() };
-    assert!(ctx.judge(&naming(), &known).await.is_ok());
+    assert!(ctx.authorize(&naming(), &known).await.is_ok());
     let mut open = open(&ctx, Some(peer), crate::types::Carrier::Hbone);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(ctx.connections().snapshot().inbound.len(), 1);
     let begun = Instant::now();
     state.set_trust_domains(mesh(&[]));
-    assert_eq!(open.refused().await.to_string(), "allow policies exist, but none allowed");
+    assert_eq!(open.denied().await.to_string(), "allow policies exist, but none allowed");
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test]
-async fn the_owner_of_a_tunnel_is_charged_to_the_pod_that_dialled_it() {
+async fn a_tunnels_driver_is_charged_to_the_pod_that_dialled_it() {
     let ctx = ctx(&State::new(Options::default()));
     // The pool's own tasks run first.
     tokio::task::yield_now().await;
@@ -244,7 +244,7 @@ async fn the_owner_of_a_tunnel_is_charged_to_the_pod_that_dialled_it() {
     let (io, peer) = tokio::io::duplex(1 << 16);
     let settings = isthmus_hbone::Settings::default();
     let tunnel = isthmus_hbone::client::handshake(io, &settings, ctx.tunnels()).await.unwrap();
-    // The peer closes: no one but the owner is there to see it.
+    // Only the task that drives the tunnel notices that the peer closes.
     drop(peer);
     while tunnel.is_alive() {
         tokio::task::yield_now().await;

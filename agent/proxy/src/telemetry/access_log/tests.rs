@@ -1,11 +1,11 @@
-//! The keys of the reference, in their order, and which of them are quoted.
+//! Keys, order and quoting of events compared with ztunnel's.
 
 use isthmus_kit::logs::LogCapture;
 use tracing::Level;
 
 use super::*;
 
-fn one(log: impl FnOnce()) -> (Level, Vec<String>) {
+fn capture_one(log: impl FnOnce()) -> (Level, Vec<String>) {
     let capture = LogCapture::start(|metadata| metadata.target() == "access");
     log();
     let mut events = capture.take();
@@ -33,7 +33,7 @@ fn line(authority: Option<&Authority>) -> Line<'_> {
 }
 
 #[test]
-fn a_denied_connection_has_every_key_in_order() {
+fn a_closed_connection_has_all_keys_in_order() {
     let authority: Authority = "10.21.0.7:5000".parse().unwrap();
     let ending = Ending {
         bytes_sent: 1,
@@ -46,7 +46,7 @@ fn a_denied_connection_has_every_key_in_order() {
         tried: Some("10.0.0.1:15008 refused"),
         gave_up: Some("no other endpoint"),
     };
-    let (level, fields) = one(|| closed(&line(Some(&authority)), &ending));
+    let (level, fields) = capture_one(|| closed(&line(Some(&authority)), &ending));
     assert_eq!(level, Level::ERROR);
     assert_eq!(
         fields,
@@ -79,8 +79,8 @@ fn a_denied_connection_has_every_key_in_order() {
 }
 
 #[test]
-fn what_is_not_known_is_left_out() {
-    let nothing = Line {
+fn keys_without_a_value_are_left_out() {
+    let unknown = Line {
         src_workload: None,
         src_namespace: None,
         src_identity: None,
@@ -103,20 +103,20 @@ fn what_is_not_known_is_left_out() {
         tried: None,
         gave_up: None,
     };
-    let (level, fields) = one(|| closed(&nothing, &ending));
+    let (level, fields) = capture_one(|| closed(&unknown, &ending));
     assert_eq!(level, Level::INFO);
     let keys: Vec<&str> = fields.iter().map(|field| field.split('=').next().unwrap()).collect();
     assert_eq!(
         keys,
         ["message", "src.addr", "dst.addr", "direction", "bytes_sent", "bytes_recv", "duration"]
     );
-    assert_eq!(one(|| opened(&nothing)).0, Level::DEBUG);
+    assert_eq!(capture_one(|| opened(&unknown)).0, Level::DEBUG);
 }
 
 #[test]
-fn an_early_denial_is_a_warning_of_four_keys() {
-    let (level, fields) = one(|| {
-        early("10.0.0.1:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap(), Direction::Inbound, &"too late");
+fn a_connection_without_a_record_is_a_warning_with_four_keys() {
+    let (level, fields) = capture_one(|| {
+        failed("10.0.0.1:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap(), Direction::Inbound, &"too late");
     });
     assert_eq!(level, Level::WARN);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! The label table of the reference, row by row.
+//! Labels compared with ztunnel's.
 
 use isthmus_rt::metrics::Registry;
 
@@ -37,7 +37,7 @@ fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn all_27_labels_in_their_order() {
+fn all_27_labels_are_encoded_in_ztunnels_order() {
     let client = Workload {
         workload_name: "sleep".into(),
         canonical_name: "sleep".into(),
@@ -95,7 +95,7 @@ fn all_27_labels_in_their_order() {
 }
 
 #[test]
-fn what_is_not_known_is_said_so_and_has_no_locality() {
+fn unknown_values_are_encoded_as_unknown_without_locality() {
     let got = encoded(&Labels::default());
     assert_eq!(got.len(), 23, "the four locality labels need a known workload");
     let unknown = got.iter().filter(|(_, value)| value == "unknown").count();
@@ -104,7 +104,7 @@ fn what_is_not_known_is_said_so_and_has_no_locality() {
 }
 
 #[test]
-fn every_flag_has_the_text_of_the_reference() {
+fn flags_have_ztunnels_values() {
     let flags = [
         ResponseFlag::None,
         ResponseFlag::Deny,

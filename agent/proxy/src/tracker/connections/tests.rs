@@ -17,11 +17,11 @@ fn refusal() -> Refusal {
     Refusal { policy: Some("ns/p".into()), reason: "refused".into() }
 }
 
-/// Whether it was told to close by now.
-async fn told(tracked: &mut Tracked) -> bool {
+/// Whether a recheck has denied the connection by now.
+async fn is_denied(tracked: &mut Tracked) -> bool {
     tokio::select! {
         biased;
-        why = tracked.refused() => why == refusal(),
+        reason = tracked.denied() => reason == refusal(),
         () = std::future::ready(()) => false,
     }
 }
@@ -29,54 +29,54 @@ async fn told(tracked: &mut Tracked) -> bool {
 const GRACE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn a_change_closes_what_it_refuses_and_nothing_else() {
+async fn a_recheck_closes_only_denied_connections() {
     let table = Connections::default();
     let (mut kept, mut cut) = (table.inbound(conn(1), facts(80)), table.inbound(conn(2), facts(81)));
     let outbound = table.outbound(conn(3));
-    let judge = |facts: &Facts| match facts.destination.port() {
-        81 => Verdict::Refused(refusal()),
-        _ => Verdict::Allowed,
+    let evaluate = |facts: &Facts| match facts.destination.port() {
+        81 => RecheckOutcome::Denied(refusal()),
+        _ => RecheckOutcome::Allowed,
     };
-    assert_eq!(table.recheck(judge, GRACE).await, Rechecked { refused: 1, next: None });
-    assert!(told(&mut cut).await);
+    assert_eq!(table.recheck(evaluate, GRACE).await, RecheckSummary { closed: 1, next: None });
+    assert!(is_denied(&mut cut).await);
     assert_eq!(table.snapshot(), ConnectionsSnapshot { inbound: vec![conn(1)], outbound: vec![conn(3)] });
-    assert_eq!(table.recheck(judge, GRACE).await.refused, 0, "it is told once");
-    assert!(!told(&mut kept).await);
+    assert_eq!(table.recheck(evaluate, GRACE).await.closed, 0, "closed once");
+    assert!(!is_denied(&mut kept).await);
     drop((kept, cut, outbound));
     assert_eq!(table.snapshot(), ConnectionsSnapshot::default());
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_undecided_stays_for_a_while_and_a_verdict_ends_the_wait() {
+async fn a_pending_connection_is_closed_after_its_grace_period_and_allowing_it_resets_that() {
     let table = Connections::default();
     let mut open = table.inbound(conn(1), facts(80));
-    let undecided = |_: &Facts| Verdict::Undecided(refusal());
-    let begun = Instant::now();
-    let first = table.recheck(undecided, GRACE).await;
-    assert_eq!(first, Rechecked { refused: 0, next: Some(begun + GRACE) });
-    // One that comes later has its own time.
+    let pending = |_: &Facts| RecheckOutcome::Pending(refusal());
+    let start = Instant::now();
+    let first = table.recheck(pending, GRACE).await;
+    assert_eq!(first, RecheckSummary { closed: 0, next: Some(start + GRACE) });
+    // A later connection has its own grace period.
     tokio::time::advance(GRACE / 2).await;
     let mut later = table.inbound(conn(2), facts(80));
-    assert_eq!(table.recheck(undecided, GRACE).await.next, Some(begun + GRACE));
+    assert_eq!(table.recheck(pending, GRACE).await.next, Some(start + GRACE));
     tokio::time::advance(GRACE / 2).await;
-    let second = table.recheck(undecided, GRACE).await;
-    assert_eq!(second, Rechecked { refused: 1, next: Some(begun + GRACE * 3 / 2) });
-    assert!(told(&mut open).await && !told(&mut later).await);
-    // What is allowed once begins anew.
-    assert_eq!(table.recheck(|_| Verdict::Allowed, GRACE).await, Rechecked::default());
-    let third = table.recheck(undecided, GRACE).await;
-    assert_eq!(third, Rechecked { refused: 0, next: Some(begun + GRACE * 2) });
-    assert!(!told(&mut later).await);
+    let second = table.recheck(pending, GRACE).await;
+    assert_eq!(second, RecheckSummary { closed: 1, next: Some(start + GRACE * 3 / 2) });
+    assert!(is_denied(&mut open).await && !is_denied(&mut later).await);
+    // Being allowed resets the grace period.
+    assert_eq!(table.recheck(|_| RecheckOutcome::Allowed, GRACE).await, RecheckSummary::default());
+    let third = table.recheck(pending, GRACE).await;
+    assert_eq!(third, RecheckSummary { closed: 0, next: Some(start + GRACE * 2) });
+    assert!(!is_denied(&mut later).await);
 }
 
 #[tokio::test]
-async fn a_long_look_through_the_table_keeps_nobody_waiting() {
+async fn a_long_recheck_yields_to_other_tasks() {
     let table = Connections::default();
     let open: Vec<_> = (0..200).map(|port| table.inbound(conn(1), facts(port))).collect();
     let slow = |_: &Facts| {
-        let until = std::time::Instant::now() + SLICE / 2;
+        let until = std::time::Instant::now() + TIME_SLICE / 2;
         while std::time::Instant::now() < until {}
-        Verdict::Refused(refusal())
+        RecheckOutcome::Denied(refusal())
     };
     let turns = std::cell::Cell::new(0);
     let others = async {
@@ -87,23 +87,23 @@ async fn a_long_look_through_the_table_keeps_nobody_waiting() {
     };
     tokio::select! {
         biased;
-        done = table.recheck(slow, GRACE) => assert_eq!(done.refused, 200),
+        done = table.recheck(slow, GRACE) => assert_eq!(done.closed, 200),
         () = others => {}
     }
-    // A turn at the latest after every other connection, but for the last.
+    // The recheck yields at least once per two connections.
     assert!(turns.get() >= 50, "{}", turns.get());
     drop(open);
 }
 
 #[tokio::test]
-async fn connections_that_look_the_same_are_judged_once() {
+async fn equal_facts_are_evaluated_once() {
     let table = Connections::default();
     let open: Vec<_> = (0..1000).map(|at| table.inbound(conn(at), facts(at % 2))).collect();
-    let judged = std::cell::Cell::new(0);
-    let judge = |_: &Facts| {
-        judged.set(judged.get() + 1);
-        Verdict::Refused(refusal())
+    let evaluated = std::cell::Cell::new(0);
+    let evaluate = |_: &Facts| {
+        evaluated.set(evaluated.get() + 1);
+        RecheckOutcome::Denied(refusal())
     };
-    assert_eq!(table.recheck(judge, GRACE).await.refused, open.len());
-    assert_eq!(judged.get(), 2);
+    assert_eq!(table.recheck(evaluate, GRACE).await.closed, open.len());
+    assert_eq!(evaluated.get(), 2);
 }
