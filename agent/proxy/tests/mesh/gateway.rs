@@ -1,4 +1,4 @@
-//! Two networks that are joined by gateways only.
+//! Two networks connected by an east-west gateway.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,10 +18,10 @@ use tokio::net::TcpStream;
 
 use crate::test_mesh::*;
 
-/// These services are global, and no others.
-struct Only(Vec<NamespacedHostname>);
+/// Only these services are global.
+struct GlobalServices(Vec<NamespacedHostname>);
 
-impl Globals for Only {
+impl Globals for GlobalServices {
     fn is_global(&self, service: &NamespacedHostname) -> bool {
         self.0.contains(service)
     }
@@ -29,7 +29,7 @@ impl Globals for Only {
 
 const GATEWAY: u8 = 200;
 
-pub(crate) fn gateway_workload(network: &Network) -> Workload {
+pub(crate) fn gateway_workload(network: &TestMesh) -> Workload {
     Workload { protocol: Protocol::Tcp, ..network.workload("eastwest", GATEWAY) }
 }
 
@@ -38,43 +38,36 @@ fn bound(address: SocketAddr) -> BoundListener {
 }
 
 pub(crate) fn start(
-    network: &Network,
+    network: &TestMesh,
     listeners: GatewayListeners,
     global: &[NamespacedHostname],
 ) -> Gateway {
-    let pod = info(&gateway_workload(network));
+    let pod = pod_ref(&gateway_workload(network));
     let info = GatewayInfo { pod, trust_domain: TrustDomain::default() };
-    let globals = Arc::new(Only(global.to_vec()));
-    Gateway::start(
-        Arc::clone(&network.world),
-        info,
-        listeners,
-        globals,
-        Sockets::host(),
-        network.watch.clone(),
-    )
+    let globals = Arc::new(GlobalServices(global.to_vec()));
+    Gateway::start(Arc::clone(&network.ctx), info, listeners, globals, Sockets::host(), network.watch.clone())
 }
 
-pub(crate) fn hbone_only(network: &Network) -> GatewayListeners {
+pub(crate) fn hbone_only(network: &TestMesh) -> GatewayListeners {
     let hbone = bound(SocketAddr::new(network.block.ip(GATEWAY), HBONE));
     GatewayListeners { hbone: Some(hbone), ..GatewayListeners::default() }
 }
 
-/// East calls a service that only west serves.
-pub(crate) struct Joined {
-    pub(crate) east: Network,
-    pub(crate) west: Network,
+/// A client in east and the only endpoint of the service in west.
+pub(crate) struct TwoNetworks {
+    pub(crate) east: TestMesh,
+    pub(crate) west: TestMesh,
     pub(crate) sleep: Workload,
     pub(crate) helloworld: Workload,
 }
 
-fn joined() -> Joined {
-    let block = Arc::new(Block::claim());
-    join(Network::new("east", &block), Network::new("west", &block))
+fn joined() -> TwoNetworks {
+    let block = Arc::new(AddressRange::claim());
+    join(TestMesh::new("east", &block), TestMesh::new("west", &block))
 }
 
-/// The same with networks of one's own.
-pub(crate) fn join(east: Network, west: Network) -> Joined {
+/// Adds client, service and gateway to two networks.
+pub(crate) fn join(east: TestMesh, west: TestMesh) -> TwoNetworks {
     let (sleep, helloworld) = (east.workload("sleep", 1), serving(west.workload("helloworld", 2)));
     let identities = [helloworld.identity()];
     west.push(&[helloworld.clone(), gateway_workload(&west)], &[west.service(20, &identities)], &[]);
@@ -91,16 +84,16 @@ pub(crate) fn join(east: Network, west: Network) -> Joined {
     });
     let pseudo = Workload { uid: "NetworkGateway/west/gw/15008".into(), ..gateway };
     east.push(&[sleep.clone(), split, pseudo], &[east.service(10, &identities)], &[]);
-    Joined { east, west, sleep, helloworld }
+    TwoNetworks { east, west, sleep, helloworld }
 }
 
-pub(crate) fn vip(network: &Network) -> SocketAddr {
+pub(crate) fn vip(network: &TestMesh) -> SocketAddr {
     SocketAddr::new(network.block.ip(10), SERVICE_PORT)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_far_pod_sees_the_near_pods_identity_through_the_gateway() {
-    let Joined { east, west, sleep, helloworld } = joined();
+async fn the_clients_identity_is_authenticated_end_to_end_through_the_gateway() {
+    let TwoNetworks { east, west, sleep, helloworld } = joined();
     west.push(&[], &[], &[policy("only-sleep", Action::Allow, &sleep.identity())]);
     let thief = east.workload("thief", 3);
     east.push(std::slice::from_ref(&thief), &[], &[]);
@@ -143,10 +136,10 @@ async fn the_far_pod_sees_the_near_pods_identity_through_the_gateway() {
     ];
     west.metric_becomes(1, "istio_tcp_connections_closed_total", &between).await;
 
-    // The gateway lets the other one in, and the pod refuses it.
+    // The gateway forwards the other client, and the server's policy denies it.
     let refused = east.client(&thief, vip(&east));
-    assert!(end(&mut refused.dial().await).await.is_err());
-    assert_eq!(app.seen(), 1);
+    assert!(closed(&mut refused.dial().await).await.is_err());
+    assert_eq!(app.accepted(), 1);
     let denied = ["reporter=\"destination\"", "sa/thief\"", "response_flags=\"DENY\""];
     west.metric_becomes(1, "istio_tcp_connections_failed_total", &denied).await;
     west.remove_policy(&PolicyKey::from("sample/only-sleep"));
@@ -154,8 +147,8 @@ async fn the_far_pod_sees_the_near_pods_identity_through_the_gateway() {
 }
 
 #[tokio::test]
-async fn the_gateway_passes_only_names_of_global_services() {
-    let Joined { west, sleep, helloworld, .. } = joined();
+async fn the_gateway_forwards_only_hostnames_of_global_services() {
+    let TwoNetworks { west, sleep, helloworld, .. } = joined();
     let app = west.echo(&helloworld).await;
     let _server = west.server(&helloworld);
     let ask = async |authority: &str| {
@@ -177,13 +170,13 @@ async fn the_gateway_passes_only_names_of_global_services() {
     assert_eq!(ask("nobody.sample.svc.cluster.local:80").await, Err(OpenError::Status(503)), "unknown");
     assert_eq!(ask(&format!("{HOSTNAME}:1")).await, Err(OpenError::Status(503)), "no such port");
     assert_eq!(ask(&format!("x{named}")).await, Err(OpenError::Status(503)), "not the exact name");
-    assert_eq!(app.seen(), 0, "no plaintext reaches the application");
+    assert_eq!(app.accepted(), 0, "no plaintext reaches the application");
 }
 
 #[tokio::test]
-async fn the_gateway_answers_no_sooner_than_it_is_connected() {
-    let Joined { west, sleep, .. } = joined();
-    // Nobody serves at the endpoint's HBONE port.
+async fn the_gateway_answers_only_after_the_upstream_accepted() {
+    let TwoNetworks { west, sleep, .. } = joined();
+    // The endpoint's HBONE port is closed.
     let _gateway = start(&west, hbone_only(&west), &[service_key()]);
     let to = SocketAddr::new(west.block.ip(GATEWAY), HBONE);
     let tunnel = west.tunnel(&sleep.identity(), to, &gateway_workload(&west).identity()).await;
@@ -195,21 +188,21 @@ async fn the_gateway_answers_no_sooner_than_it_is_connected() {
 }
 
 #[tokio::test]
-async fn a_far_end_that_is_not_the_service_gets_nothing() {
-    let Joined { east, west, sleep, helloworld } = joined();
+async fn an_inner_peer_without_the_services_identity_is_refused() {
+    let TwoNetworks { east, west, sleep, helloworld } = joined();
     let app = west.echo(&helloworld).await;
     let _server = west.server(&helloworld);
     let _gateway = start(&west, hbone_only(&west), &[service_key()]);
-    let other: SpiffeId = "spiffe://cluster.local/ns/sample/sa/somebody-else".parse().unwrap();
+    let other: SpiffeId = "spiffe://cluster.local/ns/sample/sa/other".parse().unwrap();
     east.push(&[], &[east.service(10, &[other])], &[]);
     let client = east.client(&sleep, vip(&east));
-    assert!(end(&mut client.dial().await).await.is_err());
-    assert_eq!(app.seen(), 0);
+    assert!(closed(&mut client.dial().await).await.is_err());
+    assert_eq!(app.accepted(), 0);
     let labels = ["reporter=\"source\"", "response_flags=\"TLS_FAILURE\""];
     east.metric_becomes(1, "istio_tcp_connections_failed_total", &labels).await;
 }
 
-/// The first flight of a TLS client.
+/// A TLS client's first flight.
 fn client_hello(name: &str) -> Vec<u8> {
     let config = rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty());
     let name = name.to_owned().try_into().unwrap();
@@ -220,8 +213,8 @@ fn client_hello(name: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn tls_is_passed_on_by_its_name_byte_for_byte() {
-    let Joined { west, helloworld, .. } = joined();
+async fn tls_is_forwarded_by_server_name_unchanged() {
+    let TwoNetworks { west, helloworld, .. } = joined();
     let istiod = Echo::listen(SocketAddr::new(west.block.ip(60), 0), &west.tasks).await;
     let app = west.echo(&helloworld).await;
     let _server = west.server(&helloworld);
@@ -241,7 +234,7 @@ async fn tls_is_passed_on_by_its_name_byte_for_byte() {
         hello.extend_from_slice(b"and more");
         let mut stream = TcpStream::connect(address).await.unwrap();
         assert_eq!(exchange(&mut stream, &hello).await.unwrap(), hello, "{name}");
-        assert_eq!(upstream.seen(), 1, "{name}");
+        assert_eq!(upstream.accepted(), 1, "{name}");
     }
     let over_hbone =
         ["reporter=\"destination\"", "sa/eastwest\"", "connection_security_policy=\"mutual_tls\""];
@@ -252,12 +245,12 @@ async fn tls_is_passed_on_by_its_name_byte_for_byte() {
         let mut answer = Vec::new();
         assert!(stream.read_to_end(&mut answer).await.is_err() && answer.is_empty());
     }
-    assert_eq!((istiod.seen(), app.seen()), (1, 1));
+    assert_eq!((istiod.accepted(), app.accepted()), (1, 1));
 }
 
 #[tokio::test]
-async fn plain_tcp_goes_to_the_service_over_hbone() {
-    let Joined { west, helloworld, .. } = joined();
+async fn a_tcp_listener_forwards_to_its_service_over_hbone() {
+    let TwoNetworks { west, helloworld, .. } = joined();
     let app = west.echo(&helloworld).await;
     let _server = west.server(&helloworld);
     let listener = bound(SocketAddr::new(west.block.ip(GATEWAY), 0));
@@ -267,7 +260,7 @@ async fn plain_tcp_goes_to_the_service_over_hbone() {
     let _gateway = start(&west, listeners, &[]);
     let mut stream = TcpStream::connect(address).await.unwrap();
     assert_eq!(exchange(&mut stream, b"plain").await.unwrap(), b"plain");
-    assert_eq!(app.seen(), 1);
+    assert_eq!(app.accepted(), 1);
     let labels = ["reporter=\"gateway\"", "sa/eastwest\"", "destination_service_name=\"helloworld\""];
     west.metric_becomes(1, "istio_tcp_connections_closed_total", &labels).await;
 }

@@ -1,4 +1,4 @@
-//! A gateway whose first endpoint is not there chooses another one before it answers: the client sees one tunnel.
+//! A gateway retries with another endpoint before it answers CONNECT.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use isthmus_sys::socket::Sockets;
 
 use crate::test_mesh::*;
 
-struct All;
+struct AllGlobal;
 
-impl Globals for All {
+impl Globals for AllGlobal {
     fn is_global(&self, _: &NamespacedHostname) -> bool {
         true
     }
@@ -23,12 +23,12 @@ impl Globals for All {
 
 const GATEWAY: u8 = 200;
 
-/// East calls a service that west serves at a pod that is there and one that is not, which is nearly always chosen.
+/// The service of network west has two endpoints; the one that refuses connections has nearly all of the weight.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_tries_another_endpoint_before_it_answers() {
-    let block = Arc::new(Block::claim());
+async fn a_gateway_retries_another_endpoint_before_it_answers() {
+    let block = Arc::new(AddressRange::claim());
     let config = Config { dial_deadline: Duration::from_millis(500), ..Config::default() };
-    let (east, west) = (Network::new("east", &block), Network::with_config("west", &block, config));
+    let (east, west) = (TestMesh::new("east", &block), TestMesh::with_config("west", &block, config));
     let account = |workload: Workload| Workload { service_account: "helloworld".into(), ..workload };
     let gone = account(Workload { capacity: u32::MAX, ..serving(west.workload("gone", 3)) });
     let there = account(serving(west.workload("helloworld", 2)));
@@ -50,17 +50,23 @@ async fn a_gateway_tries_another_endpoint_before_it_answers() {
     let hbone = SocketAddr::new(gateway.addresses[0], HBONE);
     let hbone = BoundListener::from_std(std::net::TcpListener::bind(hbone).unwrap(), false).unwrap();
     let listeners = GatewayListeners { hbone: Some(hbone), ..GatewayListeners::default() };
-    let gateway_info = GatewayInfo { pod: info(&gateway), trust_domain: TrustDomain::default() };
-    let world = Arc::clone(&west.world);
-    let _gateway =
-        Gateway::start(world, gateway_info, listeners, Arc::new(All), Sockets::host(), west.watch.clone());
+    let gateway_info = GatewayInfo { pod: pod_ref(&gateway), trust_domain: TrustDomain::default() };
+    let ctx = Arc::clone(&west.ctx);
+    let _gateway = Gateway::start(
+        ctx,
+        gateway_info,
+        listeners,
+        Arc::new(AllGlobal),
+        Sockets::host(),
+        west.watch.clone(),
+    );
     let (app, _server) = (west.echo(&there).await, west.server(&there));
     let client = east.client(&sleep, SocketAddr::new(block.ip(10), SERVICE_PORT));
     for _ in 0..5 {
         assert_eq!(exchange(&mut client.dial().await, b"hello").await.unwrap(), b"hello");
     }
-    assert_eq!(app.seen(), 5);
-    // The gateway noticed once, and the client never.
+    assert_eq!(app.accepted(), 5);
+    // One retry by the gateway, none by the client's proxy.
     assert_eq!(west.metric("isthmus_connect_retries_total", &["cause=\"refused\""]), 1);
     assert_eq!(west.metric("isthmus_ejections_total", &["role=\"endpoint\""]), 1);
     assert!(!east.registry.encode().unwrap().contains("isthmus_connect_retries_total{"));

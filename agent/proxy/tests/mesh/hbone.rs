@@ -1,4 +1,4 @@
-//! One tunnel between two pods.
+//! HBONE between two pods of one network.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use tokio::net::TcpStream;
 
 use crate::test_mesh::*;
 
-/// Two pods and a service: the client's connections go to the service.
-async fn pair() -> (Network, isthmus_model::Workload, isthmus_model::Workload) {
-    let network = Network::new("east", &Arc::new(Block::claim()));
+/// A client, a server, and the server's service.
+async fn pair() -> (TestMesh, isthmus_model::Workload, isthmus_model::Workload) {
+    let network = TestMesh::new("east", &Arc::new(AddressRange::claim()));
     let (client, server) = (network.workload("sleep", 1), serving(network.workload("helloworld", 2)));
     network.push(&[client.clone(), server.clone()], &[network.service(10, &[])], &[]);
     (network, client, server)
 }
 
-fn vip(network: &Network) -> SocketAddr {
+fn vip(network: &TestMesh) -> SocketAddr {
     SocketAddr::new(network.block.ip(10), SERVICE_PORT)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bytes_go_both_ways_over_one_pooled_tunnel_and_are_counted() {
+async fn connections_share_a_pooled_tunnel_and_are_counted_on_both_sides() {
     let (network, sleep, helloworld) = pair().await;
     let app = network.echo(&helloworld).await;
     let (client, server) = (network.client(&sleep, vip(&network)), network.server(&helloworld));
@@ -45,11 +45,11 @@ async fn bytes_go_both_ways_over_one_pooled_tunnel_and_are_counted() {
     }));
     let inbound = server.proxy.connections().inbound;
     assert_eq!(inbound.len(), 2);
-    assert_eq!(inbound[0].src, inbound[1].src, "both come through one tunnel");
+    assert_eq!(inbound[0].src, inbound[1].src, "both use one tunnel");
     assert_eq!(inbound[0].original_dst.as_deref(), Some(HOSTNAME));
     assert_eq!(inbound[0].actual_dst, app.address);
 
-    assert_eq!(exchange(&mut first, &payload).await.unwrap(), payload, "each half is closed on its own");
+    assert_eq!(exchange(&mut first, &payload).await.unwrap(), payload, "half-close works in both directions");
     assert_eq!(exchange(&mut second, b"").await.unwrap(), b"");
     let total = payload.len() as u64 + 2;
     let service = format!("destination_service=\"{HOSTNAME}\"");
@@ -73,29 +73,29 @@ async fn bytes_go_both_ways_over_one_pooled_tunnel_and_are_counted() {
     assert_eq!(
         network.metric("istio_tcp_sockets_open", &["reporter=\"destination\""]),
         1,
-        "the tunnel stays"
+        "the pooled tunnel stays open"
     );
     assert_eq!(client.proxy.connections(), Default::default());
 }
 
 #[tokio::test]
-async fn a_workload_in_the_mesh_is_never_called_in_plaintext() {
+async fn an_hbone_workload_is_never_connected_to_in_plaintext() {
     let (network, sleep, helloworld) = pair().await;
     let app = network.echo(&helloworld).await;
-    // Nobody listens on its HBONE port.
+    // Its HBONE port is closed.
     let client = network.client(&sleep, app.address);
     let mut stream = client.dial().await;
-    assert!(end(&mut stream).await.is_err(), "the client sees a reset, not an empty answer");
-    assert_eq!(app.seen(), 0);
+    assert!(closed(&mut stream).await.is_err(), "reset, not closed");
+    assert_eq!(app.accepted(), 0);
     let labels = ["reporter=\"source\"", "response_flags=\"CONNECT\"", "source_workload=\"sleep\""];
     network.metric_becomes(1, "istio_tcp_connections_failed_total", &labels).await;
 }
 
 #[tokio::test]
-async fn a_server_that_proves_another_identity_gets_nothing() {
+async fn a_server_with_another_identity_is_refused() {
     let (network, sleep, helloworld) = pair().await;
     let app = network.echo(&helloworld).await;
-    // The pod there is another one than the mesh's state says.
+    // Another pod than the mesh's state says has the address.
     let mut impostor = helloworld.clone();
     impostor.name = "impostor".into();
     impostor.service_account = "impostor".into();
@@ -106,14 +106,14 @@ async fn a_server_that_proves_another_identity_gets_nothing() {
     let _server = network.server(&impostor);
     let client = network.client(&sleep, app.address);
     let mut stream = client.dial().await;
-    assert!(end(&mut stream).await.is_err());
-    assert_eq!(app.seen(), 0);
+    assert!(closed(&mut stream).await.is_err());
+    assert_eq!(app.accepted(), 0);
     let labels = ["reporter=\"source\"", "response_flags=\"TLS_FAILURE\""];
     network.metric_becomes(1, "istio_tcp_connections_failed_total", &labels).await;
 }
 
 #[tokio::test]
-async fn a_connect_is_validated_before_anybody_is_asked() {
+async fn a_connect_is_validated_before_the_application_is_dialled() {
     let (network, sleep, helloworld) = pair().await;
     let app = network.echo(&helloworld).await;
     let _server = network.server(&helloworld);
@@ -126,50 +126,50 @@ async fn a_connect_is_validated_before_anybody_is_asked() {
     assert_eq!(ask(host("nobody.sample.svc.cluster.local", 80)).await, Err(OpenError::Status(503)));
     assert_eq!(ask(host(HOSTNAME, 1)).await, Err(OpenError::Status(503)), "no such port of the service");
     for own in [15001, 15006, 15008, 15053] {
-        assert_eq!(ask(ip(2, own)).await, Err(OpenError::Status(503)), "{own} is our own port");
+        assert_eq!(ask(ip(2, own)).await, Err(OpenError::Status(503)), "{own} is a port of the proxy");
     }
-    assert_eq!(ask(ip(2, 9)).await, Err(OpenError::Status(503)), "nobody listens there");
-    assert_eq!(app.seen(), 0);
+    assert_eq!(ask(ip(2, 9)).await, Err(OpenError::Status(503)), "the port is closed");
+    assert_eq!(app.accepted(), 0);
     assert_eq!(ask(ip(2, APP_PORT)).await, Ok(()));
     assert_eq!(ask(host(HOSTNAME, SERVICE_PORT)).await, Ok(()), "the service port leads to the target port");
-    eventually(|| app.seen() == 2, || "the application was not reached twice".to_owned()).await;
+    eventually(|| app.accepted() == 2, || "the application was not reached twice".to_owned()).await;
 }
 
 #[tokio::test]
-async fn a_pod_the_control_plane_does_not_know_refuses_and_is_refused() {
+async fn a_pod_unknown_to_the_control_plane_has_no_connections() {
     let (network, sleep, helloworld) = pair().await;
     let stranger = network.workload("stranger", 5);
     let pod = network.client(&stranger, vip(&network));
-    assert!(end(&mut pod.dial().await).await.is_err());
-    // Nor does it finish a handshake: it does not know as whom.
+    assert!(closed(&mut pod.dial().await).await.is_err());
+    // Inbound, it has no identity for the handshake.
     let client = network.client(&sleep, SocketAddr::new(stranger.addresses[0], APP_PORT));
     let mut known = stranger.clone();
     known.name = "renamed".into();
     network.push(&[known], &[], &[]);
-    assert!(end(&mut client.dial().await).await.is_err());
+    assert!(closed(&mut client.dial().await).await.is_err());
     drop(helloworld);
 }
 
 #[tokio::test]
-async fn the_hbone_port_answers_nobody_without_a_certificate() {
+async fn the_hbone_port_requires_a_client_certificate_of_the_mesh() {
     let (network, _, helloworld) = pair().await;
     let _server = network.server(&helloworld);
     let mut stream = TcpStream::connect((helloworld.addresses[0], HBONE)).await.unwrap();
     let answer = exchange(&mut stream, b"GET / HTTP/1.1\r\n\r\n").await.unwrap_or_default();
-    // At most an alert.
+    // At most a TLS alert.
     assert!(answer.len() <= 7 && answer.first().is_none_or(|kind| *kind == 21), "{answer:?}");
     let other = "spiffe://elsewhere/ns/sample/sa/sleep".parse().unwrap();
     let certificate = isthmus_identity::CertSource::certificate(&network.certs, &other).await.unwrap();
     let config = certificate.client_config(&[helloworld.identity()]);
     let tcp = TcpStream::connect((helloworld.addresses[0], HBONE)).await.unwrap();
-    // In TLS 1.3 the client learns of its refusal from the first read.
-    let mut session = isthmus_hbone::session::TlsSession::connect(config, tcp, PATIENCE).await.unwrap();
+    // In TLS 1.3 the client sees the server's refusal at its first read.
+    let mut session = isthmus_hbone::session::TlsSession::connect(config, tcp, TIMEOUT).await.unwrap();
     let mut byte = [0];
     assert!(session.read_exact(&mut byte).await.is_err());
 }
 
 #[tokio::test]
-async fn what_is_not_in_the_mesh_is_reached_as_it_is() {
+async fn destinations_outside_of_the_mesh_get_plaintext() {
     let (network, sleep, _) = pair().await;
     let outside = Echo::listen(SocketAddr::new(network.block.ip(50), 0), &network.tasks).await;
     let client = network.client(&sleep, outside.address);
@@ -184,7 +184,7 @@ async fn what_is_not_in_the_mesh_is_reached_as_it_is() {
         "connection_security_policy=\"unknown\"",
     ];
     network.metric_becomes(1, "istio_tcp_connections_closed_total", &labels).await;
-    // A workload that is known but speaks no HBONE, likewise.
+    // Likewise a workload without HBONE.
     let mut legacy = network.workload("legacy", 51);
     legacy.protocol = Protocol::Tcp;
     network.push(&[legacy.clone()], &[], &[]);
@@ -195,30 +195,30 @@ async fn what_is_not_in_the_mesh_is_reached_as_it_is() {
 }
 
 #[tokio::test]
-async fn our_own_ports_are_no_destination() {
+async fn ports_of_the_proxy_are_refused_as_destination() {
     let (network, mut sleep, _) = pair().await;
-    // Its second address is one that is nobody's (RFC 5737), and not a loopback one.
+    // Its second address is reserved for documentation (RFC 5737), and not a loopback address.
     let documentation = "192.0.2.1".parse().unwrap();
     sleep.addresses.push(documentation);
     network.push(std::slice::from_ref(&sleep), &[], &[]);
     for (ip, port) in [("127.0.0.1".parse().unwrap(), 15001), (documentation, 15053)] {
         let client = network.client(&sleep, SocketAddr::new(ip, port));
-        assert!(end(&mut client.dial().await).await.is_err(), "{ip}:{port}");
+        assert!(closed(&mut client.dial().await).await.is_err(), "{ip}:{port}");
         client.proxy.stop(Duration::ZERO).await;
     }
-    assert_eq!(network.metric("istio_tcp_connections_opened_total", &[]), 0, "it is refused early");
+    assert_eq!(network.metric("istio_tcp_connections_opened_total", &[]), 0, "refused before a record");
 }
 
 #[tokio::test]
-async fn clients_that_connect_and_say_nothing_keep_nobody_out() {
-    // As many as there are places, for an hour each; but safe for a moment only.
+async fn silent_clients_do_not_block_the_hbone_port() {
+    // Silent clients take all handshake slots until the TLS deadline of an hour, but are evicted after 10 ms.
     let config = Config {
         handshakes: 2,
         handshake_grace: Duration::from_millis(10),
         tls_deadline: Duration::from_secs(3600),
         ..Config::default()
     };
-    let network = Network::with_config("east", &Arc::new(Block::claim()), config);
+    let network = TestMesh::with_config("east", &Arc::new(AddressRange::claim()), config);
     let (sleep, helloworld) = (network.workload("sleep", 1), network.workload("helloworld", 2));
     network.push(&[sleep.clone(), helloworld.clone()], &[], &[]);
     let app = network.echo(&helloworld).await;
@@ -233,25 +233,25 @@ async fn clients_that_connect_and_say_nothing_keep_nobody_out() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_finish_its_handshake_is_cut_off_at_the_deadline() {
+async fn an_unfinished_handshake_is_closed_at_the_tls_deadline() {
     let config = Config { tls_deadline: Duration::from_millis(100), ..Config::default() };
-    let network = Network::with_config("east", &Arc::new(Block::claim()), config);
+    let network = TestMesh::with_config("east", &Arc::new(AddressRange::claim()), config);
     let helloworld = network.workload("helloworld", 2);
     network.push(std::slice::from_ref(&helloworld), &[], &[]);
-    // Signed before, so that the deadline is the handshake's alone.
+    // Issued in advance, so that the deadline covers the handshake only.
     isthmus_identity::CertSource::certificate(&network.certs, &helloworld.identity()).await.unwrap();
     let _server = network.server(&helloworld);
     let hello = isthmus_kit::pki::client_hello("a.b").unwrap();
-    // Nothing at all, half of a ClientHello, and a whole one without what comes after it.
-    for said in [&[][..], &hello[..hello.len() / 2], &hello[..]] {
+    // Nothing, half of a ClientHello, and a ClientHello without the client's second flight.
+    for sent in [&[][..], &hello[..hello.len() / 2], &hello[..]] {
         let mut stream = TcpStream::connect((helloworld.addresses[0], HBONE)).await.unwrap();
-        tokio::io::AsyncWriteExt::write_all(&mut stream, said).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, sent).await.unwrap();
         let begun = std::time::Instant::now();
         let mut answer = Vec::new();
-        // Its end is what counts; what the server says before it is the handshake's.
-        let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
-        assert!(read.is_ok(), "{} bytes keep a connection open", said.len());
-        assert!(begun.elapsed() >= Duration::from_millis(90), "it had its time");
+        // The server's flight may precede the close.
+        let read = tokio::time::timeout(TIMEOUT, stream.read_to_end(&mut answer)).await;
+        assert!(read.is_ok(), "{} bytes keep a connection open", sent.len());
+        assert!(begun.elapsed() >= Duration::from_millis(90), "not before the deadline");
     }
     network.metric_becomes(0, "istio_tcp_sockets_open", &["reporter=\"destination\""]).await;
 }

@@ -1,4 +1,4 @@
-//! What arrives on the HBONE port, beside what a policy says of it.
+//! CONNECTs to the HBONE port, apart from policies.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,10 +12,10 @@ use isthmus_model::{
 
 use crate::test_mesh::*;
 
-/// A waypoint that terminates HBONE by itself: its agent takes what is for the services behind it, and nothing else.
+/// A waypoint that terminates HBONE itself: its agent accepts CONNECTs for the services behind it only.
 #[tokio::test]
-async fn a_plain_waypoint_takes_connections_for_those_behind_it() {
-    let network = Network::new("east", &Arc::new(Block::claim()));
+async fn a_waypoint_accepts_only_addresses_of_services_behind_it() {
+    let network = TestMesh::new("east", &Arc::new(AddressRange::claim()));
     let name = NamespacedHostname {
         namespace: "sample".into(),
         hostname: "waypoint.sample.svc.cluster.local".into(),
@@ -52,7 +52,8 @@ async fn a_plain_waypoint_takes_connections_for_those_behind_it() {
         tunnel.open(&Head::new(authority)).await.map(|_| ())
     };
     assert_eq!(ask(10).await, Ok(()));
-    assert_eq!(ask(11).await, Err(OpenError::Status(400)), "nobody sends that one through a waypoint");
-    assert_eq!(ask(77).await, Err(OpenError::Status(400)), "nor an address that is nobody's");
-    eventually(|| app.seen() == 1, || format!("{} connections reached it", app.seen())).await;
+    assert_eq!(ask(11).await, Err(OpenError::Status(400)), "the service has no waypoint");
+    assert_eq!(ask(77).await, Err(OpenError::Status(400)), "the address is unknown");
+    eventually(|| app.accepted() == 1, || format!("{} connections reached the application", app.accepted()))
+        .await;
 }

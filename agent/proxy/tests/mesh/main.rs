@@ -1,18 +1,18 @@
-//! Pods and gateways that talk to each other over real sockets on loopback addresses, with certificates from the test
-//! CA. Needs no privilege: nothing is redirected, listeners are handed in.
+//! Pods and gateways that connect to each other over sockets on loopback addresses, with certificates of the test CA.
+//! Needs no privilege: listeners are passed in, nothing is redirected.
 
-#![expect(clippy::unwrap_used, reason = "all of this is tests")]
+#![expect(clippy::unwrap_used, reason = "test code")]
 
+mod access_log;
 mod gateway;
 mod gateway_retry;
 mod hbone;
 mod inbound;
-mod life;
-mod log;
+mod lifecycle;
 mod plaintext;
 mod policy;
 mod retry;
 mod revocation;
 mod routes;
-mod script;
+mod scripted_peer;
 mod test_mesh;

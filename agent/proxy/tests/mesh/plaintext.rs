@@ -1,4 +1,4 @@
-//! Plaintext that arrives for a pod, and what is not for it.
+//! Captured inbound plaintext.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use tokio::net::TcpStream;
 use crate::test_mesh::*;
 
 #[tokio::test]
-async fn plaintext_reaches_the_pod_it_is_for_and_no_other() {
-    let network = Network::new("east", &Arc::new(Block::claim()));
+async fn plaintext_is_forwarded_only_to_the_pods_own_addresses() {
+    let network = TestMesh::new("east", &Arc::new(AddressRange::claim()));
     let (helloworld, other) = (serving(network.workload("helloworld", 2)), network.workload("other", 3));
     network.push(&[helloworld.clone(), other.clone()], &[network.service(10, &[])], &[]);
     let (app, elsewhere) = (network.echo(&helloworld).await, network.echo(&other).await);
-    let server = network.run(&helloworld, app.address, Some(app.address));
+    let server = network.start_pod(&helloworld, app.address, Some(app.address));
     let mut stream = TcpStream::connect(server.plaintext).await.unwrap();
     ping(&mut stream).await;
     assert_eq!(server.proxy.connections().inbound[0].protocol, Carrier::Tcp);
@@ -33,10 +33,10 @@ async fn plaintext_reaches_the_pod_it_is_for_and_no_other() {
 
     let own_port = SocketAddr::new(helloworld.addresses[0], HBONE);
     for destination in [elsewhere.address, own_port] {
-        let server = network.run(&helloworld, app.address, Some(destination));
+        let server = network.start_pod(&helloworld, app.address, Some(destination));
         let mut stream = TcpStream::connect(server.plaintext).await.unwrap();
-        assert!(end(&mut stream).await.is_err(), "{destination}");
+        assert!(closed(&mut stream).await.is_err(), "{destination}");
         server.proxy.stop(Duration::ZERO).await;
     }
-    assert_eq!((app.seen(), elsewhere.seen()), (1, 0));
+    assert_eq!((app.accepted(), elsewhere.accepted()), (1, 0));
 }

@@ -1,4 +1,4 @@
-//! Who may connect, and until when.
+//! Authorization of new connections, and recheck of open ones.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,21 +16,21 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::test_mesh::*;
 
-fn network() -> (Network, Workload, Workload, Workload) {
-    let network = Network::new("east", &Arc::new(Block::claim()));
+fn network() -> (TestMesh, Workload, Workload, Workload) {
+    let network = TestMesh::new("east", &Arc::new(AddressRange::claim()));
     let (client, server) = (network.workload("sleep", 1), serving(network.workload("helloworld", 2)));
     let thief = network.workload("thief", 3);
     network.push(&[client.clone(), server.clone(), thief.clone()], &[network.service(10, &[])], &[]);
     (network, client, server, thief)
 }
 
-/// Only `sleep` may.
+/// Allows `sleep` only.
 fn only_sleep(sleep: &Workload) -> Policy {
     policy("only-sleep", Action::Allow, &sleep.identity())
 }
 
 #[tokio::test]
-async fn only_the_allowed_principal_is_let_through() {
+async fn only_the_allowed_principal_is_forwarded() {
     let (network, sleep, helloworld, thief) = network();
     network.push(&[], &[], &[only_sleep(&sleep)]);
     let app = network.echo(&helloworld).await;
@@ -38,8 +38,8 @@ async fn only_the_allowed_principal_is_let_through() {
     let allowed = network.client(&sleep, app.address);
     assert_eq!(exchange(&mut allowed.dial().await, b"hello").await.unwrap(), b"hello");
     let refused = network.client(&thief, app.address);
-    assert!(end(&mut refused.dial().await).await.is_err());
-    assert_eq!(app.seen(), 1);
+    assert!(closed(&mut refused.dial().await).await.is_err());
+    assert_eq!(app.accepted(), 1);
     let thief = "source_principal=\"spiffe://cluster.local/ns/sample/sa/thief\"";
     let denied = ["reporter=\"destination\"", thief, "response_flags=\"DENY\""];
     network.metric_becomes(1, "istio_tcp_connections_failed_total", &denied).await;
@@ -48,7 +48,7 @@ async fn only_the_allowed_principal_is_let_through() {
 }
 
 #[tokio::test]
-async fn no_header_stands_in_for_an_identity() {
+async fn headers_do_not_replace_the_authenticated_identity() {
     let (network, sleep, helloworld, thief) = network();
     network.push(&[], &[], &[only_sleep(&sleep)]);
     let app = network.echo(&helloworld).await;
@@ -65,8 +65,8 @@ async fn no_header_stands_in_for_an_identity() {
     };
     let tunnel = network.tunnel(&thief.identity(), to, &helloworld.identity()).await;
     assert_eq!(tunnel.open(&forged).await.unwrap_err(), OpenError::Status(401));
-    assert_eq!(app.seen(), 0);
-    // The names are believed for labels, from another network; the identity is still the proven one.
+    assert_eq!(app.accepted(), 0);
+    // For a client of another network, baggage sets the labels, but not the principal.
     let labels = [
         "reporter=\"destination\"",
         "source_workload=\"sleep\"",
@@ -74,32 +74,32 @@ async fn no_header_stands_in_for_an_identity() {
         "response_flags=\"DENY\"",
     ];
     network.metric_becomes(1, "istio_tcp_connections_closed_total", &labels).await;
-    // The same head from who may is let through: it was the identity that was refused.
+    // The same headers with an allowed identity are forwarded.
     let tunnel = network.tunnel(&sleep.identity(), to, &helloworld.identity()).await;
     let (_stream, answer) = tunnel.open(&forged).await.unwrap();
     assert!(answer.baggage.unwrap().contains("service.name=helloworld"));
 }
 
 #[tokio::test]
-async fn a_peer_that_was_proven_elsewhere_passes_the_same_policy() {
+async fn a_byte_stream_of_an_authenticated_peer_is_subject_to_policy() {
     let (network, sleep, helloworld, thief) = network();
     network.push(&[], &[], &[only_sleep(&sleep)]);
     let app = network.echo(&helloworld).await;
     let server = network.server(&helloworld);
-    for (who, expected) in [(&sleep, None), (&thief, Some(OpenError::Status(401)))] {
+    for (client, expected) in [(&sleep, None), (&thief, Some(OpenError::Status(401)))] {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let (mine, theirs) = (
-            network.certs.certificate(&who.identity()).await.unwrap(),
+            network.certs.certificate(&client.identity()).await.unwrap(),
             network.certs.certificate(&helloworld.identity()).await.unwrap(),
         );
         let (near, far) = tokio::join!(
-            TlsSession::connect(mine.client_config(&[helloworld.identity()]), near, PATIENCE),
-            TlsSession::accept(theirs.server_config(), far, PATIENCE),
+            TlsSession::connect(mine.client_config(&[helloworld.identity()]), near, TIMEOUT),
+            TlsSession::accept(theirs.server_config(), far, TIMEOUT),
         );
         let far = far.unwrap();
         let peer = PeerIdentity::of(far.state()).unwrap();
-        assert_eq!(*peer.id(), who.identity());
-        let source = SocketAddr::new(who.addresses[0], 40_000);
+        assert_eq!(*peer.id(), client.identity());
+        let source = SocketAddr::new(client.addresses[0], 40_000);
         let serve = server.proxy.serve(peer, source, SocketAddr::new(helloworld.addresses[0], HBONE), far);
         let call = async {
             let settings = isthmus_hbone::Settings::default();
@@ -114,7 +114,7 @@ async fn a_peer_that_was_proven_elsewhere_passes_the_same_policy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_policy_cuts_what_it_refuses_and_nothing_else() {
+async fn a_new_policy_resets_only_the_connections_it_denies() {
     let (network, sleep, helloworld, thief) = network();
     let app = network.echo(&helloworld).await;
     let server = network.server(&helloworld);
@@ -124,7 +124,7 @@ async fn a_new_policy_cuts_what_it_refuses_and_nothing_else() {
     ping(&mut cut.0).await;
     assert_eq!(server.proxy.connections().inbound.len(), 2);
     network.push(&[], &[], &[only_sleep(&sleep)]);
-    assert!(end(&mut cut.0).await.is_err(), "cut, not finished");
+    assert!(closed(&mut cut.0).await.is_err(), "reset, not closed");
     ping(&mut kept).await;
     eventually(|| server.proxy.connections().inbound.len() == 1, || "it is still in the table".to_owned())
         .await;
@@ -133,7 +133,7 @@ async fn a_new_policy_cuts_what_it_refuses_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_policy_that_is_newly_attached_to_a_workload_counts_for_what_is_open() {
+async fn attaching_a_policy_rechecks_open_connections() {
     let (network, sleep, mut helloworld, _) = network();
     let selector =
         Policy { scope: Scope::WorkloadSelector, ..policy("no-sleep", Action::Deny, &sleep.identity()) };
@@ -145,26 +145,26 @@ async fn a_policy_that_is_newly_attached_to_a_workload_counts_for_what_is_open()
     ping(&mut stream).await;
     helloworld.authorization_policies = vec![selector.key()];
     network.push(&[helloworld], &[], &[]);
-    assert!(end(&mut stream).await.is_err());
+    assert!(closed(&mut stream).await.is_err());
 }
 
 #[tokio::test]
-async fn plaintext_has_no_identity() {
+async fn strict_mutual_tls_denies_new_and_open_plaintext() {
     let (network, _, helloworld, _) = network();
     let app = network.echo(&helloworld).await;
-    let server = network.run(&helloworld, app.address, Some(app.address));
+    let server = network.start_pod(&helloworld, app.address, Some(app.address));
     let mut open = tokio::net::TcpStream::connect(server.plaintext).await.unwrap();
     ping(&mut open).await;
-    // What STRICT mutual TLS arrives as: deny whoever has no principal.
+    // The control plane sends STRICT mutual TLS as a DENY of clients without a principal.
     let clause = Match { not_principals: vec![StringMatch::Presence], ..Match::default() };
     let strict =
         Policy { rules: vec![vec![vec![clause]]], ..policy("strict", Action::Deny, &helloworld.identity()) };
     network.push(&[], &[], std::slice::from_ref(&strict));
-    assert!(end(&mut open).await.is_err(), "what was open is cut");
+    assert!(closed(&mut open).await.is_err(), "the open connection is reset");
     let mut refused = tokio::net::TcpStream::connect(server.plaintext).await.unwrap();
     let _ = refused.write_all(b"x").await;
-    assert!(end(&mut refused).await.is_err());
-    assert_eq!(app.seen(), 1);
+    assert!(closed(&mut refused).await.is_err());
+    assert_eq!(app.accepted(), 1);
     let labels = ["reporter=\"destination\"", "response_flags=\"DENY\"", "source_principal=\"unknown\""];
     network.metric_becomes(2, "istio_tcp_connections_failed_total", &labels).await;
     network.remove_policy(&strict.key());
@@ -172,58 +172,62 @@ async fn plaintext_has_no_identity() {
     ping(&mut again).await;
 }
 
-/// The pod's own policy, which it names.
-fn named(action: Action, principal: &isthmus_model::SpiffeId) -> Policy {
+/// A policy that applies to workloads which reference it.
+fn selector_policy(action: Action, principal: &isthmus_model::SpiffeId) -> Policy {
     Policy { scope: Scope::WorkloadSelector, ..policy("late", action, principal) }
 }
 
 #[tokio::test]
-async fn new_connections_wait_for_a_policy_that_is_named_and_missing_and_it_decides() {
+async fn new_connections_wait_for_a_missing_policy_which_then_decides() {
     let (network, sleep, mut helloworld, _) = network();
-    let late = named(Action::Allow, &sleep.identity());
+    let late = selector_policy(Action::Allow, &sleep.identity());
     helloworld.authorization_policies = vec![late.key()];
     network.push(std::slice::from_ref(&helloworld), &[], &[]);
     let app = network.echo(&helloworld).await;
-    let server = network.run(&helloworld, app.address, Some(app.address));
+    let server = network.start_pod(&helloworld, app.address, Some(app.address));
     let client = network.client(&sleep, app.address);
     let mut tunnelled = client.dial().await;
     let mut plain = tokio::net::TcpStream::connect(server.plaintext).await.unwrap();
-    eventually(|| server.proxy.connections().inbound.len() == 2, || "they are not judged".to_owned()).await;
-    assert_eq!(app.seen(), 0, "nothing reaches the application on a policy's behalf that nobody knows");
+    eventually(
+        || server.proxy.connections().inbound.len() == 2,
+        || "the connections are not in the table".to_owned(),
+    )
+    .await;
+    assert_eq!(app.accepted(), 0, "nothing is forwarded while a policy is missing");
     network.push(&[], &[], &[late]);
     ping(&mut tunnelled).await;
-    assert!(end(&mut plain).await.is_err(), "it has no identity, and one is asked for");
-    assert_eq!(app.seen(), 1);
+    assert!(closed(&mut plain).await.is_err(), "plaintext has no identity to allow");
+    assert_eq!(app.accepted(), 1);
 }
 
 #[tokio::test]
-async fn a_policy_that_does_not_arrive_refuses_new_connections_in_the_end() {
+async fn a_missing_policy_denies_new_connections_at_the_deadline() {
     let config = Config { policy_deadline: Duration::from_millis(50), ..Config::default() };
-    let network = Network::with_config("east", &Arc::new(Block::claim()), config);
+    let network = TestMesh::with_config("east", &Arc::new(AddressRange::claim()), config);
     let (sleep, mut helloworld) = (network.workload("sleep", 1), network.workload("helloworld", 2));
     helloworld.authorization_policies = vec!["sample/late".into()];
     network.push(&[sleep.clone(), helloworld.clone()], &[], &[]);
     let app = network.echo(&helloworld).await;
-    let server = network.run(&helloworld, app.address, Some(app.address));
+    let server = network.start_pod(&helloworld, app.address, Some(app.address));
     let to = SocketAddr::new(helloworld.addresses[0], HBONE);
     let tunnel = network.tunnel(&sleep.identity(), to, &helloworld.identity()).await;
     let refused = tunnel.open(&Head::new(Authority::Ip(app.address))).await.unwrap_err();
     assert_eq!(refused, OpenError::Status(401));
     let mut plain = tokio::net::TcpStream::connect(server.plaintext).await.unwrap();
-    assert!(end(&mut plain).await.is_err());
-    assert_eq!(app.seen(), 0);
-    for who in ["unknown", "spiffe://cluster.local/ns/sample/sa/sleep"] {
-        let who = format!("source_principal=\"{who}\"");
-        let labels = ["reporter=\"destination\"", "response_flags=\"DENY\"", &who];
+    assert!(closed(&mut plain).await.is_err());
+    assert_eq!(app.accepted(), 0);
+    for principal in ["unknown", "spiffe://cluster.local/ns/sample/sa/sleep"] {
+        let principal = format!("source_principal=\"{principal}\"");
+        let labels = ["reporter=\"destination\"", "response_flags=\"DENY\"", &principal];
         network.metric_becomes(1, "istio_tcp_connections_failed_total", &labels).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_closes_hundreds_at_once_and_those_that_stay_notice_nothing() {
+async fn a_policy_change_resets_hundreds_of_connections_without_delaying_others() {
     let (network, sleep, helloworld, thief) = network();
     let app = network.echo(&helloworld).await;
-    let server = network.run(&helloworld, app.address, Some(app.address));
+    let server = network.start_pod(&helloworld, app.address, Some(app.address));
     let (kept, cut) = (network.client(&sleep, app.address), network.client(&thief, app.address));
     let mut kept = kept.dial().await;
     ping(&mut kept).await;
@@ -238,7 +242,7 @@ async fn a_change_closes_hundreds_at_once_and_those_that_stay_notice_nothing() {
     network.push(&[], &[], &[only_sleep(&sleep)]);
     ping(&mut kept).await;
     for stream in &mut open {
-        assert!(end(stream).await.is_err(), "cut, not finished");
+        assert!(closed(stream).await.is_err(), "reset, not closed");
     }
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     ping(&mut kept).await;
@@ -247,7 +251,7 @@ async fn a_change_closes_hundreds_at_once_and_those_that_stay_notice_nothing() {
 }
 
 #[tokio::test]
-async fn the_agents_own_listener_leads_to_its_metrics_and_readiness_only() {
+async fn the_agent_pod_serves_only_metrics_and_readiness_over_hbone() {
     let (network, sleep, ztunnel, thief) = network();
     network.push(&[], &[], &[only_sleep(&sleep)]);
     let own = ztunnel.addresses[0];
@@ -257,14 +261,15 @@ async fn the_agents_own_listener_leads_to_its_metrics_and_readiness_only() {
     }
     let bound = std::net::TcpListener::bind((own, HBONE)).unwrap();
     let _proxy = AgentPodProxy::start(
-        Arc::clone(&network.world),
-        info(&ztunnel),
+        Arc::clone(&network.ctx),
+        pod_ref(&ztunnel),
         BoundListener::from_std(bound, false).unwrap(),
         Sockets::host(),
         network.watch.clone(),
     );
-    let ask = async |who: &Workload, port: u16| {
-        let tunnel = network.tunnel(&who.identity(), SocketAddr::new(own, HBONE), &ztunnel.identity()).await;
+    let ask = async |client: &Workload, port: u16| {
+        let tunnel =
+            network.tunnel(&client.identity(), SocketAddr::new(own, HBONE), &ztunnel.identity()).await;
         let head = Head::new(Authority::Ip(SocketAddr::new(own, port)));
         tunnel.open(&head).await.map(|_| ())
     };
@@ -273,6 +278,6 @@ async fn the_agents_own_listener_leads_to_its_metrics_and_readiness_only() {
     for port in [15000, 15001, 15006, HBONE, 15053, APP_PORT] {
         assert_eq!(ask(&sleep, port).await, Err(OpenError::Status(503)), "{port}");
     }
-    assert_eq!(ask(&thief, 15020).await, Err(OpenError::Status(401)), "policy holds here too");
-    assert_eq!(apps[2].seen(), 0);
+    assert_eq!(ask(&thief, 15020).await, Err(OpenError::Status(401)), "subject to policy");
+    assert_eq!(apps[2].accepted(), 0);
 }

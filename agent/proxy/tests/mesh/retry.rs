@@ -1,5 +1,4 @@
-//! What becomes of a connection whose first endpoint, waypoint or gateway fails, over real sockets to peers that follow
-//! a script.
+//! Retries and ejection when an endpoint, waypoint or gateway fails, with scripted peers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,8 +7,8 @@ use std::time::Duration;
 use isthmus_model::{GatewayAddress, GatewayDestination, NetworkAddress, Protocol, Service, Workload};
 use isthmus_proxy::{Config, Retry};
 
-use crate::log::Log;
-use crate::script::{Does, Peer};
+use crate::access_log::AccessLog;
+use crate::scripted_peer::{Failure, ScriptedPeer};
 use crate::test_mesh::*;
 
 const BAD: u8 = 2;
@@ -23,29 +22,29 @@ fn config() -> Config {
     }
 }
 
-/// A service that is nearly always reached at its bad endpoint first.
-struct Pair {
-    network: Network,
-    log: Log,
+/// A service with two endpoints, of which the bad one has nearly all of the weight.
+struct BadAndGood {
+    network: TestMesh,
+    log: AccessLog,
     sleep: Workload,
     good: Workload,
     service: Service,
 }
 
-impl Pair {
+impl BadAndGood {
     fn new(config: Config) -> Self {
-        let network = Network::with_config("east", &Arc::new(Block::claim()), config);
+        let network = TestMesh::with_config("east", &Arc::new(AddressRange::claim()), config);
         let sleep = network.workload("sleep", 1);
         let bad = Workload { capacity: u32::MAX, ..serving(network.workload("bad", BAD)) };
         let good = serving(network.workload("good", GOOD));
         let service = network.service(10, &[]);
         network.push(&[sleep.clone(), bad, good.clone()], std::slice::from_ref(&service), &[]);
-        Self { network, log: Log::listen(), sleep, good, service }
+        Self { network, log: AccessLog::capture(), sleep, good, service }
     }
 
-    async fn bad(&self, does: Does) -> Peer {
+    async fn bad(&self, failure: Failure) -> ScriptedPeer {
         let bad = self.network.workload("bad", BAD);
-        Peer::play(&self.network, bad.addresses[0], &bad.identity(), does).await
+        ScriptedPeer::start(&self.network, bad.addresses[0], &bad.identity(), failure).await
     }
 
     fn client(&self) -> Pod {
@@ -69,85 +68,89 @@ fn has(line: &str, parts: &[&str]) {
 }
 
 #[tokio::test]
-async fn another_endpoint_is_tried_before_the_200_and_the_one_that_refused_is_left_out_for_a_while() {
-    for (does, cause, connections) in [
-        (Does::Refuses, "refused", 0),
-        (Does::Swallows, "connect timeout", 0),
-        (Does::IsSilentInTls, "tls timeout", 1),
-        (Does::ClosesInTls, "closed in tls handshake", 1),
-        (Does::Answers("503"), "status 503", 1),
-        // The pool tries other tunnels to the same peer first: the peer may be restarting.
-        (Does::RefusesStreams, "refused stream", 3),
-        (Does::GoesAway, "going away", 3),
+async fn a_refused_connection_is_retried_elsewhere_and_ejects_the_endpoint() {
+    for (failure, cause, connections) in [
+        (Failure::ConnectRefused, "refused", 0),
+        (Failure::ConnectTimeout, "connect timeout", 0),
+        (Failure::TlsTimeout, "tls timeout", 1),
+        (Failure::TlsReset, "closed in tls handshake", 1),
+        (Failure::Status("503"), "status 503", 1),
+        // The pool first tries other tunnels to the same peer, which may be restarting.
+        (Failure::RefusedStream, "refused stream", 3),
+        (Failure::GoAway, "going away", 3),
     ] {
-        let pair = Pair::new(config());
-        let (network, peer) = (&pair.network, pair.bad(does).await);
+        let pair = BadAndGood::new(config());
+        let (network, peer) = (&pair.network, pair.bad(failure).await);
         let (app, _server) = (network.echo(&pair.good).await, network.server(&pair.good));
         let client = pair.client();
         let answer = exchange(&mut client.dial().await, b"hello").await;
-        assert_eq!(answer.unwrap_or_default(), b"hello", "{does:?}: {}", pair.log.next().await);
+        assert_eq!(answer.unwrap_or_default(), b"hello", "{failure:?}: {}", pair.log.next().await);
         let tried =
-            format!("tried=\"{} {cause}, endpoint {} ejected for 1s\"", pair.at(BAD), Pair::bad_uid());
+            format!("tried=\"{} {cause}, endpoint {} ejected for 1s\"", pair.at(BAD), BadAndGood::bad_uid());
         let line = pair.log.next().await;
         has(&line, &["message=connection complete", "dst.workload=\"good\"", "tries=2", &tried]);
         assert!(!line.contains("error=") && !line.contains("gave_up="), "{line}");
-        // The next ones go past it.
+        // Further connections avoid it.
         for _ in 0..3 {
             assert_eq!(exchange(&mut client.dial().await, b"again").await.unwrap(), b"again");
             let line = pair.log.next().await;
-            assert!(!line.contains("tries="), "{does:?}: {line}");
+            assert!(!line.contains("tries="), "{failure:?}: {line}");
         }
-        assert_eq!((peer.seen(), app.seen()), (connections, 4), "{does:?}");
+        assert_eq!((peer.accepted(), app.accepted()), (connections, 4), "{failure:?}");
         let label = format!("cause=\"{cause}\"");
         network.metric_becomes(1, "isthmus_connect_retries_total", &[&label]).await;
         assert_eq!(network.metric("isthmus_ejections_total", &["role=\"endpoint\""]), 1);
         let labels = ["reporter=\"source\"", "destination_workload=\"good\"", "response_flags=\"-\""];
         network.metric_becomes(4, "istio_tcp_connections_closed_total", &labels).await;
         let bad = ["reporter=\"source\"", "destination_workload=\"bad\""];
-        assert_eq!(network.metric("istio_tcp_connections_opened_total", &bad), 0, "counted where it went");
+        assert_eq!(
+            network.metric("istio_tcp_connections_opened_total", &bad),
+            0,
+            "counted for the endpoint that accepted"
+        );
     }
 }
 
 #[tokio::test]
-async fn what_the_far_end_decided_is_not_tried_elsewhere() {
-    for (does, error) in [
-        (Does::Answers("400"), "http status: 400"),
-        (Does::Answers("401"), "http status: 401"),
-        (Does::Answers("502"), "http status: 502"),
-        (Does::IsSomebodyElse, "tls handshake error"),
-        (Does::Cancels, "the stream was reset before an answer"),
+async fn answers_that_another_endpoint_would_not_change_are_not_retried() {
+    for (failure, error) in [
+        (Failure::Status("400"), "http status: 400"),
+        (Failure::Status("401"), "http status: 401"),
+        (Failure::Status("502"), "http status: 502"),
+        (Failure::WrongIdentity, "tls handshake error"),
+        (Failure::Cancel, "the stream was reset before an answer"),
     ] {
-        let pair = Pair::new(config());
-        let (network, _peer) = (&pair.network, pair.bad(does).await);
+        let pair = BadAndGood::new(config());
+        let (network, _peer) = (&pair.network, pair.bad(failure).await);
         let (app, _server) = (network.echo(&pair.good).await, network.server(&pair.good));
         let client = pair.client();
-        assert!(end(&mut client.dial().await).await.is_err(), "{does:?}");
+        assert!(closed(&mut client.dial().await).await.is_err(), "{failure:?}");
         let line = pair.log.next().await;
         has(&line, &["dst.workload=\"bad\"", error, "gave_up=\"not retryable\""]);
         assert!(!line.contains("tried="), "{line}");
-        assert_eq!(app.seen(), 0, "{does:?}");
+        assert_eq!(app.accepted(), 0, "{failure:?}");
         network.metric_becomes(1, "isthmus_connect_gave_up_total", &["why=\"not retryable\""]).await;
-        assert!(!network.registry.encode().unwrap().contains("isthmus_ejections_total{"), "{does:?}");
+        assert!(!network.registry.encode().unwrap().contains("isthmus_ejections_total{"), "{failure:?}");
     }
 }
 
 #[tokio::test]
-async fn a_tunnel_is_never_replaced_by_plaintext() {
-    let pair = Pair::new(config());
-    let (network, _peer) = (&pair.network, pair.bad(Does::Refuses).await);
+async fn a_retry_never_downgrades_to_plaintext() {
+    let pair = BadAndGood::new(config());
+    let (network, _peer) = (&pair.network, pair.bad(Failure::ConnectRefused).await);
     let plain = Workload { protocol: Protocol::Tcp, ..pair.good.clone() };
     network.push(std::slice::from_ref(&plain), &[], &[]);
     let app = network.echo(&plain).await;
     let client = pair.client();
-    assert!(end(&mut client.dial().await).await.is_err());
+    assert!(closed(&mut client.dial().await).await.is_err());
     let line = pair.log.next().await;
     has(&line, &["dst.workload=\"bad\"", "connect to", "refused", "gave_up=\"no other endpoint\""]);
-    assert_eq!(app.seen(), 0);
+    assert_eq!(app.accepted(), 0);
 }
 
 #[tokio::test]
-async fn plaintext_is_tried_elsewhere_too() {
-    let pair = Pair::new(config());
+async fn plaintext_is_retried() {
+    let pair = BadAndGood::new(config());
     let network = &pair.network;
     let plain = |workload: Workload| Workload { protocol: Protocol::Tcp, ..workload };
     let bad = Workload { capacity: u32::MAX, ..serving(network.workload("bad", BAD)) };
@@ -157,14 +160,14 @@ async fn plaintext_is_tried_elsewhere_too() {
     assert_eq!(exchange(&mut client.dial().await, b"hello").await.unwrap(), b"hello");
     let refused = SocketAddr::new(network.block.ip(BAD), APP_PORT);
     has(&pair.log.next().await, &["tries=2", &format!("tried=\"{refused} refused, endpoint")]);
-    assert_eq!(app.seen(), 1);
+    assert_eq!(app.accepted(), 1);
 }
 
 #[tokio::test]
-async fn a_waypoint_is_replaced_by_another_one_and_by_nothing_else() {
-    let pair = Pair::new(config());
+async fn a_waypoint_is_retried_only_with_another_of_its_pods() {
+    let pair = BadAndGood::new(config());
     let network = &pair.network;
-    // The endpoint itself would be there.
+    // The endpoint itself is up; it must not be used without its waypoint.
     let (app, _server) = (network.echo(&pair.good).await, network.server(&pair.good));
     let waypoint = Service {
         name: "waypoint".into(),
@@ -185,8 +188,8 @@ async fn a_waypoint_is_replaced_by_another_one_and_by_nothing_else() {
     network.push(std::slice::from_ref(&dead), &[service, waypoint.clone()], &[]);
     let client = pair.client();
     for _ in 0..2 {
-        assert!(end(&mut client.dial().await).await.is_err());
-        // The only one there is, is tried again each time.
+        assert!(closed(&mut client.dial().await).await.is_err());
+        // The only pod is not ejected.
         let line = pair.log.next().await;
         has(
             &line,
@@ -198,12 +201,13 @@ async fn a_waypoint_is_replaced_by_another_one_and_by_nothing_else() {
             ],
         );
     }
-    assert_eq!(app.seen(), 0);
-    // Another one answers, though only with what is behind it: that is not its fault.
+    assert_eq!(app.accepted(), 0);
+    // The other pod answers 503 for its upstream, which failure not eject it.
     let live = behind("wp-live", 22);
     network.push(std::slice::from_ref(&live), &[], &[]);
-    let peer = Peer::play(network, live.addresses[0], &live.identity(), Does::Answers("503")).await;
-    assert!(end(&mut client.dial().await).await.is_err());
+    let peer =
+        ScriptedPeer::start(network, live.addresses[0], &live.identity(), Failure::Status("503")).await;
+    assert!(closed(&mut client.dial().await).await.is_err());
     let line = pair.log.next().await;
     let tried = format!(
         "tried=\"{} refused, waypoint {} ejected for 1s; {} status 503\"",
@@ -212,51 +216,51 @@ async fn a_waypoint_is_replaced_by_another_one_and_by_nothing_else() {
         pair.at(22)
     );
     has(&line, &["dst.workload=\"wp-live\"", "http status: 503", &tried, "gave_up=\"no other endpoint\""]);
-    assert_eq!((peer.seen(), app.seen()), (1, 0));
+    assert_eq!((peer.accepted(), app.accepted()), (1, 0));
 }
 
 #[tokio::test]
-async fn when_all_refuse_the_connection_fails_and_half_of_them_stay_in() {
-    let pair = Pair::new(config());
+async fn at_most_half_of_the_endpoints_are_ejected() {
+    let pair = BadAndGood::new(config());
     let client = pair.client();
-    // Neither listens.
-    assert!(end(&mut client.dial().await).await.is_err());
+    // Both HBONE ports are closed.
+    assert!(closed(&mut client.dial().await).await.is_err());
     let line = pair.log.next().await;
     has(
         &line,
         &["tries=2", "ejected for 1s", "not ejected: half of 2 at most", "gave_up=\"no other endpoint\""],
     );
     has(&line, &["error=", "refused"]);
-    // The one that could not be out is what is left.
-    assert!(end(&mut client.dial().await).await.is_err());
+    // The endpoint that was not ejected is used.
+    assert!(closed(&mut client.dial().await).await.is_err());
     let line = pair.log.next().await;
     has(&line, &["dst.workload=\"good\"", "not ejected", "gave_up=\"no other endpoint\""]);
     assert!(!line.contains("tries=2"), "{line}");
 }
 
 #[tokio::test]
-async fn tries_are_limited() {
+async fn the_number_of_attempts_is_limited() {
     let retry = Retry { tries: 2, ..Retry::default() };
-    let pair = Pair::new(Config { retry, ..config() });
+    let pair = BadAndGood::new(Config { retry, ..config() });
     for last in 30..34 {
         let other = serving(pair.network.workload(&format!("bad-{last}"), last));
         pair.network.push(&[Workload { capacity: u32::MAX, ..other }], &[], &[]);
     }
     let client = pair.client();
-    assert!(end(&mut client.dial().await).await.is_err());
+    assert!(closed(&mut client.dial().await).await.is_err());
     has(&pair.log.next().await, &["tries=2", "gave_up=\"tries used up\""]);
 }
 
-/// A service here and behind two gateways.
-struct Far {
-    pair: Pair,
+/// A service with endpoints behind two gateways, and optionally one in the local network.
+struct Remote {
+    pair: BadAndGood,
     gateways: [Workload; 2],
 }
 
-impl Far {
-    /// `near`: how much the near endpoint weighs against the far one.
-    fn new(near: Option<u32>) -> Self {
-        let pair = Pair::new(config());
+impl Remote {
+    /// `local`: the weight of the local endpoint, if there is one.
+    fn new(local: Option<u32>) -> Self {
+        let pair = BadAndGood::new(config());
         let network = &pair.network;
         let identities = [pair.good.identity()];
         let gateway_service = Service {
@@ -287,34 +291,35 @@ impl Far {
             ..network.workload("bad", BAD)
         });
         let gateways = [gateway("gw-1", 201, u32::MAX), gateway("gw-2", 202, 1)];
-        let near = near.map(|capacity| Workload { capacity, ..pair.good.clone() });
+        let local = local.map(|capacity| Workload { capacity, ..pair.good.clone() });
         network.state.apply(isthmus_state::Batch {
-            remove_addresses: vec![Pair::bad_uid().to_owned(), pair.good.uid.to_string()],
+            remove_addresses: vec![BadAndGood::bad_uid().to_owned(), pair.good.uid.to_string()],
             ..isthmus_state::Batch::default()
         });
-        let workloads = [vec![split], gateways.to_vec(), near.into_iter().collect()].concat();
+        let workloads = [vec![split], gateways.to_vec(), local.into_iter().collect()].concat();
         network.push(&workloads, &[network.service(10, &identities), gateway_service], &[]);
         Self { pair, gateways }
     }
 
-    async fn gateway(&self, at: usize, does: Does) -> Peer {
+    async fn gateway(&self, at: usize, failure: Failure) -> ScriptedPeer {
         let workload = &self.gateways[at];
-        Peer::play(&self.pair.network, workload.addresses[0], &workload.identity(), does).await
+        ScriptedPeer::start(&self.pair.network, workload.addresses[0], &workload.identity(), failure).await
     }
 }
 
 #[tokio::test]
-async fn a_gateway_that_refuses_is_left_out_and_one_that_has_nobody_behind_it_is_not() {
-    let far = Far::new(None);
-    let (_dead, live) = (far.gateway(0, Does::Refuses).await, far.gateway(1, Does::Answers("503")).await);
-    let client = far.pair.client();
-    assert!(end(&mut client.dial().await).await.is_err());
-    let line = far.pair.log.next().await;
-    // The other gateway is asked twice: behind it is more than one endpoint.
-    let (dead, uid) = (far.pair.at(201), &far.gateways[0].uid);
+async fn a_gateway_is_ejected_when_it_refuses_but_not_when_it_answers_503() {
+    let remote = Remote::new(None);
+    let (_dead, live) =
+        (remote.gateway(0, Failure::ConnectRefused).await, remote.gateway(1, Failure::Status("503")).await);
+    let client = remote.pair.client();
+    assert!(closed(&mut client.dial().await).await.is_err());
+    let line = remote.pair.log.next().await;
+    // The other gateway is tried twice: it may have several endpoints.
+    let (dead, uid) = (remote.pair.at(201), &remote.gateways[0].uid);
     let behind = format!(
         "{} status 503, endpoint west/SplitHorizonWorkload/eastwest/helloworld not ejected: half of 1 at most",
-        far.pair.at(202)
+        remote.pair.at(202)
     );
     has(
         &line,
@@ -325,21 +330,21 @@ async fn a_gateway_that_refuses_is_left_out_and_one_that_has_nobody_behind_it_is
             "gave_up=\"tries used up\"",
         ],
     );
-    assert_eq!(live.seen(), 1, "one tunnel");
-    assert_eq!(far.pair.network.metric("isthmus_ejections_total", &["role=\"gateway\""]), 1);
+    assert_eq!(live.accepted(), 1, "one tunnel");
+    assert_eq!(remote.pair.network.metric("isthmus_ejections_total", &["role=\"gateway\""]), 1);
 }
 
 #[tokio::test]
-async fn what_is_near_takes_the_place_of_what_no_gateway_leads_to() {
-    for does in [Does::Refuses, Does::Answers("503")] {
-        let far = Far::new(Some(1));
-        let network = &far.pair.network;
-        let _peers = (far.gateway(0, does).await, far.gateway(1, does).await);
-        let (app, _server) = (network.echo(&far.pair.good).await, network.server(&far.pair.good));
-        let client = far.pair.client();
-        assert_eq!(exchange(&mut client.dial().await, b"near").await.unwrap(), b"near", "{does:?}");
-        let line = far.pair.log.next().await;
+async fn a_local_endpoint_is_used_when_the_gateways_fail() {
+    for failure in [Failure::ConnectRefused, Failure::Status("503")] {
+        let remote = Remote::new(Some(1));
+        let network = &remote.pair.network;
+        let _peers = (remote.gateway(0, failure).await, remote.gateway(1, failure).await);
+        let (app, _server) = (network.echo(&remote.pair.good).await, network.server(&remote.pair.good));
+        let client = remote.pair.client();
+        assert_eq!(exchange(&mut client.dial().await, b"near").await.unwrap(), b"near", "{failure:?}");
+        let line = remote.pair.log.next().await;
         has(&line, &["dst.workload=\"good\"", "tries=2", "tried="]);
-        assert_eq!(app.seen(), 1);
+        assert_eq!(app.accepted(), 1);
     }
 }

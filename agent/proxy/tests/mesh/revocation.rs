@@ -1,4 +1,4 @@
-//! Who was revoked: neither let in nor called, and cut off when that happens to an open connection.
+//! Revoked peers: refused as client and server, and reset when they are revoked while a connection is open.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use isthmus_proxy::Config;
 use isthmus_rt::BoxFuture;
 use tokio::net::TcpStream;
 
-use crate::gateway::{Joined, gateway_workload, hbone_only, join, start, vip};
+use crate::gateway::{TwoNetworks, gateway_workload, hbone_only, join, start, vip};
 use crate::test_mesh::*;
 
-/// Signs with a CA whose lists the test writes.
-struct Local(Arc<Ca>);
+/// Signs with a CA whose revocation lists the test issues.
+struct LocalSigner(Arc<Ca>);
 
-impl Signer for Local {
+impl Signer for LocalSigner {
     fn sign(
         &self,
         id: &SpiffeId,
@@ -31,11 +31,11 @@ impl Signer for Local {
     }
 }
 
-/// Two nodes of one network; each has what it trusts to itself.
+/// Two nodes of one network, each with its own trust.
 struct Nodes {
     ca: Arc<Ca>,
-    clients: Network,
-    servers: Network,
+    clients: TestMesh,
+    servers: TestMesh,
     clients_trust: Trust,
     servers_trust: Trust,
     sleep: Workload,
@@ -45,7 +45,7 @@ struct Nodes {
 impl Nodes {
     fn new() -> Self {
         let ca = Arc::new(Ca::new("root").unwrap());
-        let block = Arc::new(Block::claim());
+        let block = Arc::new(AddressRange::claim());
         let trust = || {
             let trust = Trust::new(Options { revocable: true, ..Options::default() });
             trust.set_revocations(Revocations::None);
@@ -53,8 +53,8 @@ impl Nodes {
         };
         let (clients_trust, servers_trust) = (trust(), trust());
         let node = |trust: &Trust| {
-            let signer = Arc::new(Local(Arc::clone(&ca)));
-            Network::signed_by("east", &block, Config::default(), signer, trust.clone())
+            let signer = Arc::new(LocalSigner(Arc::clone(&ca)));
+            TestMesh::signed_by("east", &block, Config::default(), signer, trust.clone())
         };
         let (clients, servers) = (node(&clients_trust), node(&servers_trust));
         let (sleep, helloworld) = (clients.workload("sleep", 1), clients.workload("helloworld", 2));
@@ -64,22 +64,22 @@ impl Nodes {
         Self { ca, clients, servers, clients_trust, servers_trust, sleep, helloworld }
     }
 
-    async fn list(&self, network: &Network, workload: &Workload) -> Revocations {
+    async fn list(&self, network: &TestMesh, workload: &Workload) -> Revocations {
         list(&self.ca, network, workload).await
     }
 }
 
-/// A list that names the certificate that a workload has.
-async fn list(ca: &Ca, network: &Network, workload: &Workload) -> Revocations {
+/// A revocation list with the certificate of a workload.
+async fn list(ca: &Ca, network: &TestMesh, workload: &Workload) -> Revocations {
     let certificate = network.certs.certificate(&workload.identity()).await.unwrap();
     let list = ca.crl(&[&certificate.chain()[0].pem]).unwrap();
     Revocations::parse(list.as_bytes()).unwrap()
 }
 
-/// Whether a new connection of the pod is reset, which may be before its client sees it made.
+/// Whether a new connection of the pod is reset, possibly before the client's connect returns.
 async fn is_refused(client: &Pod) -> bool {
     match TcpStream::connect(client.outbound).await {
-        Ok(mut stream) => end(&mut stream).await.is_err(),
+        Ok(mut stream) => closed(&mut stream).await.is_err(),
         Err(_) => true,
     }
 }
@@ -88,7 +88,7 @@ const REJECTIONS: &str = "istio_crl_policy_rejections_total";
 const FAILED: &str = "istio_tcp_connections_failed_total";
 
 #[tokio::test]
-async fn an_open_connection_ends_when_its_client_is_revoked_and_no_new_one_is_let_in() {
+async fn revoking_a_client_resets_its_connections_and_refuses_new_ones() {
     let nodes = Nodes::new();
     let app = nodes.servers.echo(&nodes.helloworld).await;
     let _server = nodes.servers.server(&nodes.helloworld);
@@ -97,22 +97,22 @@ async fn an_open_connection_ends_when_its_client_is_revoked_and_no_new_one_is_le
     ping(&mut open).await;
     let list = nodes.list(&nodes.clients, &nodes.sleep).await;
     assert_eq!(nodes.servers_trust.set_revocations(list), 1);
-    assert!(end(&mut open).await.is_err(), "the application sees a reset");
+    assert!(closed(&mut open).await.is_err(), "reset, not closed");
     let labels = ["reporter=\"destination\"", "response_flags=\"CERT_REVOKED\""];
     nodes.servers.metric_becomes(1, FAILED, &labels).await;
     let inbound = ["reporter=\"destination\""];
     assert_eq!(nodes.servers.metric(REJECTIONS, &inbound), 1);
     assert!(is_refused(&client).await);
     nodes.servers.metric_becomes(2, REJECTIONS, &inbound).await;
-    assert_eq!(app.seen(), 1);
-    // Who is no longer on the list is let in again.
+    assert_eq!(app.accepted(), 1);
+    // Allowed again when no longer on the list.
     nodes.servers_trust.set_revocations(Revocations::None);
     assert_eq!(exchange(&mut client.dial().await, b"hello").await.unwrap(), b"hello");
     assert_eq!(nodes.servers.metric("istio_crl_untracked_connections_total", &inbound), 0);
 }
 
 #[tokio::test]
-async fn an_open_connection_ends_when_its_server_is_revoked_and_it_is_not_called_again() {
+async fn revoking_a_server_resets_connections_to_it_and_refuses_new_ones() {
     let nodes = Nodes::new();
     let app = nodes.servers.echo(&nodes.helloworld).await;
     let _server = nodes.servers.server(&nodes.helloworld);
@@ -121,7 +121,7 @@ async fn an_open_connection_ends_when_its_server_is_revoked_and_it_is_not_called
     ping(&mut open).await;
     let list = nodes.list(&nodes.servers, &nodes.helloworld).await;
     assert_eq!(nodes.clients_trust.set_revocations(list), 1);
-    assert!(end(&mut open).await.is_err(), "the application sees a reset");
+    assert!(closed(&mut open).await.is_err(), "reset, not closed");
     let labels = ["reporter=\"source\"", "response_flags=\"CERT_REVOKED\""];
     nodes.clients.metric_becomes(1, FAILED, &labels).await;
     let outbound = ["reporter=\"source\""];
@@ -133,17 +133,17 @@ async fn an_open_connection_ends_when_its_server_is_revoked_and_it_is_not_called
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn through_a_gateway_both_tunnels_end_when_their_peers_are_revoked() {
+async fn revoking_either_peer_of_a_double_tunnel_resets_its_connections() {
     for revoked in ["the gateway, of the outer tunnel", "the far pod, of the inner one"] {
         let ca = Arc::new(Ca::new("root").unwrap());
-        let block = Arc::new(Block::claim());
+        let block = Arc::new(AddressRange::claim());
         let strict = Trust::new(Options { revocable: true, ..Options::default() });
         strict.set_revocations(Revocations::None);
         let network = |name: &str, trust: &Trust| {
-            let signer = Arc::new(Local(Arc::clone(&ca)));
-            Network::signed_by(name, &block, Config::default(), signer, trust.clone())
+            let signer = Arc::new(LocalSigner(Arc::clone(&ca)));
+            TestMesh::signed_by(name, &block, Config::default(), signer, trust.clone())
         };
-        let Joined { east, west, sleep, helloworld } =
+        let TwoNetworks { east, west, sleep, helloworld } =
             join(network("east", &strict), network("west", &Trust::default()));
         let _app = west.echo(&helloworld).await;
         let _server = west.server(&helloworld);
@@ -153,17 +153,17 @@ async fn through_a_gateway_both_tunnels_end_when_their_peers_are_revoked() {
         ping(&mut open).await;
         let peer = if revoked.starts_with("the gateway") { gateway_workload(&west) } else { helloworld };
         assert!(strict.set_revocations(list(&ca, &west, &peer).await) >= 1, "{revoked}");
-        assert!(end(&mut open).await.is_err(), "{revoked}");
+        assert!(closed(&mut open).await.is_err(), "{revoked}");
         let labels = ["reporter=\"source\"", "response_flags=\"CERT_REVOKED\""];
         east.metric_becomes(1, FAILED, &labels).await;
-        assert!(is_refused(&client).await, "{revoked}: it was called again");
+        assert!(is_refused(&client).await, "{revoked}: a new connection was made");
         east.metric_becomes(2, REJECTIONS, &["reporter=\"source\""]).await;
     }
 }
 
 #[tokio::test]
-async fn a_policy_that_names_an_alias_lets_the_peer_in_for_as_long_as_it_is_one() {
-    let network = Network::new("east", &Arc::new(Block::claim()));
+async fn a_policy_with_a_trust_domain_alias_allows_while_the_alias_exists() {
+    let network = TestMesh::new("east", &Arc::new(AddressRange::claim()));
     let (sleep, helloworld) = (network.workload("sleep", 1), network.workload("helloworld", 2));
     let mut old = sleep.identity();
     old.trust_domain = "old".into();
@@ -177,5 +177,5 @@ async fn a_policy_that_names_an_alias_lets_the_peer_in_for_as_long_as_it_is_one(
     let mut open = client.dial().await;
     ping(&mut open).await;
     network.state.set_trust_domains(TrustDomains::default());
-    assert!(end(&mut open).await.is_err(), "it is none any more");
+    assert!(closed(&mut open).await.is_err(), "the alias was removed");
 }

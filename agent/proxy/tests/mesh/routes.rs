@@ -1,5 +1,5 @@
-//! Routes over real sockets: by waypoints, with one that follows a script as peer; and to workloads that are known by a
-//! hostname only, with a resolver that says what it is told to say.
+//! Routes through waypoints, with a scripted waypoint; and to workloads with a hostname in place of addresses, with a fake
+//! resolver.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,18 +16,18 @@ use isthmus_rt::BoxFuture;
 use isthmus_rt::task::Tasks;
 use tokio::net::TcpListener;
 
-use crate::log::Log;
+use crate::access_log::AccessLog;
 use crate::test_mesh::*;
 
-/// Knows one name.
-struct Knows {
+/// Resolves one hostname.
+struct FakeResolver {
     addresses: Vec<IpAddr>,
-    asked: AtomicUsize,
+    lookups: AtomicUsize,
 }
 
-impl HostResolver for Knows {
+impl HostResolver for FakeResolver {
     fn lookup<'a>(&'a self, hostname: &'a Hostname) -> BoxFuture<'a, Result<Vec<IpAddr>, HostLookupError>> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.lookups.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
             match hostname.as_str() {
                 "db.example.com" => Ok(self.addresses.clone()),
@@ -37,7 +37,7 @@ impl HostResolver for Knows {
     }
 }
 
-fn named(network: &Network, hostname: &str, protocol: Protocol) -> Workload {
+fn named(network: &TestMesh, hostname: &str, protocol: Protocol) -> Workload {
     Workload {
         addresses: Vec::new(),
         hostname: hostname.into(),
@@ -47,12 +47,12 @@ fn named(network: &Network, hostname: &str, protocol: Protocol) -> Workload {
 }
 
 #[tokio::test]
-async fn a_workload_known_by_name_is_looked_up_for_each_connection() {
+async fn a_workload_with_a_hostname_is_looked_up_for_each_connection() {
     for protocol in [Protocol::Hbone, Protocol::Tcp] {
-        let block = Arc::new(Block::claim());
+        let block = Arc::new(AddressRange::claim());
         let addresses = vec!["2001:db8::1".parse().unwrap(), block.ip(2)];
-        let names = Arc::new(Knows { addresses, asked: AtomicUsize::new(0) });
-        let network = Network::with_names("east", &block, Config::default(), Arc::clone(&names) as _);
+        let resolver = Arc::new(FakeResolver { addresses, lookups: AtomicUsize::new(0) });
+        let network = TestMesh::with_resolver("east", &block, Config::default(), Arc::clone(&resolver) as _);
         let sleep = network.workload("sleep", 1);
         network.push(
             &[sleep.clone(), named(&network, "db.example.com", protocol)],
@@ -63,7 +63,7 @@ async fn a_workload_known_by_name_is_looked_up_for_each_connection() {
         let app = network.echo(&there).await;
         let _server = (protocol == Protocol::Hbone).then(|| network.server(&there));
         let client = network.client(&sleep, SocketAddr::new(block.ip(10), SERVICE_PORT));
-        let log = Log::listen();
+        let log = AccessLog::capture();
         for time in 1..=3 {
             assert_eq!(exchange(&mut client.dial().await, b"hello").await.unwrap(), b"hello");
             let line = log.next().await;
@@ -72,19 +72,19 @@ async fn a_workload_known_by_name_is_looked_up_for_each_connection() {
                 line.contains(&format!("dst.addr={to} ")) && line.contains("dst.workload=\"db\""),
                 "{line}"
             );
-            // Whether an answer is kept is the resolver's business.
-            assert_eq!(names.asked.load(Ordering::SeqCst), time);
+            // Caching is up to the resolver.
+            assert_eq!(resolver.lookups.load(Ordering::SeqCst), time);
         }
         let labels = ["hostname=\"db.example.com\"", "source_workload=\"sleep\""];
-        assert_eq!((network.metric("istio_on_demand_dns_total", &labels), app.seen()), (3, 3));
+        assert_eq!((network.metric("istio_on_demand_dns_total", &labels), app.accepted()), (3, 3));
     }
 }
 
 #[tokio::test]
-async fn a_name_without_an_address_ends_the_connection_with_one_clear_line() {
-    let block = Arc::new(Block::claim());
-    let names = Arc::new(Knows { addresses: Vec::new(), asked: AtomicUsize::new(0) });
-    let network = Network::with_names("east", &block, Config::default(), names);
+async fn a_hostname_that_does_not_resolve_fails_the_connection() {
+    let block = Arc::new(AddressRange::claim());
+    let resolver = Arc::new(FakeResolver { addresses: Vec::new(), lookups: AtomicUsize::new(0) });
+    let network = TestMesh::with_resolver("east", &block, Config::default(), resolver);
     let sleep = network.workload("sleep", 1);
     network.push(
         &[sleep.clone(), named(&network, "gone.example.com", Protocol::Hbone)],
@@ -92,8 +92,8 @@ async fn a_name_without_an_address_ends_the_connection_with_one_clear_line() {
         &[],
     );
     let client = network.client(&sleep, SocketAddr::new(block.ip(10), SERVICE_PORT));
-    let log = Log::listen();
-    assert!(end(&mut client.dial().await).await.is_err());
+    let log = AccessLog::capture();
+    assert!(closed(&mut client.dial().await).await.is_err());
     let line = log.next().await;
     for part in [
         "message=connection failed",
@@ -106,32 +106,32 @@ async fn a_name_without_an_address_ends_the_connection_with_one_clear_line() {
     }
 }
 
-/// What a waypoint was asked: by whom, for what, and the rest of the headers.
-type Asked = Arc<Mutex<Vec<(String, Vec<(String, String)>)>>>;
+/// Identity of the client and headers of the CONNECTs that a waypoint accepted.
+type Connects = Arc<Mutex<Vec<(String, Vec<(String, String)>)>>>;
 
-/// A waypoint that accepts every CONNECT and sends back what it gets.
+/// A waypoint that accepts every CONNECT and echoes its stream.
 struct Waypoint {
-    asked: Asked,
+    connects: Connects,
     _tasks: Tasks,
 }
 
 impl Waypoint {
-    async fn play(network: &Network, workload: &Workload) -> Self {
+    async fn start(network: &TestMesh, workload: &Workload) -> Self {
         let certificate = network.certs.certificate(&workload.identity()).await.unwrap();
         let listener = TcpListener::bind((workload.addresses[0], HBONE)).await.unwrap();
-        let (asked, tasks) = (Asked::default(), Tasks::new("waypoint"));
-        let seen = Arc::clone(&asked);
+        let (connects, tasks) = (Connects::default(), Tasks::new("waypoint"));
+        let accepted = Arc::clone(&connects);
         tasks.spawn("waypoint", async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
-                let session = TlsSession::accept(certificate.server_config(), tcp, PATIENCE).await.unwrap();
+                let session = TlsSession::accept(certificate.server_config(), tcp, TIMEOUT).await.unwrap();
                 let client = PeerIdentity::of(session.state()).unwrap().id().to_string();
                 let mut peer = HbonePeer::server(session).await.unwrap();
-                // One stream after the other is enough for what is asked here; the end of the tunnel is the end.
+                // The test opens one stream at a time.
                 while let Ok(frame) = peer.next_of_streams().await {
                     let answered = match frame.kind {
                         kind::HEADERS => {
-                            seen.lock().unwrap().push((client.clone(), frame.headers().unwrap()));
+                            accepted.lock().unwrap().push((client.clone(), frame.headers().unwrap()));
                             peer.headers(frame.stream, &[(":status", "200")], false).await
                         }
                         kind::DATA => peer.data(frame.stream, &frame.payload, frame.ends_stream()).await,
@@ -141,20 +141,20 @@ impl Waypoint {
                 }
             }
         });
-        Self { asked, _tasks: tasks }
+        Self { connects, _tasks: tasks }
     }
 
-    /// The last CONNECT: who, for what, and which service the client says it meant.
+    /// Client identity, authority and `forwarded` header of the last CONNECT.
     fn last(&self) -> (String, String, String) {
-        let asked = self.asked.lock().unwrap();
-        let (client, headers) = asked.last().unwrap();
+        let connects = self.connects.lock().unwrap();
+        let (client, headers) = connects.last().unwrap();
         let header = |name| headers.iter().find(|(key, _)| key == name).unwrap().1.clone();
         (client.clone(), header(":authority"), header("forwarded"))
     }
 }
 
-/// What a waypoint is called by, and how.
-fn waypoint_service(network: &Network) -> Service {
+/// The waypoint's service.
+fn waypoint_service(network: &TestMesh) -> Service {
     Service {
         name: "waypoint".into(),
         hostname: "waypoint.sample.svc.cluster.local".into(),
@@ -169,15 +169,15 @@ fn reference(destination: GatewayDestination) -> Option<GatewayAddress> {
 }
 
 #[tokio::test]
-async fn a_waypoint_is_asked_for_what_the_client_wanted_in_the_clients_name() {
-    let block = Arc::new(Block::claim());
-    let network = Network::new("east", &block);
+async fn a_connect_to_a_waypoint_has_the_clients_identity_and_destination() {
+    let block = Arc::new(AddressRange::claim());
+    let network = TestMesh::new("east", &block);
     let service = waypoint_service(&network);
     let mut workload = network.workload("wp", 21);
     workload.services.insert(service.key(), [(HBONE, HBONE)].into());
-    let waypoint = Waypoint::play(&network, &workload).await;
+    let waypoint = Waypoint::start(&network, &workload).await;
     let sleep = network.workload("sleep", 1);
-    // It listens nowhere: whoever went past the waypoint would not reach it.
+    // It has no listeners, so that bypassing the waypoint fails.
     let server = serving(network.workload("helloworld", 2));
     let at = |last| {
         GatewayDestination::Address(NetworkAddress { network: network.name.clone(), address: block.ip(last) })
@@ -196,7 +196,7 @@ async fn a_waypoint_is_asked_for_what_the_client_wanted_in_the_clients_name() {
         let called = Service { waypoint: by_service, ..network.service(10, &[]) };
         network.push(&[sleep.clone(), workload.clone(), behind], &[called, service.clone()], &[]);
         let client = network.client(&sleep, to);
-        let log = Log::listen();
+        let log = AccessLog::capture();
         let mut stream = client.dial().await;
         let source = stream.local_addr().unwrap();
         assert_eq!(exchange(&mut stream, b"hello").await.unwrap(), b"hello", "{what}");

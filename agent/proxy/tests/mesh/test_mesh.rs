@@ -1,4 +1,4 @@
-//! One network of the mesh on loopback: its state, its certificates, its pods. Every test has addresses of its own.
+//! A mesh on loopback: networks with state, certificates and pods. Each test uses addresses that no other test uses.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdListener};
@@ -27,21 +27,21 @@ use isthmus_sys::socket::Sockets;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// The HBONE port, which `resolve` knows and tests cannot move.
+/// The HBONE port; fixed, since routes contain it.
 pub(crate) const HBONE: u16 = 15008;
-/// What clients connect to.
+/// The service's port, to which clients connect.
 pub(crate) const SERVICE_PORT: u16 = 5000;
-/// Where applications listen.
+/// The applications' port.
 pub(crate) const APP_PORT: u16 = 8080;
 pub(crate) const HOSTNAME: &str = "helloworld.sample.svc.cluster.local";
 
-/// A block of 256 loopback addresses that no other test has.
-pub(crate) struct Block {
+/// A range of 256 loopback addresses that no other test uses.
+pub(crate) struct AddressRange {
     net: [u8; 3],
     _claim: StdListener,
 }
 
-impl Block {
+impl AddressRange {
     pub(crate) fn claim() -> Self {
         loop {
             let net = [127, fastrand::u8(1..), fastrand::u8(..)];
@@ -57,12 +57,12 @@ impl Block {
     }
 }
 
-/// One network.
-pub(crate) struct Network {
+/// One network of the mesh, with an agent.
+pub(crate) struct TestMesh {
     pub(crate) name: NetworkId,
-    pub(crate) block: Arc<Block>,
+    pub(crate) block: Arc<AddressRange>,
     pub(crate) state: State,
-    pub(crate) world: Arc<ProxyContext>,
+    pub(crate) ctx: Arc<ProxyContext>,
     pub(crate) registry: isthmus_rt::metrics::Registry,
     pub(crate) tasks: Tasks,
     pub(crate) certs: Manager,
@@ -70,8 +70,8 @@ pub(crate) struct Network {
     pub(crate) watch: Watch,
 }
 
-impl Network {
-    pub(crate) fn new(name: &str, block: &Arc<Block>) -> Self {
+impl TestMesh {
+    pub(crate) fn new(name: &str, block: &Arc<AddressRange>) -> Self {
         Self::with_config(
             name,
             block,
@@ -79,22 +79,22 @@ impl Network {
         )
     }
 
-    pub(crate) fn with_config(name: &str, block: &Arc<Block>, config: Config) -> Self {
+    pub(crate) fn with_config(name: &str, block: &Arc<AddressRange>, config: Config) -> Self {
         Self::signed_by(name, block, config, Arc::new(FakeSigner::new()), Trust::default())
     }
 
-    pub(crate) fn with_names(
+    pub(crate) fn with_resolver(
         name: &str,
-        block: &Arc<Block>,
+        block: &Arc<AddressRange>,
         config: Config,
-        names: Arc<dyn HostResolver>,
+        resolver: Arc<dyn HostResolver>,
     ) -> Self {
-        Self::make((name, block), config, (Arc::new(FakeSigner::new()), Trust::default()), names)
+        Self::make((name, block), config, (Arc::new(FakeSigner::new()), Trust::default()), resolver)
     }
 
     pub(crate) fn signed_by(
         name: &str,
-        block: &Arc<Block>,
+        block: &Arc<AddressRange>,
         config: Config,
         signer: Arc<dyn Signer>,
         trust: Trust,
@@ -103,21 +103,21 @@ impl Network {
     }
 
     fn make(
-        (name, block): (&str, &Arc<Block>),
+        (name, block): (&str, &Arc<AddressRange>),
         config: Config,
         (signer, trust): (Arc<dyn Signer>, Trust),
-        names: Arc<dyn HostResolver>,
+        resolver: Arc<dyn HostResolver>,
     ) -> Self {
         isthmus_identity::install_crypto_provider();
         let (name, tasks, registry) = (NetworkId::from(name), Tasks::new("test"), Default::default());
         let identity = isthmus_identity::Config { trust, ..isthmus_identity::Config::default() };
         let certs = Manager::new(signer, identity, &tasks);
         let state = State::new(Options { own_network: name.clone(), ..Options::default() });
-        let world = Arc::new(ProxyContext {
+        let ctx = Arc::new(ProxyContext {
             state: state.clone(),
             certs: Arc::new(certs.clone()),
             network: name.clone(),
-            host_resolver: names,
+            host_resolver: resolver,
             cluster_id: name.as_str().into(),
             settings: Settings::default(),
             config,
@@ -125,10 +125,10 @@ impl Network {
             scheduler: FairScheduler::default(),
         });
         let (drain, watch) = drain::channel();
-        Self { name, block: Arc::clone(block), state, world, registry, tasks, certs, drain, watch }
+        Self { name, block: Arc::clone(block), state, ctx, registry, tasks, certs, drain, watch }
     }
 
-    /// A pod with an identity named like it.
+    /// A pod with a service account of its own name.
     pub(crate) fn workload(&self, name: &str, last: u8) -> Workload {
         Workload {
             uid: format!("{}//Pod/sample/{name}", self.name).into(),
@@ -179,9 +179,9 @@ impl Network {
         self.state.apply(Batch { remove_policies: vec![key.clone()], ..Batch::default() });
     }
 
-    /// Runs the pod's data plane. Its outbound listener takes every connection as one to `destination`; its plaintext
-    /// listener likewise to `plaintext`. Also answers where those two listen.
-    pub(crate) fn run(
+    /// Starts the pod's proxy. `destination` and `plaintext` are the original destinations of all connections to its
+    /// outbound and plaintext listeners.
+    pub(crate) fn start_pod(
         &self,
         workload: &Workload,
         destination: SocketAddr,
@@ -200,36 +200,36 @@ impl Network {
                 None => inbound_plaintext,
             },
         };
-        let world = Arc::clone(&self.world);
-        let proxy = PodProxy::start(world, info(workload), listeners, Sockets::host(), self.watch.clone());
+        let ctx = Arc::clone(&self.ctx);
+        let proxy = PodProxy::start(ctx, pod_ref(workload), listeners, Sockets::host(), self.watch.clone());
         Pod { proxy, outbound: outbound_at, plaintext: plaintext_at }
     }
 
-    /// Runs a pod that only calls.
+    /// Starts a pod without a server.
     pub(crate) fn client(&self, workload: &Workload, destination: SocketAddr) -> Pod {
-        self.run(workload, destination, None)
+        self.start_pod(workload, destination, None)
     }
 
-    /// Runs a pod that is only called.
+    /// Starts a pod without a client.
     pub(crate) fn server(&self, workload: &Workload) -> Pod {
-        self.run(workload, SocketAddr::new(workload.addresses[0], 1), None)
+        self.start_pod(workload, SocketAddr::new(workload.addresses[0], 1), None)
     }
 
-    /// An application of a pod that sends back what it gets, and says who connected.
+    /// Starts the pod's application, an echo server.
     pub(crate) async fn echo(&self, workload: &Workload) -> Echo {
         Echo::listen(SocketAddr::new(workload.addresses[0], APP_PORT), &self.tasks).await
     }
 
-    /// A tunnel to an HBONE port that is not our own outbound side's: any identity, any header.
-    pub(crate) async fn tunnel(&self, as_who: &SpiffeId, to: SocketAddr, expected: &SpiffeId) -> Tunnel {
-        let certificate = self.certs.certificate(as_who).await.unwrap();
+    /// Opens a tunnel without a proxy, to send any header with any identity.
+    pub(crate) async fn tunnel(&self, identity: &SpiffeId, to: SocketAddr, expected: &SpiffeId) -> Tunnel {
+        let certificate = self.certs.certificate(identity).await.unwrap();
         let config = certificate.client_config(std::slice::from_ref(expected));
         let tcp = TcpStream::connect(to).await.unwrap();
-        let session = TlsSession::connect(config, tcp, PATIENCE).await.unwrap();
+        let session = TlsSession::connect(config, tcp, TIMEOUT).await.unwrap();
         client::handshake(session, &Settings::default(), &self.tasks).await.unwrap()
     }
 
-    /// The value of the one series of a family whose labels contain all of `labels`; 0 when there is none.
+    /// The value of the series of a family whose labels contain all of `labels`; 0 if there is none.
     pub(crate) fn metric(&self, family: &str, labels: &[&str]) -> u64 {
         let text = self.registry.encode().unwrap();
         let start = format!("{family}{{");
@@ -241,7 +241,7 @@ impl Network {
         value
     }
 
-    /// Waits until a metric has a value: records are written when a connection's task ends, which nobody sees otherwise.
+    /// Waits until a metric has a value: a record is written when its connection's task ends, after the client's close.
     pub(crate) async fn metric_becomes(&self, value: u64, family: &str, labels: &[&str]) {
         eventually(
             || self.metric(family, labels) == value,
@@ -253,9 +253,9 @@ impl Network {
 
 pub(crate) struct Pod {
     pub(crate) proxy: PodProxy,
-    /// Where it takes captured outbound connections.
+    /// Address of the outbound listener.
     pub(crate) outbound: SocketAddr,
-    /// Where it takes captured plaintext.
+    /// Address of the plaintext listener.
     pub(crate) plaintext: SocketAddr,
 }
 
@@ -265,43 +265,43 @@ impl Pod {
     }
 }
 
-/// An application that sends back what it gets.
+/// An echo server.
 pub(crate) struct Echo {
     pub(crate) address: SocketAddr,
-    seen: Arc<std::sync::atomic::AtomicUsize>,
+    accepted: Arc<std::sync::atomic::AtomicUsize>,
 }
 
 impl Echo {
     pub(crate) async fn listen(address: SocketAddr, tasks: &Tasks) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let seen = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        let (counter, mine) = (Arc::clone(&seen), Tasks::new("echo"));
+        let accepted = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let (counter, connections) = (Arc::clone(&accepted), Tasks::new("echo"));
         tasks.spawn("echo", async move {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                mine.spawn("echo", async move {
+                connections.spawn("echo", async move {
                     let (mut read, mut write) = stream.split();
-                    // A connection that is cut is what some tests are about.
+                    // Some tests reset the connection.
                     let _ = tokio::io::copy(&mut read, &mut write).await;
                     let _ = write.shutdown().await;
                 });
             }
         });
-        Self { address, seen }
+        Self { address, accepted }
     }
 
-    /// Connections so far.
-    pub(crate) fn seen(&self) -> usize {
-        self.seen.load(std::sync::atomic::Ordering::SeqCst)
+    /// Number of accepted connections.
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted.load(std::sync::atomic::Ordering::SeqCst)
     }
 }
 
-/// How long anything on loopback may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Time limit of anything on loopback.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
-pub(crate) fn info(workload: &Workload) -> PodRef {
+pub(crate) fn pod_ref(workload: &Workload) -> PodRef {
     PodRef {
         uid: workload.name.as_str().into(),
         name: workload.name.clone(),
@@ -310,7 +310,7 @@ pub(crate) fn info(workload: &Workload) -> PodRef {
     }
 }
 
-/// A workload as a member of the service.
+/// Adds the workload to the service's endpoints.
 pub(crate) fn serving(mut workload: Workload) -> Workload {
     workload.services.insert(service_key(), BTreeMap::from([(SERVICE_PORT, APP_PORT)]));
     workload
@@ -320,7 +320,7 @@ pub(crate) fn service_key() -> NamespacedHostname {
     NamespacedHostname { namespace: "sample".into(), hostname: HOSTNAME.into() }
 }
 
-/// A policy of the namespace about one principal.
+/// A policy of the namespace that matches one principal.
 pub(crate) fn policy(name: &str, action: Action, principal: &SpiffeId) -> Policy {
     let clause =
         Match { principals: vec![StringMatch::Exact(principal.principal().into())], ..Match::default() };
@@ -334,7 +334,7 @@ pub(crate) fn policy(name: &str, action: Action, principal: &SpiffeId) -> Policy
     }
 }
 
-/// Sends, finishes, and answers what came back; an error when it did not end well.
+/// Sends the bytes and a FIN, and returns what the peer sent until its FIN; an error if the connection was reset.
 pub(crate) async fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     let work = async {
         let (mut read, mut write) = stream.split();
@@ -347,22 +347,24 @@ pub(crate) async fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> std::io::R
         sent?;
         received.map(|_| answer)
     };
-    tokio::time::timeout(PATIENCE, work).await.expect("the exchange takes too long")
+    tokio::time::timeout(TIMEOUT, work).await.expect("the exchange timed out")
 }
 
-/// Sends one byte and waits for it to come back: the connection is open end to end.
+/// Sends one byte and waits for its echo: the connection is open end to end.
 pub(crate) async fn ping(stream: &mut TcpStream) {
     let mut byte = [0];
     let work = async {
         stream.write_all(b"p").await.unwrap();
         stream.read_exact(&mut byte).await.unwrap();
     };
-    tokio::time::timeout(PATIENCE, work).await.expect("no answer to one byte");
+    tokio::time::timeout(TIMEOUT, work).await.expect("no echo of one byte");
     assert_eq!(&byte, b"p");
 }
 
-/// Waits for the other side to end the connection; an error is a reset.
-pub(crate) async fn end(stream: &mut TcpStream) -> std::io::Result<usize> {
+/// Waits until the peer closes the connection; an error is a reset.
+pub(crate) async fn closed(stream: &mut TcpStream) -> std::io::Result<usize> {
     let mut byte = [0];
-    tokio::time::timeout(PATIENCE, stream.read(&mut byte)).await.expect("nobody ends the connection")
+    tokio::time::timeout(TIMEOUT, stream.read(&mut byte))
+        .await
+        .expect("the peer does not close the connection")
 }

@@ -1,4 +1,4 @@
-//! How a pod's data plane ends.
+//! Drain and stop of a pod's proxy.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,29 +9,29 @@ use tokio::net::TcpStream;
 
 use crate::test_mesh::*;
 
-struct Open {
-    network: Network,
+struct OpenConnection {
+    network: TestMesh,
     client: Pod,
     server: Pod,
     stream: TcpStream,
     app: Echo,
 }
 
-/// One connection that is open end to end.
-async fn open() -> Open {
-    let network = Network::new("east", &Arc::new(Block::claim()));
+/// Opens one connection end to end.
+async fn open() -> OpenConnection {
+    let network = TestMesh::new("east", &Arc::new(AddressRange::claim()));
     let (sleep, helloworld) = (network.workload("sleep", 1), network.workload("helloworld", 2));
     network.push(&[sleep.clone(), helloworld.clone()], &[], &[]);
     let app = network.echo(&helloworld).await;
     let (client, server) = (network.client(&sleep, app.address), network.server(&helloworld));
     let mut stream = client.dial().await;
     ping(&mut stream).await;
-    Open { network, client, server, stream, app }
+    OpenConnection { network, client, server, stream, app }
 }
 
 #[tokio::test]
-async fn a_drain_lets_open_connections_finish_and_takes_no_new_ones() {
-    let Open { network, client, server, mut stream, .. } = open().await;
+async fn a_drain_finishes_open_connections_and_accepts_no_new_ones() {
+    let OpenConnection { network, client, server, mut stream, .. } = open().await;
     let (address, drain) = (client.outbound, network.drain);
     drop(network.watch);
     let finish = async {
@@ -40,29 +40,29 @@ async fn a_drain_lets_open_connections_finish_and_takes_no_new_ones() {
         ping(&mut stream).await;
         exchange(&mut stream, b"the rest").await.unwrap()
     };
-    let (outcome, rest) = tokio::join!(drain.shutdown(PATIENCE), finish);
+    let (outcome, rest) = tokio::join!(drain.shutdown(TIMEOUT), finish);
     assert_eq!((outcome, rest), (Outcome::Drained, b"the rest".to_vec()));
     drop((client, server));
 }
 
 #[tokio::test]
-async fn a_stopped_pod_cuts_what_is_left_at_its_deadline() {
-    let Open { network, server, mut stream, app, client } = open().await;
+async fn stop_resets_open_connections_at_its_deadline() {
+    let OpenConnection { network, server, mut stream, app, client } = open().await;
     server.proxy.stop(Duration::ZERO).await;
-    assert!(end(&mut stream).await.is_err(), "cut, not finished");
+    assert!(closed(&mut stream).await.is_err(), "reset, not closed");
     assert!(TcpStream::connect((app.address.ip(), HBONE)).await.is_err(), "its listeners are closed");
     let labels = ["reporter=\"destination\"", "response_flags=\"CONNECT\""];
     network.metric_becomes(1, "istio_tcp_connections_failed_total", &labels).await;
     assert_eq!(server.proxy.connections(), Default::default());
-    // Others are not concerned: the client's pod still answers, with a reset since nobody serves.
-    assert!(end(&mut client.dial().await).await.is_err());
+    // The client's pod is not affected: it accepts, and resets since the upstream is gone.
+    assert!(closed(&mut client.dial().await).await.is_err());
 }
 
 #[tokio::test]
-async fn a_dropped_pod_leaves_nothing_open() {
-    let Open { network, client, server, mut stream, app } = open().await;
+async fn a_dropped_pod_closes_its_connections() {
+    let OpenConnection { network, client, server, mut stream, app } = open().await;
     drop(client);
-    assert!(end(&mut stream).await.is_err());
+    assert!(closed(&mut stream).await.is_err());
     network.metric_becomes(0, "istio_tcp_sockets_open", &["reporter=\"source\""]).await;
     network.metric_becomes(0, "istio_tcp_sockets_open", &["reporter=\"destination\""]).await;
     drop((server, app));
