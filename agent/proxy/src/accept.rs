@@ -1,5 +1,5 @@
-//! Listeners: binding, the accept loop, the limit of handshakes in progress, and the lifecycle of the tasks of one pod or
-//! gateway. Knows no protocol.
+//! Listeners: binding, the accept loop, the limit of handshakes in progress, and the lifecycle of the tasks of one
+//! pod or gateway. Knows no protocol.
 
 mod acceptor;
 mod handshake_slots;

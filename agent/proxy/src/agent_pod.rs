@@ -20,8 +20,8 @@ const REACHABLE: [u16; 2] = [15020, 15021];
 pub struct AgentPodProxy(Lifecycle);
 
 impl AgentPodProxy {
-    /// Serves the pod that the agent itself runs in until the process drains or [`Self::stop`] is called. Must be called
-    /// inside the data plane's runtime.
+    /// Serves the pod that the agent itself runs in until the process drains or [`Self::stop`] is called. Must be
+    /// called inside the data plane's runtime.
     #[must_use]
     pub fn start(
         proxy: Arc<ProxyContext>,

@@ -45,10 +45,11 @@ pub struct Config {
     /// How long a new connection waits for a policy that its workload references and the control plane has not sent;
     /// after that it is denied. As long as for a workload, since both come with the same push.
     pub policy_deadline: Duration,
-    /// How long an open connection may stay open while such a policy is missing. Longer than for a new connection: it was
-    /// allowed by the policies before, and a control plane that restarts resends its resources within this time.
+    /// How long an open connection may stay open while such a policy is missing. Longer than for a new connection: it
+    /// was allowed by the policies before, and a control plane that restarts resends its resources within this time.
     pub policy_grace: Duration,
-    /// Maximum of TLS handshakes in progress on a pod's HBONE listener; further connections stay in the kernel's backlog.
+    /// Maximum of TLS handshakes in progress on a pod's HBONE listener; further connections stay in the kernel's
+    /// backlog.
     pub handshakes: usize,
     /// Age after which a handshake may be evicted for a new connection while [`Self::handshakes`] are in progress. The
     /// default is several round trips across continents: an honest client finishes within it.
@@ -70,8 +71,8 @@ pub struct Config {
 pub struct Retry {
     /// Maximum of attempts per connection, the first one included. 1: no retries.
     pub tries: u32,
-    /// No attempt is started this long after the first one. Longer than [`Config::dial_deadline`], so that an upstream that
-    /// drops packets still leaves time for another attempt.
+    /// No attempt is started this long after the first one. Longer than [`Config::dial_deadline`], so that an
+    /// upstream that drops packets still leaves time for another attempt.
     pub window: Duration,
     /// Retries per second that a pod may make regardless of its number of connections.
     pub reserve: u32,
@@ -119,7 +120,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether `port` is one of ours.
+    /// Whether `port` is a port of the proxy: a connection to it would loop.
     #[must_use]
     pub fn is_illegal(&self, port: u16) -> bool {
         self.illegal_ports.contains(&port)

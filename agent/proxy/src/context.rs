@@ -1,5 +1,5 @@
-//! State that connections share: [`ProxyContext`] of the process, [`PodContext`] of one pod, and the recheck of a pod's open
-//! connections when policies change. Knows no protocol.
+//! State that connections share: [`ProxyContext`] of the process, [`PodContext`] of one pod, and the recheck of a
+//! pod's open connections when policies change. Knows no protocol.
 
 mod pod;
 mod proxy;

@@ -1,5 +1,5 @@
-//! Connections to upstreams: tunnels to peers, TCP to the pod's application, and adapters of their byte streams. Does not
-//! choose the upstream.
+//! Connections to upstreams: tunnels to peers, TCP to the pod's application, and adapters of their byte streams. Does
+//! not choose the upstream.
 
 pub(crate) mod app;
 pub(crate) mod client_reset;

@@ -1,5 +1,5 @@
-//! Connections to the pod: HBONE on 15008, captured plaintext on 15006. Each is authorized before it is forwarded to the
-//! application. Knows nothing of how policies are stored or matched.
+//! Connections to the pod: HBONE on 15008, captured plaintext on 15006. Each is authorized before it is forwarded to
+//! the application. Knows nothing of how policies are stored or matched.
 
 mod hbone;
 pub(crate) mod plaintext;
@@ -7,6 +7,6 @@ mod proxy_protocol;
 mod request;
 mod stream;
 
-#[cfg(test)]
-pub(crate) use hbone::stream_future_size;
 pub(crate) use hbone::{accept, serve};
+#[cfg(test)]
+pub(crate) use stream::serve as serve_stream;

@@ -28,8 +28,8 @@ pub struct PodProxy {
 // === impl PodProxy ===
 
 impl PodProxy {
-    /// Serves the pod on these listeners until the process drains or [`Self::stop`] is called. `sockets` opens the pod's
-    /// outgoing connections. Must be called inside the data plane's runtime.
+    /// Serves the pod on these listeners until the process drains or [`Self::stop`] is called. `sockets` opens the
+    /// pod's outgoing connections. Must be called inside the data plane's runtime.
     #[must_use]
     pub fn start(
         proxy: Arc<ProxyContext>,
@@ -59,8 +59,8 @@ impl PodProxy {
         Self { ctx, lifecycle }
     }
 
-    /// Serves a tunnel over a byte stream whose peer was authenticated elsewhere as if it had arrived on the HBONE port:
-    /// same policies, connection table and access log. Resolves when its last stream has ended.
+    /// Serves a tunnel over a byte stream whose peer was authenticated elsewhere as if it had arrived on the HBONE
+    /// port: same policies, connection table and access log. Resolves when its last stream has ended.
     pub async fn serve<S: Transport>(
         &self,
         peer: PeerIdentity,

@@ -11,7 +11,7 @@ use crate::inbound;
 use crate::outbound;
 
 /// Size in bytes of the future that an async function of three arguments returns.
-pub(crate) fn of<A, B, C, Fut>(_: impl Fn(A, B, C) -> Fut) -> usize {
+fn of<A, B, C, Fut>(_: impl Fn(A, B, C) -> Fut) -> usize {
     size_of::<Fut>()
 }
 
@@ -21,7 +21,7 @@ fn a_connections_task_stays_small() {
     let outbound = of::<Arc<PodContext>, Accepted, Watch, _>(outbound::serve);
     let plaintext = of::<Arc<PodContext>, Accepted, Watch, _>(inbound::plaintext::serve);
     let tunnel = of::<Arc<PodContext>, Accepted, Watch, _>(inbound::accept);
-    let stream = inbound::stream_future_size();
+    let stream = of(inbound::serve_stream);
     for (what, size, limit) in [
         ("an outbound connection", outbound, 8 * 1024),
         ("a plaintext connection", plaintext, 8 * 1024),

@@ -1,5 +1,5 @@
-//! The table of a pod's open connections: the admin endpoint shows it, and a policy change is checked against it. Does not
-//! know how policies are evaluated or connections served.
+//! The table of a pod's open connections: the admin endpoint shows it, and a policy change is checked against it.
+//! Does not know how policies are evaluated or connections served.
 
 mod connections;
 mod page;

@@ -34,8 +34,8 @@ pub enum ResponseFlag {
     None,
     /// An authorization policy denied it.
     Deny,
-    /// The upstream was not reached, or answered CONNECT with a status other than 200. Also every error that has no flag
-    /// of its own.
+    /// The upstream was not reached, or answered CONNECT with a status other than 200. Also every error that has no
+    /// flag of its own.
     Connect,
     /// The TLS handshake failed.
     TlsFailure,
@@ -69,8 +69,8 @@ pub(crate) struct PoolKey {
     pub(crate) destinations: Vec<SpiffeId>,
     /// The peer's HBONE address.
     pub(crate) address: SocketAddr,
-    /// The client's address. Clients with different addresses do not share a tunnel: the peer attributes all streams of a
-    /// TCP connection to its source address.
+    /// The client's address. Clients with different addresses do not share a tunnel: the peer attributes all streams
+    /// of a TCP connection to its source address.
     pub(crate) source_ip: IpAddr,
 }
 

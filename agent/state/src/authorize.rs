@@ -14,8 +14,8 @@ use isthmus_model::{Action, Facts, Policy, PolicyKey, SpiffeId, Workload};
 use crate::snapshot::Snapshot;
 use matcher::Subject;
 
-/// Proof that policy allowed one connection. It carries the facts that were judged and cannot be cloned, so that a caller
-/// forwards to the destination that policy saw, once.
+/// Proof that policy allowed one connection. It carries the facts that were judged and cannot be cloned, so that a
+/// caller forwards to the destination that policy saw, once.
 #[derive(PartialEq, Eq, Debug)]
 pub struct Permit {
     facts: Facts,

@@ -30,9 +30,9 @@ pub(crate) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Accepts until the drain starts, then closes the listener and waits for its connections. Dropping the future aborts
-    /// them. No error of `accept` ends the loop: errors of one connection are skipped, errors of the process (no file
-    /// descriptor left) are retried after a backoff.
+    /// Accepts until the drain starts, then closes the listener and waits for its connections. Dropping the future
+    /// aborts them. No error of `accept` ends the loop: errors of one connection are skipped, errors of the process
+    /// (no file descriptor left) are retried after a backoff.
     pub(crate) async fn run<F, Fut>(self, mut serve: F)
     where
         F: FnMut(Accepted, Watch) -> Fut,
@@ -52,11 +52,13 @@ impl Acceptor {
                     connections.spawn(self.name, serve(accepted, self.drain.clone()));
                 }
                 Err(error) if is_of_one_connection(&error) => {
-                    tracing::debug!(listener = self.name, pod = %self.owner, %error, "connection closed before it was accepted");
+                    let (listener, pod) = (self.name, &self.owner);
+                    tracing::debug!(listener, %pod, %error, "connection closed before it was accepted");
                 }
                 Err(error) => {
                     let wait = backoff.next_delay();
-                    tracing::warn!(listener = self.name, pod = %self.owner, %error, retry_in = ?wait, "cannot accept connections");
+                    let (listener, pod) = (self.name, &self.owner);
+                    tracing::warn!(listener, %pod, %error, retry_in = ?wait, "cannot accept connections");
                     tokio::time::sleep(wait).await;
                 }
             }

@@ -1,6 +1,6 @@
-//! Limits the handshakes in progress on a listener, over all clients. While all slots are taken, a new connection evicts the
-//! oldest handshake once that exceeded its grace period: otherwise a few hundred silent clients would block the listener
-//! until their handshakes time out. Knows no protocol.
+//! Limits the handshakes in progress on a listener, over all clients. While all slots are taken, a new connection
+//! evicts the oldest handshake once that exceeded its grace period: otherwise a few hundred silent clients would
+//! block the listener until their handshakes time out. Knows no protocol.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -102,8 +102,8 @@ impl BoundListener {
         accepted(stream, source, self.destination)
     }
 
-    /// Closes the listener after accepting the connections in its queue. The kernel would reset those, though their clients
-    /// have seen the handshake completed.
+    /// Closes the listener after accepting the connections in its queue. The kernel would reset those, though their
+    /// clients have seen the handshake completed.
     pub(super) fn into_backlog(self) -> impl Iterator<Item = Accepted> {
         let Self { listener, destination, .. } = self;
         // Still non-blocking: the iteration ends when the queue is empty.

@@ -1,5 +1,5 @@
-//! What the connections of one pod share: tunnel pool, connection table, handshake slots, retry state and CPU share; and
-//! the authorization of a new inbound connection by the current policies. Knows no protocol.
+//! What the connections of one pod share: tunnel pool, connection table, handshake slots, retry state and CPU share;
+//! and the authorization of a new inbound connection by the current policies. Knows no protocol.
 
 use std::fmt;
 use std::sync::Arc;
@@ -82,7 +82,8 @@ impl PodContext {
         Self { allowed_ports: Some(ports.into()), ..self }
     }
 
-    /// Whether an inbound tunnel may reach a port: any but the proxy's own in a pod, the allowed ones in the agent's pod.
+    /// Whether an inbound tunnel may reach a port: any but the proxy's own in a pod, the allowed ones in the agent's
+    /// pod.
     pub(crate) fn may_reach(&self, port: u16) -> bool {
         match &self.allowed_ports {
             Some(allowed) => allowed.contains(&port),
@@ -158,8 +159,8 @@ impl PodContext {
         self.proxy.state.load()
     }
 
-    /// The local workload. Waits for the control plane to describe it, up to the configured deadline; a gateway uses its
-    /// fallback at once.
+    /// The local workload. Waits for the control plane to describe it, up to the configured deadline; a gateway uses
+    /// its fallback at once.
     pub(crate) async fn workload(&self) -> Result<Arc<Workload>, Error> {
         if let Some(fallback) = &self.fallback_workload {
             let known = self.snapshot().local_workload(&self.pod).map(Arc::clone);
@@ -174,11 +175,13 @@ impl PodContext {
         self.proxy.certificate(id).await
     }
 
-    /// Authorizes a new inbound connection by the current policies. `known` is the workload as it was looked up before the
-    /// connection entered the table. Policies are taken from its current version where there is one: a policy attached in
-    /// between would otherwise be missed both here and by the recheck, which ran before the connection was in the table.
+    /// Authorizes a new inbound connection by the current policies. `known` is the workload as it was looked up
+    /// before the connection entered the table. Policies are taken from its current version where there is one: a
+    /// policy attached in between would otherwise be missed both here and by the recheck, which ran before the
+    /// connection was in the table.
     ///
-    /// Waits for a policy that the workload references and the control plane has not sent, up to the configured deadline.
+    /// Waits for a policy that the workload references and the control plane has not sent, up to the configured
+    /// deadline.
     pub(crate) async fn authorize(&self, known: &Workload, facts: &Facts) -> Result<Permit, Refusal> {
         match self.try_authorize(known, facts) {
             Err(denied) if denied.is_pending() => Box::pin(self.authorize_when_known(known, facts)).await,

@@ -1,5 +1,5 @@
-//! Rechecks a pod's open inbound connections when the policies in force change. This module decides when; the connection
-//! table iterates and closes, and `isthmus_state` evaluates the policies.
+//! Rechecks a pod's open inbound connections when the policies in force change. This module decides when; the
+//! connection table iterates and closes, and `isthmus_state` evaluates the policies.
 
 use std::sync::Arc;
 
@@ -12,7 +12,8 @@ use super::PodContext;
 use crate::tracker::{RecheckOutcome, RecheckSummary};
 
 impl PodContext {
-    /// Evaluates the current policies of the current workload for all open inbound connections and closes the denied ones.
+    /// Evaluates the current policies of the current workload for all open inbound connections and closes the denied
+    /// ones.
     pub(crate) async fn recheck(&self) -> RecheckSummary {
         let snapshot = self.snapshot();
         // A workload that the control plane has withdrawn gets no new connection; its open ones stay.
@@ -34,11 +35,11 @@ impl PodContext {
         snapshot.local_workload(&self.pod).map(|workload| snapshot.in_force(workload))
     }
 
-    /// Rechecks whenever the policies in force change, and when a missing one has exceeded its grace period. Most changes
-    /// of the mesh concern other workloads and cost a comparison only.
+    /// Rechecks whenever the policies in force change, and when a missing one has exceeded its grace period. Most
+    /// changes of the mesh concern other workloads and cost a comparison only.
     ///
-    /// Subscribes when called and not when first polled: a change between the two would not be seen, and a connection that
-    /// was accepted in between would keep the permit of the old policies.
+    /// Subscribes when called and not when first polled: a change between the two would not be seen, and a connection
+    /// that was accepted in between would keep the permit of the old policies.
     pub(crate) fn recheck_on_changes(self: Arc<Self>) -> impl Spawnable<Output = ()> {
         let mut changes = self.proxy.state.subscribe();
         let mut last = self.in_force(&self.snapshot());

@@ -8,8 +8,8 @@ use tokio::net::TcpStream;
 use crate::context::PodContext;
 use crate::error::Error;
 
-/// Connects to the pod's application with the client's source address. If that cannot be bound, connects with the proxy's
-/// own address and logs a warning: the application loses the address, not the connection.
+/// Connects to the pod's application with the client's source address. If that cannot be bound, connects with the
+/// proxy's own address and logs a warning: the application loses the address, not the connection.
 pub(crate) async fn dial(
     ctx: &PodContext,
     source: SocketAddr,
@@ -19,7 +19,10 @@ pub(crate) async fn dial(
     if let Some(from) = client_source(ctx.uses_client_source(), source.ip(), target.ip()) {
         match ctx.sockets().connect(target, Some(from), deadline).await {
             Err(ConnectError::Setup(error)) => {
-                tracing::warn!(pod = %ctx.name(), %source, %error, "cannot use the client's source address, the application will see the proxy's: check ENABLE_ORIG_SRC and CAP_NET_ADMIN");
+                tracing::warn!(
+                    pod = %ctx.name(), %source, dst = %target, %error,
+                    "cannot use the client's source address, the application sees the proxy's instead"
+                );
             }
             connected => return connected.map_err(Error::Connect),
         }

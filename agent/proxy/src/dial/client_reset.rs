@@ -4,8 +4,8 @@
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// Resolves when the client resets its connection. A FIN does not count: a client that has finished sending may still wait
-/// for the response.
+/// Resolves when the client resets its connection. A FIN does not count: a client that has finished sending may still
+/// wait for the response.
 pub(crate) async fn wait(client: &TcpStream) {
     // The socket cannot be polled: assume that the client is still there.
     if client.ready(Interest::ERROR).await.is_err() {
@@ -29,23 +29,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_reset_is_seen_behind_unread_bytes() {
-        let (mut client, ours) = pair().await;
+        let (mut client, accepted) = pair().await;
         client.write_all(b"waiting").await.unwrap();
-        ours.readable().await.unwrap();
+        accepted.readable().await.unwrap();
         client.set_zero_linger().unwrap();
         drop(client);
-        timeout(Duration::from_secs(10), wait(&ours)).await.unwrap();
+        timeout(Duration::from_secs(10), wait(&accepted)).await.unwrap();
     }
 
     #[tokio::test]
     async fn neither_bytes_nor_a_fin_are_a_reset() {
-        let (mut client, ours) = pair().await;
+        let (mut client, accepted) = pair().await;
         client.write_all(b"waiting").await.unwrap();
         client.shutdown().await.unwrap();
-        ours.readable().await.unwrap();
-        assert!(timeout(Duration::from_millis(100), wait(&ours)).await.is_err());
+        accepted.readable().await.unwrap();
+        assert!(timeout(Duration::from_millis(100), wait(&accepted)).await.is_err());
         let mut bytes = [0; 7];
-        assert_eq!(ours.try_read(&mut bytes).unwrap(), 7, "no byte was consumed");
+        assert_eq!(accepted.try_read(&mut bytes).unwrap(), 7, "no byte was consumed");
         drop(client);
     }
 }

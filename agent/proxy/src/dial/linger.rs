@@ -1,6 +1,6 @@
-//! The stream that carries an inner tunnel, with the close of a TCP socket: shutdown waits for the peer's end of stream.
-//! An HTTP/2 stream that is dropped right after its END_STREAM is reset, and the gateway would record a finished connection
-//! as failed. Knows nothing of the tunnel above.
+//! The stream that carries an inner tunnel, with the close of a TCP socket: shutdown waits for the peer's end of
+//! stream. An HTTP/2 stream that is dropped right after its END_STREAM is reset, and the gateway would record a
+//! finished connection as failed. Knows nothing of the tunnel above.
 
 use std::future::Future as _;
 use std::io::{self, IoSlice};

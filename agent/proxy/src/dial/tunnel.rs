@@ -1,5 +1,5 @@
-//! Dials tunnels: TCP, mutual TLS with the source workload's certificate, HTTP/2. Implements the pool's [`Connect`]; the
-//! pool decides when to dial.
+//! Dials tunnels: TCP, mutual TLS with the source workload's certificate, HTTP/2. Implements the pool's [`Connect`];
+//! the pool decides when to dial.
 
 use std::sync::Arc;
 

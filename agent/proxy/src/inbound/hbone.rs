@@ -1,5 +1,5 @@
-//! Port 15008: mutual TLS, then an HBONE tunnel; each CONNECT is authorized separately. [`accept`] authenticates the peer;
-//! [`serve`] takes any byte stream of an authenticated peer and does not depend on TLS.
+//! Port 15008: mutual TLS, then an HBONE tunnel; each CONNECT is authorized separately. [`accept`] authenticates the
+//! peer; [`serve`] takes any byte stream of an authenticated peer and does not depend on TLS.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,8 +32,8 @@ pub(crate) async fn accept(ctx: Arc<PodContext>, accepted: Accepted, drain: Watc
     }
 }
 
-/// Serves the tunnel of an authenticated peer until the peer closes it or the drain ends it. Each CONNECT is a task of its
-/// own, so that a slow one delays no other.
+/// Serves the tunnel of an authenticated peer until the peer closes it or the drain ends it. Each CONNECT is a task
+/// of its own, so that a slow one delays no other.
 pub(crate) async fn serve<S: Transport>(
     ctx: Arc<PodContext>,
     peer: PeerIdentity,
@@ -45,10 +45,4 @@ pub(crate) async fn serve<S: Transport>(
     let tunnel = Arc::new(InboundTunnel { peer, source, local });
     let on_request = |request| stream::serve(Arc::clone(&ctx), Arc::clone(&tunnel), request);
     drive(&ctx, source, io, drain, on_request).await;
-}
-
-/// Size in bytes of the future that serves one CONNECT.
-#[cfg(test)]
-pub(crate) fn stream_future_size() -> usize {
-    crate::sizes::of(stream::serve)
 }

@@ -59,8 +59,9 @@ impl PlaintextConnection<'_> {
             return Err(Error::Recursive(self.original));
         }
         let workload = self.ctx.workload().await?;
-        let ours = workload.addresses.contains(&self.original.ip()) || self.original.ip() == self.local.ip();
-        if !ours {
+        let is_local =
+            workload.addresses.contains(&self.original.ip()) || self.original.ip() == self.local.ip();
+        if !is_local {
             return Err(Error::NotOurAddress { destination: self.original, pod: self.ctx.name().clone() });
         }
         Ok(workload)
@@ -88,9 +89,10 @@ impl PlaintextConnection<'_> {
     }
 
     async fn forward(self, permit: Permit, stream: TcpStream, mut tracked: Tracked, mut record: Record) {
-        tracing::debug!(pod = %self.ctx.name(), src = %self.source, allowed_by = ?permit.allowed_by(), "connection allowed by policy");
+        let (dst, policy) = (permit.destination(), permit.allowed_by().map(tracing::field::display));
+        tracing::debug!(pod = %self.ctx.name(), src = %self.source, %dst, policy, "connection allowed");
         let connected = tokio::select! {
-            connected = app::dial(self.ctx, self.source, permit.destination()) => connected,
+            connected = app::dial(self.ctx, self.source, dst) => connected,
             () = client_reset::wait(&stream) => Err(Error::ClientReset),
             refusal = tracked.denied() => Err(Error::PolicyChanged(refusal)),
         };

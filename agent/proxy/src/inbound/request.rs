@@ -95,8 +95,8 @@ pub(super) async fn validate(
     Ok((ValidConnect { workload, destination: target.addr, host, proxy_header }, opening))
 }
 
-/// The client as telemetry names it: the workload with its address, or, for a client of another network, what its baggage
-/// claims. The identity is the authenticated one in both cases.
+/// The client as telemetry names it: the workload with its address, or, for a client of another network, what its
+/// baggage claims. The identity is the authenticated one in both cases.
 fn source(
     snapshot: &Snapshot,
     tunnel: &InboundTunnel,

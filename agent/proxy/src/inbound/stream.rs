@@ -1,5 +1,5 @@
-//! One CONNECT of an inbound tunnel: authorized, then forwarded to the application. Forwarding requires a [`PeerIdentity`]
-//! from the TLS handshake and a [`Permit`] from policy; neither can be derived from a header.
+//! One CONNECT of an inbound tunnel: authorized, then forwarded to the application. Forwarding requires a
+//! [`PeerIdentity`] from the TLS handshake and a [`Permit`] from policy; neither can be derived from a header.
 
 use std::sync::Arc;
 
@@ -21,13 +21,13 @@ use crate::telemetry::baggage;
 use crate::tracker::{Connection, Tracked};
 use crate::types::{Carrier, Direction};
 
-/// A policy said no.
+/// Denied by policy.
 const UNAUTHORIZED: u16 = 401;
-/// The application cannot be reached.
+/// The application does not accept the connection.
 const UNAVAILABLE: u16 = 503;
 
 /// Answers one CONNECT and serves its stream until it is closed.
-pub(super) async fn serve(ctx: Arc<PodContext>, tunnel: Arc<InboundTunnel>, request: Request) {
+pub(crate) async fn serve(ctx: Arc<PodContext>, tunnel: Arc<InboundTunnel>, request: Request) {
     let (head, responder) = request.into_parts();
     match Box::pin(validate(&ctx, &tunnel, head)).await {
         Ok((connect, opening)) => {
@@ -52,7 +52,8 @@ struct TrackedConnect<'a> {
 }
 
 impl<'a> TrackedConnect<'a> {
-    /// Adds the connection to the table before it is authorized: a policy change after the authorization then rechecks it.
+    /// Adds the connection to the table before it is authorized: a policy change after the authorization then
+    /// rechecks it.
     fn new(
         ctx: &'a PodContext,
         tunnel: &'a InboundTunnel,
@@ -97,8 +98,10 @@ impl<'a> TrackedConnect<'a> {
 
     /// Connects to the application at the permitted destination and forwards the stream.
     async fn forward(mut self, peer: &PeerIdentity, permit: Permit, mut responder: Responder) {
-        tracing::debug!(pod = %self.ctx.name(), peer = %peer.id(), allowed_by = ?permit.allowed_by(), "connection allowed by policy");
-        let app_addr = self.connect.app_addr(permit.destination());
+        let (dst, policy) = (permit.destination(), permit.allowed_by().map(tracing::field::display));
+        let src = self.tunnel.source;
+        tracing::debug!(pod = %self.ctx.name(), peer = %peer.id(), %src, %dst, policy, "connection allowed");
+        let app_addr = self.connect.app_addr(dst);
         let connected = tokio::select! {
             connected = app::dial(self.ctx, self.tunnel.source, app_addr) => connected,
             () = responder.cancelled() => Err(Error::ClientReset),

@@ -1,5 +1,5 @@
-//! Drives the server side of a tunnel over the byte stream of an authenticated peer, and spawns a task per request. Does
-//! not know what a request is for.
+//! Drives the server side of a tunnel over the byte stream of an authenticated peer, and spawns a task per request.
+//! Does not know what a request is for.
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! The access log: events with the target `access`, with ztunnel's messages, keys and their order. Keys without a value are
-//! left out. Knows only the values of a line, not the connection.
+//! The access log: events with the target `access`, with ztunnel's messages, keys and their order. Keys without a
+//! value are left out. Knows only the values of a line, not the connection.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -37,8 +37,8 @@ impl<'a> LiveLabels<'a> {
 
     fn has_party(&mut self, party: &Party) -> bool {
         if !party.known {
-            // Traffic outside of the mesh has one series, which never expires. An identity without a workload is a peer that
-            // left the mesh or was never in it.
+            // Traffic outside of the mesh has one series, which never expires. An identity without a workload is a
+            // peer that left the mesh or was never in it.
             return party.principal.is_none();
         }
         let Self { snapshot, hasher, parties, .. } = self;

@@ -75,8 +75,8 @@ impl Metrics {
         Arc::new(metrics)
     }
 
-    /// Expires series that were idle for long enough and name workloads or services that are not in the mesh; returns their
-    /// number. CPU-bound: call it on the compute pool.
+    /// Expires series that were idle for long enough and name workloads or services that are not in the mesh; returns
+    /// their number. CPU-bound: call it on the compute pool.
     pub fn sweep(&self, now: Instant, snapshot: &Snapshot) -> usize {
         let mut live = LiveLabels::new(snapshot);
         let families = [&self.opened, &self.closed, &self.failed, &self.sent, &self.received];

@@ -1,5 +1,5 @@
-//! The record of one connection: counts it in the metrics and writes its access-log events, each exactly once, even when
-//! the connection's task is dropped.
+//! The record of one connection: counts it in the metrics and writes its access-log events, each exactly once, even
+//! when the connection's task is dropped.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -148,8 +148,8 @@ impl Record {
         }
     }
 
-    /// Replaces the server's labels by those of its baggage, and its identity by the authenticated one. No effect once the
-    /// connection is opened: its series must not change.
+    /// Replaces the server's labels by those of its baggage, and its identity by the authenticated one. No effect
+    /// once the connection is opened: its series must not change.
     pub(crate) fn update_destination(
         &mut self,
         authenticated: Option<SpiffeId>,

@@ -64,7 +64,8 @@ pub(super) struct InboundEntry {
 pub(crate) enum RecheckOutcome {
     /// The connection stays open.
     Allowed,
-    /// A policy that applies is missing: the connection stays open for the grace period, then it is closed for this reason.
+    /// A policy that applies is missing: the connection stays open for the grace period, then it is closed for this
+    /// reason.
     Pending(Refusal),
     /// The connection is closed for this reason.
     Denied(Refusal),
@@ -73,7 +74,7 @@ pub(crate) enum RecheckOutcome {
 /// Result of a recheck of all inbound connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct RecheckSummary {
-    /// How many were told to close.
+    /// Number of closed connections.
     pub(crate) closed: usize,
     /// When the earliest grace period of a pending connection ends.
     pub(crate) next: Option<Instant>,
@@ -116,9 +117,9 @@ impl Connections {
         }
     }
 
-    /// Evaluates every inbound connection again, and closes those that are denied or have been pending for longer than
-    /// `grace`. The table is not locked while `evaluate` runs, and the task yields to others regularly. Connections added
-    /// meanwhile are skipped: their own authorization sees the new policies.
+    /// Evaluates every inbound connection again, and closes those that are denied or have been pending for longer
+    /// than `grace`. The table is not locked while `evaluate` runs, and the task yields to others regularly.
+    /// Connections added meanwhile are skipped: their own authorization sees the new policies.
     pub(crate) async fn recheck(
         &self,
         evaluate: impl Fn(&Facts) -> RecheckOutcome,

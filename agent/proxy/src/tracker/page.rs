@@ -1,5 +1,5 @@
-//! Iterates over the connection table for slow readers (the config dump): copies the keys first, then the connections page
-//! by page, so that opening and closing connections never waits for a reader.
+//! Iterates over the connection table for slow readers (the config dump): copies the keys first, then the connections
+//! page by page, so that opening and closing connections never waits for a reader.
 
 use super::connections::{Connection, Connections, Table};
 

@@ -246,12 +246,12 @@ async fn an_unfinished_handshake_is_closed_at_the_tls_deadline() {
     for sent in [&[][..], &hello[..hello.len() / 2], &hello[..]] {
         let mut stream = TcpStream::connect((helloworld.addresses[0], HBONE)).await.unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut stream, sent).await.unwrap();
-        let begun = std::time::Instant::now();
+        let start = std::time::Instant::now();
         let mut answer = Vec::new();
         // The server's flight may precede the close.
         let read = tokio::time::timeout(TIMEOUT, stream.read_to_end(&mut answer)).await;
         assert!(read.is_ok(), "{} bytes keep a connection open", sent.len());
-        assert!(begun.elapsed() >= Duration::from_millis(90), "not before the deadline");
+        assert!(start.elapsed() >= Duration::from_millis(90), "not before the deadline");
     }
     network.metric_becomes(0, "istio_tcp_sockets_open", &["reporter=\"destination\""]).await;
 }

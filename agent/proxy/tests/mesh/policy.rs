@@ -238,13 +238,13 @@ async fn a_policy_change_resets_hundreds_of_connections_without_delaying_others(
         ping(&mut stream).await;
         open.push(stream);
     }
-    let begun = tokio::time::Instant::now();
+    let start = tokio::time::Instant::now();
     network.push(&[], &[], &[only_sleep(&sleep)]);
     ping(&mut kept).await;
     for stream in &mut open {
         assert!(closed(stream).await.is_err(), "reset, not closed");
     }
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     ping(&mut kept).await;
     eventually(|| server.proxy.connections().inbound.len() == 1, || "some are still in the table".to_owned())
         .await;

@@ -1,5 +1,5 @@
-//! Routes through waypoints, with a scripted waypoint; and to workloads with a hostname in place of addresses, with a fake
-//! resolver.
+//! Routes through waypoints, with a scripted waypoint; and to workloads with a hostname in place of addresses, with a
+//! fake resolver.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -83,7 +83,7 @@ async fn a_missing_policy_denies_new_connections_after_the_policy_deadline() {
     let state = State::new(Options::default());
     let ctx = ctx(&state);
     put(&state, naming(), vec![]);
-    let begun = Instant::now();
+    let start = Instant::now();
     // Unrelated updates do not extend the wait.
     let updates = async {
         for at in 0..4 {
@@ -94,7 +94,7 @@ async fn a_missing_policy_denies_new_connections_after_the_policy_deadline() {
     };
     let decided = async {
         let refused = ctx.authorize(&naming(), &facts()).await.unwrap_err();
-        (begun.elapsed(), refused)
+        (start.elapsed(), refused)
     };
     let ((after, refused), ()) = tokio::join!(decided, updates);
     assert_eq!(after, Duration::from_secs(5));
@@ -108,24 +108,24 @@ async fn a_new_connection_waits_for_a_missing_policy_which_then_decides() {
         let state = State::new(Options::default());
         let ctx = ctx(&state);
         put(&state, naming(), vec![]);
-        let begun = Instant::now();
-        let arrives = async {
+        let start = Instant::now();
+        let arrival = async {
             tokio::time::sleep(Duration::from_secs(3)).await;
             put(&state, naming(), vec![attached(action)]);
         };
         let (naming, facts) = (naming(), facts());
-        let (verdict, ()) = tokio::join!(ctx.authorize(&naming, &facts), arrives);
-        assert_eq!(begun.elapsed(), Duration::from_secs(3));
-        assert_eq!(verdict.is_ok(), passes, "{action:?}");
+        let (authorized, ()) = tokio::join!(ctx.authorize(&naming, &facts), arrival);
+        assert_eq!(start.elapsed(), Duration::from_secs(3));
+        assert_eq!(authorized.is_ok(), passes, "{action:?}");
     }
     // A DENY policy that is present decides without waiting.
     let state = State::new(Options::default());
     let ctx = ctx(&state);
     let deny = Policy { name: "other".into(), scope: Reach::Namespace, ..attached(Action::Deny) };
     put(&state, naming(), vec![deny.clone()]);
-    let begun = Instant::now();
+    let start = Instant::now();
     let refused = ctx.authorize(&naming(), &facts()).await.unwrap_err();
-    assert_eq!((begun.elapsed(), refused.policy), (Duration::ZERO, Some(deny.key())));
+    assert_eq!((start.elapsed(), refused.policy), (Duration::ZERO, Some(deny.key())));
 }
 
 /// An open connection over HBONE or in plaintext.
@@ -151,7 +151,7 @@ async fn a_missing_policy_closes_open_connections_after_its_grace_period_unless_
         tasks.spawn("recheck", Arc::clone(&ctx).recheck_on_changes());
         let mut tunnelled = open(&ctx, Some("spiffe://td/ns/sample/sa/sleep"), Carrier::Hbone);
         let mut plain = open(&ctx, None, Carrier::Tcp);
-        let begun = Instant::now();
+        let start = Instant::now();
         put(&state, naming(), vec![]);
         if let Some(action) = arrival {
             tokio::time::sleep(Duration::from_secs(29)).await;
@@ -163,13 +163,13 @@ async fn a_missing_policy_closes_open_connections_after_its_grace_period_unless_
             (Some(Action::Allow), closed) => assert!(closed.is_err(), "allowed by the policy"),
             (Some(Action::Deny), closed) => {
                 let (first, second) = closed.unwrap();
-                assert_eq!(begun.elapsed(), Duration::from_secs(29));
+                assert_eq!(start.elapsed(), Duration::from_secs(29));
                 assert_eq!(first.to_string(), "explicitly denied by: sample/late");
                 assert_eq!(first, second);
             }
             (None, closed) => {
                 let (first, second) = closed.unwrap();
-                assert_eq!(begun.elapsed(), Duration::from_secs(30));
+                assert_eq!(start.elapsed(), Duration::from_secs(30));
                 assert_eq!(first.to_string(), "policy sample/late applies but has not arrived");
                 assert_eq!(first, second);
             }
@@ -229,10 +229,10 @@ async fn a_removed_trust_domain_alias_closes_the_connections_it_allowed() {
     let mut open = open(&ctx, Some(peer), crate::types::Carrier::Hbone);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(ctx.connections().snapshot().inbound.len(), 1);
-    let begun = Instant::now();
+    let start = Instant::now();
     state.set_trust_domains(mesh(&[]));
     assert_eq!(open.denied().await.to_string(), "allow policies exist, but none allowed");
-    assert_eq!(begun.elapsed(), Duration::ZERO);
+    assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test]

@@ -78,10 +78,10 @@ async fn a_long_recheck_yields_to_other_tasks() {
         while std::time::Instant::now() < until {}
         RecheckOutcome::Denied(refusal())
     };
-    let turns = std::cell::Cell::new(0);
+    let polls = std::cell::Cell::new(0);
     let others = async {
         loop {
-            turns.set(turns.get() + 1);
+            polls.set(polls.get() + 1);
             yield_now().await;
         }
     };
@@ -91,7 +91,7 @@ async fn a_long_recheck_yields_to_other_tasks() {
         () = others => {}
     }
     // The recheck yields at least once per two connections.
-    assert!(turns.get() >= 50, "{}", turns.get());
+    assert!(polls.get() >= 50, "{}", polls.get());
     drop(open);
 }
 
