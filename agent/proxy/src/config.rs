@@ -43,10 +43,10 @@ pub struct Config {
     /// How long a connection waits until the control plane has described the local workload. 5 s as in ztunnel.
     pub workload_deadline: Duration,
     /// How long a new connection waits for a policy that its workload references and the control plane has not sent;
-    /// after that it is denied. As long as for a workload, since both come with the same push.
+    /// after that it is denied. The default is that of [`Self::workload_deadline`].
     pub policy_deadline: Duration,
     /// How long an open connection may stay open while such a policy is missing. Longer than for a new connection: it
-    /// was allowed by the policies before, and a control plane that restarts resends its resources within this time.
+    /// was allowed by the policies before, and a control plane that restarts gets time to resend them.
     pub policy_grace: Duration,
     /// Maximum of TLS handshakes in progress on a pod's HBONE listener; further connections stay in the kernel's
     /// backlog.

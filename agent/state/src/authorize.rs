@@ -14,8 +14,8 @@ use isthmus_model::{Action, Facts, Policy, PolicyKey, SpiffeId, Workload};
 use crate::snapshot::Snapshot;
 use matcher::Subject;
 
-/// Proof that policy allowed one connection. It carries the facts that were judged and cannot be cloned, so that a
-/// caller forwards to the destination that policy saw, once.
+/// Proof that policy allowed one connection. It owns the facts that policies were evaluated for and cannot be cloned: a
+/// caller forwards one connection, to the destination that was allowed.
 #[derive(PartialEq, Eq, Debug)]
 pub struct Permit {
     facts: Facts,
