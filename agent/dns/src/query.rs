@@ -1,7 +1,7 @@
 //! Reads as much of a DNS message as is needed to know whose it is to answer: header, first question, and what EDNS
 //! says of the size of answers. What cannot be read is somebody else's to judge.
 
-use isthmus_state::names::Family;
+use isthmus_state::dns::Family;
 use simple_dns::{CLASS, Packet, PacketFlag, QCLASS, QTYPE, Question, TYPE};
 
 /// Length of the header.

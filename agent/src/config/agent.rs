@@ -81,7 +81,7 @@ pub struct Place {
     /// `rootNamespace`).
     pub root_namespace: Namespace,
     /// Whether dry-run policies are logged at info instead of debug (`AUTHZ_POLICY_INFO_LOGGING`).
-    pub loud_policies: bool,
+    pub log_dry_run_at_info: bool,
     /// A namespace whose services win when several have one name (`PREFERED_SERVICE_NAMESPACE`, with one R).
     pub preferred_namespace: Option<Namespace>,
     /// Further node metadata.
@@ -316,7 +316,7 @@ fn read_place(r: &Reader<'_>, proxy: &ProxyConfig) -> Place {
         preferred_namespace: r.text("PREFERED_SERVICE_NAMESPACE").map(Namespace::from),
         instance_ip: r.text("INSTANCE_IP").unwrap_or_else(|| "1.1.1.1".to_owned()),
         root_namespace: read_root_namespace(r),
-        loud_policies: is_true(r, "AUTHZ_POLICY_INFO_LOGGING"),
+        log_dry_run_at_info: is_true(r, "AUTHZ_POLICY_INFO_LOGGING"),
         metadata,
         json_metadata: r.prefixed("ISTIO_METAJSON_"),
     }

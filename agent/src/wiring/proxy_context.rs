@@ -20,7 +20,7 @@ pub(crate) fn state(place: &Place) -> State {
         own_cluster: place.cluster.clone(),
         own_node: place.node.clone(),
         root_namespace: place.root_namespace.clone(),
-        loud_policies: place.loud_policies,
+        log_dry_run_at_info: place.log_dry_run_at_info,
     })
 }
 

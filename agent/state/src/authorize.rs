@@ -80,7 +80,7 @@ impl fmt::Display for Rejection {
 pub fn authorize(snapshot: &Snapshot, workload: &Workload, facts: &Facts) -> Result<Permit, Denied> {
     let subject = Subject::new(facts).known_as(snapshot.trust_domains(), &workload.trust_domain);
     let verdict = enforce(snapshot, workload, &subject);
-    let loud = snapshot.options().loud_policies;
+    let loud = snapshot.options().log_dry_run_at_info;
     let logged =
         if loud { tracing::enabled!(tracing::Level::INFO) } else { tracing::enabled!(tracing::Level::DEBUG) };
     if logged {

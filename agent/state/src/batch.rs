@@ -61,10 +61,10 @@ impl Snapshot {
         } = batch;
         let mut applied = Applied::default();
         for workload in upsert_workloads {
-            self.put_workload(workload, &mut applied);
+            self.upsert_workload(workload, &mut applied);
         }
         for service in upsert_services {
-            self.put_service(service, &mut applied);
+            self.upsert_service(service, &mut applied);
         }
         for (key, policy) in upsert_policies {
             applied.policies += usize::from(self.policies.accept(key, policy));
@@ -77,7 +77,7 @@ impl Snapshot {
             self.remove_address(&name, &mut applied);
         }
         for key in remove_policies {
-            applied.policies += usize::from(self.policies.take(&key));
+            applied.policies += usize::from(self.policies.remove(&key));
         }
         if applied.is_change() {
             self.version += 1;
@@ -86,28 +86,28 @@ impl Snapshot {
         applied
     }
 
-    fn put_workload(&mut self, workload: Workload, applied: &mut Applied) {
+    fn upsert_workload(&mut self, workload: Workload, applied: &mut Applied) {
         let old = self.workloads.get(workload.uid.as_str()).cloned();
         if old.as_deref() == Some(&workload) {
             return;
         }
-        self.count(&workload, applied);
+        self.count_change(&workload, applied);
         if let Some(old) = old {
-            applied.own_node |= self.options.is_here(&old);
-            self.workloads.take(&old);
-            self.services.leave(&old, Some(&workload));
+            applied.own_node |= self.options.is_on_own_node(&old);
+            self.workloads.remove(&old);
+            self.services.remove_endpoint(&old, Some(&workload));
         }
         let workload = Arc::new(workload);
-        self.workloads.put(&workload, &self.options);
-        self.services.join(&workload);
+        self.workloads.insert(&workload, &self.options);
+        self.services.add_endpoint(&workload);
     }
 
-    fn count(&self, workload: &Workload, applied: &mut Applied) {
+    fn count_change(&self, workload: &Workload, applied: &mut Applied) {
         applied.workloads += 1;
-        applied.own_node |= self.options.is_here(workload);
+        applied.own_node |= self.options.is_on_own_node(workload);
     }
 
-    fn put_service(&mut self, service: Service, applied: &mut Applied) {
+    fn upsert_service(&mut self, service: Service, applied: &mut Applied) {
         let old = self.services.get(&service.key()).cloned();
         if old.as_deref() == Some(&service) {
             return;
@@ -116,7 +116,7 @@ impl Snapshot {
         let service = Arc::new(service);
         match old {
             Some(old) => self.services.replace(&old, &service),
-            None => self.services.put(&service),
+            None => self.services.insert(&service),
         }
     }
 
@@ -124,9 +124,9 @@ impl Snapshot {
     /// that is: what can be added can be removed.
     fn remove_address(&mut self, name: &str, applied: &mut Applied) {
         if let Some(workload) = self.workloads.get(name).cloned() {
-            self.count(&workload, applied);
-            self.workloads.take(&workload);
-            self.services.leave(&workload, None);
+            self.count_change(&workload, applied);
+            self.workloads.remove(&workload);
+            self.services.remove_endpoint(&workload, None);
             return;
         }
         let key = name.split_once('/').map(|(namespace, hostname)| NamespacedHostname {
@@ -135,7 +135,7 @@ impl Snapshot {
         });
         if let Some(service) = key.and_then(|key| self.services.get(&key).cloned()) {
             applied.services += 1;
-            self.services.take(&service);
+            self.services.remove(&service);
         }
     }
 }

@@ -8,14 +8,15 @@ use isthmus_model::{PodRef, TrustDomains, Workload};
 use tokio::sync::watch;
 
 use crate::batch::{Applied, Batch};
-use crate::snapshot::{Options, Snapshot};
+use crate::options::Options;
+use crate::snapshot::Snapshot;
 
 /// The state of the mesh. Clones share it.
 #[derive(Clone, Debug)]
-pub struct State(Arc<Shared>);
+pub struct State(Arc<SharedState>);
 
 #[derive(Debug)]
-struct Shared {
+struct SharedState {
     current: ArcSwap<Snapshot>,
     /// Held while a push is applied. Older snapshots that somebody still reads wait in here, so that it is the writer
     /// that frees them and never a connection.
@@ -36,7 +37,7 @@ impl State {
     /// An empty mesh.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(SharedState {
             current: ArcSwap::from_pointee(Snapshot::new(options)),
             retired: Mutex::default(),
             version: watch::Sender::new(0),
@@ -127,7 +128,7 @@ impl Changes {
 mod tests {
     use super::*;
     use crate::fixture;
-    use crate::route::Route;
+    use crate::route::{Decision, Route};
     use isthmus_model::Facts;
     use std::net::SocketAddr;
     use std::sync::mpsc;
@@ -191,8 +192,8 @@ mod tests {
         crate::authorize(&snapshot, &client, &facts).unwrap();
         assert!(snapshot.local_workload(&pod()).is_none());
         assert!(snapshot.service_by_hostname(&"web.ns.svc.cluster.local".into(), None).is_some());
-        let Route::Hbone(upstream) = resolved.route else { panic!("{resolved:?}") };
-        upstream.tcp_to
+        let Decision::Connect(Route::Hbone(target)) = resolved.decision else { panic!("{resolved:?}") };
+        target.addr
     }
 
     #[test]

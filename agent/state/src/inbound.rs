@@ -8,7 +8,7 @@ use isthmus_model::workload::TunnelKind;
 use isthmus_model::{Authority, GatewayAddress, Hostname, NetworkAddress, NetworkId, Service, Workload};
 
 use crate::resolve::is_waypoint;
-use crate::services::Asker;
+use crate::services::NamespaceScope;
 use crate::snapshot::Snapshot;
 use crate::target::ILLEGAL_PORTS;
 
@@ -20,12 +20,12 @@ pub struct InboundTarget {
     /// The service that the authority named.
     pub service: Option<Arc<Service>>,
     /// What to tell an application that is behind a tunnel of its own.
-    pub tunnel: Option<TunnelTarget>,
+    pub tunnel: Option<AppTunnelTarget>,
 }
 
 /// What an application behind a tunnel of its own is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TunnelTarget {
+pub struct AppTunnelTarget {
     /// How it is told.
     pub protocol: TunnelKind,
     /// The destination that the client asked for.
@@ -120,7 +120,7 @@ pub fn inbound_target(
     Ok(InboundTarget {
         addr: SocketAddr::new(here, tunnel.port.unwrap_or(port)),
         service: service.cloned(),
-        tunnel: Some(TunnelTarget { protocol: tunnel.protocol, destination }),
+        tunnel: Some(AppTunnelTarget { protocol: tunnel.protocol, destination }),
     })
 }
 
@@ -152,14 +152,14 @@ fn by_hostname<'s>(
     hostname: &Hostname,
     port: u16,
 ) -> Result<(&'s Arc<Service>, u16), InboundError> {
-    let asker = Asker { namespace: Some(&local.namespace), preferred: None };
-    let named = snapshot.services.named(hostname.as_str());
+    let scope = NamespaceScope { client: Some(&local.namespace), preferred: None };
+    let named = snapshot.services.by_hostname(hostname.as_str());
     // The name may exist in several namespaces; a service that this pod serves is more likely meant than one that it
     // does not.
     let served = named.iter().filter(|service| local.services.contains_key(&service.key()));
-    let service = asker
+    let service = scope
         .best(served)
-        .or_else(|| asker.best(named.iter()))
+        .or_else(|| scope.best(named.iter()))
         .ok_or_else(|| InboundError::UnknownHostname(hostname.clone()))?;
     let target = target_port(service, local, port)
         .ok_or_else(|| InboundError::UnknownPort { hostname: hostname.clone(), port })?;

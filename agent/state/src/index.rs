@@ -29,7 +29,7 @@ impl<K: Eq + Hash + Clone, V: Clone> Multi<K, V> {
     }
 
     /// Replaces the value for which `same` holds, in its place, or adds one at the end.
-    pub(crate) fn put(&mut self, key: &K, value: V, same: impl Fn(&V) -> bool) {
+    pub(crate) fn insert(&mut self, key: &K, value: V, same: impl Fn(&V) -> bool) {
         let Some(values) = self.0.get_mut(key) else {
             self.0.insert_mut(key.clone(), smallvec![value]);
             return;
@@ -41,7 +41,7 @@ impl<K: Eq + Hash + Clone, V: Clone> Multi<K, V> {
     }
 
     /// Removes the value for which `same` holds.
-    pub(crate) fn take(&mut self, key: &K, same: impl Fn(&V) -> bool) {
+    pub(crate) fn remove(&mut self, key: &K, same: impl Fn(&V) -> bool) {
         let Some(values) = self.0.get_mut(key) else { return };
         values.retain(|held| !same(held));
         if values.is_empty() {
@@ -58,15 +58,15 @@ mod tests {
     fn values_keep_their_place_and_old_versions_their_values() {
         let mut index = Multi::<u8, &str>::default();
         for value in ["a", "b", "c"] {
-            index.put(&1, value, |held| *held == value);
+            index.insert(&1, value, |held| *held == value);
         }
         let old = index.clone();
-        index.put(&1, "B", |held| *held == "b");
-        index.take(&1, |held| *held == "a");
-        index.take(&2, |_| true);
+        index.insert(&1, "B", |held| *held == "b");
+        index.remove(&1, |held| *held == "a");
+        index.remove(&2, |_| true);
         assert_eq!(index.get(&1), ["B", "c"]);
         assert_eq!(old.get(&1), ["a", "b", "c"]);
-        index.take(&1, |_| true);
+        index.remove(&1, |_| true);
         assert!(index.get(&1).is_empty());
     }
 }

@@ -9,21 +9,21 @@ use isthmus_model::{
 
 use crate::index::Map;
 
-type Group = Arc<BTreeMap<PolicyKey, Arc<Policy>>>;
+type PolicyMap = Arc<BTreeMap<PolicyKey, Arc<Policy>>>;
 
 /// The store and its indices, which always agree.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Policies {
     by_key: Map<PolicyKey, Arc<Policy>>,
-    by_namespace: Map<Namespace, Group>,
-    global: Group,
+    by_namespace: Map<Namespace, PolicyMap>,
+    global: PolicyMap,
     /// Keys of those that only stand in for a refused one.
     stand_ins: Map<PolicyKey, ()>,
 }
 
 /// A policy that applies to a workload, or should.
 #[derive(Clone, Copy, Debug)]
-pub struct Applicable<'a> {
+pub struct ApplicablePolicy<'a> {
     /// Its key.
     pub key: &'a PolicyKey,
     /// The policy; `None` when the workload names it but it has not arrived.
@@ -33,17 +33,17 @@ pub struct Applicable<'a> {
 /// Everything that connections to a workload were judged by at one moment. Two are equal when no verdict can have changed
 /// between them; comparing costs nothing that grows with the number of policies of the mesh.
 #[derive(Clone, Debug)]
-pub struct InForce {
-    namespace: Option<Group>,
-    global: Group,
+pub struct EffectivePolicies {
+    namespace: Option<PolicyMap>,
+    global: PolicyMap,
     named: Vec<(PolicyKey, Option<Arc<Policy>>)>,
     own: TrustDomain,
     trust_domains: Arc<TrustDomains>,
 }
 
-// === impl InForce ===
+// === impl EffectivePolicies ===
 
-impl PartialEq for InForce {
+impl PartialEq for EffectivePolicies {
     /// Groups and policies are the same when they are the same value in memory: a change makes new ones, since this holds
     /// the old.
     fn eq(&self, other: &Self) -> bool {
@@ -67,9 +67,13 @@ impl PartialEq for InForce {
 // === impl Policies ===
 
 impl Policies {
-    pub(crate) fn in_force(&self, workload: &Workload, trust_domains: &Arc<TrustDomains>) -> InForce {
+    pub(crate) fn effective_policies(
+        &self,
+        workload: &Workload,
+        trust_domains: &Arc<TrustDomains>,
+    ) -> EffectivePolicies {
         let named = workload.authorization_policies.iter();
-        InForce {
+        EffectivePolicies {
             namespace: self.by_namespace.get(&workload.namespace).cloned(),
             global: Arc::clone(&self.global),
             named: named.map(|key| (key.clone(), self.by_key.get(key).cloned())).collect(),
@@ -87,13 +91,13 @@ impl Policies {
     }
 
     /// Policies of the workload's namespace, global ones, and those that it names itself.
-    pub(crate) fn of<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = Applicable<'a>> {
+    pub(crate) fn of<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = ApplicablePolicy<'a>> {
         let namespace = self.by_namespace.get(&workload.namespace).into_iter().flat_map(|group| group.iter());
         let found = namespace.chain(self.global.iter());
         let named = workload.authorization_policies.iter();
         found
-            .map(|(key, policy)| Applicable { key, policy: Some(policy) })
-            .chain(named.map(|key| Applicable { key, policy: self.by_key.get(key) }))
+            .map(|(key, policy)| ApplicablePolicy { key, policy: Some(policy) })
+            .chain(named.map(|key| ApplicablePolicy { key, policy: self.by_key.get(key) }))
     }
 
     /// Takes a policy that was understood; whether it is news.
@@ -101,7 +105,7 @@ impl Policies {
         let stood_in = self.stand_ins.remove_mut(&key);
         let news = self.by_key.get(&key).is_none_or(|held| **held != policy);
         if news {
-            self.put(key, Arc::new(policy));
+            self.insert(key, Arc::new(policy));
         }
         news || stood_in
     }
@@ -121,7 +125,7 @@ impl Policies {
             policy = %key, scope = ?stand_in.scope, action = ?stand_in.action,
             "a refused policy without an earlier version lets nothing through where it may apply"
         );
-        self.put(key.clone(), Arc::new(stand_in));
+        self.insert(key.clone(), Arc::new(stand_in));
         self.stand_ins.insert_mut(key.clone(), ());
         true
     }
@@ -133,13 +137,13 @@ impl Policies {
         told.into_iter().chain(seen).find(|root| root.as_str() == namespace).or(told)
     }
 
-    fn put(&mut self, key: PolicyKey, policy: Arc<Policy>) {
+    fn insert(&mut self, key: PolicyKey, policy: Arc<Policy>) {
         self.unlist(&key);
         match policy.scope {
             Scope::Global => drop(Arc::make_mut(&mut self.global).insert(key.clone(), Arc::clone(&policy))),
             Scope::Namespace => {
                 if !self.by_namespace.contains_key(&policy.namespace) {
-                    self.by_namespace.insert_mut(policy.namespace.clone(), Group::default());
+                    self.by_namespace.insert_mut(policy.namespace.clone(), PolicyMap::default());
                 }
                 if let Some(group) = self.by_namespace.get_mut(&policy.namespace) {
                     Arc::make_mut(group).insert(key.clone(), Arc::clone(&policy));
@@ -151,7 +155,7 @@ impl Policies {
     }
 
     /// Removes a policy; whether there was one.
-    pub(crate) fn take(&mut self, key: &PolicyKey) -> bool {
+    pub(crate) fn remove(&mut self, key: &PolicyKey) -> bool {
         self.stand_ins.remove_mut(key);
         self.unlist(key)
     }

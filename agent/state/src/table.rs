@@ -108,14 +108,14 @@ impl<V: Clone> Node<V> {
     }
 
     /// Removes the first slot of this key and this value; whether there was one.
-    fn take(&mut self, level: u32, key: Key, is: &impl Fn(&V) -> bool) -> bool {
+    fn remove(&mut self, level: u32, key: Key, is: &impl Fn(&V) -> bool) -> bool {
         match self {
             Self::Empty => false,
             // Branches stay when they get empty: what a mesh had it will have again.
             Self::Branch(children) => {
                 let held =
                     children[key.child(level)].find(level + 1, key).iter().any(|slot| slot.is(key, is));
-                held && Arc::make_mut(children)[key.child(level)].take(level + 1, key, is)
+                held && Arc::make_mut(children)[key.child(level)].remove(level + 1, key, is)
             }
             Self::Leaf(slots) => {
                 let Some(at) = slots.iter().position(|slot| slot.is(key, is)) else { return false };
@@ -208,14 +208,14 @@ impl<'a, V> Iterator for Iter<'a, V> {
 
 impl<V: Clone> Table<V> {
     /// Adds a value that is not in here under this key.
-    pub(crate) fn put(&mut self, key: Key, value: V) {
+    pub(crate) fn insert(&mut self, key: Key, value: V) {
         self.root.push(0, Slot { key, value });
         self.len += 1;
     }
 
     /// Removes the value of this key for which `is` holds.
-    pub(crate) fn take(&mut self, key: Key, is: impl Fn(&V) -> bool) {
-        self.len -= usize::from(self.root.take(0, key, &is));
+    pub(crate) fn remove(&mut self, key: Key, is: impl Fn(&V) -> bool) {
+        self.len -= usize::from(self.root.remove(0, key, &is));
     }
 }
 

@@ -10,7 +10,7 @@ use isthmus_model::{
 };
 
 use crate::index::{Map, Multi};
-use crate::snapshot::Options;
+use crate::options::Options;
 use crate::table::{Key, Table};
 
 /// What finds the workload of a pod: a [`PodRef`] without its UID, which the workload API does not carry.
@@ -103,17 +103,17 @@ impl Workloads {
     }
 
     /// Adds a workload that is not in here.
-    pub(crate) fn put(&mut self, workload: &Arc<Workload>, own: &Options) {
+    pub(crate) fn insert(&mut self, workload: &Arc<Workload>, own: &Options) {
         let same = |held: &Arc<Workload>| held.uid == workload.uid;
-        self.by_uid.put(Key::of(workload.uid.as_str()), Arc::clone(workload));
+        self.by_uid.insert(Key::of(workload.uid.as_str()), Arc::clone(workload));
         for key in address_keys(workload) {
-            self.by_address.put(key, Arc::clone(workload));
+            self.by_address.insert(key, Arc::clone(workload));
         }
-        if own.is_here(workload) {
-            self.by_pod.put(&PodKey::of(workload), Arc::clone(workload), same);
+        if own.is_on_own_node(workload) {
+            self.by_pod.insert(&PodKey::of(workload), Arc::clone(workload), same);
         }
         if let Some(name) = hostname(workload) {
-            self.by_hostname.put(&name, Arc::clone(workload), same);
+            self.by_hostname.insert(&name, Arc::clone(workload), same);
         }
         if !workload.node.is_empty() {
             if !self.by_node.contains_key(&workload.node) {
@@ -126,15 +126,15 @@ impl Workloads {
     }
 
     /// Removes a workload that is in here.
-    pub(crate) fn take(&mut self, workload: &Arc<Workload>) {
+    pub(crate) fn remove(&mut self, workload: &Arc<Workload>) {
         let same = |held: &Arc<Workload>| held.uid == workload.uid;
-        self.by_uid.take(Key::of(workload.uid.as_str()), same);
+        self.by_uid.remove(Key::of(workload.uid.as_str()), same);
         for key in address_keys(workload) {
-            self.by_address.take(key, same);
+            self.by_address.remove(key, same);
         }
-        self.by_pod.take(&PodKey::of(workload), same);
+        self.by_pod.remove(&PodKey::of(workload), same);
         if let Some(name) = hostname(workload) {
-            self.by_hostname.take(&name, same);
+            self.by_hostname.remove(&name, same);
         }
         if let Some(there) = self.by_node.get_mut(&workload.node) {
             Arc::make_mut(there).remove(&workload.uid);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_model::{PodRef, Workload};
-use isthmus_state::names::{self, Answer, Domains};
+use isthmus_state::dns::{self, Answer, Domains};
 use isthmus_state::{Snapshot, State};
 use isthmus_sys::conntrack::Conntrack;
 use isthmus_sys::socket::Sockets;
@@ -164,7 +164,7 @@ impl Handler {
         transport: Transport,
     ) -> Verdict {
         let (canonical, addresses) =
-            match names::lookup(snapshot, client, &query.name, query.family, &self.domains) {
+            match dns::lookup(snapshot, client, &query.name, query.family, &self.domains) {
                 Answer::Addresses(found) => (found.canonical, found.addresses),
                 Answer::Empty => (None, Vec::new()),
                 Answer::NotOurs => return Verdict::Relay,

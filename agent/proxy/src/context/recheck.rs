@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use isthmus_model::Facts;
 use isthmus_rt::task::Spawnable;
-use isthmus_state::{InForce, Snapshot, authorize};
+use isthmus_state::{EffectivePolicies, Snapshot, authorize};
 use tokio::time::Instant;
 
 use super::PodContext;
@@ -32,8 +32,8 @@ impl PodContext {
     }
 
     /// By what the pod's connections are judged; `None` while the control plane does not describe it.
-    fn in_force(&self, snapshot: &Snapshot) -> Option<InForce> {
-        snapshot.local_workload(&self.pod).map(|workload| snapshot.in_force(workload))
+    fn effective_policies(&self, snapshot: &Snapshot) -> Option<EffectivePolicies> {
+        snapshot.local_workload(&self.pod).map(|workload| snapshot.effective_policies(workload))
     }
 
     /// Rechecks, for ever, whenever the policies that apply to the pod are others than before, or one of them is missing
@@ -41,13 +41,13 @@ impl PodContext {
     /// from the first poll: nothing that is accepted after the call is judged by policies whose change goes unseen.
     pub(crate) fn recheck_on_changes(self: Arc<Self>) -> impl Spawnable<Output = ()> {
         let mut changes = self.proxy.state.subscribe();
-        let mut judged_by = self.in_force(&self.snapshot());
+        let mut judged_by = self.effective_policies(&self.snapshot());
         async move {
             let mut next = None;
             loop {
                 tokio::select! {
                     snapshot = changes.next() => {
-                        let now = self.in_force(&snapshot);
+                        let now = self.effective_policies(&snapshot);
                         if now == judged_by {
                             continue;
                         }

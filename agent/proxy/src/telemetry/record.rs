@@ -141,7 +141,7 @@ impl Record {
 
     /// What came of trying to connect.
     pub(crate) fn tell(&mut self, tries: &RetryState, gave_up: Option<GiveUpReason>) {
-        let (tries, tried) = tries.story();
+        let (tries, tried) = tries.summary();
         if tries > 1 || gave_up.is_some() {
             self.story = Some(Box::new(Story { tries, tried: tried.to_owned(), gave_up }));
         }

@@ -230,8 +230,8 @@ fn every_row_of_the_table_is_honoured() {
     assert_eq!(with("RUST_LOG", "access:off,info").log.filter, "access:off,info");
     // Anything but exactly "true" is off.
     with("TLS12_ENABLED", "1");
-    assert!(!with("AUTHZ_POLICY_INFO_LOGGING", "yes").place.loud_policies);
-    assert!(with("AUTHZ_POLICY_INFO_LOGGING", "true").place.loud_policies);
+    assert!(!with("AUTHZ_POLICY_INFO_LOGGING", "yes").place.log_dry_run_at_info);
+    assert!(with("AUTHZ_POLICY_INFO_LOGGING", "true").place.log_dry_run_at_info);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use isthmus_model::{Service, Workload};
 
 use super::*;
 use crate::fixture::{balanced, by_address, pod, rng, service, serving, snapshot, split_horizon, unhealthy};
-use crate::target::{PortRule, Wanted};
+use crate::target::{PortRule, ServicePort};
 use isthmus_model::Locality;
 use isthmus_model::service::LbMode;
 use isthmus_model::service::LbScope;
@@ -14,11 +14,12 @@ use isthmus_model::service::LbScope::{Cluster, Network, Node, Region, Subzone, Z
 /// How often each endpoint is chosen in 4000 connections.
 fn counts(source: &Workload, service: &Service, workloads: &[Workload]) -> BTreeMap<String, u32> {
     let state = snapshot(workloads, std::slice::from_ref(service));
-    let wanted = Wanted::new(service, 80, PortRule::Standard);
+    let service_port = ServicePort::new(service, 80, PortRule::Standard);
     let (mut rng, mut counts) = (rng(), BTreeMap::new());
+    let Some(set) = state.services.endpoints(&service_port.key) else { return counts };
     for _ in 0..4000 {
-        let ask = Ask { origin: Origin::Client(source), wanted: &wanted };
-        if let Ok(chosen) = choose(&state, &ask, |_| false, &mut rng) {
+        let query = EndpointQuery { origin: QueryOrigin::Client(source), service_port: &service_port };
+        if let Ok(chosen) = choose(set, &query, |_| false, &mut rng) {
             *counts.entry(chosen.workload.name.to_string()).or_default() += 1;
         }
     }

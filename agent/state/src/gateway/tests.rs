@@ -4,18 +4,16 @@ use crate::fixture::{
 };
 use isthmus_model::Protocol;
 
-use crate::hints::NoHints;
-
 const HOST: &str = "web.ns.svc.cluster.local";
 
 fn target(snapshot: &Snapshot, host: &str, port: u16) -> Result<GatewayTarget, GatewayRefusal> {
     let global = |key: &NamespacedHostname| key.hostname.as_str() != "local.ns.svc.cluster.local";
-    gateway_target(snapshot, &host.into(), port, &NETWORK.into(), global, &NoHints, &mut rng())
+    gateway_target(snapshot, &host.into(), port, &NETWORK.into(), global, Avoid::default(), &mut rng())
 }
 
 fn line(result: Result<GatewayTarget, GatewayRefusal>) -> String {
     match result {
-        Ok(target) => format!("{} {}", target.addr, target.workload.name),
+        Ok(target) => format!("{} {}", target.addr, target.pick.workload.name),
         Err(refusal) => refusal.to_string(),
     }
 }
@@ -70,8 +68,9 @@ fn only_healthy_mesh_endpoints_of_our_own_network_are_chosen() {
     for seed in 0..50 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let got =
-            gateway_target(&state, &HOST.into(), 80, &NETWORK.into(), |_| true, &NoHints, &mut rng).unwrap();
-        assert_eq!(got.workload.name.as_str(), "good");
+            gateway_target(&state, &HOST.into(), 80, &NETWORK.into(), |_| true, Avoid::default(), &mut rng)
+                .unwrap();
+        assert_eq!(got.pick.workload.name.as_str(), "good");
     }
 }
 
@@ -115,7 +114,7 @@ fn of_several_services_of_one_name_a_global_one_is_meant() {
     let workloads = [serving(pod("p", "10.0.0.1"), &private), serving(pod("s", "10.0.0.2"), &shared)];
     let state = snapshot(&workloads, &[private, shared]);
     let global = |key: &NamespacedHostname| key.namespace.as_str() == "shared";
-    let got = gateway_target(&state, &HOST.into(), 80, &NETWORK.into(), global, &NoHints, &mut rng());
+    let got = gateway_target(&state, &HOST.into(), 80, &NETWORK.into(), global, Avoid::default(), &mut rng());
     assert_eq!(line(got), "10.0.0.2:15008 s");
 }
 

@@ -139,8 +139,8 @@ fn what_is_in_force_differs_when_a_verdict_may_and_not_otherwise() {
     let mut workload = crate::fixture::pod("a", "10.0.0.1");
     workload.authorization_policies = vec!["ns/own".into()];
     let rules = || vec![vec![vec![isthmus_model::policy::Match::default()]]];
-    let in_force = |workload: &Workload| state.load().in_force(workload);
-    let mut last = in_force(&workload);
+    let effective_policies = |workload: &Workload| state.load().effective_policies(workload);
+    let mut last = effective_policies(&workload);
     for (what, push, differs) in [
         ("nothing", Batch::default(), false),
         ("another namespace", accept("other/p", Scope::Namespace, Action::Deny, vec![]), false),
@@ -164,16 +164,16 @@ fn what_is_in_force_differs_when_a_verdict_may_and_not_otherwise() {
         ("the named one goes", Batch { remove_policies: vec!["ns/own".into()], ..Batch::default() }, true),
     ] {
         state.apply(push);
-        let now = in_force(&workload);
+        let now = effective_policies(&workload);
         assert_eq!(now != last, differs, "{what}");
         last = now;
     }
     state.set_trust_domains(TrustDomains::new(Some("td".into()), ["old".into()]));
-    assert!(in_force(&workload) != last, "names of the trust domain");
-    last = in_force(&workload);
+    assert!(effective_policies(&workload) != last, "names of the trust domain");
+    last = effective_policies(&workload);
     workload.authorization_policies.push("ns/more".into());
-    assert!(in_force(&workload) != last, "its own list");
-    last = in_force(&workload);
+    assert!(effective_policies(&workload) != last, "its own list");
+    last = effective_policies(&workload);
     workload.trust_domain = "td".into();
-    assert!(in_force(&workload) != last, "its own trust domain");
+    assert!(effective_policies(&workload) != last, "its own trust domain");
 }

@@ -3,9 +3,11 @@ use crate::fixture::{
     NETWORK, REMOTE, balanced, by_address, by_name, network_gateway, pod, rng, service, serving, snapshot,
     split_horizon, unhealthy,
 };
+use isthmus_model::Visibility;
 use isthmus_model::service::LbMode;
 use isthmus_model::workload::{ApplicationTunnel, TunnelKind};
-use isthmus_model::{SpiffeId, Visibility};
+
+use crate::route::TunnelTarget;
 
 const WORKLOAD_ID: &str = "spiffe://cluster.local/ns/ns/sa/sa";
 const GATEWAY_ID: &str = "spiffe://cluster.local/ns/ns/sa/gateway-sa";
@@ -29,25 +31,33 @@ fn via(mut service: Service, waypoint: GatewayAddress) -> Service {
     service
 }
 
-/// A route on one line: kind, TCP target, authority, identities, and the same of the inner tunnel; with the reason.
+/// A decision on one line: kind, TCP target, authority, identities, and the same of the inner tunnel; with the reason.
 fn line(resolved: &Resolved) -> String {
-    let ids = |ids: &[SpiffeId]| {
-        let names: Vec<_> = ids.iter().map(|id| id.service_account.to_string()).collect();
+    let ids = |ids: &AcceptedIdentities| {
+        let names: Vec<_> = ids.as_slice().iter().map(|id| id.service_account.to_string()).collect();
         names.join("+")
     };
-    let upstream = |kind: &str, up: &Upstream| {
-        let inner =
-            up.inner.as_ref().map(|inner| format!(" [{} {}]", inner.authority, ids(&inner.identities)));
-        format!("{kind} {} {} {}{}", up.tcp_to, up.authority, ids(&up.identities), inner.unwrap_or_default())
+    let tunnel = |to: &TunnelTarget| format!("{} {} {}", to.addr, to.authority, ids(&to.identities));
+    let route = match &resolved.decision {
+        Decision::Connect(Route::Passthrough { to }) => format!("passthrough {to}"),
+        Decision::Connect(Route::Tcp(to)) => format!("tcp {0} {0}", to.addr),
+        Decision::Connect(Route::Hbone(to)) => format!("hbone {}", tunnel(to)),
+        Decision::Connect(Route::DoubleHbone(to)) => {
+            let inner = format!("{} {}", to.inner.authority, ids(&to.inner.identities));
+            format!("double {} [{inner}]", tunnel(&to.outer))
+        }
+        Decision::NeedsAddress(pending) => {
+            return format!("look up {} of {}", pending.hostname(), pending.workload().uid);
+        }
+        Decision::Deny(reason) => return format!("deny: {reason}"),
     };
-    let route = match &resolved.route {
-        Route::Passthrough { to } => format!("passthrough {to}"),
-        Route::Tcp(up) => upstream("tcp", up),
-        Route::Hbone(up) => upstream("hbone", up),
-        Route::DoubleHbone(up) => upstream("double", up),
-        Route::Deny(reason) => return format!("deny: {reason}"),
-    };
-    format!("{} ({})", route.trim_end(), resolved.reason)
+    format!("{route} ({})", resolved.reason)
+}
+
+#[track_caller]
+fn route(resolved: &Resolved) -> &Route {
+    let Decision::Connect(route) = &resolved.decision else { panic!("{resolved:?}") };
+    route
 }
 
 #[track_caller]
@@ -97,9 +107,9 @@ fn a_service_is_reached_at_an_endpoint() {
     let web = with_identity(service("web", "10.96.0.1"), FAR_ID);
     let state = snapshot(&[serving(pod("a", "10.0.0.1"), &web)], std::slice::from_ref(&web));
     let resolved = expect(&state, "10.96.0.1:80", "hbone 10.0.0.1:15008 10.0.0.1:8080 far+sa (service)");
-    assert_eq!(resolved.destination.service.unwrap().key(), web.key());
-    let Route::Hbone(upstream) = resolved.route else { panic!("{:?}", resolved.route) };
-    assert_eq!(upstream.service.as_deref(), Some(&web));
+    assert_eq!(resolved.destination.service.as_deref(), Some(&web));
+    let Route::Hbone(target) = route(&resolved) else { panic!("{resolved:?}") };
+    assert_eq!(target.pick.service, Some(web.key()));
     let plain = snapshot(&[in_plain_tcp(serving(pod("a", "10.0.0.1"), &web))], std::slice::from_ref(&web));
     expect(&plain, "10.96.0.1:80", "tcp 10.0.0.1:8080 10.0.0.1:8080 (service)");
     // The workload's own identity is not expected twice.
@@ -146,16 +156,16 @@ fn an_endpoint_without_an_address_is_refused_with_its_name() {
     let mut web = service("web", "10.96.0.1");
     web.ip_families = Some(isthmus_model::IpFamilies::Ipv6);
     let state = snapshot(&[serving(pod("a", "10.0.0.1"), &web)], &[web]);
-    expect(&state, "10.96.0.1:80", "deny: no address fits for workload: c//Pod/ns/a");
+    expect(
+        &state,
+        "10.96.0.1:80",
+        "deny: no usable address for workload: c//Pod/ns/a: it has none, or none of an IP family of the service",
+    );
     let web = service("web", "10.96.0.1");
     let mut named = serving(pod("a", "10.0.0.1"), &web);
     named.addresses.clear();
     named.hostname = "example.com".into();
-    expect(
-        &snapshot(&[named], &[web]),
-        "10.96.0.1:80",
-        "deny: no address is known of hostname example.com of workload c//Pod/ns/a",
-    );
+    expect(&snapshot(&[named], &[web]), "10.96.0.1:80", "look up example.com of c//Pod/ns/a");
 }
 
 #[test]
@@ -280,10 +290,11 @@ fn an_endpoint_on_another_network_is_reached_through_its_gateway() {
         "double 192.168.0.2:15008 web.ns.svc.cluster.local:80 gateway-sa \
          [web.ns.svc.cluster.local:80 far] (other network)",
     );
-    let Route::DoubleHbone(upstream) = &resolved.route else { panic!("{:?}", resolved.route) };
-    assert_eq!(upstream.identities, [GATEWAY_ID.parse().unwrap()]);
-    assert_eq!(upstream.workload.service_account.as_str(), "gateway-sa");
-    assert_eq!(resolved.destination.workload.unwrap(), upstream.workload);
+    let Route::DoubleHbone(target) = route(&resolved) else { panic!("{resolved:?}") };
+    assert_eq!(target.outer.identities.as_slice(), [GATEWAY_ID.parse().unwrap()]);
+    let gateway = &target.outer.pick.workload;
+    assert_eq!(gateway.service_account.as_str(), "gateway-sa");
+    assert_eq!(resolved.destination.workload.as_ref(), Some(gateway));
 }
 
 #[test]
@@ -331,19 +342,16 @@ fn what_is_missing_to_cross_networks_is_said() {
         (
             &anonymous,
             vec![split, gateway],
-            "deny: no identities are known for service ns/web.ns.svc.cluster.local, so its endpoints on another \
+            "deny: service ns/web.ns.svc.cluster.local has no subject alternative names, so its endpoints on another \
              network cannot be verified",
-        ),
-        (
-            &web,
-            vec![by_hostname, no_address],
-            "deny: no address is known of hostname gw.example.com of workload NetworkGateway/west/gw/15008",
         ),
     ];
     for (service, workloads, want) in cases {
         let resolved = expect(&snapshot(&workloads, std::slice::from_ref(service)), "10.96.0.1:80", want);
         assert_eq!(resolved.reason, Reason::Denied);
     }
+    let want = "look up gw.example.com of NetworkGateway/west/gw/15008";
+    expect(&snapshot(&[by_hostname, no_address], &[web]), "10.96.0.1:80", want);
 }
 
 #[test]
@@ -379,7 +387,7 @@ fn a_remote_waypoint_is_reached_through_its_gateway_for_the_service_itself() {
     expect(
         &snapshot(&workloads, &[web, waypoint]),
         "10.96.0.1:80",
-        "deny: no identities are known for service ns/waypoint.ns.svc.cluster.local, so its endpoints on another \
+        "deny: service ns/waypoint.ns.svc.cluster.local has no subject alternative names, so its endpoints on another \
          network cannot be verified",
     );
 }
@@ -398,5 +406,5 @@ fn the_outcome_depends_on_the_generator_alone() {
     }
 }
 
-mod hints;
+mod avoid;
 mod kinds;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use isthmus_model::{Namespace, NamespacedHostname, Service, Workload};
 
 use crate::balance;
-use crate::services::Asker;
+use crate::services::NamespaceScope;
 use crate::snapshot::Snapshot;
 
 /// What names are completed with.
@@ -34,7 +34,7 @@ pub enum Family {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
     /// These addresses.
-    Addresses(Found),
+    Addresses(ServiceAddresses),
     /// The name is ours and has no address of this family: there is nothing to say, and nobody else to ask.
     Empty,
     /// Somebody else may know it.
@@ -43,7 +43,7 @@ pub enum Answer {
 
 /// Addresses of a name.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Found {
+pub struct ServiceAddresses {
     /// The addresses; never empty.
     pub addresses: Vec<IpAddr>,
     /// The name that they belong to, when a search domain had to be taken off the one that was asked for.
@@ -70,7 +70,7 @@ impl Family {
 
 /// A name to try, and what it was before it was completed when a search domain was taken off first.
 #[derive(PartialEq, Eq, Debug)]
-struct Candidate {
+struct CandidateName {
     name: String,
     stripped: Option<String>,
 }
@@ -84,9 +84,10 @@ pub fn lookup(
     family: Family,
     domains: &Domains,
 ) -> Answer {
-    let asker = Asker { namespace: Some(&client.namespace), preferred: domains.preferred_namespace.as_ref() };
+    let scope =
+        NamespaceScope { client: Some(&client.namespace), preferred: domains.preferred_namespace.as_ref() };
     for candidate in candidates(&name.to_ascii_lowercase(), &client.namespace, &domains.cluster) {
-        let Some((service, wildcard)) = find(snapshot, &candidate.name, asker) else { continue };
+        let Some((service, wildcard)) = find(snapshot, &candidate.name, scope) else { continue };
         let Some(addresses) = addresses(snapshot, client, service, family, &domains.cluster) else {
             return Answer::NotOurs;
         };
@@ -94,20 +95,24 @@ pub fn lookup(
             return Answer::Empty;
         }
         let canonical = candidate.stripped.filter(|_| !wildcard);
-        return Answer::Addresses(Found { addresses, canonical, service: Arc::clone(service) });
+        return Answer::Addresses(ServiceAddresses { addresses, canonical, service: Arc::clone(service) });
     }
     Answer::NotOurs
 }
 
 /// The service of a name, or of a wildcard that covers it, the closest first; and whether it was a wildcard.
-fn find<'s>(snapshot: &'s Snapshot, name: &str, asker: Asker<'_>) -> Option<(&'s Arc<Service>, bool)> {
-    if let Some(service) = asker.best(snapshot.services.named(name).iter()) {
+fn find<'s>(
+    snapshot: &'s Snapshot,
+    name: &str,
+    scope: NamespaceScope<'_>,
+) -> Option<(&'s Arc<Service>, bool)> {
+    if let Some(service) = scope.best(snapshot.services.by_hostname(name).iter()) {
         return Some((service, false));
     }
     let mut rest = name;
     while let Some((_, parent)) = rest.split_once('.') {
         let wildcard = format!("*.{parent}");
-        if let Some(service) = asker.best(snapshot.services.named(&wildcard).iter()) {
+        if let Some(service) = scope.best(snapshot.services.by_hostname(&wildcard).iter()) {
             return Some((service, true));
         }
         rest = parent;
@@ -145,21 +150,21 @@ fn headless(
     fits: impl Fn(&IpAddr) -> bool,
 ) -> Vec<IpAddr> {
     let key: NamespacedHostname = service.key();
-    let among = balance::among(service);
+    let filter = balance::health_filter(service);
     snapshot
         .endpoints(&key)
-        .filter(|endpoint| endpoint.workload.network == client.network && among.admits(endpoint.workload))
+        .filter(|endpoint| endpoint.workload.network == client.network && filter.admits(endpoint.workload))
         .filter_map(|endpoint| endpoint.workload.addresses.iter().copied().find(|address| fits(address)))
         .collect()
 }
 
 /// Everything that a resolver may mean by a name: the name, its Kubernetes completions, and the same for what is left
 /// after a search domain is taken off. Nothing twice.
-fn candidates(name: &str, namespace: &Namespace, cluster: &str) -> Vec<Candidate> {
-    let mut all: Vec<Candidate> = Vec::new();
+fn candidates(name: &str, namespace: &Namespace, cluster: &str) -> Vec<CandidateName> {
+    let mut all: Vec<CandidateName> = Vec::new();
     let mut add = |name: String, stripped: Option<&str>| {
         if all.iter().all(|candidate| candidate.name != name) {
-            all.push(Candidate { name, stripped: stripped.map(str::to_owned) });
+            all.push(CandidateName { name, stripped: stripped.map(str::to_owned) });
         }
     };
     add(name.to_owned(), None);
