@@ -1,5 +1,5 @@
-//! One push: what it holds, and how the next snapshot is made of it. The cost follows the change: what is equal to
-//! what is held is not touched, and indices are changed in place in the copy that nobody reads yet.
+//! One push of the control plane, and how the next snapshot is made from it. The cost follows the change: a resource that
+//! is equal to the stored one is not touched, and indices are changed in place in a copy that has no readers yet.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use isthmus_model::{NamespacedHostname, Policy, PolicyKey, RefusedPolicy, Servic
 
 use crate::snapshot::Snapshot;
 
-/// A push. Removals come after everything else.
+/// A push. Removals are applied after everything else.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// Workloads, new or changed.
@@ -16,19 +16,19 @@ pub struct Batch {
     pub upsert_services: Vec<Service>,
     /// Policies, new or changed, by the name of their resource.
     pub upsert_policies: Vec<(PolicyKey, Policy)>,
-    /// Policies that were refused: the version that is held stays, and without one nothing is let through that they
-    /// might have refused.
+    /// Policies that were rejected: the stored version stays in force; without one, a stand-in denies what the policy might
+    /// have denied.
     pub refused_policies: Vec<RefusedPolicy>,
-    /// Names of resources that are gone: a workload's uid or a service's `<namespace>/<hostname>`.
+    /// Names of removed resources: a workload's uid or a service's `<namespace>/<hostname>`.
     pub remove_addresses: Vec<String>,
-    /// Policies that are gone.
+    /// Removed policies.
     pub remove_policies: Vec<PolicyKey>,
 }
 
-/// What a push changed. What it repeated does not count.
+/// What a push changed. Resources that were stored already do not count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Applied {
-    /// Version of the snapshot that holds it.
+    /// Version of the snapshot that has the change.
     pub version: u64,
     /// Workloads added, changed or removed.
     pub workloads: usize,
@@ -36,7 +36,7 @@ pub struct Applied {
     pub services: usize,
     /// Policies added, changed or removed.
     pub policies: usize,
-    /// Whether a workload of this agent's node was among them.
+    /// Whether a workload of this node was among them.
     pub own_node: bool,
 }
 
@@ -120,8 +120,8 @@ impl Snapshot {
         }
     }
 
-    /// A workload's uid goes first; anything else must be exactly the `<namespace>/<hostname>` of a service, however odd
-    /// that is: what can be added can be removed.
+    /// A workload of this uid wins; otherwise the name must be exactly the `<namespace>/<hostname>` of a service. It is not
+    /// validated: whatever could be added can be removed.
     fn remove_address(&mut self, name: &str, applied: &mut Applied) {
         if let Some(workload) = self.workloads.get(name).cloned() {
             self.count_change(&workload, applied);

@@ -1,5 +1,5 @@
-//! Services by ranges of virtual addresses. A lookup asks for each prefix length in use in that network (few, usually
-//! none), so its cost does not grow with the number of services.
+//! Services by ranges of virtual addresses. A lookup tries each prefix length in use in that network (few, usually none),
+//! so its cost does not grow with the number of services.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use isthmus_model::{NetworkAddress, NetworkId, Service};
 
 use crate::index::{Map, Multi};
 
-/// Prefix lengths in use, each with the family (IPv6 or not), and by how many ranges.
+/// Number of ranges by family (whether IPv6) and prefix length.
 type Lengths = BTreeMap<(bool, u8), usize>;
 
 /// Services by range.
@@ -32,7 +32,7 @@ impl CidrIndex {
 
     /// Removes what [`Self::insert`] added.
     pub(crate) fn remove(&mut self, range: &NetworkCidr, service: &Arc<Service>) {
-        self.by_range.remove(range, |held| Arc::ptr_eq(held, service));
+        self.by_range.remove(range, |stored| Arc::ptr_eq(stored, service));
         let Some(mut lengths) = self.lengths.get(&range.network).cloned() else { return };
         let counts = Arc::make_mut(&mut lengths);
         match counts.get_mut(&length_of(range)) {

@@ -1,6 +1,6 @@
-//! Services and the ways to find one (by key, virtual address, range, hostname), and the endpoints of each.
+//! The store of services and its indices (by key, virtual address, range, hostname), and the endpoints of each.
 //!
-//! Endpoints are kept by service key whether or not the service is known, so they may arrive in any order: those of an
+//! Endpoints are stored by service key whether or not the service is known, so they may arrive in any order: those of an
 //! unknown service are *staged*.
 
 use std::sync::Arc;
@@ -97,7 +97,7 @@ impl Services {
     /// Adds a service that is not stored yet.
     pub(crate) fn insert(&mut self, service: &Arc<Service>) {
         let key = service.key();
-        let same = |held: &Arc<Service>| is(held, &key);
+        let same = |stored: &Arc<Service>| is(stored, &key);
         for vip in &service.vips {
             self.by_vip.insert(vip, Arc::clone(service), same);
         }
@@ -112,7 +112,7 @@ impl Services {
     /// which of several services wins.
     pub(crate) fn replace(&mut self, old: &Arc<Service>, new: &Arc<Service>) {
         let key = new.key();
-        let same = |held: &Arc<Service>| is(held, &key);
+        let same = |stored: &Arc<Service>| is(stored, &key);
         for vip in old.vips.iter().filter(|vip| !new.vips.contains(vip)) {
             self.by_vip.remove(vip, same);
         }
@@ -125,7 +125,7 @@ impl Services {
     /// Removes a stored service; its endpoints stay, staged.
     pub(crate) fn remove(&mut self, service: &Arc<Service>) {
         let key = service.key();
-        let same = |held: &Arc<Service>| is(held, &key);
+        let same = |stored: &Arc<Service>| is(stored, &key);
         for vip in &service.vips {
             self.by_vip.remove(vip, same);
         }

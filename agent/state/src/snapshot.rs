@@ -99,13 +99,13 @@ impl Snapshot {
     /// it shares its address with the node and with other such pods.
     #[must_use]
     pub fn workload_by_addr(&self, address: &NetworkAddress) -> Option<&Arc<Workload>> {
-        self.workloads.at(address)
+        self.workloads.by_address(address)
     }
 
     /// The workload of a pod of this node.
     #[must_use]
     pub fn local_workload(&self, pod: &PodRef) -> Option<&Arc<Workload>> {
-        self.workloads.of_pod(pod, &self.options)
+        self.workloads.by_pod(pod, &self.options)
     }
 
     /// Every workload of a node, by uid.
@@ -173,7 +173,7 @@ impl Snapshot {
     /// The policies that apply to a workload: those of its namespace, global ones, and those that it names, arrived or
     /// not.
     pub fn policies_for<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = ApplicablePolicy<'a>> {
-        self.policies.of(workload)
+        self.policies.applying_to(workload)
     }
 
     /// The policies in force for a workload, to be compared with those of a later snapshot.

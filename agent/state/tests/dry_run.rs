@@ -15,7 +15,7 @@ fn policy(name: &str, action: Action, principal: &str) -> Policy {
 }
 
 #[test]
-fn dry_run_policies_are_logged_with_the_verdict_that_there_would_have_been() {
+fn dry_run_policies_are_logged_with_the_verdict_they_would_give() {
     use Action::{Allow, Deny};
     type Case = (Vec<Policy>, Action, &'static str, bool, &'static str);
     let cases: [Case; 11] = [

@@ -19,7 +19,7 @@ fn line(result: Result<GatewayTarget, GatewayRefusal>) -> String {
 }
 
 #[test]
-fn only_an_exact_global_name_and_port_is_reached() {
+fn only_global_services_by_exact_name_and_port_are_forwarded() {
     let (web, local) = (service("web", "10.96.0.1"), service("local", "10.96.0.2"));
     let workload = serving(serving(pod("a", "10.0.0.1"), &web), &local);
     let state = snapshot(&[workload], &[web, local]);
@@ -86,7 +86,7 @@ fn a_port_without_a_number_needs_an_endpoint_that_knows_it() {
 }
 
 #[test]
-fn a_service_with_a_waypoint_is_reached_there_or_not_at_all() {
+fn a_services_waypoint_is_never_bypassed() {
     let mut web = service("web", "10.96.0.1");
     web.waypoint = Some(by_name("ns/waypoint.ns.svc.cluster.local"));
     let mut waypoint = service("waypoint", "10.96.0.7");
@@ -103,7 +103,7 @@ fn a_service_with_a_waypoint_is_reached_there_or_not_at_all() {
 }
 
 #[test]
-fn of_several_services_of_one_name_a_global_one_is_meant() {
+fn a_global_service_wins_a_hostname() {
     let named = |namespace: &str| {
         let mut service = service("web", "10.96.0.1");
         service.namespace = namespace.into();
@@ -119,7 +119,7 @@ fn of_several_services_of_one_name_a_global_one_is_meant() {
 }
 
 #[test]
-fn the_address_is_of_a_family_that_the_service_has() {
+fn the_address_has_a_family_of_the_service() {
     use isthmus_model::IpFamilies;
     for (families, want) in [
         (None, "10.0.0.1:15008 a"),

@@ -85,7 +85,7 @@ fn the_agents_own_ports_are_refused_on_loopback_only() {
 }
 
 #[test]
-fn what_nothing_is_known_of_passes_through() {
+fn unknown_destinations_pass_through() {
     let mut elsewhere = pod("a", "10.0.0.1");
     elsewhere.network = REMOTE.into();
     let state = snapshot(&[elsewhere], &[]);
@@ -95,7 +95,7 @@ fn what_nothing_is_known_of_passes_through() {
 }
 
 #[test]
-fn a_workload_is_reached_as_it_speaks() {
+fn a_workload_is_reached_by_its_own_protocol() {
     let state = snapshot(&[pod("a", "10.0.0.1"), in_plain_tcp(pod("b", "10.0.0.2"))], &[]);
     let resolved = expect(&state, "10.0.0.1:80", "hbone 10.0.0.1:15008 10.0.0.1:80 sa (workload)");
     assert_eq!(resolved.destination.workload.unwrap().name.as_str(), "a");
@@ -103,7 +103,7 @@ fn a_workload_is_reached_as_it_speaks() {
 }
 
 #[test]
-fn a_service_is_reached_at_an_endpoint() {
+fn a_service_resolves_to_an_endpoint() {
     let web = with_identity(service("web", "10.96.0.1"), FAR_ID);
     let state = snapshot(&[serving(pod("a", "10.0.0.1"), &web)], std::slice::from_ref(&web));
     let resolved = expect(&state, "10.96.0.1:80", "hbone 10.0.0.1:15008 10.0.0.1:8080 far+sa (service)");
@@ -134,7 +134,7 @@ fn a_service_without_a_usable_endpoint_is_not_passed_through() {
 }
 
 #[test]
-fn a_service_that_is_never_balanced_passes_through() {
+fn a_passthrough_service_passes_through() {
     let web = balanced(service("web", "10.96.0.1"), LbMode::Passthrough, &[]);
     let state = snapshot(&[serving(pod("a", "10.0.0.1"), &web)], &[web]);
     expect(&state, "10.96.0.1:80", "passthrough 10.96.0.1:80 (passthrough service)");
@@ -152,7 +152,7 @@ fn a_hidden_service_is_unknown_to_other_namespaces() {
 }
 
 #[test]
-fn an_endpoint_without_an_address_is_refused_with_its_name() {
+fn an_endpoint_without_an_address_is_denied_or_looked_up() {
     let mut web = service("web", "10.96.0.1");
     web.ip_families = Some(isthmus_model::IpFamilies::Ipv6);
     let state = snapshot(&[serving(pod("a", "10.0.0.1"), &web)], &[web]);
@@ -169,7 +169,7 @@ fn an_endpoint_without_an_address_is_refused_with_its_name() {
 }
 
 #[test]
-fn a_service_with_a_waypoint_goes_there_and_never_past_it() {
+fn a_services_waypoint_is_never_bypassed() {
     let waypoint = with_identity(waypoint_service(), FAR_ID);
     let web = via(service("web", "10.96.0.1"), by_name("ns/waypoint.ns.svc.cluster.local"));
     let workloads = [serving(pod("a", "10.0.0.1"), &web), serving(pod("wp", "10.0.0.7"), &waypoint)];
@@ -202,7 +202,7 @@ fn waypoint_service() -> Service {
 }
 
 #[test]
-fn a_waypoint_may_be_a_workload_by_name_or_listen_behind_a_tunnel_of_its_own() {
+fn a_waypoint_may_be_a_workload_by_hostname_or_sandwiched() {
     let web = via(service("web", "10.96.0.1"), by_name("ns/wp.example.com"));
     let mut named = pod("wp", "10.0.0.7");
     named.hostname = "wp.example.com".into();
@@ -222,7 +222,7 @@ fn a_waypoint_may_be_a_workload_by_name_or_listen_behind_a_tunnel_of_its_own() {
 }
 
 #[test]
-fn weighted_waypoints_share_the_connections_and_zero_weights_leave_the_one() {
+fn weighted_waypoints_share_connections_and_zero_weights_fall_back() {
     let mut web = via(service("web", "10.96.0.1"), by_address(NETWORK, "10.0.0.7"));
     web.weighted_waypoints = vec![(by_address(NETWORK, "10.0.0.5"), 3), (by_address(NETWORK, "10.0.0.6"), 1)];
     let pods = [pod("five", "10.0.0.5"), pod("six", "10.0.0.6"), pod("seven", "10.0.0.7")];
@@ -241,7 +241,7 @@ fn weighted_waypoints_share_the_connections_and_zero_weights_leave_the_one() {
 }
 
 #[test]
-fn a_workload_with_a_waypoint_goes_there_when_it_is_addressed_itself() {
+fn a_workloads_waypoint_applies_when_the_workload_is_addressed() {
     let waypoint = waypoint_service();
     let web = service("web", "10.96.0.1");
     let mut behind = serving(pod("a", "10.0.0.1"), &web);
@@ -262,7 +262,7 @@ fn a_workload_with_a_waypoint_goes_there_when_it_is_addressed_itself() {
 }
 
 #[test]
-fn a_waypoint_that_is_a_workload_does_not_come_back_to_itself() {
+fn a_waypoint_workload_does_not_route_to_itself() {
     let mut behind = pod("a", "10.0.0.1");
     behind.waypoint = Some(by_address(NETWORK, "10.0.0.7"));
     let wp = pod("wp", "10.0.0.7");
@@ -272,7 +272,7 @@ fn a_waypoint_that_is_a_workload_does_not_come_back_to_itself() {
 }
 
 #[test]
-fn an_address_that_is_both_a_workloads_and_a_services_is_classified_as_a_workloads() {
+fn an_address_of_both_a_workload_and_a_service_takes_no_service_waypoint() {
     // The service wins the connection, but its waypoint does not apply, while the endpoint's does.
     let web = via(service("web", "10.0.0.1"), by_name("ns/nowhere"));
     let state = snapshot(&[serving(pod("a", "10.0.0.1"), &web)], &[web]);
@@ -319,7 +319,7 @@ fn a_gateway_may_be_a_service() {
 }
 
 #[test]
-fn what_is_missing_to_cross_networks_is_said() {
+fn missing_gateways_and_identities_deny_other_networks() {
     let anonymous = service("web", "10.96.0.1");
     let web = with_identity(anonymous.clone(), FAR_ID);
     let (split, gateway) = (split_horizon(&web, "192.168.0.2"), network_gateway("192.168.0.2"));
@@ -393,7 +393,7 @@ fn a_remote_waypoint_is_reached_through_its_gateway_for_the_service_itself() {
 }
 
 #[test]
-fn the_outcome_depends_on_the_generator_alone() {
+fn equal_arguments_resolve_equally() {
     let web = service("web", "10.96.0.1");
     let pods: Vec<_> =
         (1..200).map(|n| serving(pod(&format!("p{n}"), &format!("10.0.2.{n}")), &web)).collect();

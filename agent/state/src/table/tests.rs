@@ -8,7 +8,7 @@ fn has(table: &Table<u32>, n: u32) -> bool {
 
 /// Against a map, in an order that chance gives; every old version stays what it was.
 #[test]
-fn it_holds_what_a_map_holds_and_so_do_its_older_versions() {
+fn behaves_like_a_map_and_older_versions_stay() {
     let mut rng = fastrand::Rng::with_seed(7);
     let (mut table, mut model) = (Table::default(), BTreeMap::new());
     let mut versions = Vec::new();
@@ -36,7 +36,7 @@ fn it_holds_what_a_map_holds_and_so_do_its_older_versions() {
 }
 
 #[test]
-fn values_of_one_key_keep_their_order_however_many_they_are() {
+fn values_of_one_key_keep_their_order() {
     let (mut table, key) = (Table::default(), Key::of("all of them"));
     for n in 0..200 {
         table.insert(key, n);

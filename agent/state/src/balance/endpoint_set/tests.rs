@@ -16,7 +16,7 @@ fn check(set: &EndpointSet, model: &BTreeMap<WorkloadUid, Arc<Workload>>) {
 }
 
 #[test]
-fn it_behaves_as_a_sorted_map_whatever_is_done_to_it() {
+fn behaves_like_a_sorted_map() {
     let mut rng = fastrand::Rng::with_seed(7);
     let (mut set, mut model) = (EndpointSet::default(), BTreeMap::new());
     for step in 0..4000 {

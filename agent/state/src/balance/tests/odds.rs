@@ -1,5 +1,5 @@
-//! The tables against the plain algorithm: walk all endpoints, drop who takes no part, keep the best rank, weigh by
-//! capacity. The probabilities are compared, not samples of them.
+//! The tables against the plain algorithm: walk all endpoints, drop those that take no part, keep the highest rank, weigh
+//! by capacity. The probabilities are compared, not samples of them.
 
 use isthmus_model::workload::{ApplicationTunnel, TunnelKind};
 use isthmus_model::{Protocol, WorkloadUid};
@@ -9,10 +9,10 @@ use crate::fixture::{NETWORK, REMOTE};
 use crate::target::is_reachable;
 use crate::{Batch, Snapshot};
 
-/// Probability of everybody, by rank, highest first.
+/// The probability of each endpoint, by rank, highest first.
 type Odds = Vec<BTreeMap<WorkloadUid, f64>>;
 
-/// The reference's algorithm as it is written there.
+/// The reference implementation's algorithm.
 fn by_walking(state: &Snapshot, query: &EndpointQuery<'_>) -> Odds {
     let service = query.service_port.service;
     let balancer = service.load_balancer.as_ref();
@@ -134,7 +134,7 @@ fn any_balancer(rng: &mut fastrand::Rng, service: &mut Service) {
     service.ports = [(80, [0, 8080][rng.usize(0..2)]), (90, 0)][..rng.usize(0..3)].iter().copied().collect();
 }
 
-/// Every question that may be asked of a service.
+/// Every query to a service.
 fn check(state: &Snapshot, service: &Service, sources: &[Workload]) {
     let set = state.services.endpoints(&service.key());
     for port in [80, 90] {
@@ -151,7 +151,7 @@ fn check(state: &Snapshot, service: &Service, sources: &[Workload]) {
 }
 
 #[test]
-fn the_tables_give_everybody_the_same_chance_as_a_walk_does_whatever_changes() {
+fn tables_have_the_odds_of_a_linear_walk() {
     let mut rng = fastrand::Rng::with_seed(11);
     for round in 0..40 {
         let mut service = service("web", "10.96.0.1");
@@ -185,7 +185,7 @@ fn the_tables_give_everybody_the_same_chance_as_a_walk_does_whatever_changes() {
 }
 
 #[test]
-fn one_change_makes_one_chunk_anew() {
+fn a_change_rebuilds_the_table_of_one_chunk() {
     let web = balanced(service("web", "10.96.0.1"), LbMode::Failover, &[Network, Region, Zone]);
     let mut rng = fastrand::Rng::with_seed(5);
     let all: Vec<_> =
@@ -206,7 +206,7 @@ fn one_change_makes_one_chunk_anew() {
 }
 
 #[test]
-fn who_is_to_be_avoided_is_passed_over_and_the_next_rank_takes_its_place() {
+fn avoided_endpoints_are_skipped_down_to_the_next_rank() {
     let web = balanced(service("web", "10.96.0.1"), LbMode::Failover, &[Region, Zone]);
     let near: Vec<_> =
         (0..100).map(|n| serving(placed(&format!("near-{n}"), "r1", "z1", ""), &web)).collect();
@@ -241,7 +241,7 @@ fn who_is_to_be_avoided_is_passed_over_and_the_next_rank_takes_its_place() {
 }
 
 #[test]
-fn a_service_without_endpoints_is_not_one_whose_endpoints_are_to_be_avoided() {
+fn no_endpoints_and_all_avoided_are_different_errors() {
     let web = service("web", "10.96.0.1");
     let client = pod("client", "10.0.0.9");
     let service_port = ServicePort::new(&web, 80, PortRule::Standard);
