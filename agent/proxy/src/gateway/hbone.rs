@@ -32,7 +32,7 @@ use crate::types::{Carrier, Direction, Reporter};
 const BAD_REQUEST: u16 = 400;
 const UNAVAILABLE: u16 = 503;
 
-/// Serves one outer connection to its end.
+/// Serves one outer tunnel until it ends.
 pub(super) async fn accept(
     ctx: Arc<PodContext>,
     globals: Arc<dyn Globals>,
@@ -41,11 +41,11 @@ pub(super) async fn accept(
 ) {
     let _open = ctx.proxy().metrics.socket(Reporter::Gateway);
     ctx.sockets().accepted(&accepted.stream);
-    let Accepted { stream, source, local, place, .. } = accepted;
+    let Accepted { stream, source, local, place: slot, .. } = accepted;
     let proven = tokio::select! {
         biased;
         () = drain.forced() => return,
-        proven = server::prove(&ctx, stream, place) => proven,
+        proven = server::prove(&ctx, stream, slot) => proven,
     };
     match proven {
         Ok((peer, session)) => {

@@ -1,4 +1,4 @@
-//! Two networks that are joined by gateways only.
+//! Two networks joined by their gateways only.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -73,7 +73,7 @@ fn joined() -> Joined {
     join(Network::new("east", &block), Network::new("west", &block))
 }
 
-/// The same with networks of one's own.
+/// Joins two given networks.
 pub(crate) fn join(east: Network, west: Network) -> Joined {
     let (sleep, helloworld) = (east.workload("sleep", 1), serving(west.workload("helloworld", 2)));
     let identities = [helloworld.identity()];
@@ -99,7 +99,7 @@ pub(crate) fn vip(network: &Network) -> SocketAddr {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_far_pod_sees_the_near_pods_identity_through_the_gateway() {
+async fn the_endpoint_sees_the_clients_identity_through_the_gateway() {
     let Joined { east, west, sleep, helloworld } = joined();
     west.push(&[], &[], &[policy("only-sleep", Action::Allow, &sleep.identity())]);
     let thief = east.workload("thief", 3);
@@ -143,7 +143,7 @@ async fn the_far_pod_sees_the_near_pods_identity_through_the_gateway() {
     ];
     west.metric_becomes(1, "istio_tcp_connections_closed_total", &between).await;
 
-    // The gateway lets the other one in, and the pod refuses it.
+    // The gateway admits the other client, and the pod refuses it.
     let refused = east.client(&thief, vip(&east));
     assert!(end(&mut refused.dial().await).await.is_err());
     assert_eq!(app.seen(), 1);
@@ -154,7 +154,7 @@ async fn the_far_pod_sees_the_near_pods_identity_through_the_gateway() {
 }
 
 #[tokio::test]
-async fn the_gateway_passes_only_names_of_global_services() {
+async fn the_gateway_forwards_only_to_global_services_by_name() {
     let Joined { west, sleep, helloworld, .. } = joined();
     let app = west.echo(&helloworld).await;
     let _server = west.server(&helloworld);
@@ -181,9 +181,9 @@ async fn the_gateway_passes_only_names_of_global_services() {
 }
 
 #[tokio::test]
-async fn the_gateway_answers_no_sooner_than_it_is_connected() {
+async fn the_gateway_answers_once_it_is_connected() {
     let Joined { west, sleep, .. } = joined();
-    // Nobody serves at the endpoint's HBONE port.
+    // Nothing listens on the endpoint's HBONE port.
     let _gateway = start(&west, hbone_only(&west), &[service_key()]);
     let to = SocketAddr::new(west.block.ip(GATEWAY), HBONE);
     let tunnel = west.tunnel(&sleep.identity(), to, &gateway_workload(&west).identity()).await;
@@ -195,7 +195,7 @@ async fn the_gateway_answers_no_sooner_than_it_is_connected() {
 }
 
 #[tokio::test]
-async fn a_far_end_that_is_not_the_service_gets_nothing() {
+async fn an_endpoint_without_the_services_identity_gets_no_bytes() {
     let Joined { east, west, sleep, helloworld } = joined();
     let app = west.echo(&helloworld).await;
     let _server = west.server(&helloworld);
@@ -220,7 +220,7 @@ fn client_hello(name: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn tls_is_passed_on_by_its_name_byte_for_byte() {
+async fn tls_is_forwarded_by_server_name_byte_for_byte() {
     let Joined { west, helloworld, .. } = joined();
     let istiod = Echo::listen(SocketAddr::new(west.block.ip(60), 0), &west.tasks).await;
     let app = west.echo(&helloworld).await;
@@ -256,7 +256,7 @@ async fn tls_is_passed_on_by_its_name_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn plain_tcp_goes_to_the_service_over_hbone() {
+async fn plain_tcp_is_forwarded_to_the_service_over_hbone() {
     let Joined { west, helloworld, .. } = joined();
     let app = west.echo(&helloworld).await;
     let _server = west.server(&helloworld);

@@ -1,4 +1,4 @@
-//! A gateway whose first endpoint is not there chooses another one before it answers: the client sees one tunnel.
+//! A gateway whose first endpoint does not accept retries another one before it answers: the client sees one tunnel.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,9 +23,9 @@ impl Globals for All {
 
 const GATEWAY: u8 = 200;
 
-/// East calls a service that west serves at a pod that is there and one that is not, which is nearly always chosen.
+/// East calls a service of west with two endpoints: one listens, the other does not and is nearly always chosen first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_tries_another_endpoint_before_it_answers() {
+async fn a_gateway_retries_another_endpoint_before_it_answers() {
     let block = Arc::new(Block::claim());
     let config = Config { dial_deadline: Duration::from_millis(500), ..Config::default() };
     let (east, west) = (Network::new("east", &block), Network::with_config("west", &block, config));
@@ -60,7 +60,7 @@ async fn a_gateway_tries_another_endpoint_before_it_answers() {
         assert_eq!(exchange(&mut client.dial().await, b"hello").await.unwrap(), b"hello");
     }
     assert_eq!(app.seen(), 5);
-    // The gateway noticed once, and the client never.
+    // One retry at the gateway, none at the client.
     assert_eq!(west.metric("isthmus_connect_retries_total", &["cause=\"refused\""]), 1);
     assert_eq!(west.metric("isthmus_ejections_total", &["role=\"endpoint\""]), 1);
     assert!(!east.registry.encode().unwrap().contains("isthmus_connect_retries_total{"));

@@ -1,5 +1,4 @@
-//! What becomes of a connection whose first endpoint, waypoint or gateway fails, over real sockets to peers that follow
-//! a script.
+//! Retries and outlier ejection when the first endpoint, waypoint or gateway fails, over real sockets to scripted peers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +22,7 @@ fn config() -> Config {
     }
 }
 
-/// A service that is nearly always reached at its bad endpoint first.
+/// A service with two endpoints, of which the bad one is nearly always chosen first.
 struct Pair {
     network: Network,
     log: Log,
@@ -69,7 +68,7 @@ fn has(line: &str, parts: &[&str]) {
 }
 
 #[tokio::test]
-async fn another_endpoint_is_tried_before_the_200_and_the_one_that_refused_is_left_out_for_a_while() {
+async fn a_failed_attempt_is_retried_elsewhere_and_its_endpoint_ejected() {
     for (does, cause, connections) in [
         (Does::Refuses, "refused", 0),
         (Does::Swallows, "connect timeout", 0),
@@ -91,7 +90,7 @@ async fn another_endpoint_is_tried_before_the_200_and_the_one_that_refused_is_le
         let line = pair.log.next().await;
         has(&line, &["message=connection complete", "dst.workload=\"good\"", "tries=2", &tried]);
         assert!(!line.contains("error=") && !line.contains("gave_up="), "{line}");
-        // The next ones go past it.
+        // The next connections avoid it.
         for _ in 0..3 {
             assert_eq!(exchange(&mut client.dial().await, b"again").await.unwrap(), b"again");
             let line = pair.log.next().await;
@@ -109,7 +108,7 @@ async fn another_endpoint_is_tried_before_the_200_and_the_one_that_refused_is_le
 }
 
 #[tokio::test]
-async fn what_the_far_end_decided_is_not_tried_elsewhere() {
+async fn a_failure_that_the_peer_decided_is_not_retried() {
     for (does, error) in [
         (Does::Answers("400"), "http status: 400"),
         (Does::Answers("401"), "http status: 401"),
@@ -132,7 +131,7 @@ async fn what_the_far_end_decided_is_not_tried_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_tunnel_is_never_replaced_by_plaintext() {
+async fn a_tunnel_is_never_retried_in_plaintext() {
     let pair = Pair::new(config());
     let (network, _peer) = (&pair.network, pair.bad(Does::Refuses).await);
     let plain = Workload { protocol: Protocol::Tcp, ..pair.good.clone() };
@@ -146,7 +145,7 @@ async fn a_tunnel_is_never_replaced_by_plaintext() {
 }
 
 #[tokio::test]
-async fn plaintext_is_tried_elsewhere_too() {
+async fn plaintext_connections_are_retried_too() {
     let pair = Pair::new(config());
     let network = &pair.network;
     let plain = |workload: Workload| Workload { protocol: Protocol::Tcp, ..workload };
@@ -161,10 +160,10 @@ async fn plaintext_is_tried_elsewhere_too() {
 }
 
 #[tokio::test]
-async fn a_waypoint_is_replaced_by_another_one_and_by_nothing_else() {
+async fn a_waypoint_is_retried_at_another_waypoint_only() {
     let pair = Pair::new(config());
     let network = &pair.network;
-    // The endpoint itself would be there.
+    // The endpoint itself would accept.
     let (app, _server) = (network.echo(&pair.good).await, network.server(&pair.good));
     let waypoint = Service {
         name: "waypoint".into(),
@@ -186,7 +185,7 @@ async fn a_waypoint_is_replaced_by_another_one_and_by_nothing_else() {
     let client = pair.client();
     for _ in 0..2 {
         assert!(end(&mut client.dial().await).await.is_err());
-        // The only one there is, is tried again each time.
+        // The only waypoint is never ejected.
         let line = pair.log.next().await;
         has(
             &line,
@@ -199,7 +198,7 @@ async fn a_waypoint_is_replaced_by_another_one_and_by_nothing_else() {
         );
     }
     assert_eq!(app.seen(), 0);
-    // Another one answers, though only with what is behind it: that is not its fault.
+    // Another one answers 503, which is about the endpoints behind it: it is not ejected.
     let live = behind("wp-live", 22);
     network.push(std::slice::from_ref(&live), &[], &[]);
     let peer = Peer::play(network, live.addresses[0], &live.identity(), Does::Answers("503")).await;
@@ -216,7 +215,7 @@ async fn a_waypoint_is_replaced_by_another_one_and_by_nothing_else() {
 }
 
 #[tokio::test]
-async fn when_all_refuse_the_connection_fails_and_half_of_them_stay_in() {
+async fn when_all_endpoints_refuse_half_of_them_are_ejected() {
     let pair = Pair::new(config());
     let client = pair.client();
     // Neither listens.
@@ -227,7 +226,7 @@ async fn when_all_refuse_the_connection_fails_and_half_of_them_stay_in() {
         &["tries=2", "ejected for 1s", "not ejected: half of 2 at most", "gave_up=\"no other endpoint\""],
     );
     has(&line, &["error=", "refused"]);
-    // The one that could not be out is what is left.
+    // The endpoint that could not be ejected is left.
     assert!(end(&mut client.dial().await).await.is_err());
     let line = pair.log.next().await;
     has(&line, &["dst.workload=\"good\"", "not ejected", "gave_up=\"no other endpoint\""]);
@@ -235,7 +234,7 @@ async fn when_all_refuse_the_connection_fails_and_half_of_them_stay_in() {
 }
 
 #[tokio::test]
-async fn tries_are_limited() {
+async fn attempts_are_limited() {
     let retry = Retry { tries: 2, ..Retry::default() };
     let pair = Pair::new(Config { retry, ..config() });
     for last in 30..34 {
@@ -247,14 +246,14 @@ async fn tries_are_limited() {
     has(&pair.log.next().await, &["tries=2", "gave_up=\"tries used up\""]);
 }
 
-/// A service here and behind two gateways.
+/// A service with endpoints here and behind two gateways.
 struct Far {
     pair: Pair,
     gateways: [Workload; 2],
 }
 
 impl Far {
-    /// `near`: how much the near endpoint weighs against the far one.
+    /// `near`: capacity of the local endpoint, if there shall be one.
     fn new(near: Option<u32>) -> Self {
         let pair = Pair::new(config());
         let network = &pair.network;
@@ -304,13 +303,13 @@ impl Far {
 }
 
 #[tokio::test]
-async fn a_gateway_that_refuses_is_left_out_and_one_that_has_nobody_behind_it_is_not() {
+async fn a_gateway_that_refuses_is_ejected_and_one_that_answers_503_is_not() {
     let far = Far::new(None);
     let (_dead, live) = (far.gateway(0, Does::Refuses).await, far.gateway(1, Does::Answers("503")).await);
     let client = far.pair.client();
     assert!(end(&mut client.dial().await).await.is_err());
     let line = far.pair.log.next().await;
-    // The other gateway is asked twice: behind it is more than one endpoint.
+    // The other gateway is tried twice: it chooses an endpoint anew each time.
     let (dead, uid) = (far.pair.at(201), &far.gateways[0].uid);
     let behind = format!(
         "{} status 503, endpoint west/SplitHorizonWorkload/eastwest/helloworld not ejected: half of 1 at most",
@@ -330,7 +329,7 @@ async fn a_gateway_that_refuses_is_left_out_and_one_that_has_nobody_behind_it_is
 }
 
 #[tokio::test]
-async fn what_is_near_takes_the_place_of_what_no_gateway_leads_to() {
+async fn a_local_endpoint_replaces_a_remote_one_behind_failing_gateways() {
     for does in [Does::Refuses, Does::Answers("503")] {
         let far = Far::new(Some(1));
         let network = &far.pair.network;

@@ -1,5 +1,5 @@
-//! Routes over real sockets: by waypoints, with one that follows a script as peer; and to workloads that are known by a
-//! hostname only, with a resolver that says what it is told to say.
+//! Routes over real sockets: through a scripted waypoint, and to workloads that are known by their hostname only, with a
+//! scripted resolver.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use crate::log::Log;
 use crate::world::*;
 
-/// Knows one name.
+/// A resolver that knows one name.
 struct Knows {
     addresses: Vec<IpAddr>,
     asked: AtomicUsize,
@@ -47,7 +47,7 @@ fn named(network: &Network, hostname: &str, protocol: Protocol) -> Workload {
 }
 
 #[tokio::test]
-async fn a_workload_known_by_name_is_looked_up_for_each_connection() {
+async fn a_workload_known_by_hostname_is_looked_up_once_per_connection() {
     for protocol in [Protocol::Hbone, Protocol::Tcp] {
         let block = Arc::new(Block::claim());
         let addresses = vec!["2001:db8::1".parse().unwrap(), block.ip(2)];
@@ -72,7 +72,7 @@ async fn a_workload_known_by_name_is_looked_up_for_each_connection() {
                 line.contains(&format!("dst.addr={to} ")) && line.contains("dst.workload=\"db\""),
                 "{line}"
             );
-            // Whether an answer is kept is the resolver's business.
+            // Caching is up to the resolver.
             assert_eq!(names.asked.load(Ordering::SeqCst), time);
         }
         let labels = ["hostname=\"db.example.com\"", "source_workload=\"sleep\""];
@@ -81,7 +81,7 @@ async fn a_workload_known_by_name_is_looked_up_for_each_connection() {
 }
 
 #[tokio::test]
-async fn a_name_without_an_address_ends_the_connection_with_one_clear_line() {
+async fn a_hostname_without_an_address_fails_with_one_log_line() {
     let block = Arc::new(Block::claim());
     let names = Arc::new(Knows { addresses: Vec::new(), asked: AtomicUsize::new(0) });
     let network = Network::with_names("east", &block, Config::default(), names);
@@ -106,7 +106,7 @@ async fn a_name_without_an_address_ends_the_connection_with_one_clear_line() {
     }
 }
 
-/// What a waypoint was asked: by whom, for what, and the rest of the headers.
+/// The CONNECTs that a waypoint got: the client and the headers.
 type Asked = Arc<Mutex<Vec<(String, Vec<(String, String)>)>>>;
 
 /// A waypoint that accepts every CONNECT and sends back what it gets.
@@ -127,7 +127,7 @@ impl Waypoint {
                 let session = TlsSession::accept(certificate.server_config(), tcp, PATIENCE).await.unwrap();
                 let client = PeerIdentity::of(session.state()).unwrap().id().to_string();
                 let mut peer = HbonePeer::server(session).await.unwrap();
-                // One stream after the other is enough for what is asked here; the end of the tunnel is the end.
+                // One stream after the other is enough here.
                 while let Ok(frame) = peer.next_of_streams().await {
                     let answered = match frame.kind {
                         kind::HEADERS => {
@@ -144,7 +144,7 @@ impl Waypoint {
         Self { asked, _tasks: tasks }
     }
 
-    /// The last CONNECT: who, for what, and which service the client says it meant.
+    /// The last CONNECT: client identity, authority and `forwarded`.
     fn last(&self) -> (String, String, String) {
         let asked = self.asked.lock().unwrap();
         let (client, headers) = asked.last().unwrap();
@@ -153,7 +153,7 @@ impl Waypoint {
     }
 }
 
-/// What a waypoint is called by, and how.
+/// The service of the waypoint.
 fn waypoint_service(network: &Network) -> Service {
     Service {
         name: "waypoint".into(),
@@ -169,7 +169,7 @@ fn reference(destination: GatewayDestination) -> Option<GatewayAddress> {
 }
 
 #[tokio::test]
-async fn a_waypoint_is_asked_for_what_the_client_wanted_in_the_clients_name() {
+async fn a_waypoint_gets_the_original_destination_and_the_clients_identity() {
     let block = Arc::new(Block::claim());
     let network = Network::new("east", &block);
     let service = waypoint_service(&network);
@@ -177,7 +177,7 @@ async fn a_waypoint_is_asked_for_what_the_client_wanted_in_the_clients_name() {
     workload.services.insert(service.key(), [(HBONE, HBONE)].into());
     let waypoint = Waypoint::play(&network, &workload).await;
     let sleep = network.workload("sleep", 1);
-    // It listens nowhere: whoever went past the waypoint would not reach it.
+    // It does not listen: a connection that bypasses the waypoint fails.
     let server = serving(network.workload("helloworld", 2));
     let at = |last| {
         GatewayDestination::Address(NetworkAddress { network: network.name.clone(), address: block.ip(last) })

@@ -99,7 +99,10 @@ async fn a_new_connection_waits_five_seconds_for_a_missing_policy_and_is_then_re
     let ((after, refused), ()) = tokio::join!(judged, news);
     assert_eq!(after, Duration::from_secs(5));
     assert_eq!(refused.policy, Some("sample/late".into()));
-    assert_eq!(refused.to_string(), "policy sample/late applies to the workload but the control plane has not sent it yet");
+    assert_eq!(
+        refused.to_string(),
+        "policy sample/late applies to the workload but the control plane has not sent it yet"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,7 +173,10 @@ async fn open_connections_are_judged_when_a_missing_policy_arrives_or_after_thir
             (None, told) => {
                 let (first, second) = told.unwrap();
                 assert_eq!(begun.elapsed(), Duration::from_secs(30));
-                assert_eq!(first.to_string(), "policy sample/late applies to the workload but the control plane has not sent it yet");
+                assert_eq!(
+                    first.to_string(),
+                    "policy sample/late applies to the workload but the control plane has not sent it yet"
+                );
                 assert_eq!(first, second);
             }
         }
