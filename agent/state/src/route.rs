@@ -1,5 +1,5 @@
 //! The decision on an outbound connection: where it goes and how it is carried, or why it is not made. Values only; how
-//! they come about is [`mod@crate::resolve`]'s.
+//! they come about is [`fn@crate::resolve`]'s.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

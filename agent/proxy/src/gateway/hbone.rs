@@ -195,11 +195,14 @@ impl Upstreams for GatewayUpstreams<'_> {
         (record, self.outer.track(self.head, choice.addr))
     }
 
-    async fn attempt(&mut self, choice: &GatewayTarget) -> Result<(TcpStream, PeerClaims), AttemptError> {
+    async fn attempt(
+        &mut self,
+        choice: &GatewayTarget,
+    ) -> Result<(TcpStream, Option<PeerClaims>), AttemptError> {
         let dialled = tokio::select! {
             dialled = self.outer.dial(choice.addr) => dialled,
             () = self.responder.cancelled() => Err(Error::GivenUp),
         };
-        dialled.map(|pod| (pod, PeerClaims::default())).map_err(AttemptError::outer)
+        dialled.map(|pod| (pod, None)).map_err(AttemptError::outer)
     }
 }

@@ -12,7 +12,7 @@ use isthmus_state::route::{DoubleTunnelTarget, InnerTunnelTarget, Route};
 use tokio::net::TcpStream;
 
 use super::flow::OutboundAttempt;
-use super::retry_loop::{AttemptError, InnerPeer, PeerClaims};
+use super::retry_loop::{AttemptError, PeerClaims};
 use crate::dial::linger::Linger;
 use crate::dial::revocable::Revocable;
 use crate::error::Error;
@@ -28,7 +28,7 @@ pub(super) enum UpstreamConn {
 
 impl OutboundAttempt<'_> {
     /// Connects, up to the upstream's 200. Sends nothing of the application's.
-    pub(super) async fn connect(&self) -> Result<(UpstreamConn, PeerClaims), AttemptError> {
+    pub(super) async fn connect(&self) -> Result<(UpstreamConn, Option<PeerClaims>), AttemptError> {
         let conn = match &self.route {
             Route::Passthrough { to } => self.tcp(*to).await,
             Route::Tcp(target) => self.tcp(target.addr).await,
@@ -38,7 +38,7 @@ impl OutboundAttempt<'_> {
             }
             Route::DoubleHbone(target) => return self.double(target).await,
         };
-        conn.map(|conn| (conn, PeerClaims::default())).map_err(AttemptError::outer)
+        conn.map(|conn| (conn, None)).map_err(AttemptError::outer)
     }
 
     async fn tcp(&self, to: std::net::SocketAddr) -> Result<UpstreamConn, Error> {
@@ -46,7 +46,10 @@ impl OutboundAttempt<'_> {
         self.ctx.sockets().connect(to, None, deadline).await.map(UpstreamConn::Tcp).map_err(Error::Connect)
     }
 
-    async fn double(&self, target: &DoubleTunnelTarget) -> Result<(UpstreamConn, PeerClaims), AttemptError> {
+    async fn double(
+        &self,
+        target: &DoubleTunnelTarget,
+    ) -> Result<(UpstreamConn, Option<PeerClaims>), AttemptError> {
         let head = self.head(target.outer.authority.clone());
         let (carrier, _) = self.open(&target.outer, &head).await.map_err(AttemptError::outer)?;
         let inner = self.inner(&target.inner, head, carrier).await;
@@ -58,7 +61,7 @@ impl OutboundAttempt<'_> {
         target: &InnerTunnelTarget,
         mut head: Head,
         carrier: Stream,
-    ) -> Result<(UpstreamConn, PeerClaims), Error> {
+    ) -> Result<(UpstreamConn, Option<PeerClaims>), Error> {
         let proxy = self.ctx.proxy();
         let certificate = self.ctx.certificate(&self.workload.identity()).await?;
         let config = certificate.client_config(target.identities.as_slice());
@@ -73,6 +76,6 @@ impl OutboundAttempt<'_> {
         let (stream, response) = self.in_time(tunnel.open(&head)).await??;
         let claimed = response.baggage.filter(|_| proxy.config.baggage);
         let claimed = claimed.as_deref().map(baggage::from_baggage);
-        Ok((UpstreamConn::Tunnel(stream, Some(tunnel)), PeerClaims(Some(InnerPeer { proven, claimed }))))
+        Ok((UpstreamConn::Tunnel(stream, Some(tunnel)), Some(PeerClaims { proven, claimed })))
     }
 }

@@ -58,7 +58,7 @@ impl<'a> Upstreams for OutboundUpstreams<'a> {
         let Resolved { decision, reason, destination } = self.resolve(retry);
         let route = match decision {
             Decision::Connect(route) => Ok(route),
-            Decision::NeedsAddress(pending) => self.look_up(*pending).await,
+            Decision::NeedsAddress(pending) => Ok(self.look_up(*pending).await.map_err(none)?),
             Decision::Deny(denied) => Err(Error::Unroutable(denied)),
         };
         let (ctx, flow) = (self.ctx, self.flow);
@@ -95,7 +95,7 @@ impl<'a> Upstreams for OutboundUpstreams<'a> {
     async fn attempt(
         &mut self,
         choice: &OutboundAttempt<'a>,
-    ) -> Result<(UpstreamConn, PeerClaims), AttemptError> {
+    ) -> Result<(UpstreamConn, Option<PeerClaims>), AttemptError> {
         tokio::select! {
             biased;
             connected = choice.connect() => connected,

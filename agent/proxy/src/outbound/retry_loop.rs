@@ -12,7 +12,7 @@ use crate::retry::{Cause, FailedAttempt, GiveUpReason, Hop, Protection, RetrySta
 use crate::telemetry::{End, Record};
 use crate::tracker::Tracked;
 
-/// The upstreams that one connection may use.
+/// The upstreams of one connection: how one is chosen, and how to connect to it.
 pub(crate) trait Upstreams {
     /// One that was chosen.
     type Choice;
@@ -21,10 +21,10 @@ pub(crate) trait Upstreams {
     /// Why none was chosen.
     type Refusal;
 
-    /// Chooses an upstream, which is none of those that failed before.
+    /// Chooses an upstream. It must avoid what `retry` says.
     async fn choose(&mut self, retry: &RetryState) -> Result<Self::Choice, NoChoice<Self::Refusal>>;
 
-    /// What was chosen, to be blamed for a failure.
+    /// The workloads behind a choice, of which one is at fault when the attempt fails.
     fn picks(choice: &Self::Choice) -> Picks<'_>;
 
     /// How well a connection to it is protected.
@@ -34,7 +34,10 @@ pub(crate) trait Upstreams {
     fn start(&self, choice: &Self::Choice) -> (Record, Tracked);
 
     /// Connects, or fails early when the client is gone. Sends nothing of the application's.
-    async fn attempt(&mut self, choice: &Self::Choice) -> Result<(Self::Conn, PeerClaims), AttemptError>;
+    async fn attempt(
+        &mut self,
+        choice: &Self::Choice,
+    ) -> Result<(Self::Conn, Option<PeerClaims>), AttemptError>;
 }
 
 /// No upstream can be chosen.
@@ -45,13 +48,9 @@ pub(crate) struct NoChoice<R> {
     pub(crate) reason: GiveUpReason,
 }
 
-/// What only the peer of an inner tunnel can say: who it is. The gateway chose it.
-#[derive(Debug, Default)]
-pub(crate) struct PeerClaims(pub(crate) Option<InnerPeer>);
-
-/// The peer of an inner tunnel.
+/// The peer of an inner tunnel, by its own account: the gateway chose it, so nothing else is known of it.
 #[derive(Debug)]
-pub(crate) struct InnerPeer {
+pub(crate) struct PeerClaims {
     /// The identity that it proved.
     pub(crate) proven: Option<SpiffeId>,
     /// The workload that it says it is, in its baggage.
@@ -115,8 +114,8 @@ pub(crate) async fn connect<U: Upstreams>(
         let (record, tracked) = upstreams.start(&choice);
         let mut record = record.since(retry.started());
         match Box::pin(upstreams.attempt(&choice)).await {
-            Ok((upstream, PeerClaims(inner))) => {
-                if let Some(InnerPeer { proven, claimed }) = inner {
+            Ok((upstream, claims)) => {
+                if let Some(PeerClaims { proven, claimed }) = claims {
                     // Before the connection is counted as opened: only now is it known which workload serves.
                     record.learn_destination(proven, claimed);
                 }
