@@ -5,9 +5,9 @@ use crate::retry::FailedAttempt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use isthmus_hbone::Head;
 use isthmus_hbone::copy;
 use isthmus_hbone::server::Responder;
+use isthmus_hbone::{ConnectStatus, Head};
 use isthmus_identity::PeerIdentity;
 use isthmus_model::{Authority, NetworkAddress};
 use isthmus_rt::drain::Watch;
@@ -26,9 +26,6 @@ use crate::telemetry::baggage;
 use crate::telemetry::{End, Opening, Record, ServiceLabels};
 use crate::tracker::{Connection, Tracked};
 use crate::types::{Carrier, Direction, Reporter};
-
-const BAD_REQUEST: u16 = 400;
-const UNAVAILABLE: u16 = 503;
 
 /// Serves one outer connection to its end.
 pub(super) async fn accept(
@@ -50,7 +47,7 @@ pub(super) async fn accept(
             let outer = Arc::new(Outer { ctx: Arc::clone(&ctx), globals, peer, source, local });
             server::drive(&ctx, source, session, drain, |request| {
                 let (head, responder) = request.into_parts();
-                let head = head.map_err(|bad| (bad.status, Error::BadRequest(bad.text)));
+                let head = head.map_err(|bad| (bad.status(), Error::BadRequest(bad.to_string())));
                 Arc::clone(&outer).serve(head, responder)
             })
             .await;
@@ -68,7 +65,7 @@ struct Outer {
     local: SocketAddr,
 }
 
-type Refused = (u16, Error);
+type Refused = (ConnectStatus, Error);
 
 /// A stream that was not passed on.
 enum Failed {
@@ -99,7 +96,7 @@ impl Outer {
                 responder.reject(status);
             }
             Err(Failed::Late(record, error)) => {
-                responder.reject(UNAVAILABLE);
+                responder.reject(ConnectStatus::SERVICE_UNAVAILABLE);
                 record.fail(&error);
             }
         }
@@ -173,7 +170,7 @@ impl Outer {
     fn choose(&self, head: &Head, tries: &RetryState) -> Result<GatewayTarget, Refused> {
         let Authority::Host { hostname, port } = &head.authority else {
             let text = format!("a gateway is asked for services by name, not for {}", head.authority);
-            return Err((BAD_REQUEST, Error::BadRequest(text)));
+            return Err((ConnectStatus::BAD_REQUEST, Error::BadRequest(text)));
         };
         let snapshot = self.ctx.snapshot();
         let network = &self.ctx.proxy().network;
@@ -182,7 +179,7 @@ impl Outer {
         let learnt = Learnt::of(&experience, tries, network);
         let rng = &mut fastrand::Rng::new();
         gateway_target(&snapshot, hostname, *port, network, is_global, &learnt, rng)
-            .map_err(|refusal| (UNAVAILABLE, Error::Gateway(refusal)))
+            .map_err(|refusal| (ConnectStatus::SERVICE_UNAVAILABLE, Error::Gateway(refusal)))
     }
 
     fn opening(&self, head: Head, target: &GatewayTarget) -> Opening {

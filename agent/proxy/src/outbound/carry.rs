@@ -7,7 +7,7 @@ use super::flow::Flow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use isthmus_hbone::copy::{self, Count as _};
+use isthmus_hbone::copy::{self, ByteCounter as _};
 use isthmus_rt::drain::Watch;
 use isthmus_sys::socket::reset_on_close;
 use tokio::io::AsyncWriteExt as _;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_hbone::session::TlsSession;
-use isthmus_hbone::{Head, OpenError, client};
+use isthmus_hbone::{ConnectStatus, Head, OpenError, client};
 use isthmus_identity::{CertSource as _, PeerIdentity};
 use isthmus_kit::wait::eventually;
 use isthmus_model::policy::{Match, StringMatch};
@@ -64,7 +64,7 @@ async fn no_header_stands_in_for_an_identity() {
         ..Head::new(Authority::Ip(app.address))
     };
     let tunnel = network.tunnel(&thief.identity(), to, &helloworld.identity()).await;
-    assert_eq!(tunnel.open(&forged).await.unwrap_err(), OpenError::Status(401));
+    assert_eq!(tunnel.open(&forged).await.unwrap_err(), OpenError::Status(ConnectStatus::UNAUTHORIZED));
     assert_eq!(app.seen(), 0);
     // The names are believed for labels, from another network; the identity is still the proven one.
     let labels = [
@@ -86,7 +86,7 @@ async fn a_peer_that_was_proven_elsewhere_passes_the_same_policy() {
     network.push(&[], &[], &[only_sleep(&sleep)]);
     let app = network.echo(&helloworld).await;
     let server = network.server(&helloworld);
-    for (who, expected) in [(&sleep, None), (&thief, Some(OpenError::Status(401)))] {
+    for (who, expected) in [(&sleep, None), (&thief, Some(OpenError::Status(ConnectStatus::UNAUTHORIZED)))] {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let (mine, theirs) = (
             network.certs.certificate(&who.identity()).await.unwrap(),
@@ -208,7 +208,7 @@ async fn a_policy_that_does_not_arrive_refuses_new_connections_in_the_end() {
     let to = SocketAddr::new(helloworld.addresses[0], HBONE);
     let tunnel = network.tunnel(&sleep.identity(), to, &helloworld.identity()).await;
     let refused = tunnel.open(&Head::new(Authority::Ip(app.address))).await.unwrap_err();
-    assert_eq!(refused, OpenError::Status(401));
+    assert_eq!(refused, OpenError::Status(ConnectStatus::UNAUTHORIZED));
     let mut plain = tokio::net::TcpStream::connect(server.plaintext).await.unwrap();
     assert!(end(&mut plain).await.is_err());
     assert_eq!(app.seen(), 0);
@@ -271,8 +271,16 @@ async fn the_agents_own_listener_leads_to_its_metrics_and_readiness_only() {
     assert_eq!(ask(&sleep, 15020).await, Ok(()));
     assert_eq!(ask(&sleep, 15021).await, Ok(()));
     for port in [15000, 15001, 15006, HBONE, 15053, APP_PORT] {
-        assert_eq!(ask(&sleep, port).await, Err(OpenError::Status(503)), "{port}");
+        assert_eq!(
+            ask(&sleep, port).await,
+            Err(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)),
+            "{port}"
+        );
     }
-    assert_eq!(ask(&thief, 15020).await, Err(OpenError::Status(401)), "policy holds here too");
+    assert_eq!(
+        ask(&thief, 15020).await,
+        Err(OpenError::Status(ConnectStatus::UNAUTHORIZED)),
+        "policy holds here too"
+    );
     assert_eq!(apps[2].seen(), 0);
 }
