@@ -9,7 +9,7 @@ use isthmus_admin::dump::{CertificateView, EndpointView, PemView};
 use isthmus_admin::{Each, Source, View};
 use isthmus_control::local::LocalConfig;
 use isthmus_control::xds::Rejections;
-use isthmus_identity::{Described, Entry, Manager, State as CertState};
+use isthmus_identity::{CertState, CertSummary, IdentityEntry, Manager};
 use isthmus_model::{NamespacedHostname, Policy, Service, Workload};
 use isthmus_state::{Snapshot, State};
 use serde_json::Value;
@@ -141,7 +141,7 @@ impl View for Fixed {
     }
 }
 
-fn certificate(entry: Entry) -> CertificateView {
+fn certificate(entry: IdentityEntry) -> CertificateView {
     let (chain, roots) = match &entry.state {
         CertState::Available(held) => (pems(held.chain()), pems(held.roots())),
         _ => (Vec::new(), Vec::new()),
@@ -149,8 +149,8 @@ fn certificate(entry: Entry) -> CertificateView {
     CertificateView { identity: entry.identity.to_string(), state: entry.state.to_string(), chain, roots }
 }
 
-fn pems(described: &[Described]) -> Vec<PemView> {
-    let view = |one: &Described| PemView {
+fn pems(described: &[CertSummary]) -> Vec<PemView> {
+    let view = |one: &CertSummary| PemView {
         pem: one.pem.clone(),
         serial: one.serial_number.clone(),
         valid_from: one.valid_from.clone(),

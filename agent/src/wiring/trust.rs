@@ -4,9 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use isthmus_identity::Trust;
 use isthmus_identity::trust::Options;
-use isthmus_identity::trust::crl::Revocations;
+use isthmus_identity::{Revocations, Trust};
 use isthmus_rt::file::{Content, Follow};
 use isthmus_rt::metrics::{Family, Registry};
 use isthmus_rt::task::{Tasks, compute};

@@ -1,5 +1,5 @@
 //! A TLS session that fails once its peer is revoked: reads and writes return [`PeerRevoked`], by which the tunnel above
-//! and its streams recognize the reason. It does not know the revocation lists; see [`Vouched`].
+//! and its streams recognize the reason. It does not know the revocation lists; see [`RevocationWatch`].
 
 use std::io;
 use std::pin::Pin;
@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use isthmus_hbone::session::TlsSession;
 use isthmus_hbone::{PeerRevoked, TlsError};
-use isthmus_identity::{Certificate, PeerRole, Vouched, is_revocation};
+use isthmus_identity::{MeshTls, PeerIdentity, RevocationWatch, is_revocation};
 use isthmus_rt::io::{forward_shutdown, forward_write};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -20,7 +20,7 @@ use crate::types::Reporter;
 #[derive(Debug)]
 pub(crate) struct Revocable<S> {
     io: S,
-    watch: Vouched,
+    watch: RevocationWatch,
     /// Taken when the revocation is counted: once per connection.
     counter: Option<RevocationCounter>,
 }
@@ -31,38 +31,36 @@ struct RevocationCounter {
     reporter: Reporter,
 }
 
+/// An established session and the identity that its peer proved.
+pub(crate) type ProvenSession<S> = (Revocable<TlsSession<S>>, Option<PeerIdentity>);
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Revocable<TlsSession<S>> {
-    /// Takes the outcome of a handshake that was made with `ours`: registers the peer for revocation, or counts the failure
-    /// if a revocation list caused it.
-    pub(crate) fn of(
+    /// Takes the outcome of the handshake that was made with `tls`: registers the peer for revocation, or counts the
+    /// failure if a revocation list caused it.
+    pub(crate) fn after_handshake<C>(
         outcome: Result<TlsSession<S>, TlsError>,
-        ours: &Certificate,
-        peer: PeerRole,
+        tls: &MeshTls<C>,
         metrics: &Arc<Metrics>,
         reporter: Reporter,
-    ) -> Result<Self, Error> {
+    ) -> Result<ProvenSession<S>, Error> {
         let session = outcome.inspect_err(|error| {
             if matches!(error, TlsError::Tls(error) if is_revocation(error)) {
                 metrics.crl_rejected(reporter);
             }
         })?;
-        let watch = ours.vouch(session.state(), peer);
-        if ours.is_revocable() && !watch.is_tracked() {
+        let watch = tls.watch_revocation(session.state());
+        if tls.is_revocable() && !watch.is_registered() {
             metrics.crl_untracked(reporter);
         }
-        Ok(Self::new(session, watch, metrics, reporter))
-    }
-
-    /// The session.
-    pub(crate) fn session(&self) -> &TlsSession<S> {
-        &self.io
+        let peer = tls.peer(session.state());
+        Ok((Self::new(session, watch, metrics, reporter), peer))
     }
 }
 
 impl<S> Revocable<S> {
-    fn new(io: S, watch: Vouched, metrics: &Arc<Metrics>, reporter: Reporter) -> Self {
+    fn new(io: S, watch: RevocationWatch, metrics: &Arc<Metrics>, reporter: Reporter) -> Self {
         let counter =
-            watch.is_tracked().then(|| RevocationCounter { metrics: Arc::clone(metrics), reporter });
+            watch.is_registered().then(|| RevocationCounter { metrics: Arc::clone(metrics), reporter });
         Self { io, watch, counter }
     }
 
@@ -108,7 +106,7 @@ mod tests {
     #[tokio::test]
     async fn unregistered_peer_is_read_without_checks() {
         let metrics = Metrics::register(&isthmus_rt::metrics::Registry::default());
-        let mut io = Revocable::new(&b"abc"[..], Vouched::default(), &metrics, Reporter::Source);
+        let mut io = Revocable::new(&b"abc"[..], RevocationWatch::default(), &metrics, Reporter::Source);
         let mut text = String::new();
         io.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "abc");

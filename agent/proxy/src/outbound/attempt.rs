@@ -5,7 +5,6 @@
 use isthmus_hbone::client::{self, Tunnel};
 use isthmus_hbone::session::TlsSession;
 use isthmus_hbone::{Head, Stream, StreamIo};
-use isthmus_identity::{PeerIdentity, PeerRole};
 use isthmus_model::SpiffeId;
 use isthmus_state::route::{Inner, Route, Upstream};
 use tokio::net::TcpStream;
@@ -89,12 +88,12 @@ impl OutboundAttempt<'_> {
         };
         let proxy = self.ctx.proxy();
         let certificate = self.ctx.certificate(&self.identity()).await?;
-        let config = certificate.client_config(identities);
-        let done =
-            TlsSession::connect(config, Linger::new(StreamIo::new(carrier)), proxy.config.tls_deadline).await;
+        let tls = certificate.client_tls(identities);
+        let carrier = Linger::new(StreamIo::new(carrier));
+        let outcome = TlsSession::connect(tls.config(), carrier, proxy.config.tls_deadline).await;
         let reporter = self.ctx.reporter();
-        let session = Revocable::of(done, &certificate, PeerRole::Server, &proxy.metrics, reporter)?;
-        let peer = PeerIdentity::of(session.session().state()).map(|peer| peer.id().clone());
+        let (session, peer) = Revocable::after_handshake(outcome, &tls, &proxy.metrics, reporter)?;
+        let peer = peer.map(|peer| peer.id().clone());
         let tunnel = client::handshake(session, &proxy.settings, self.ctx.tunnels()).await?;
         head.authority = authority.clone();
         head.forwarded_network = Some(proxy.network.to_string());

@@ -179,7 +179,7 @@ async fn the_hbone_port_answers_nobody_without_a_certificate() {
     assert!(answer.len() <= 7 && answer.first().is_none_or(|kind| *kind == 21), "{answer:?}");
     let other = "spiffe://elsewhere/ns/sample/sa/sleep".parse().unwrap();
     let certificate = isthmus_identity::CertSource::certificate(&network.certs, &other).await.unwrap();
-    let config = certificate.client_config(&[helloworld.identity()]);
+    let config = certificate.client_tls(&[helloworld.identity()]).config();
     let tcp = TcpStream::connect((helloworld.addresses[0], HBONE)).await.unwrap();
     // In TLS 1.3 the client learns of its refusal from the first read.
     let mut session = isthmus_hbone::session::TlsSession::connect(config, tcp, PATIENCE).await.unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use isthmus_hbone::session::TlsSession;
 use isthmus_hbone::{ConnectStatus, Head, OpenError, client};
-use isthmus_identity::{CertSource as _, PeerIdentity};
+use isthmus_identity::CertSource as _;
 use isthmus_kit::wait::eventually;
 use isthmus_model::policy::{Match, StringMatch};
 use isthmus_model::{Action, Authority, Policy, Scope, Workload};
@@ -92,12 +92,13 @@ async fn a_peer_that_was_proven_elsewhere_passes_the_same_policy() {
             network.certs.certificate(&who.identity()).await.unwrap(),
             network.certs.certificate(&helloworld.identity()).await.unwrap(),
         );
+        let server_tls = theirs.server_tls();
         let (near, far) = tokio::join!(
-            TlsSession::connect(mine.client_config(&[helloworld.identity()]), near, PATIENCE),
-            TlsSession::accept(theirs.server_config(), far, PATIENCE),
+            TlsSession::connect(mine.client_tls(&[helloworld.identity()]).config(), near, PATIENCE),
+            TlsSession::accept(server_tls.config(), far, PATIENCE),
         );
         let far = far.unwrap();
-        let peer = PeerIdentity::of(far.state()).unwrap();
+        let peer = server_tls.peer(far.state()).unwrap();
         assert_eq!(*peer.id(), who.identity());
         let source = SocketAddr::new(who.addresses[0], 40_000);
         let serve = server.proxy.serve(peer, source, SocketAddr::new(helloworld.addresses[0], HBONE), far);
