@@ -19,6 +19,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use isthmus_model::AgentPorts;
 use isthmus_rt::BoxFuture;
 use isthmus_rt::drain;
 use isthmus_rt::ready::Readiness;
@@ -53,6 +54,7 @@ pub struct Admin {
     source: Arc<dyn Source>,
     logging: Logging,
     quit: mpsc::Sender<()>,
+    ports: AgentPorts,
     dumps: Arc<Semaphore>,
 }
 
@@ -102,8 +104,8 @@ pub async fn serve(listener: TcpListener, routes: Arc<dyn Routes>, drain: drain:
 impl Admin {
     /// Over what is dumped and the log filter; `quit` is told when somebody asks the process to end.
     #[must_use]
-    pub fn new(source: Arc<dyn Source>, logging: Logging, quit: mpsc::Sender<()>) -> Self {
-        Self { source, logging, quit, dumps: Arc::new(Semaphore::new(DUMPS)) }
+    pub fn new(source: Arc<dyn Source>, logging: Logging, quit: mpsc::Sender<()>, ports: AgentPorts) -> Self {
+        Self { source, logging, quit, ports, dumps: Arc::new(Semaphore::new(DUMPS)) }
     }
 
     fn answer(&self, request: &Parts) -> Reply {
@@ -113,7 +115,7 @@ impl Admin {
         }
         let query = request.uri.query().unwrap_or_default();
         match request.uri.path() {
-            "/" => reply(200, "text/html; charset=utf-8", index::page(&self.logging.current())),
+            "/" => reply(200, "text/html; charset=utf-8", index::page(&self.logging.current(), self.ports)),
             "/config_dump" => self.dump(query, Encoding::of(&header(request, ACCEPT_ENCODING))),
             "/logging" => {
                 let answer = self.logging.handle(post, query);

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_model::{Namespace, PodRef};
+use isthmus_model::{AgentPorts, Namespace, PodRef};
 use isthmus_rt::backoff::Backoff;
 use isthmus_rt::drain::Watch;
 use isthmus_rt::fair::Share;
@@ -69,7 +69,7 @@ pub struct DnsProxy {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            port: 15053,
+            port: AgentPorts::WELL_KNOWN.dns,
             cluster_domain: "cluster.local".to_owned(),
             preferred_namespace: None,
             upstream: Vec::new(),

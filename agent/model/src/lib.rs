@@ -9,6 +9,7 @@ pub mod intern;
 pub mod name;
 pub mod pod;
 pub mod policy;
+pub mod ports;
 pub mod service;
 pub mod trust;
 pub mod wire;
@@ -23,6 +24,7 @@ pub use name::{
 };
 pub use pod::PodRef;
 pub use policy::{Action, Facts, Outline, Policy, RefusedPolicy, Scope};
+pub use ports::{AgentPorts, HBONE_PORT};
 pub use service::{IpFamilies, LoadBalancer, Service, Visibility};
 pub use trust::TrustDomains;
 pub use wire::{Resource, WireError};

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use isthmus_control::local::LocalConfig;
-use isthmus_model::{ClusterId, Namespace, NetworkId, NodeName, TrustDomain};
+use isthmus_model::{AgentPorts, ClusterId, Namespace, NetworkId, NodeName, TrustDomain};
 use isthmus_sys::socket::Keepalive;
 
 use super::mesh::ProxyConfig;
@@ -38,12 +38,10 @@ pub struct AgentConfig {
     pub inpod_uds: PathBuf,
     /// DNS proxy on or off.
     pub dns: bool,
-    /// Port of the DNS proxy in the pods.
-    pub dns_port: u16,
     /// Where names that are not the mesh's are asked for: the name servers of our own resolv.conf.
     pub resolvers: Vec<SocketAddr>,
-    /// Admin, metrics and readiness addresses.
-    pub ports: Ports,
+    /// Every port that the agent listens on.
+    pub ports: AgentPorts,
     /// How long connections may live after SIGTERM.
     pub drain: Duration,
     /// Data plane threads; 0 means one per core.
@@ -146,15 +144,32 @@ pub struct SocketConfig {
     pub original_source: Option<bool>,
 }
 
-/// Addresses of the process' own endpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ports {
-    /// Admin, on loopback.
-    pub admin: SocketAddr,
+impl AgentConfig {
+    /// The admin interface, on loopback.
+    #[must_use]
+    pub fn admin_address(&self) -> SocketAddr {
+        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), self.ports.admin)
+    }
+
     /// Metrics.
-    pub stats: SocketAddr,
+    #[must_use]
+    pub fn metrics_address(&self) -> SocketAddr {
+        SocketAddr::new(self.sockets.wildcard(), self.ports.metrics)
+    }
+
     /// Readiness.
-    pub ready: SocketAddr,
+    #[must_use]
+    pub fn readiness_address(&self) -> SocketAddr {
+        SocketAddr::new(self.sockets.wildcard(), self.ports.readiness)
+    }
+}
+
+impl SocketConfig {
+    /// Every local address: the IPv6 wildcard covers both families.
+    #[must_use]
+    pub fn wildcard(&self) -> IpAddr {
+        if self.ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+    }
 }
 
 /// Reads everything, touching nothing else than the files that the variables name.
@@ -185,9 +200,8 @@ pub fn read(strings: &dyn Strings) -> Result<AgentConfig, ConfigErrors> {
         inpod_uds: r.text("INPOD_UDS").unwrap_or_else(|| "/var/run/ztunnel/ztunnel.sock".to_owned()).into(),
         dns: metadata(r, &proxy, "ISTIO_META_DNS_CAPTURE")
             .is_none_or(|text| text.eq_ignore_ascii_case("true")),
-        dns_port: read_dns_port(r, &proxy),
         resolvers: read_resolvers(),
-        ports: read_ports(&proxy, ipv6),
+        ports: read_ports(r, &proxy),
         drain: read_drain(r),
         threads: read_threads(r, &proxy),
         secret_ttl: r.duration("SECRET_TTL", Duration::from_secs(86_400)),
@@ -388,15 +402,6 @@ fn metadata(r: &Reader<'_>, proxy: &ProxyConfig, key: &str) -> Option<String> {
     r.text(key).or_else(given)
 }
 
-fn read_dns_port(r: &mut Reader<'_>, proxy: &ProxyConfig) -> u16 {
-    let Some(text) = metadata(r, proxy, "ISTIO_META_DNS_PROXY_ADDR") else { return 15053 };
-    let port = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
-    port.unwrap_or_else(|| {
-        r.fail(format!("ISTIO_META_DNS_PROXY_ADDR={text:?} is not localhost:<port>"));
-        15053
-    })
-}
-
 /// Name servers of `/etc/resolv.conf`, the resolver's own default when it names none.
 fn read_resolvers() -> Vec<SocketAddr> {
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
@@ -412,13 +417,23 @@ fn name_servers(text: &str) -> Vec<SocketAddr> {
     text.lines().filter_map(server).collect()
 }
 
-fn read_ports(proxy: &ProxyConfig, ipv6: bool) -> Ports {
-    let any = if ipv6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
-    Ports {
-        admin: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), proxy.admin_port.unwrap_or(15000)),
-        stats: SocketAddr::new(any, proxy.stats_port.unwrap_or(15020)),
-        ready: SocketAddr::new(any, 15021),
+fn read_ports(r: &mut Reader<'_>, proxy: &ProxyConfig) -> AgentPorts {
+    let default = AgentPorts::WELL_KNOWN;
+    AgentPorts {
+        dns: read_dns_port(r, proxy).unwrap_or(default.dns),
+        admin: proxy.admin_port.unwrap_or(default.admin),
+        metrics: proxy.stats_port.unwrap_or(default.metrics),
+        ..default
     }
+}
+
+fn read_dns_port(r: &mut Reader<'_>, proxy: &ProxyConfig) -> Option<u16> {
+    let text = metadata(r, proxy, "ISTIO_META_DNS_PROXY_ADDR")?;
+    let port = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
+    if port.is_none() {
+        r.fail(format!("ISTIO_META_DNS_PROXY_ADDR={text:?} is not localhost:<port>"));
+    }
+    port
 }
 
 /// `CONNECTION_TERMINATION_DEADLINE`, else the pod's grace period less what the end itself takes. A grace period of 0

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use isthmus_model::{Authority, SpiffeId};
+use isthmus_model::{Authority, HBONE_PORT, SpiffeId};
 
 use super::agent::AgentConfig;
 use super::source::{ConfigErrors, Reader, Strings};
@@ -56,7 +56,7 @@ pub fn read(strings: &dyn Strings) -> Result<GatewayConfig, ConfigErrors> {
     let namespace = r.required("POD_NAMESPACE", "the gateway's identity needs its namespace");
     let account = r.required("SERVICE_ACCOUNT", "the gateway's identity needs its service account");
     let trust_domain = r.text("TRUST_DOMAIN").unwrap_or_default();
-    let port: u16 = r.parsed("GATEWAY_HBONE_PORT", 15008, "a port");
+    let port: u16 = r.parsed("GATEWAY_HBONE_PORT", HBONE_PORT, "a port");
     let sni = entries(r, "GATEWAY_SNI_ROUTES", sni_route);
     let tcp = entries(r, "GATEWAY_TCP_ROUTES", tcp_route);
     let kubeconfig = super::read_kubeconfig(r);

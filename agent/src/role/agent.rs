@@ -46,10 +46,10 @@ pub(crate) fn run(config: AgentConfig, log: Handle) -> Result<(), RunError> {
 
 async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), RunError> {
     let mut signals = Signals::install()?;
-    let common = Common::bind(config.ports.stats, config.ports.ready).await?;
-    let mut admin = Endpoint::bind("admin", config.ports.admin).await?;
+    let common = Common::bind(config.metrics_address(), config.readiness_address()).await?;
+    let mut admin = Endpoint::bind("admin", config.admin_address()).await?;
     if config.sockets.ipv6 {
-        admin = admin.with_ipv6_loopback(config.ports.admin.port()).await;
+        admin = admin.with_ipv6_loopback(config.ports.admin).await;
     }
     let (registry, readiness) = (Registry::default(), Readiness::default());
     let tasks = Tasks::new("agent");
@@ -68,7 +68,7 @@ async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), R
     metrics::build(&registry, config_dump::istio_version(&config.place));
     let live = Live::new(&config, mesh.state, mesh.certs, mesh.rejections, Some(Arc::clone(&pods)));
     common.serve(&registry, &readiness, &tasks, &served_watch);
-    admin.serve(Admin::new(live, Logging::new(log), quit), &tasks, &served_watch);
+    admin.serve(Admin::new(live, Logging::new(log), quit, config.ports), &tasks, &served_watch);
     // Those that serve hold it now: ours would be one more to wait for.
     drop(served_watch);
 
@@ -150,7 +150,7 @@ impl Mesh {
         tasks: &Tasks,
         drain: &Watch,
     ) -> Result<Self, RunError> {
-        let state = proxy_context::state(&config.place);
+        let state = proxy_context::state(config);
         let trust = trust::start(&config.trust, &state, registry, tasks);
         let certs = control::manager(config, trust, registry, tasks)?;
         let rejections = Rejections::default();

@@ -53,10 +53,10 @@ pub(crate) fn run(config: GatewayConfig, log: Handle) -> Result<(), RunError> {
 async fn serve(config: GatewayConfig, log: Handle, data: &Runtime) -> Result<(), RunError> {
     let base = &config.base;
     let mut signals = Signals::install()?;
-    let common = Common::bind(base.ports.stats, base.ports.ready).await?;
-    let mut admin = Endpoint::bind("admin", base.ports.admin).await?;
+    let common = Common::bind(base.metrics_address(), base.readiness_address()).await?;
+    let mut admin = Endpoint::bind("admin", base.admin_address()).await?;
     if base.sockets.ipv6 {
-        admin = admin.with_ipv6_loopback(base.ports.admin.port()).await;
+        admin = admin.with_ipv6_loopback(base.ports.admin).await;
     }
     let (registry, readiness) = (Registry::default(), Readiness::default());
     let tasks = Tasks::new("gateway");
@@ -70,7 +70,7 @@ async fn serve(config: GatewayConfig, log: Handle, data: &Runtime) -> Result<(),
     metrics::process(&registry, &log, data.handle());
     let live = Live::new(base, mesh.state, mesh.certs, mesh.rejections, None);
     common.serve(&registry, &readiness, &tasks, &served_watch);
-    admin.serve(Admin::new(live, Logging::new(log), quit), &tasks, &served_watch);
+    admin.serve(Admin::new(live, Logging::new(log), quit, base.ports), &tasks, &served_watch);
     // Those that serve hold it now: ours would be one more to wait for.
     drop(served_watch);
 

@@ -57,7 +57,7 @@ impl Pods {
     ) -> Arc<Self> {
         let dns = config.dns.then(|| Dns {
             config: isthmus_dns::Config {
-                port: config.dns_port,
+                port: config.ports.dns,
                 cluster_domain: config.place.domain.clone(),
                 preferred_namespace: config.place.preferred_namespace.clone(),
                 upstream: config.resolvers.clone(),

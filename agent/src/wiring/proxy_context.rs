@@ -11,14 +11,16 @@ use isthmus_state::{Options, State};
 use isthmus_sys::socket::Transparent;
 
 use super::host_resolver::SystemResolver;
-use crate::config::agent::{AgentConfig, Place, TunnelConfig};
+use crate::config::agent::{AgentConfig, TunnelConfig};
 
 /// An empty mesh, seen from where we are.
-pub(crate) fn state(place: &Place) -> State {
+pub(crate) fn state(config: &AgentConfig) -> State {
+    let place = &config.place;
     State::new(Options {
         own_network: place.network.clone(),
         own_cluster: place.cluster.clone(),
         own_node: place.node.clone(),
+        ports: config.ports,
         root_namespace: place.root_namespace.clone(),
         loud_policies: place.loud_policies,
     })
@@ -47,6 +49,7 @@ pub(crate) fn proxy_context(
 /// Settings of the data plane.
 pub(crate) fn proxy_config(config: &AgentConfig) -> Config {
     Config {
+        ports: config.ports,
         original_source: match config.sockets.original_source {
             None => Transparent::BestEffort,
             Some(true) => Transparent::Required,

@@ -1,5 +1,7 @@
 //! `/`: a page for a person, with everything that the endpoint can do.
 
+use isthmus_model::AgentPorts;
+
 use crate::build;
 use crate::logging::LEVELS;
 
@@ -18,7 +20,7 @@ const KINDS: [(&str, &str); 10] = [
 ];
 
 /// The page. `filter` is the log filter in force.
-pub(super) fn page(filter: &str) -> String {
+pub(super) fn page(filter: &str, ports: AgentPorts) -> String {
     let list: String = KINDS
         .iter()
         .map(|(kind, what)| format!("<li><a href=\"config_dump?kind={kind}\">{kind}</a>: {what}</li>\n"))
@@ -43,15 +45,18 @@ pub(super) fn page(filter: &str) -> String {
 <button>show</button></form>
 <h2>Logging</h2>
 <p>The filter is <code>{filter}</code>. Everything at: {levels} {reset}</p>
-<p>One scope: <code>curl -X POST 'localhost:15000/logging?level=access:debug'</code>; several by commas. Levels: off, error,
+<p>One scope: <code>curl -X POST 'localhost:{admin}/logging?level=access:debug'</code>; several by commas. Levels: off, error,
 warn, info, debug, trace.</p>
 <h2>Ending the process</h2>
-<p><code>curl -X POST localhost:15000/quitquitquit</code> drains its connections as SIGTERM does.</p>
+<p><code>curl -X POST localhost:{admin}/quitquitquit</code> drains its connections as SIGTERM does.</p>
 <h2>Elsewhere</h2>
-<p>Metrics: <code>/metrics</code> and <code>/stats/prometheus</code> on port 15020. Readiness: <code>/healthz/ready</code> on
-port 15021.</p>
+<p>Metrics: <code>/metrics</code> and <code>/stats/prometheus</code> on port {metrics}. Readiness: <code>/healthz/ready</code> on
+port {readiness}.</p>
 </body></html>
 ",
+        admin = ports.admin,
+        metrics = ports.metrics,
+        readiness = ports.readiness,
         version = build::VERSION,
         revision = escaped(build::REVISION),
         filter = escaped(filter),
@@ -83,7 +88,9 @@ mod tests {
 
     #[test]
     fn every_link_and_button_is_there_and_what_is_shown_is_no_markup() {
-        let page = page("info,<script>=debug");
+        let ports = AgentPorts { metrics: 15090, ..AgentPorts::default() };
+        let page = page("info,<script>=debug", ports);
+        assert!(page.contains("port 15090") && !page.contains("15020"), "the configured port is named");
         assert!(page.contains("info,&lt;script&gt;=debug") && !page.contains("<script>"));
         for (kind, _) in KINDS {
             assert!(page.contains(&format!("href=\"config_dump?kind={kind}\"")), "{kind}");

@@ -3,6 +3,7 @@ use std::io::Read as _;
 
 use flate2::read::{GzDecoder, ZlibDecoder};
 use http_body_util::BodyExt as _;
+use isthmus_model::AgentPorts;
 use isthmus_rt::metrics::Registry;
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -108,7 +109,7 @@ async fn a_body_ends_when_its_writer_does_and_runs_only_while_it_is_read() {
 fn admin() -> (Admin, mpsc::Receiver<()>) {
     let (quit, asked) = mpsc::channel(1);
     let log = isthmus_rt::log::init(isthmus_rt::log::Format::Text, "info").unwrap();
-    (Admin::new(crate::dump::tests::source(5000), Logging::new(log), quit), asked)
+    (Admin::new(crate::dump::tests::source(5000), Logging::new(log), quit, AgentPorts::default()), asked)
 }
 
 #[tokio::test]

@@ -9,9 +9,8 @@ use super::WireError;
 use crate::addr::{GatewayAddress, GatewayDestination, NetworkAddress};
 use crate::intern::Interner;
 use crate::name::NamespacedHostname;
+use crate::ports::HBONE_PORT;
 
-/// The port of HBONE when a gateway reference has none.
-const HBONE_PORT: u16 = 15008;
 /// Bits in front of the IPv4 address inside an IPv4-mapped IPv6 one.
 const MAPPED_BITS: u8 = 96;
 

@@ -14,7 +14,7 @@ fn the_defaults_are_ztunnels() {
     assert_eq!(config.xds.unwrap().address, "https://istiod.istio-system.svc:15012");
     assert_eq!(config.sockets.mark, 1337);
     assert_eq!(config.drain, Duration::from_secs(5));
-    assert_eq!(config.ports.admin.port(), 15000);
+    assert_eq!(config.ports.admin, 15000);
     assert_eq!(config.place.cluster.as_str(), "Kubernetes");
     assert!(config.dns);
 }
@@ -204,7 +204,7 @@ fn every_row_of_the_table_is_honoured() {
     assert_eq!(plane("AUTH_TOKEN", "eyJh.eyJi/c2ln").token, Token::File("eyJh.eyJi/c2ln".into()));
     assert!(!with("ISTIO_META_DNS_CAPTURE", "no").dns && with("ISTIO_META_DNS_CAPTURE", "TRUE").dns);
     assert!(!with("PROXY_CONFIG", "proxyMetadata: {ISTIO_META_DNS_CAPTURE: 'false'}").dns);
-    assert_eq!(with("ISTIO_META_DNS_PROXY_ADDR", "localhost:15054").dns_port, 15054);
+    assert_eq!(with("ISTIO_META_DNS_PROXY_ADDR", "localhost:15054").ports.dns, 15054);
     assert_eq!(with("HTTP2_STREAM_WINDOW_SIZE", "65535").tunnel.stream_window, Some(65_535));
     assert_eq!(with("HTTP2_CONNECTION_WINDOW_SIZE", "65535").tunnel.connection_window, Some(65_535));
     assert_eq!(with("HTTP2_FRAME_SIZE", "16384").tunnel.frame_size, Some(16_384));

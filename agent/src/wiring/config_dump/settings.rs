@@ -2,7 +2,7 @@
 //! not shown.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -27,9 +27,9 @@ fn process(config: &AgentConfig) -> Value {
         "proxyWorkloadInformation": null,
         "proxyMetadata": config.place.metadata,
         "proxy": true,
-        "adminAddr": address(config.ports.admin, config.sockets.ipv6),
-        "statsAddr": address(config.ports.stats, config.sockets.ipv6),
-        "readinessAddr": address(config.ports.ready, config.sockets.ipv6),
+        "adminAddr": address(config.admin_address(), config.sockets.ipv6),
+        "statsAddr": address(config.metrics_address(), config.sockets.ipv6),
+        "readinessAddr": address(config.readiness_address(), config.sockets.ipv6),
         "inpodUds": config.inpod_uds.display().to_string(),
         "inpodPortReuse": config.sockets.reuse_port,
         "numWorkerThreads": config.threads,
@@ -82,15 +82,15 @@ fn control_planes(config: &AgentConfig) -> Value {
 fn data_plane(config: &AgentConfig) -> Value {
     let (tunnel, proxy, sockets) =
         (proxy_context::settings(&config.tunnel), proxy_context::proxy_config(config), &config.sockets);
-    let any = |port| SocketAddr::new(wildcard(sockets.ipv6), port).to_string();
+    let any = |port| SocketAddr::new(sockets.wildcard(), port).to_string();
     json!({
         "inboundAddr": any(proxy.ports.inbound),
         "inboundPlaintextAddr": any(proxy.ports.inbound_plaintext),
         "outboundAddr": any(proxy.ports.outbound),
         "socks5Addr": null,
-        "illegalPorts": proxy.illegal_ports,
+        "illegalPorts": proxy.ports.in_pods(),
         "dnsProxy": config.dns,
-        "dnsProxyAddr": {"Localhost": [sockets.ipv6, config.dns_port]},
+        "dnsProxyAddr": {"Localhost": [sockets.ipv6, config.ports.dns]},
         "dnsResolverCfg": {"domain": null, "search": [], "name_servers": resolvers(&config.resolvers)},
         "dnsResolverOpts": {},
         "windowSize": tunnel.stream_window,
@@ -139,10 +139,6 @@ fn address(address: SocketAddr, ipv6: bool) -> Value {
     } else {
         json!({"SocketAddr": address.to_string()})
     }
-}
-
-fn wildcard(ipv6: bool) -> IpAddr {
-    if ipv6 { std::net::Ipv6Addr::UNSPECIFIED.into() } else { std::net::Ipv4Addr::UNSPECIFIED.into() }
 }
 
 fn duration(value: Duration) -> Value {
@@ -196,6 +192,24 @@ mod tests {
         assert_eq!(dump["ztunnelIdentity"], "spiffe://cluster.local/ns/istio-system/sa/ztunnel");
         assert_eq!(dump["ztunnelWorkload"]["serviceAccount"], "ztunnel");
         assert!(!dump.to_string().contains("value"), "{dump}");
+    }
+
+    #[test]
+    fn configured_ports_are_shown_and_handed_to_every_part() {
+        let settings = [
+            ("XDS_ADDRESS", "istiod:15012"),
+            ("PROXY_CONFIG", "{statsPort: 15090, proxyAdminPort: 15091}"),
+            ("ISTIO_META_DNS_PROXY_ADDR", "localhost:15054"),
+        ];
+        let shown = dump(&settings);
+        assert_eq!(shown["statsAddr"], json!({"SocketAddr": "[::]:15090"}));
+        assert_eq!(shown["adminAddr"], json!({"Localhost": [true, 15091]}));
+        assert_eq!(shown["illegalPorts"], json!([15001, 15006, 15008, 15054]));
+        let env: BTreeMap<_, _> = settings.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let read = crate::config::agent::read(&env).unwrap();
+        assert_eq!(proxy_context::proxy_config(&read).ports, read.ports);
+        assert_eq!(proxy_context::state(&read).load().options().ports, read.ports);
+        assert_eq!(read.ports.served_to_the_mesh(), [15090, 15021]);
     }
 
     #[test]
