@@ -70,7 +70,7 @@ fn start<C>(
     read: impl Fn(&dyn Strings) -> Result<C, ConfigErrors>,
     run: impl FnOnce(C, Handle) -> Result<(), RunError>,
 ) -> ExitCode {
-    let (config, settings) = match read(strings).and_then(|c| Ok((c, config::log(strings)?))) {
+    let (config, settings) = match read(strings).and_then(|c| Ok((c, config::log::read(strings)?))) {
         Ok(both) => both,
         Err(errors) => {
             for line in errors.0 {

@@ -58,8 +58,8 @@ impl Pods {
         let dns = config.dns.then(|| Dns {
             config: isthmus_dns::Config {
                 port: config.ports.dns,
-                cluster_domain: config.place.domain.clone(),
-                preferred_namespace: config.place.preferred_namespace.clone(),
+                cluster_domain: config.local_info.domain.clone(),
+                preferred_namespace: config.local_info.preferred_namespace.clone(),
                 upstream: config.resolvers.clone(),
                 ..isthmus_dns::Config::default()
             },

@@ -1,3 +1,6 @@
+use std::collections::BTreeMap;
+
+use super::network::name_servers;
 use super::*;
 
 fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -15,7 +18,7 @@ fn the_defaults_are_ztunnels() {
     assert_eq!(config.sockets.mark, 1337);
     assert_eq!(config.drain, Duration::from_secs(5));
     assert_eq!(config.ports.admin, 15000);
-    assert_eq!(config.place.cluster.as_str(), "Kubernetes");
+    assert_eq!(config.local_info.cluster.as_str(), "Kubernetes");
     assert!(config.dns);
 }
 
@@ -176,13 +179,13 @@ fn every_row_of_the_table_refuses_what_it_cannot_be() {
 #[test]
 fn every_row_of_the_table_is_honoured() {
     let with = |key: &str, value: &str| read(&env(&[(key, value)])).unwrap();
-    assert_eq!(with("NODE_NAME", "n1").place.node.as_str(), "n1");
-    assert_eq!(with("NETWORK", "net1").place.network.as_str(), "net1");
-    assert_eq!(with("CLUSTER_ID", "c1").place.cluster.as_str(), "c1");
+    assert_eq!(with("NODE_NAME", "n1").local_info.node.as_str(), "n1");
+    assert_eq!(with("NETWORK", "net1").local_info.network.as_str(), "net1");
+    assert_eq!(with("CLUSTER_ID", "c1").local_info.cluster.as_str(), "c1");
     let both = [("CLUSTER_ID", "c1"), ("ISTIO_META_CLUSTER_ID", "c2")];
-    assert_eq!(read(&env(&both)).unwrap().place.cluster.as_str(), "c2");
-    assert_eq!(with("CLUSTER_DOMAIN", "a.b").place.domain, "a.b");
-    assert_eq!(with("TRUST_DOMAIN", "td").place.trust_domain.as_str(), "td");
+    assert_eq!(read(&env(&both)).unwrap().local_info.cluster.as_str(), "c2");
+    assert_eq!(with("CLUSTER_DOMAIN", "a.b").local_info.domain, "a.b");
+    assert_eq!(with("TRUST_DOMAIN", "td").local_info.trust_domain.as_str(), "td");
     assert_eq!(with("CRL_PATH", "/crl.pem").trust.crl, Some("/crl.pem".into()));
     assert_eq!(
         with("COMPLIANCE_POLICY", "pqc").trust.key_exchange,
@@ -191,7 +194,7 @@ fn every_row_of_the_table_is_honoured() {
     assert_eq!(with("TRUST_DOMAIN_ALIASES", "old").trust.aliases, ["old".into()]);
     assert_eq!(with("MESH_CONFIG", "/mesh").trust.mesh_config, PathBuf::from("/mesh"));
     assert_eq!(with("CA_ADDRESS", "").ca, CaChoice::None);
-    assert_eq!(with("PREFERED_SERVICE_NAMESPACE", "ns").place.preferred_namespace, Some("ns".into()));
+    assert_eq!(with("PREFERED_SERVICE_NAMESPACE", "ns").local_info.preferred_namespace, Some("ns".into()));
     let plane = |key: &str, value: &str| with(key, value).xds.unwrap();
     assert_eq!(plane("XDS_ADDRESS", "a:1").address, "https://a:1");
     assert_eq!(plane("XDS_ADDRESS", "http://a:1").address, "http://a:1");
@@ -223,20 +226,20 @@ fn every_row_of_the_table_is_honoured() {
     assert!(!with("IPV6_ENABLED", "false").sockets.ipv6);
     assert!(!with("ENABLE_RESPONSE_BAGGAGE", "false").response_baggage);
     assert_eq!(with("SECRET_TTL", "7s").secret_ttl.as_secs(), 7);
-    assert_eq!(with("INSTANCE_IP", "10.0.0.7").place.instance_ip, "10.0.0.7");
-    assert_eq!(with("ISTIO_META_A", "b").place.metadata["A"], "b");
-    assert_eq!(with("ISTIO_METAJSON_A", "{}").place.json_metadata["A"], "{}");
+    assert_eq!(with("INSTANCE_IP", "10.0.0.7").local_info.instance_ip, "10.0.0.7");
+    assert_eq!(with("ISTIO_META_A", "b").local_info.metadata["A"], "b");
+    assert_eq!(with("ISTIO_METAJSON_A", "{}").local_info.json_metadata["A"], "{}");
     assert_eq!(with("LOG_FORMAT", "json").log.format, isthmus_rt::log::Format::Json);
     assert_eq!(with("RUST_LOG", "access:off,info").log.filter, "access:off,info");
     // Anything but exactly "true" is off.
     with("TLS12_ENABLED", "1");
-    assert!(!with("AUTHZ_POLICY_INFO_LOGGING", "yes").place.loud_policies);
-    assert!(with("AUTHZ_POLICY_INFO_LOGGING", "true").place.loud_policies);
+    assert!(!with("AUTHZ_POLICY_INFO_LOGGING", "yes").local_info.log_dry_run_at_info);
+    assert!(with("AUTHZ_POLICY_INFO_LOGGING", "true").local_info.log_dry_run_at_info);
 }
 
 #[test]
 fn the_root_namespace_is_istiods_unless_it_is_said() {
-    let of = |more: &[(&str, &str)]| read(&env(more)).unwrap().place.root_namespace.to_string();
+    let of = |more: &[(&str, &str)]| read(&env(more)).unwrap().local_info.root_namespace.to_string();
     assert_eq!(of(&[]), "istio-system");
     assert_eq!(of(&[("ISTHMUS_ROOT_NAMESPACE", "mesh")]), "mesh");
 }
