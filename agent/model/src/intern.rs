@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_uses_is_dropped() {
+    fn unused_values_are_dropped() {
         let mut interner = Interner::default();
         let used: Vec<Text> = (0..SMALLEST / 2).map(|n| interner.name(&format!("used {n}"))).collect();
         for n in 0..100 * SMALLEST {

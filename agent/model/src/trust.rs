@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mesh_and_its_aliases_are_one_and_nobody_else_is() {
+    fn the_mesh_domain_and_its_aliases_are_equivalent() {
         let domains = TrustDomains::new(Some(td("new")), [td("old"), td("older"), td("old")]);
         assert_eq!(domains.aliases(), [td("old"), td("older")]);
         for (own, other, same) in [

@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_is_the_calendars() {
+    fn timestamps_are_rfc_3339_with_microseconds() {
         let at = |seconds| timestamp(UNIX_EPOCH + Duration::from_secs(seconds));
         assert_eq!(at(0), "1970-01-01T00:00:00.000000Z");
         assert_eq!(at(951_782_400), "2000-02-29T00:00:00.000000Z");
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_have_the_two_shapes() {
+    fn lines_are_text_or_json() {
         let fields = || Fields {
             message: "connection complete".into(),
             rest: vec![

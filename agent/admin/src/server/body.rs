@@ -98,7 +98,7 @@ mod tests {
 
     /// A reader that takes everything at once uses up its task's share of the thread somewhere in the middle.
     #[test]
-    fn a_long_answer_does_not_keep_the_thread_for_ever() {
+    fn a_long_body_yields_to_the_runtime() {
         const CHUNKS: usize = 10_000;
         let (done, end) = channel();
         std::thread::spawn(move || {

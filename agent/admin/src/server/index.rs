@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_link_and_button_is_there_and_what_is_shown_is_no_markup() {
+    fn links_and_buttons_are_present_and_texts_are_escaped() {
         let ports = AgentPorts { metrics: 15090, ..AgentPorts::default() };
         let page = page("info,<script>=debug", ports);
         assert!(page.contains("port 15090") && !page.contains("15020"), "the configured port is named");

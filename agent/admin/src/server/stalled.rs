@@ -76,7 +76,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     #[tokio::test(start_paused = true)]
-    async fn a_reader_that_stands_still_is_given_up_and_one_that_is_slow_is_not() {
+    async fn a_stalled_reader_times_out_and_a_slow_one_does_not() {
         let patience = Duration::from_secs(30);
         let (io, mut reader) = tokio::io::duplex(10);
         let slow = async {

@@ -68,7 +68,7 @@ async fn metrics_are_openmetrics_text_on_both_paths() {
 }
 
 #[tokio::test]
-async fn metrics_are_compressed_for_who_takes_it() {
+async fn metrics_are_compressed_if_the_client_accepts_it() {
     let registry = Registry::default();
     (0..100).for_each(|n| registry.register(&format!("seen_{n}"), "Seen", Counter::<u64>::default()));
     let stats = Stats::new(registry.clone());
@@ -113,7 +113,7 @@ fn admin() -> (Admin, mpsc::Receiver<()>) {
 }
 
 #[tokio::test]
-async fn the_dump_is_compressed_piece_by_piece_for_who_takes_it() {
+async fn the_dump_is_compressed_while_it_is_written() {
     let (admin, _asked) = admin();
     let (_, name, plain) = ask(&admin, "/config_dump", &[], "content-encoding").await;
     assert_eq!(name, "");
@@ -142,7 +142,7 @@ async fn the_dump_is_compressed_piece_by_piece_for_who_takes_it() {
 }
 
 #[tokio::test]
-async fn the_index_shows_what_there_is() {
+async fn the_index_page_is_served() {
     let (admin, _asked) = admin();
     let (status, kind, page) = ask(&admin, "/", &[], "content-type").await;
     let page = String::from_utf8(page).unwrap();
@@ -157,7 +157,7 @@ async fn the_index_shows_what_there_is() {
 }
 
 #[tokio::test]
-async fn a_page_of_somebody_else_ends_nothing() {
+async fn a_cross_site_post_is_refused() {
     let (admin, mut asked) = admin();
     let post = async |headers: &[(&str, &str)]| {
         let request = headers.iter().fold(http::Request::post("/quitquitquit"), |r, (n, v)| r.header(*n, *v));

@@ -113,7 +113,7 @@ fn a_full_workload_is_read() {
 }
 
 #[test]
-fn what_does_not_fit_in_a_workload_is_named() {
+fn invalid_fields_of_a_workload_are_named() {
     type Change = fn(&mut proto::Workload);
     let cases: [(Change, &str); 13] = [
         (|w| w.uid.clear(), "uid: missing"),
@@ -151,7 +151,7 @@ fn what_does_not_fit_in_a_workload_is_named() {
 }
 
 #[test]
-fn growth_of_a_workload_is_ignored_on_the_safe_side() {
+fn unknown_values_of_a_workload_have_safe_defaults() {
     let workload = workload_with(|wire| {
         wire.workload_type = 99;
         wire.status = 99;
@@ -211,7 +211,7 @@ fn a_full_service_is_read() {
 }
 
 #[test]
-fn what_does_not_fit_in_a_service_is_named() {
+fn invalid_fields_of_a_service_are_named() {
     type Change = fn(&mut proto::Service);
     fn vip(address: &[u8], length: u32) -> Vec<proto::NetworkAddress> {
         vec![proto::NetworkAddress {
@@ -254,7 +254,7 @@ fn what_does_not_fit_in_a_service_is_named() {
 }
 
 #[test]
-fn growth_of_a_service_is_ignored() {
+fn unknown_values_of_a_service_are_ignored() {
     let service = service_with(|wire| {
         wire.visibility = 9;
         wire.ip_families = 9;
@@ -317,7 +317,7 @@ fn a_policy_is_read_whole() {
 }
 
 #[test]
-fn a_policy_that_is_not_understood_is_refused_whole() {
+fn a_policy_with_an_unknown_value_is_rejected_whole() {
     type Change = fn(&mut security::Match);
     let cases: [(Change, &str); 5] = [
         (|m| m.namespaces = vec![security::StringMatch { match_type: None }], "match.namespaces: missing"),
@@ -345,7 +345,7 @@ fn a_policy_that_is_not_understood_is_refused_whole() {
 }
 
 #[test]
-fn what_is_known_of_a_refused_policy_is_how_far_it_reaches() {
+fn the_outline_of_a_rejected_policy_is_its_scope() {
     let wire = |scope, action| security::Authorization { scope, action, dry_run: true, ..Default::default() };
     let read = |scope, action| outline(&wire(scope, action)).map(|o| (o.scope, o.action, o.dry_run));
     assert_eq!(read(0, 0), Some((Scope::Global, Action::Allow, true)));

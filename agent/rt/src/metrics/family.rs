@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn series_are_found_again_shown_and_removed() {
+    fn series_are_created_encoded_and_removed() {
         let family = Family::<Labels, Counter>::default();
         let registry = Registry::default();
         registry.register("seen", "Seen", family.clone());

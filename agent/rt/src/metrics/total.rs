@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_histogram_is_shown_with_its_buckets_and_takes_in_another() {
+    fn a_histogram_encodes_its_buckets_and_absorbs_another() {
         let (all, other) = (Histogram::<Seconds>::default(), Histogram::<Seconds>::default());
         [0.05, 0.1, 0.5].into_iter().for_each(|value| all.observe(value));
         other.observe(7.0);

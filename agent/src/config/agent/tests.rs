@@ -12,7 +12,7 @@ fn errors(pairs: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn the_defaults_are_ztunnels() {
+fn defaults_are_those_of_ztunnel() {
     let config = read(&env(&[("KUBERNETES_SERVICE_HOST", "10.0.0.1")])).unwrap();
     assert_eq!(config.xds.unwrap().address, "https://istiod.istio-system.svc:15012");
     assert_eq!(config.sockets.mark, 1337);
@@ -47,7 +47,7 @@ fn every_bad_value_is_reported_at_once() {
 }
 
 #[test]
-fn the_fake_ca_never_meets_a_real_mesh() {
+fn the_fake_ca_is_refused_with_a_control_plane_or_in_kubernetes() {
     let local = ("LOCAL_XDS", "workloads: []");
     let lab = read(&env(&[("FAKE_CA", "true"), local])).unwrap();
     assert_eq!((lab.ca, lab.xds), (CaChoice::Fake, None));
@@ -64,7 +64,7 @@ fn the_fake_ca_never_meets_a_real_mesh() {
 }
 
 #[test]
-fn a_missing_path_is_a_path() {
+fn a_path_to_a_missing_file_stays_a_path() {
     let config =
         read(&env(&[("XDS_ROOT_CA", "/nowhere/root.pem"), ("AUTH_TOKEN", "/nowhere/token")])).unwrap();
     let xds = config.xds.unwrap();
@@ -73,7 +73,7 @@ fn a_missing_path_is_a_path() {
 }
 
 #[test]
-fn the_drain_time_leaves_room_for_the_end() {
+fn the_default_drain_ends_before_the_grace_period() {
     for (grace, seconds) in [("0", 0), ("1", 1), ("10", 9), ("30", 25)] {
         let config = read(&env(&[("TERMINATION_GRACE_PERIOD_SECONDS", grace)])).unwrap();
         assert_eq!(config.drain.as_secs(), seconds, "{grace}");
@@ -85,7 +85,7 @@ fn the_drain_time_leaves_room_for_the_end() {
 }
 
 #[test]
-fn threads_follow_limits_and_requests() {
+fn threads_follow_cpu_limits_and_requests() {
     let threads = |pairs: &[(&str, &str)]| read(&env(pairs)).unwrap().threads;
     assert_eq!(threads(&[("ZTUNNEL_WORKER_THREADS", "3")]), 3);
     assert_eq!(threads(&[("ZTUNNEL_WORKER_THREADS", "50%"), ("ZTUNNEL_CPU_LIMIT", "5")]), 3);
@@ -98,7 +98,7 @@ fn threads_follow_limits_and_requests() {
 }
 
 #[test]
-fn without_any_source_of_workloads_there_is_nothing_to_do() {
+fn a_source_of_workloads_is_required() {
     assert!(errors(&[("XDS_ADDRESS", "")])[0].contains("XDS_ADDRESS"));
     assert!(errors(&[("LOCAL_XDS", "a"), ("LOCAL_XDS_PATH", "b")])[0].contains("LOCAL_XDS_PATH"));
     assert!(errors(&[("LOCAL_XDS_PATH", "/nowhere/config.yaml")])[0].contains("/nowhere/config.yaml"));
@@ -116,7 +116,7 @@ fn name_servers_are_those_of_resolv_conf() {
 /// Every variable of the reference's table that has a form, with a value that has it not, and every one that asks for
 /// what is not built.
 #[test]
-fn every_row_of_the_table_refuses_what_it_cannot_be() {
+fn every_variable_rejects_invalid_values() {
     let rows = [
         ("ENABLE_PROXY", "no"),
         ("ENABLE_PROXY", "false"),
@@ -177,7 +177,7 @@ fn every_row_of_the_table_refuses_what_it_cannot_be() {
 
 /// What each of the other variables does when it has a value.
 #[test]
-fn every_row_of_the_table_is_honoured() {
+fn every_variable_is_honoured() {
     let with = |key: &str, value: &str| read(&env(&[(key, value)])).unwrap();
     assert_eq!(with("NODE_NAME", "n1").local_info.node.as_str(), "n1");
     assert_eq!(with("NETWORK", "net1").local_info.network.as_str(), "net1");
@@ -238,7 +238,7 @@ fn every_row_of_the_table_is_honoured() {
 }
 
 #[test]
-fn the_root_namespace_is_istiods_unless_it_is_said() {
+fn the_root_namespace_is_istio_system_by_default() {
     let of = |more: &[(&str, &str)]| read(&env(more)).unwrap().local_info.root_namespace.to_string();
     assert_eq!(of(&[]), "istio-system");
     assert_eq!(of(&[("ISTHMUS_ROOT_NAMESPACE", "mesh")]), "mesh");
