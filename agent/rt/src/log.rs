@@ -1,5 +1,5 @@
-//! Logging in the field's formats: tab-separated text, or one JSON object per line; a filter that can be changed while
-//! running. Writes to standard output from a thread of its own (`queue`) and knows nothing of what is logged.
+//! Logging in ztunnel's formats: tab-separated text, or one JSON object per line, with a filter that can be changed at run
+//! time. Lines are written to standard output by a thread of their own (`queue`).
 
 mod queue;
 
@@ -19,7 +19,7 @@ use tracing_subscriber::{Layer, reload};
 use self::queue::Queue;
 use crate::metrics::Registry;
 
-/// How a line looks.
+/// Format of the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
     /// `time\tlevel\tscope\tmessage\tkey=value …`
@@ -29,7 +29,7 @@ pub enum Format {
     Json,
 }
 
-/// Why a filter was refused.
+/// Why a filter is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("log filter {filter:?} is not a list of level, scope=level or scope:level: {reason}")]
 pub struct BadFilter {
@@ -40,15 +40,15 @@ pub struct BadFilter {
 /// Why logging could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
-    /// The filter was refused.
+    /// The filter is invalid.
     #[error(transparent)]
     Filter(#[from] BadFilter),
-    /// The thread that writes could not be started.
+    /// The writer thread could not be started.
     #[error("log thread: {0}")]
     Thread(#[from] std::io::Error),
 }
 
-/// The log of a running process: its filter, and what has not been written yet. Clones share it.
+/// Handle of the running log: changes its filter and flushes it. Clones share it.
 #[derive(Clone)]
 pub struct Handle {
     apply: Arc<dyn Fn(Targets) + Send + Sync>,
@@ -56,10 +56,10 @@ pub struct Handle {
     queue: Queue,
 }
 
-/// Installs the process' subscriber. Whoever ends the process should [`Handle::flush`] first.
+/// Installs the process' subscriber. [`Handle::flush`] before the process exits.
 ///
 /// # Errors
-/// When the filter does not parse or there is no thread to be had.
+/// When the filter is invalid, or the writer thread cannot be started.
 pub fn init(format: Format, filter: &str) -> Result<Handle, InitError> {
     let (layer, reload) = reload::Layer::new(parse(filter)?);
     let queue = Queue::default();
@@ -74,9 +74,9 @@ pub fn init(format: Format, filter: &str) -> Result<Handle, InitError> {
     Ok(Handle { apply: Arc::new(apply), filter: Arc::new(Mutex::new(filter.to_owned())), queue })
 }
 
-/// The line that stands where others could not.
+/// The line that reports dropped lines.
 fn lost(format: Format, count: u64) -> String {
-    let message = "lines of the log were dropped: its reader was too slow".to_owned();
+    let message = "dropped log lines, the reader of standard output was too slow".to_owned();
     let fields = Fields { message, rest: vec![("lines", count.into())] };
     format.line(&timestamp(SystemTime::now()), "warn", "log", fields)
 }
@@ -120,21 +120,21 @@ impl Handle {
         Ok(())
     }
 
-    /// The filter in force, as it was given.
+    /// The current filter, as it was set.
     #[must_use]
     pub fn current(&self) -> String {
         self.filter.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits until everything logged so far was written, at most so long; whether it was.
+    /// Waits until everything logged so far is written, at most `timeout`; returns whether it is.
     #[must_use = "lines that were not written are lost"]
-    pub fn flush(&self, patience: Duration) -> bool {
-        self.queue.flush(patience)
+    pub fn flush(&self, timeout: Duration) -> bool {
+        self.queue.flush(timeout)
     }
 
-    /// Declares the counter of lines that a slow reader cost.
+    /// Registers the counter of dropped lines.
     pub fn register(&self, registry: &Registry) {
-        let help = "Lines of the log that were dropped because its reader was too slow";
+        let help = "Log lines dropped because the reader of standard output was too slow";
         registry.register("isthmus_log_lines_dropped", help, self.queue.dropped());
     }
 }

@@ -51,7 +51,7 @@ pub(crate) fn start(config: &TrustConfig, state: &State, registry: &Registry, ta
         metrics: Arc::clone(&metrics),
     };
     let mut follow = Follow::new(&config.mesh_config);
-    mesh.apply(&config.mesh_config, follow.look().unwrap_or(&Content::Missing));
+    mesh.apply(&config.mesh_config, follow.read_if_changed().unwrap_or(&Content::Missing));
     tasks.spawn("mesh config", async move {
         loop {
             let path = follow.path().to_owned();
@@ -61,7 +61,7 @@ pub(crate) fn start(config: &TrustConfig, state: &State, registry: &Registry, ta
     if let Some(path) = &config.crl {
         let mut lists = CrlFile { good: false, metrics };
         let mut follow = Follow::new(path);
-        if let Some(found) = lists.read(path, follow.look().unwrap_or(&Content::Missing)) {
+        if let Some(found) = lists.read(path, follow.read_if_changed().unwrap_or(&Content::Missing)) {
             trust.set_revocations(found);
         }
         let trust = trust.clone();
