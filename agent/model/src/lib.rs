@@ -1,7 +1,7 @@
-//! The vocabulary of the mesh as plain typed values: identities, addresses, workloads, services, policies.
+//! The model of the mesh as plain typed values: identities, addresses, workloads, services, policies.
 //!
-//! No I/O, no locks, no clocks. Wire messages become these types once, at the edge ([`wire`]), and whatever does not fit
-//! is refused there by name.
+//! No I/O, no locks, no clocks. Wire messages are converted once, in [`wire`], which rejects what it cannot represent and
+//! names the field.
 
 pub mod addr;
 pub mod identity;

@@ -128,7 +128,7 @@ async fn tls_server(ca: &Ca, classical: bool) -> (String, Tasks) {
         let mut open = Vec::new();
         loop {
             let (tcp, _) = listener.accept().await.unwrap();
-            // Who refuses us is gone again.
+            // The client closes the connection when it rejects the server.
             open.extend(acceptor.accept(tcp).await);
         }
     });

@@ -383,7 +383,7 @@ async fn no_query_is_lost_while_another_agent_takes_over() {
     let waiting = UdpSocket::bind(loopback()).await.unwrap();
     waiting.send_to(&plain("example.com", 1), udp).await.unwrap();
     soon(upstream.recv_from(&mut [0; 512])).await.unwrap();
-    // The old agent has not run since: these stand in its queues when it is told to end.
+    // The old agent has not run since, so these are in its queues when its drain begins.
     let asked = |client: &std::net::UdpSocket| client.send_to(&plain("web", 1), udp).unwrap();
     let clients: Vec<_> = (0..50).map(|_| std::net::UdpSocket::bind(loopback()).unwrap()).collect();
     clients.iter().for_each(|client| assert!(asked(client) > 0));

@@ -57,8 +57,8 @@ async fn pods(uid: &PodUid, app: SocketAddr, watch: Watch) -> (Arc<Pods>, Socket
         drain: Mutex::default(),
         deadline: Duration::from_secs(3600),
         table: PodList::default(),
-        running: Mutex::new(HashMap::from([(uid.clone(), Running { proxy, dns: None })])),
-        ending: Tasks::new("test"),
+        running: Mutex::new(HashMap::from([(uid.clone(), PodDataPlane { proxy, dns: None })])),
+        draining: Tasks::new("test"),
     });
     (pods, address)
 }

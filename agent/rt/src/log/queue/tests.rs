@@ -17,7 +17,7 @@ fn a_stalled_reader_blocks_no_logger_and_dropped_lines_are_reported() {
     let (mut reader, writer) = io::pipe().unwrap();
     let queue = Queue::default();
     queue.start(writer, lost).unwrap();
-    // Nobody reads: were a push to wait for the pipe, this would never end.
+    // The pipe has no reader: if a push waited for it, this would never end.
     (0..ALL).for_each(|number| queue.push(&line(number)));
     let dropped = queue.dropped().get();
     assert!(dropped > 0 && dropped < ALL as u64, "{dropped}");
