@@ -158,9 +158,9 @@ async fn a_lookup_without_address_says_why() {
     }
     let silence = resolver.lookup("silent.example.com").await.unwrap_err().to_string();
     assert_eq!(silence, format!("DNS server {}: no answer within 50ms", server.at));
-    let nobody = Resolver::new(&Sockets::host(), vec![], Duration::from_millis(50));
+    let without_servers = Resolver::new(&Sockets::host(), vec![], Duration::from_millis(50));
     assert_eq!(
-        nobody.lookup("a.example.com").await.unwrap_err().to_string(),
+        without_servers.lookup("a.example.com").await.unwrap_err().to_string(),
         "no DNS server is known: resolv.conf names none"
     );
     let long = "x".repeat(64);

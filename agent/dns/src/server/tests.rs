@@ -268,7 +268,7 @@ async fn a_silent_server_fails_its_query_and_delays_no_other() {
     let mut buffer = vec![0; 512];
     let (length, _) = soon(silent.recv_from(&mut buffer)).await.unwrap();
     assert_eq!(buffer[..length], slow);
-    assert_eq!(world.udp(&mesh).await[3], 0x80, "names of the mesh need nobody else");
+    assert_eq!(world.udp(&mesh).await[3], 0x80, "mesh names need no server");
     let refused = world.udp(&plain("example.org", 1)).await;
     assert_eq!(refused[3], 0x82, "no more may wait");
     let refused = ask(&mut world.tcp().await, &plain("example.org", 1)).await;
