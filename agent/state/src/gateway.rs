@@ -5,7 +5,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use isthmus_model::{GatewayDestination, Hostname, NamespacedHostname, NetworkId, Service, Workload};
+use isthmus_model::{
+    GatewayDestination, HBONE_PORT, Hostname, NamespacedHostname, NetworkId, Service, Workload,
+};
 
 use crate::balance::{self, Ask, NoPick, Origin, is_here};
 use crate::hints::{Candidate, Hints, Role};
@@ -13,7 +15,7 @@ use crate::resolve::Chooser;
 use crate::route::Pick;
 use crate::services::Asker;
 use crate::snapshot::Snapshot;
-use crate::target::{HBONE_PORT, PortRule, Wanted};
+use crate::target::{PortRule, Wanted};
 
 /// Where the bytes of one outer stream go.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -7,13 +7,15 @@ mod reference;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use isthmus_model::{Authority, GatewayAddress, NetworkAddress, NetworkId, Protocol, Service, Workload};
+use isthmus_model::{
+    Authority, GatewayAddress, HBONE_PORT, NetworkAddress, NetworkId, Protocol, Service, Workload,
+};
 
 use crate::balance::NoPick;
 use crate::hints::{Hints, NoHints, Role};
 use crate::route::{DenyReason, Destination, Inner, Reason, Resolved, Route, Upstream};
 use crate::snapshot::Snapshot;
-use crate::target::{HBONE_PORT, ILLEGAL_PORTS, PortRule, Wanted};
+use crate::target::{PortRule, Wanted};
 
 pub(crate) use choose::{Chooser, Chosen, is_passthrough};
 pub(crate) use reference::is_waypoint;
@@ -44,7 +46,7 @@ pub fn resolve_with(
     rng: &mut fastrand::Rng,
 ) -> Resolved {
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());
-    if original.ip().is_loopback() && ILLEGAL_PORTS.contains(&original.port()) {
+    if original.ip().is_loopback() && snapshot.options.ports.loops_back(original.port()) {
         return Resolved::deny(DenyReason::Recursive, Destination::default());
     }
     let chooser = Chooser { snapshot, source, hints, rng };

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use isthmus_model::workload::PortMap;
 use isthmus_model::{
-    ClusterId, Health, Hostname, Namespace, NamespacedHostname, NetworkAddress, NetworkId, NodeName, PodRef,
-    Policy, PolicyKey, Service, TrustDomains, Workload, WorkloadUid,
+    AgentPorts, ClusterId, Health, Hostname, Namespace, NamespacedHostname, NetworkAddress, NetworkId,
+    NodeName, PodRef, Policy, PolicyKey, Service, TrustDomains, Workload, WorkloadUid,
 };
 
 use crate::endpoints::EndpointSet;
@@ -24,6 +24,8 @@ pub struct Options {
     pub own_node: NodeName,
     /// The namespace whose policies may apply to the whole mesh; empty when it is not known.
     pub root_namespace: Namespace,
+    /// Ports of the agent, to which no connection may lead.
+    pub ports: AgentPorts,
     /// Whether dry-run policies are logged at info instead of debug (`AUTHZ_POLICY_INFO_LOGGING`).
     pub loud_policies: bool,
 }

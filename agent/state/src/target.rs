@@ -4,11 +4,6 @@ use std::net::IpAddr;
 
 use isthmus_model::{IpFamilies, NamespacedHostname, Service, Workload};
 
-/// The port of HBONE.
-pub(crate) const HBONE_PORT: u16 = 15008;
-/// Ports of the agent itself, to which nothing may be sent on a workload's behalf.
-pub(crate) const ILLEGAL_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
-
 /// What is asked of the port of a service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PortRule {

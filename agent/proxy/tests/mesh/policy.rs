@@ -9,7 +9,7 @@ use isthmus_hbone::{ConnectStatus, Head, OpenError, client};
 use isthmus_identity::CertSource as _;
 use isthmus_kit::wait::eventually;
 use isthmus_model::policy::{Match, StringMatch};
-use isthmus_model::{Action, Authority, Policy, Scope, Workload};
+use isthmus_model::{Action, AgentPorts, Authority, Policy, Scope, Workload};
 use isthmus_proxy::{AgentPodProxy, BoundListener, Config};
 use isthmus_sys::socket::Sockets;
 use tokio::io::AsyncWriteExt as _;
@@ -17,7 +17,11 @@ use tokio::io::AsyncWriteExt as _;
 use crate::world::*;
 
 fn network() -> (Network, Workload, Workload, Workload) {
-    let network = Network::new("east", &Arc::new(Block::claim()));
+    network_with(Config::default())
+}
+
+fn network_with(config: Config) -> (Network, Workload, Workload, Workload) {
+    let network = Network::with_config("east", &Arc::new(Block::claim()), config);
     let (client, server) = (network.workload("sleep", 1), serving(network.workload("helloworld", 2)));
     let thief = network.workload("thief", 3);
     network.push(&[client.clone(), server.clone(), thief.clone()], &[network.service(10, &[])], &[]);
@@ -249,11 +253,20 @@ async fn a_change_closes_hundreds_at_once_and_those_that_stay_notice_nothing() {
 
 #[tokio::test]
 async fn the_agents_own_listener_leads_to_its_metrics_and_readiness_only() {
-    let (network, sleep, ztunnel, thief) = network();
+    agent_pod_leads_to(AgentPorts::WELL_KNOWN).await;
+}
+
+#[tokio::test]
+async fn the_agents_own_listener_leads_to_the_configured_metrics_port() {
+    agent_pod_leads_to(AgentPorts { metrics: 15090, dns: 15054, ..AgentPorts::WELL_KNOWN }).await;
+}
+
+async fn agent_pod_leads_to(ports: AgentPorts) {
+    let (network, sleep, ztunnel, thief) = network_with(Config { ports, ..Config::default() });
     network.push(&[], &[], &[only_sleep(&sleep)]);
     let own = ztunnel.addresses[0];
     let mut apps = Vec::new();
-    for port in [15020, 15021, APP_PORT] {
+    for port in [ports.metrics, ports.readiness, APP_PORT] {
         apps.push(Echo::listen(SocketAddr::new(own, port), &network.tasks).await);
     }
     let bound = std::net::TcpListener::bind((own, HBONE)).unwrap();
@@ -269,9 +282,9 @@ async fn the_agents_own_listener_leads_to_its_metrics_and_readiness_only() {
         let head = Head::new(Authority::Ip(SocketAddr::new(own, port)));
         tunnel.open(&head).await.map(|_| ())
     };
-    assert_eq!(ask(&sleep, 15020).await, Ok(()));
-    assert_eq!(ask(&sleep, 15021).await, Ok(()));
-    for port in [15000, 15001, 15006, HBONE, 15053, APP_PORT] {
+    assert_eq!(ask(&sleep, ports.metrics).await, Ok(()));
+    assert_eq!(ask(&sleep, ports.readiness).await, Ok(()));
+    for port in [ports.admin, 15001, 15006, HBONE, ports.dns, APP_PORT] {
         assert_eq!(
             ask(&sleep, port).await,
             Err(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)),
@@ -279,9 +292,28 @@ async fn the_agents_own_listener_leads_to_its_metrics_and_readiness_only() {
         );
     }
     assert_eq!(
-        ask(&thief, 15020).await,
+        ask(&thief, ports.metrics).await,
         Err(OpenError::Status(ConnectStatus::UNAUTHORIZED)),
         "policy holds here too"
     );
     assert_eq!(apps[2].seen(), 0);
+}
+
+#[tokio::test]
+async fn a_configured_dns_port_is_no_target_in_a_pod() {
+    let ports = AgentPorts { dns: 15054, ..AgentPorts::WELL_KNOWN };
+    let (network, sleep, helloworld, _) = network_with(Config { ports, ..Config::default() });
+    let address = helloworld.addresses[0];
+    let dns = Echo::listen(SocketAddr::new(address, ports.dns), &network.tasks).await;
+    let app = network.echo(&helloworld).await;
+    let _server = network.run(&helloworld, app.address, Some(app.address));
+    let tunnel =
+        network.tunnel(&sleep.identity(), SocketAddr::new(address, HBONE), &helloworld.identity()).await;
+    let ask = async |port: u16| {
+        let head = Head::new(Authority::Ip(SocketAddr::new(address, port)));
+        tunnel.open(&head).await.map(|_| ())
+    };
+    assert_eq!(ask(ports.dns).await, Err(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)));
+    assert_eq!(ask(APP_PORT).await, Ok(()));
+    assert_eq!(dns.seen(), 0);
 }

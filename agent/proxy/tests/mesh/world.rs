@@ -112,7 +112,8 @@ impl Network {
         let (name, tasks, registry) = (NetworkId::from(name), Tasks::new("test"), Default::default());
         let identity = isthmus_identity::Config { trust, ..isthmus_identity::Config::default() };
         let certs = Manager::new(signer, identity, &tasks);
-        let state = State::new(Options { own_network: name.clone(), ..Options::default() });
+        let state =
+            State::new(Options { own_network: name.clone(), ports: config.ports, ..Options::default() });
         let world = Arc::new(ProxyContext {
             state: state.clone(),
             certs: Arc::new(certs.clone()),

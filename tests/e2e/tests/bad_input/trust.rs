@@ -79,7 +79,7 @@ pub(crate) fn a_revoked_peer_is_disconnected_and_a_broken_crl_changes_nothing() 
         let agent = start(&lab, &env)?;
         let _node = serves(&lab, &mut istiod).await?;
         ensure!(
-            count(&agent, &["there is no revocation list", &crl]) == 1,
+            count(&agent, &["revocation list does not exist", &crl]) == 1,
             "a missing file is reported once"
         );
 
