@@ -1,7 +1,6 @@
 //! Why a connection of the data plane was refused or ended badly, and the one place that maps it to a response flag.
 
 mod hello;
-pub(crate) mod revocation;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -104,7 +103,7 @@ pub enum Error {
     #[error("connection closed due to connection drain")]
     Drained,
     /// The peer of the tunnel was revoked.
-    #[error("{}", revocation::REVOKED)]
+    #[error("{}", isthmus_hbone::PeerRevoked)]
     Revoked,
     /// The copy ended with an error.
     #[error("{0}")]
@@ -214,6 +213,8 @@ impl Error {
 
 #[cfg(test)]
 mod tests {
+    use isthmus_hbone::ConnectStatus;
+
     use super::*;
 
     #[test]
@@ -228,7 +229,7 @@ mod tests {
             (Error::PolicyChanged(refusal()), ResponseFlag::Deny),
             (Error::Revoked, ResponseFlag::CertRevoked),
             (Error::Connect(silence()), ResponseFlag::Connect),
-            (Error::Open(OpenError::Status(401)), ResponseFlag::Connect),
+            (Error::Open(OpenError::Status(ConnectStatus::UNAUTHORIZED)), ResponseFlag::Connect),
             (Error::Drained, ResponseFlag::Connect),
             (Error::Tls(TlsError::Timeout(after)), ResponseFlag::TlsFailure),
             (Error::NoPeerIdentity, ResponseFlag::TlsFailure),

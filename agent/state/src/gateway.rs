@@ -5,7 +5,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use isthmus_model::{GatewayDestination, Hostname, NamespacedHostname, NetworkId, Service, Workload};
+use isthmus_model::{
+    GatewayDestination, HBONE_PORT, Hostname, NamespacedHostname, NetworkId, Service, Workload,
+};
 
 use crate::avoid::{Avoid, Candidate};
 use crate::balance::{self, EndpointQuery, NoEndpoint, QueryOrigin, is_gateway_endpoint};
@@ -13,7 +15,7 @@ use crate::resolve::Chooser;
 use crate::route::{Pick, Role};
 use crate::services::NamespaceScope;
 use crate::snapshot::Snapshot;
-use crate::target::{HBONE_PORT, PortRule, ServicePort};
+use crate::target::{PortRule, ServicePort};
 
 /// Where one outer stream is forwarded to.
 #[derive(Clone, PartialEq, Eq, Debug)]

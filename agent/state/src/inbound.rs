@@ -10,7 +10,6 @@ use isthmus_model::{Authority, GatewayAddress, Hostname, NetworkAddress, Network
 use crate::resolve::is_waypoint;
 use crate::services::NamespaceScope;
 use crate::snapshot::Snapshot;
-use crate::target::ILLEGAL_PORTS;
 
 /// Where an inbound stream is forwarded to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -100,7 +99,7 @@ pub fn inbound_target(
             (Some(service), target)
         }
     };
-    if ILLEGAL_PORTS.contains(&port) {
+    if snapshot.options.ports.loops_back(port) {
         return Err(InboundError::Recursive);
     }
     let Some(tunnel) = local.application_tunnel else {

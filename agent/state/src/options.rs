@@ -1,7 +1,7 @@
 //! Where this agent runs and how it logs: the settings that state depends on. Fixed for the life of the process; knows
 //! nothing of environment variables or files.
 
-use isthmus_model::{ClusterId, Namespace, NetworkId, NodeName, Workload};
+use isthmus_model::{AgentPorts, ClusterId, Namespace, NetworkId, NodeName, Workload};
 
 /// Settings of the agent that decisions depend on.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -14,6 +14,8 @@ pub struct Options {
     pub own_node: NodeName,
     /// The namespace whose policies may apply to the whole mesh; empty when it is not known.
     pub root_namespace: Namespace,
+    /// Ports of the agent, to which no connection may lead.
+    pub ports: AgentPorts,
     /// Whether dry-run policies are logged at info instead of debug (`AUTHZ_POLICY_INFO_LOGGING`).
     pub log_dry_run_at_info: bool,
 }

@@ -16,7 +16,7 @@ use crate::route::{
     Reason, Resolved, Role, Route,
 };
 use crate::snapshot::Snapshot;
-use crate::target::{ILLEGAL_PORTS, PortRule, ServicePort};
+use crate::target::{PortRule, ServicePort};
 
 pub(crate) use choose::{Chooser, Chosen, is_passthrough};
 pub(crate) use reference::is_waypoint;
@@ -47,7 +47,7 @@ pub fn resolve_avoiding(
     rng: &mut fastrand::Rng,
 ) -> Resolved {
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());
-    if original.ip().is_loopback() && ILLEGAL_PORTS.contains(&original.port()) {
+    if original.ip().is_loopback() && snapshot.options.ports.loops_back(original.port()) {
         return Resolved::deny(DenyReason::Recursive, Destination::default());
     }
     let chooser = Chooser { snapshot, source, avoid, rng };

@@ -6,10 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use isthmus_model::{
-    Authority, GatewayDestination, Hostname, NamespacedHostname, Service, SpiffeId, Workload, WorkloadUid,
+    Authority, GatewayDestination, HBONE_PORT, Hostname, NamespacedHostname, Service, SpiffeId, Workload,
+    WorkloadUid,
 };
-
-use crate::target::HBONE_PORT;
 
 /// A decision with its reason, and the destination as far as it is known.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -5,11 +5,6 @@ use std::net::IpAddr;
 
 use isthmus_model::{IpFamilies, NamespacedHostname, Service, Workload};
 
-/// The port on which HBONE is served.
-pub(crate) const HBONE_PORT: u16 = 15008;
-/// Ports of the agent itself. A connection to one of them would come back to the agent.
-pub(crate) const ILLEGAL_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
-
 /// What a service port must satisfy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PortRule {

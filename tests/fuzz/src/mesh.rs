@@ -40,11 +40,11 @@ impl Mesh {
     /// When the answer is wrong, or anything panics.
     pub fn take(&mut self, response: DeltaDiscoveryResponse) {
         let names: BTreeSet<String> = response.resources.iter().map(|one| one.name.clone()).collect();
-        let reaction = self.session.response(response);
-        assert_eq!(reaction.reply.error_detail.is_some(), !reaction.rejected.is_empty());
-        assert!(reaction.rejected.iter().all(|rejection| names.contains(&rejection.name)));
+        let handled = self.session.handle_response(response);
+        assert_eq!(handled.reply.error_detail.is_some(), !handled.rejected.is_empty());
+        assert!(handled.rejected.iter().all(|rejection| names.contains(&rejection.name)));
         let mut batch = Batch::default();
-        match reaction.push {
+        match handled.push {
             Some(Push::Addresses { upserts, removed }) => {
                 for resource in upserts {
                     match resource {

@@ -5,9 +5,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use isthmus_hbone::Head;
 use isthmus_hbone::copy;
 use isthmus_hbone::server::Responder;
+use isthmus_hbone::{ConnectStatus, Head};
 use isthmus_identity::PeerIdentity;
 use isthmus_model::{Authority, NetworkAddress};
 use isthmus_rt::drain::Watch;
@@ -29,9 +29,6 @@ use crate::telemetry::{End, Opening, Record, ServiceLabels};
 use crate::tracker::{Connection, Tracked};
 use crate::types::{Carrier, Direction, Reporter};
 
-const BAD_REQUEST: u16 = 400;
-const UNAVAILABLE: u16 = 503;
-
 /// Serves one outer tunnel until it ends.
 pub(super) async fn accept(
     ctx: Arc<PodContext>,
@@ -52,7 +49,7 @@ pub(super) async fn accept(
             let outer = Arc::new(Outer { ctx: Arc::clone(&ctx), globals, peer, source, local });
             server::drive(&ctx, source, session, drain, |request| {
                 let (head, responder) = request.into_parts();
-                let head = head.map_err(|bad| (bad.status, Error::BadRequest(bad.text)));
+                let head = head.map_err(|bad| (bad.status(), Error::BadRequest(bad.to_string())));
                 Arc::clone(&outer).serve(head, responder)
             })
             .await;
@@ -71,7 +68,7 @@ struct Outer {
 }
 
 /// A status for the peer and an error for the log.
-type Refused = (u16, Error);
+type Refused = (ConnectStatus, Error);
 
 impl Outer {
     async fn serve(self: Arc<Self>, head: Result<Head, Refused>, mut responder: Responder) {
@@ -94,7 +91,7 @@ impl Outer {
                 responder.reject(status);
             }
             Err(Failed::Attempt(record, error)) => {
-                responder.reject(UNAVAILABLE);
+                responder.reject(ConnectStatus::SERVICE_UNAVAILABLE);
                 record.fail(&error);
             }
         }
@@ -125,7 +122,7 @@ impl Outer {
     fn choose(&self, head: &Head, retry: &RetryState) -> Result<GatewayTarget, Refused> {
         let Authority::Host { hostname, port } = &head.authority else {
             let text = format!("the gateway forwards to services by name, not to {}", head.authority);
-            return Err((BAD_REQUEST, Error::BadRequest(text)));
+            return Err((ConnectStatus::BAD_REQUEST, Error::BadRequest(text)));
         };
         // A copy, so that the pod's lock is not held while tables are built.
         let ejected = self.ctx.memory().ejected();
@@ -134,7 +131,7 @@ impl Outer {
         let is_global = |service: &_| self.globals.is_global(service);
         let (avoid, rng) = (retry.avoid(ejected), &mut fastrand::Rng::new());
         gateway_target(&snapshot, hostname, *port, network, is_global, avoid, rng)
-            .map_err(|refusal| (UNAVAILABLE, Error::Gateway(refusal)))
+            .map_err(|refusal| (ConnectStatus::SERVICE_UNAVAILABLE, Error::Gateway(refusal)))
     }
 
     fn opening(&self, head: Head, target: &GatewayTarget) -> Opening {

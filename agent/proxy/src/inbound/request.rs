@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use isthmus_hbone::forwarded::Forwarded;
-use isthmus_hbone::{BadHead, Head};
+use isthmus_hbone::{BadHead, ConnectStatus, Head};
 use isthmus_identity::PeerIdentity;
 use isthmus_model::workload::TunnelKind;
 use isthmus_model::{NetworkAddress, NetworkId, Workload};
@@ -42,7 +42,7 @@ pub(super) struct Admitted {
 /// A CONNECT that is refused before any policy.
 #[derive(Debug)]
 pub(super) struct Refused {
-    pub(super) status: u16,
+    pub(super) status: ConnectStatus,
     pub(super) error: Error,
 }
 
@@ -64,13 +64,20 @@ pub(super) async fn admit(
     arrival: &Arrival,
     head: Result<Head, BadHead>,
 ) -> Result<(Admitted, Opening), Refused> {
-    let head = head.map_err(|bad| Refused { status: bad.status, error: Error::BadRequest(bad.text) })?;
-    let workload = ctx.workload().await.map_err(|error| Refused { status: 503, error })?;
+    let head =
+        head.map_err(|bad| Refused { status: bad.status(), error: Error::BadRequest(bad.to_string()) })?;
+    let workload = ctx
+        .workload()
+        .await
+        .map_err(|error| Refused { status: ConnectStatus::SERVICE_UNAVAILABLE, error })?;
     let (snapshot, proxy) = (ctx.snapshot(), ctx.proxy());
     let found = inbound_target(&snapshot, &workload, arrival.local, &head.authority, &proxy.network);
-    let target = found.map_err(|bad| Refused { status: bad.status(), error: Error::Inbound(bad) })?;
+    let target = found.map_err(|bad| Refused { status: bad.status().into(), error: Error::Inbound(bad) })?;
     if !ctx.may_reach(target.addr.port()) {
-        return Err(Refused { status: 503, error: Error::Recursive(target.addr) });
+        return Err(Refused {
+            status: ConnectStatus::SERVICE_UNAVAILABLE,
+            error: Error::Recursive(target.addr),
+        });
     }
     let source = source(&snapshot, arrival, &head, &proxy.network, proxy.config.baggage);
     let host = head.forwarded.as_deref().and_then(|header| Forwarded::parse(header).host);

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use isthmus_hbone::ConnectStatus;
 use isthmus_hbone::copy;
 use isthmus_hbone::server::{Request, Responder};
 use isthmus_identity::PeerIdentity;
@@ -20,11 +21,6 @@ use crate::telemetry::access_log;
 use crate::telemetry::baggage;
 use crate::tracker::{Connection, Tracked};
 use crate::types::{Carrier, Direction};
-
-/// A policy said no.
-const UNAUTHORIZED: u16 = 401;
-/// The application cannot be reached.
-const UNAVAILABLE: u16 = 503;
 
 /// Answers one CONNECT and serves it to its end.
 pub(super) async fn serve(ctx: Arc<PodContext>, arrival: Arc<Arrival>, request: Request) {
@@ -82,7 +78,7 @@ impl<'a> Judged<'a> {
                 self.forward(&peer, permit, responder).await;
             }
             Err(error) => {
-                responder.reject(UNAUTHORIZED);
+                responder.reject(ConnectStatus::UNAUTHORIZED);
                 self.record.fail(&error);
             }
         }
@@ -95,14 +91,14 @@ impl<'a> Judged<'a> {
             dialled = app::dial(self.ctx, self.arrival.source, self.admitted.dial()) => dialled,
             () = responder.cancelled() => Err(Error::GivenUp),
             refusal = self.tracked.refused() => {
-                responder.reject(UNAUTHORIZED);
+                responder.reject(ConnectStatus::UNAUTHORIZED);
                 return self.record.fail(&Error::PolicyChanged(refusal));
             }
         };
         match dialled {
             Ok(app) => self.carry(peer, responder, app).await,
             Err(error) => {
-                responder.reject(UNAVAILABLE);
+                responder.reject(ConnectStatus::SERVICE_UNAVAILABLE);
                 self.record.fail(&error);
             }
         }

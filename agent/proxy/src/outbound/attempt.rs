@@ -7,7 +7,6 @@
 use isthmus_hbone::client::{self, Tunnel};
 use isthmus_hbone::session::TlsSession;
 use isthmus_hbone::{Head, Stream, StreamIo};
-use isthmus_identity::{PeerIdentity, PeerRole};
 use isthmus_state::route::{DoubleTunnelTarget, InnerTunnelTarget, Route};
 use tokio::net::TcpStream;
 
@@ -64,12 +63,12 @@ impl OutboundAttempt<'_> {
     ) -> Result<(UpstreamConn, Option<PeerClaims>), Error> {
         let proxy = self.ctx.proxy();
         let certificate = self.ctx.certificate(&self.workload.identity()).await?;
-        let config = certificate.client_config(target.identities.as_slice());
-        let done =
-            TlsSession::connect(config, Linger::new(StreamIo::new(carrier)), proxy.config.tls_deadline).await;
+        let tls = certificate.client_tls(target.identities.as_slice());
+        let carrier = Linger::new(StreamIo::new(carrier));
+        let outcome = TlsSession::connect(tls.config(), carrier, proxy.config.tls_deadline).await;
         let reporter = self.ctx.reporter();
-        let session = Revocable::of(done, &certificate, PeerRole::Server, &proxy.metrics, reporter)?;
-        let proven = PeerIdentity::of(session.session().state()).map(|peer| peer.id().clone());
+        let (session, peer) = Revocable::after_handshake(outcome, &tls, &proxy.metrics, reporter)?;
+        let proven = peer.map(|peer| peer.id().clone());
         let tunnel = client::handshake(session, &proxy.settings, self.ctx.tunnels()).await?;
         head.authority = target.authority.clone();
         head.forwarded_network = Some(proxy.network.to_string());

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use isthmus_hbone::copy::{self, Count as _};
+use isthmus_hbone::copy::{self, ByteCounter as _};
 use isthmus_rt::drain::Watch;
 use isthmus_sys::socket::reset_on_close;
 use tokio::io::AsyncWriteExt as _;

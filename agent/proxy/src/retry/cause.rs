@@ -5,7 +5,7 @@
 //! identity check must not be replaced by another one that may be controlled by the same attacker.
 
 use isthmus_hbone::pool::Stage;
-use isthmus_hbone::{OpenError, TlsError};
+use isthmus_hbone::{ConnectStatus, OpenError, TlsError};
 use isthmus_sys::socket::ConnectError;
 
 use crate::error::Error;
@@ -44,7 +44,7 @@ impl Cause {
             Error::Tls(TlsError::Io(_)) => Some(Self::TlsClosed),
             Error::Open(OpenError::Refused) => Some(Self::RefusedStream),
             Error::Open(OpenError::GoingAway) => Some(Self::GoAway),
-            Error::Open(OpenError::Status(503)) => Some(Self::Unavailable),
+            Error::Open(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)) => Some(Self::Unavailable),
             // The error of the dial, shared by all streams that waited for the tunnel.
             Error::Dial(failure) => match failure.error.downcast_ref::<Error>() {
                 Some(error) => Self::of(error),
@@ -93,6 +93,7 @@ mod tests {
         let to = "10.0.0.1:15008".parse().unwrap();
         let after = Duration::from_secs(10);
         let other = |kind: io::ErrorKind| Error::Connect(ConnectError::Other { to, cause: kind.into() });
+        let status = |status: u16| Error::Open(OpenError::Status(status.into()));
         let tls = |error| Error::Tls(TlsError::Tls(error));
         let io = |kind: io::ErrorKind| Error::Tls(TlsError::Io(kind.into()));
         let reset = TunnelError::Io { kind: io::ErrorKind::ConnectionReset, detail: "reset".to_owned() };
@@ -109,13 +110,13 @@ mod tests {
             (io(io::ErrorKind::UnexpectedEof), Some(Cause::TlsClosed)),
             (Error::Open(OpenError::Refused), Some(Cause::RefusedStream)),
             (Error::Open(OpenError::GoingAway), Some(Cause::GoAway)),
-            (Error::Open(OpenError::Status(503)), Some(Cause::Unavailable)),
+            (status(503), Some(Cause::Unavailable)),
             // The peer's own answer.
-            (Error::Open(OpenError::Status(400)), None),
-            (Error::Open(OpenError::Status(401)), None),
-            (Error::Open(OpenError::Status(403)), None),
-            (Error::Open(OpenError::Status(502)), None),
-            (Error::Open(OpenError::Status(504)), None),
+            (status(400), None),
+            (status(401), None),
+            (status(403), None),
+            (status(502), None),
+            (status(504), None),
             (Error::Open(OpenError::Reset(Reason::CANCEL)), None),
             // The peer's identity, or our own.
             (tls(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)), None),

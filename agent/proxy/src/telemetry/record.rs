@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use isthmus_hbone::copy::{Count, Ended, Side};
+use isthmus_hbone::copy::{ByteCounter, CopyOutcome, Side};
 use isthmus_model::{Authority, SpiffeId, Text, Workload};
 use isthmus_rt::metrics::Count as Series;
 use tokio::time::Instant;
@@ -13,7 +13,6 @@ use super::access_log::{self, Ending, Line};
 use super::labels::{Labels, Party, ServiceLabels};
 use super::metrics::Metrics;
 use crate::error::Error;
-use crate::error::revocation;
 use crate::retry::{GiveUpReason, RetryState};
 use crate::types::{Direction, Reporter, ResponseFlag};
 
@@ -181,14 +180,14 @@ impl Record {
     }
 
     /// Ends it after both directions were copied, well or not.
-    pub(crate) fn finish(self, ended: Ended) {
+    pub(crate) fn finish(self, ended: CopyOutcome) {
         let by = match (ended.closed_by, self.opening.direction) {
             (Side::Local, Direction::Outbound) | (Side::Remote, Direction::Inbound) => "client",
             (Side::Remote, Direction::Outbound) | (Side::Local, Direction::Inbound) => "server",
         };
         match ended.error {
             None => self.end(None, Some(by)),
-            Some(error) if revocation::ended_copy(&error) => self.fail(&Error::Revoked),
+            Some(error) if error.is_peer_revoked() => self.fail(&Error::Revoked),
             Some(error) => self.end(Some(&Error::Copy(error)), Some(by)),
         }
     }
@@ -196,7 +195,7 @@ impl Record {
     /// Ends it before or while bytes were copied.
     pub(crate) fn fail(self, error: &Error) {
         match error {
-            Error::Open(open) if revocation::ended_open(open) => self.fail(&Error::Revoked),
+            Error::Open(open) if open.is_peer_revoked() => self.fail(&Error::Revoked),
             Error::Revoked => self.end(Some(error), Some("revocation")),
             _ => self.end(Some(error), None),
         }
@@ -267,7 +266,7 @@ fn shown(text: &str) -> Option<&str> {
 
 // === impl Traffic ===
 
-impl Count for Traffic {
+impl ByteCounter for Traffic {
     fn sent(&self, n: u64) {
         self.from_local.inc_by(n);
         self.totals[0].fetch_add(n, Ordering::Relaxed);

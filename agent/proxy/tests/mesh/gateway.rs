@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_hbone::{Head, OpenError};
+use isthmus_hbone::{ConnectStatus, Head, OpenError};
 use isthmus_model::{
     Action, Authority, GatewayAddress, GatewayDestination, NamespacedHostname, NetworkAddress, PolicyKey,
     Protocol, SpiffeId, TrustDomain, Workload,
@@ -167,16 +167,35 @@ async fn the_gateway_forwards_only_to_global_services_by_name() {
     let (pod, named) = (app.address.to_string(), format!("{HOSTNAME}:{SERVICE_PORT}"));
     {
         let closed = start(&west, hbone_only(&west), &[]);
-        assert_eq!(ask(&named).await, Err(OpenError::Status(503)), "not global");
+        assert_eq!(
+            ask(&named).await,
+            Err(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)),
+            "not global"
+        );
         closed.stop(Duration::ZERO).await;
     }
     let _gateway = start(&west, hbone_only(&west), &[service_key()]);
     assert_eq!(ask(&named).await, Ok(()));
-    assert_eq!(ask(&pod).await, Err(OpenError::Status(400)), "an address");
-    assert_eq!(ask(&format!("{}:{HBONE}", helloworld.addresses[0])).await, Err(OpenError::Status(400)));
-    assert_eq!(ask("nobody.sample.svc.cluster.local:80").await, Err(OpenError::Status(503)), "unknown");
-    assert_eq!(ask(&format!("{HOSTNAME}:1")).await, Err(OpenError::Status(503)), "no such port");
-    assert_eq!(ask(&format!("x{named}")).await, Err(OpenError::Status(503)), "not the exact name");
+    assert_eq!(ask(&pod).await, Err(OpenError::Status(ConnectStatus::BAD_REQUEST)), "an address");
+    assert_eq!(
+        ask(&format!("{}:{HBONE}", helloworld.addresses[0])).await,
+        Err(OpenError::Status(ConnectStatus::BAD_REQUEST))
+    );
+    assert_eq!(
+        ask("nobody.sample.svc.cluster.local:80").await,
+        Err(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)),
+        "unknown"
+    );
+    assert_eq!(
+        ask(&format!("{HOSTNAME}:1")).await,
+        Err(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)),
+        "no such port"
+    );
+    assert_eq!(
+        ask(&format!("x{named}")).await,
+        Err(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)),
+        "not the exact name"
+    );
     assert_eq!(app.seen(), 0, "no plaintext reaches the application");
 }
 
@@ -188,7 +207,7 @@ async fn the_gateway_answers_once_it_is_connected() {
     let to = SocketAddr::new(west.block.ip(GATEWAY), HBONE);
     let tunnel = west.tunnel(&sleep.identity(), to, &gateway_workload(&west).identity()).await;
     let head = Head::new(Authority::Host { hostname: HOSTNAME.into(), port: SERVICE_PORT });
-    assert_eq!(tunnel.open(&head).await.unwrap_err(), OpenError::Status(503));
+    assert_eq!(tunnel.open(&head).await.unwrap_err(), OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE));
     let labels =
         ["reporter=\"gateway\"", "response_flags=\"CONNECT\"", "destination_service_name=\"helloworld\""];
     west.metric_becomes(1, "istio_tcp_connections_failed_total", &labels).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use isthmus_hbone::{Head, OpenError};
+use isthmus_hbone::{ConnectStatus, Head, OpenError};
 use isthmus_kit::wait::eventually;
 use isthmus_model::{
     Authority, GatewayAddress, GatewayDestination, NamespacedHostname, NetworkAddress, Service,
@@ -52,7 +52,15 @@ async fn a_plain_waypoint_takes_connections_for_those_behind_it() {
         tunnel.open(&Head::new(authority)).await.map(|_| ())
     };
     assert_eq!(ask(10).await, Ok(()));
-    assert_eq!(ask(11).await, Err(OpenError::Status(400)), "nobody sends that one through a waypoint");
-    assert_eq!(ask(77).await, Err(OpenError::Status(400)), "nor an address that is nobody's");
+    assert_eq!(
+        ask(11).await,
+        Err(OpenError::Status(ConnectStatus::BAD_REQUEST)),
+        "nobody sends that one through a waypoint"
+    );
+    assert_eq!(
+        ask(77).await,
+        Err(OpenError::Status(ConnectStatus::BAD_REQUEST)),
+        "nor an address that is nobody's"
+    );
     eventually(|| app.seen() == 1, || format!("{} connections reached it", app.seen())).await;
 }

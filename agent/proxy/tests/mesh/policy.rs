@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_hbone::session::TlsSession;
-use isthmus_hbone::{Head, OpenError, client};
-use isthmus_identity::{CertSource as _, PeerIdentity};
+use isthmus_hbone::{ConnectStatus, Head, OpenError, client};
+use isthmus_identity::CertSource as _;
 use isthmus_kit::wait::eventually;
 use isthmus_model::policy::{Match, StringMatch};
-use isthmus_model::{Action, Authority, Policy, Scope, Workload};
+use isthmus_model::{Action, AgentPorts, Authority, Policy, Scope, Workload};
 use isthmus_proxy::{AgentPodProxy, BoundListener, Config};
 use isthmus_sys::socket::Sockets;
 use tokio::io::AsyncWriteExt as _;
@@ -17,7 +17,11 @@ use tokio::io::AsyncWriteExt as _;
 use crate::world::*;
 
 fn network() -> (Network, Workload, Workload, Workload) {
-    let network = Network::new("east", &Arc::new(Block::claim()));
+    network_with(Config::default())
+}
+
+fn network_with(config: Config) -> (Network, Workload, Workload, Workload) {
+    let network = Network::with_config("east", &Arc::new(Block::claim()), config);
     let (client, server) = (network.workload("sleep", 1), serving(network.workload("helloworld", 2)));
     let thief = network.workload("thief", 3);
     network.push(&[client.clone(), server.clone(), thief.clone()], &[network.service(10, &[])], &[]);
@@ -64,7 +68,7 @@ async fn no_header_stands_in_for_an_identity() {
         ..Head::new(Authority::Ip(app.address))
     };
     let tunnel = network.tunnel(&thief.identity(), to, &helloworld.identity()).await;
-    assert_eq!(tunnel.open(&forged).await.unwrap_err(), OpenError::Status(401));
+    assert_eq!(tunnel.open(&forged).await.unwrap_err(), OpenError::Status(ConnectStatus::UNAUTHORIZED));
     assert_eq!(app.seen(), 0);
     // The names are believed for labels, from another network; the identity is still the proven one.
     let labels = [
@@ -86,18 +90,19 @@ async fn a_peer_that_was_proven_elsewhere_passes_the_same_policy() {
     network.push(&[], &[], &[only_sleep(&sleep)]);
     let app = network.echo(&helloworld).await;
     let server = network.server(&helloworld);
-    for (who, expected) in [(&sleep, None), (&thief, Some(OpenError::Status(401)))] {
+    for (who, expected) in [(&sleep, None), (&thief, Some(OpenError::Status(ConnectStatus::UNAUTHORIZED)))] {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let (mine, theirs) = (
             network.certs.certificate(&who.identity()).await.unwrap(),
             network.certs.certificate(&helloworld.identity()).await.unwrap(),
         );
+        let server_tls = theirs.server_tls();
         let (near, far) = tokio::join!(
-            TlsSession::connect(mine.client_config(&[helloworld.identity()]), near, PATIENCE),
-            TlsSession::accept(theirs.server_config(), far, PATIENCE),
+            TlsSession::connect(mine.client_tls(&[helloworld.identity()]).config(), near, PATIENCE),
+            TlsSession::accept(server_tls.config(), far, PATIENCE),
         );
         let far = far.unwrap();
-        let peer = PeerIdentity::of(far.state()).unwrap();
+        let peer = server_tls.peer(far.state()).unwrap();
         assert_eq!(*peer.id(), who.identity());
         let source = SocketAddr::new(who.addresses[0], 40_000);
         let serve = server.proxy.serve(peer, source, SocketAddr::new(helloworld.addresses[0], HBONE), far);
@@ -208,7 +213,7 @@ async fn a_policy_that_does_not_arrive_refuses_new_connections_in_the_end() {
     let to = SocketAddr::new(helloworld.addresses[0], HBONE);
     let tunnel = network.tunnel(&sleep.identity(), to, &helloworld.identity()).await;
     let refused = tunnel.open(&Head::new(Authority::Ip(app.address))).await.unwrap_err();
-    assert_eq!(refused, OpenError::Status(401));
+    assert_eq!(refused, OpenError::Status(ConnectStatus::UNAUTHORIZED));
     let mut plain = tokio::net::TcpStream::connect(server.plaintext).await.unwrap();
     assert!(end(&mut plain).await.is_err());
     assert_eq!(app.seen(), 0);
@@ -248,11 +253,20 @@ async fn a_change_closes_hundreds_at_once_and_those_that_stay_notice_nothing() {
 
 #[tokio::test]
 async fn the_agents_own_listener_leads_to_its_metrics_and_readiness_only() {
-    let (network, sleep, ztunnel, thief) = network();
+    agent_pod_leads_to(AgentPorts::WELL_KNOWN).await;
+}
+
+#[tokio::test]
+async fn the_agents_own_listener_leads_to_the_configured_metrics_port() {
+    agent_pod_leads_to(AgentPorts { metrics: 15090, dns: 15054, ..AgentPorts::WELL_KNOWN }).await;
+}
+
+async fn agent_pod_leads_to(ports: AgentPorts) {
+    let (network, sleep, ztunnel, thief) = network_with(Config { ports, ..Config::default() });
     network.push(&[], &[], &[only_sleep(&sleep)]);
     let own = ztunnel.addresses[0];
     let mut apps = Vec::new();
-    for port in [15020, 15021, APP_PORT] {
+    for port in [ports.metrics, ports.readiness, APP_PORT] {
         apps.push(Echo::listen(SocketAddr::new(own, port), &network.tasks).await);
     }
     let bound = std::net::TcpListener::bind((own, HBONE)).unwrap();
@@ -268,11 +282,38 @@ async fn the_agents_own_listener_leads_to_its_metrics_and_readiness_only() {
         let head = Head::new(Authority::Ip(SocketAddr::new(own, port)));
         tunnel.open(&head).await.map(|_| ())
     };
-    assert_eq!(ask(&sleep, 15020).await, Ok(()));
-    assert_eq!(ask(&sleep, 15021).await, Ok(()));
-    for port in [15000, 15001, 15006, HBONE, 15053, APP_PORT] {
-        assert_eq!(ask(&sleep, port).await, Err(OpenError::Status(503)), "{port}");
+    assert_eq!(ask(&sleep, ports.metrics).await, Ok(()));
+    assert_eq!(ask(&sleep, ports.readiness).await, Ok(()));
+    for port in [ports.admin, 15001, 15006, HBONE, ports.dns, APP_PORT] {
+        assert_eq!(
+            ask(&sleep, port).await,
+            Err(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)),
+            "{port}"
+        );
     }
-    assert_eq!(ask(&thief, 15020).await, Err(OpenError::Status(401)), "policy holds here too");
+    assert_eq!(
+        ask(&thief, ports.metrics).await,
+        Err(OpenError::Status(ConnectStatus::UNAUTHORIZED)),
+        "policy holds here too"
+    );
     assert_eq!(apps[2].seen(), 0);
+}
+
+#[tokio::test]
+async fn a_configured_dns_port_is_no_target_in_a_pod() {
+    let ports = AgentPorts { dns: 15054, ..AgentPorts::WELL_KNOWN };
+    let (network, sleep, helloworld, _) = network_with(Config { ports, ..Config::default() });
+    let address = helloworld.addresses[0];
+    let dns = Echo::listen(SocketAddr::new(address, ports.dns), &network.tasks).await;
+    let app = network.echo(&helloworld).await;
+    let _server = network.run(&helloworld, app.address, Some(app.address));
+    let tunnel =
+        network.tunnel(&sleep.identity(), SocketAddr::new(address, HBONE), &helloworld.identity()).await;
+    let ask = async |port: u16| {
+        let head = Head::new(Authority::Ip(SocketAddr::new(address, port)));
+        tunnel.open(&head).await.map(|_| ())
+    };
+    assert_eq!(ask(ports.dns).await, Err(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)));
+    assert_eq!(ask(APP_PORT).await, Ok(()));
+    assert_eq!(dns.seen(), 0);
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use isthmus_hbone::session::TlsSession;
-use isthmus_identity::{CertSource as _, PeerIdentity};
+use isthmus_identity::CertSource as _;
 use isthmus_kit::hbone::{HbonePeer, kind};
 use isthmus_model::{
     GatewayAddress, GatewayDestination, Hostname, NetworkAddress, Protocol, Service, Workload,
@@ -124,8 +124,9 @@ impl Waypoint {
         tasks.spawn("waypoint", async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
-                let session = TlsSession::accept(certificate.server_config(), tcp, PATIENCE).await.unwrap();
-                let client = PeerIdentity::of(session.state()).unwrap().id().to_string();
+                let tls = certificate.server_tls();
+                let session = TlsSession::accept(tls.config(), tcp, PATIENCE).await.unwrap();
+                let client = tls.peer(session.state()).unwrap().id().to_string();
                 let mut peer = HbonePeer::server(session).await.unwrap();
                 // One stream after the other is enough here.
                 while let Ok(frame) = peer.next_of_streams().await {

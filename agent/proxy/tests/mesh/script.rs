@@ -102,7 +102,9 @@ async fn follow(tcp: TcpStream, certificate: &Certificate, does: Does) {
         _ => {}
     }
     // A client that does not like the certificate goes away.
-    let Ok(session) = TlsSession::accept(certificate.server_config(), tcp, PATIENCE).await else { return };
+    let Ok(session) = TlsSession::accept(certificate.server_tls().config(), tcp, PATIENCE).await else {
+        return;
+    };
     let Ok(mut peer) = HbonePeer::server(session).await else { return };
     while let Ok(request) = peer.next(kind::HEADERS).await {
         let stream = request.stream;

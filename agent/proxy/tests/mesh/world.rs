@@ -112,7 +112,8 @@ impl Network {
         let (name, tasks, registry) = (NetworkId::from(name), Tasks::new("test"), Default::default());
         let identity = isthmus_identity::Config { trust, ..isthmus_identity::Config::default() };
         let certs = Manager::new(signer, identity, &tasks);
-        let state = State::new(Options { own_network: name.clone(), ..Options::default() });
+        let state =
+            State::new(Options { own_network: name.clone(), ports: config.ports, ..Options::default() });
         let world = Arc::new(ProxyContext {
             state: state.clone(),
             certs: Arc::new(certs.clone()),
@@ -223,7 +224,7 @@ impl Network {
     /// A tunnel to an HBONE port that is not our own outbound side's: any identity, any header.
     pub(crate) async fn tunnel(&self, as_who: &SpiffeId, to: SocketAddr, expected: &SpiffeId) -> Tunnel {
         let certificate = self.certs.certificate(as_who).await.unwrap();
-        let config = certificate.client_config(std::slice::from_ref(expected));
+        let config = certificate.client_tls(std::slice::from_ref(expected)).config();
         let tcp = TcpStream::connect(to).await.unwrap();
         let session = TlsSession::connect(config, tcp, PATIENCE).await.unwrap();
         client::handshake(session, &Settings::default(), &self.tasks).await.unwrap()

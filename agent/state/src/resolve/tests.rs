@@ -75,12 +75,12 @@ fn in_plain_tcp(mut workload: Workload) -> Workload {
 #[test]
 fn the_agents_own_ports_are_refused_on_loopback_only() {
     let state = snapshot(&[], &[]);
-    for port in [15001, 15006, 15008] {
+    for port in [15001, 15006, 15008, 15053] {
         for host in ["127.0.0.1", "127.9.9.9", "[::1]", "[::ffff:127.0.0.1]"] {
             expect(&state, &format!("{host}:{port}"), "deny: attempted recursive call to ourselves");
         }
     }
-    expect(&state, "127.0.0.1:15053", "passthrough 127.0.0.1:15053 (unknown destination)");
+    expect(&state, "127.0.0.1:15020", "passthrough 127.0.0.1:15020 (unknown destination)");
     expect(&state, "10.0.0.1:15008", "passthrough 10.0.0.1:15008 (unknown destination)");
 }
 
