@@ -1,5 +1,5 @@
-//! Notes what the crate is built from. `ISTHMUS_GIT_REVISION` says it where there is no repository, as in a container
-//! build; otherwise a release build asks git. A debug build does not: it would be rebuilt with every commit.
+//! Records the revision that the crate is built from: `ISTHMUS_GIT_REVISION` if set, as in a container build without a
+//! repository; otherwise a release build asks git. A debug build does not: every commit would cause a rebuild.
 
 use std::process::Command;
 
@@ -25,7 +25,7 @@ fn main() {
 
 /// The commit that is checked out, and whether files differ from it.
 fn repository() -> Option<(String, String)> {
-    // The repository around an unpacked archive is not ours.
+    // An archive unpacked inside another repository must not record that one's commit.
     said("git", &["ls-files", "--error-unmatch", "build.rs"])?;
     let revision = said("git", &["rev-parse", "HEAD"])?;
     // Changes with every commit and every switch to another one.
@@ -37,7 +37,7 @@ fn repository() -> Option<(String, String)> {
     Some((revision, status.to_owned()))
 }
 
-/// What a program printed, if it was there and content.
+/// Output of a program, if it exists and succeeded.
 fn said(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())

@@ -1,5 +1,5 @@
-//! Arguments → role → exit code. `proxy …` and no argument at all mean `agent`, so that the existing chart's arguments
-//! (`proxy ztunnel`) work.
+//! The command line: selects the role and maps its outcome to an exit code. `proxy …` and no argument mean `agent`, so that
+//! the arguments of ztunnel's chart (`proxy ztunnel`) work.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,36 +10,57 @@ use crate::config;
 use crate::config::source::{ConfigErrors, Strings};
 use crate::role::{self, RunError};
 
-/// Bad configuration (`EX_USAGE`): nothing was touched.
+/// Invalid configuration (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
-/// How long the end of the process waits for a slow reader of the log.
-const LAST_LINES: Duration = Duration::from_secs(1);
+/// How long the exit waits for a slow reader of the log.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 const HELP: &str = "\
 isthmus: node agent, node role and east-west gateway of an ambient mesh
 
-usage:
-  isthmus [agent|proxy] [...]   carry the pods' traffic (ztunnel's environment variables; further arguments are ignored)
-  isthmus node                  enrol the pods of this node (istio-cni's environment variables)
-  isthmus gateway               join networks: the east-west gateway
-  isthmus version | --version   print the version and the revision it was built from
-  isthmus help | --help         print this
+Usage:
+  isthmus [agent | proxy] [arguments]   Run the data plane of a node (in place of ztunnel). This is the default;
+                                        further arguments are ignored, so that ztunnel's chart works unchanged.
+  isthmus node                          Enrol the pods of a node (in place of istio-cni's agent).
+  isthmus gateway                       Run an east-west gateway between networks.
+  isthmus version                       Print version, revision and compiler (also --version, -V).
+  isthmus help                          Print this help (also --help, -h).
 
-The agent's most used variables (all of ztunnel's are read; what is not supported is refused by name):
-  NODE_NAME, NETWORK, CLUSTER_ID, TRUST_DOMAIN, CLUSTER_DOMAIN     where it is
-  XDS_ADDRESS, CA_ADDRESS, XDS_ROOT_CA, CA_ROOT_CA, AUTH_TOKEN     its control plane
-  INPOD_UDS, ISTIO_META_DNS_CAPTURE, IPV6_ENABLED                  its pods
-  TERMINATION_GRACE_PERIOD_SECONDS, CONNECTION_TERMINATION_DEADLINE  how long a stop may take
-  RUST_LOG (level, scope=level or scope:level, by commas), LOG_FORMAT (plain, json)
+All settings are environment variables: ztunnel's for agent and gateway, istio-cni's for node. A feature that is not
+supported is an error when its variable asks for it. The most used variables of the agent:
 
-Its endpoints:
-  127.0.0.1:15000  /config_dump, /logging, /quitquitquit           0.0.0.0:15020  /metrics, /stats/prometheus
-  0.0.0.0:15021    /healthz/ready
+  Identity of the process
+    NODE_NAME, CLUSTER_ID, NETWORK         node, cluster and network that it runs in
+    TRUST_DOMAIN, CLUSTER_DOMAIN           trust domain and DNS domain of the cluster
+  Control plane
+    XDS_ADDRESS, CA_ADDRESS                xDS server and CA, as [https://]host:port
+    XDS_ROOT_CA, CA_ROOT_CA                roots that verify them: the path of a PEM file, or PEM text
+    AUTH_TOKEN                             bearer token: the path of a file, or a JSON Web Token
+    LOCAL_XDS_PATH                         static configuration: the path of a YAML file
+  Pods
+    INPOD_UDS                              Unix socket on which the node role announces pods
+    ISTIO_META_DNS_CAPTURE                 whether pods get a DNS proxy (true, false)
+    IPV6_ENABLED                           whether IPv6 is used (true, false)
+  Shutdown
+    TERMINATION_GRACE_PERIOD_SECONDS       grace period of the agent's pod in seconds
+    CONNECTION_TERMINATION_DEADLINE        how long connections may drain (5m, 180s), instead of the default from it
+  Log
+    RUST_LOG                               filter: level, scope=level or scope:level, separated by commas
+    LOG_FORMAT                             plain or json
 
-Signals: SIGTERM and SIGINT (as POST /quitquitquit) drain and end it; a SIGINT while it drains ends it at once.
+HTTP endpoints of the agent (ports can be changed by proxyAdminPort and statsPort of PROXY_CONFIG):
+  127.0.0.1:15000   /config_dump, /logging, /quitquitquit; / describes them
+  0.0.0.0:15020     /metrics, /stats/prometheus
+  0.0.0.0:15021     /healthz/ready
 
-Exit codes: 0 after it was told to stop; 1 when it could not start or broke, and for an unknown argument; 64 for bad
-configuration, every bad value of which is named on standard error.
+Signals:
+  SIGTERM, SIGINT   Drain connections, then exit; POST /quitquitquit does the same.
+  SIGINT            During a drain: exit at once.
+
+Exit codes:
+  0    stopped on request
+  1    could not start, or failed; unknown argument
+  64   invalid configuration: every invalid value is named on standard error
 ";
 
 /// Runs the process.
@@ -64,13 +85,13 @@ pub fn main(mut args: impl Iterator<Item = String>, strings: &dyn Strings) -> Ex
     }
 }
 
-/// Reads everything, then starts the log, then runs: a configuration error ends the process before it touched anything.
+/// Reads all settings, starts the log, then runs the role: an invalid setting ends the process before it has any effect.
 fn start<C>(
     strings: &dyn Strings,
     read: impl Fn(&dyn Strings) -> Result<C, ConfigErrors>,
     run: impl FnOnce(C, Handle) -> Result<(), RunError>,
 ) -> ExitCode {
-    let (config, settings) = match read(strings).and_then(|c| Ok((c, config::log(strings)?))) {
+    let (config, settings) = match read(strings).and_then(|c| Ok((c, config::log::read(strings)?))) {
         Ok(both) => both,
         Err(errors) => {
             for line in errors.0 {
@@ -88,11 +109,11 @@ fn start<C>(
     };
     let outcome = run(config, log.clone());
     if let Err(error) = &outcome {
-        tracing::error!(%error, "stopped");
+        tracing::error!(%error, "the role failed, exiting");
         eprintln!("isthmus: {error}");
     }
-    if !log.flush(LAST_LINES) {
-        eprintln!("isthmus: the last lines of the log were not read and are lost");
+    if !log.flush(FLUSH_TIMEOUT) {
+        eprintln!("isthmus: the reader of the log is too slow, its last lines are lost");
     }
     if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -104,12 +125,12 @@ mod tests {
 
     fn code(args: &[&str], env: &[(&str, &str)]) -> String {
         let env: BTreeMap<_, _> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        // An exit code can be looked at in no other way.
+        // `ExitCode` has no accessor; its debug form is the only way to compare it.
         format!("{:?}", main(args.iter().map(ToString::to_string), &env))
     }
 
     #[test]
-    fn exit_codes_are_those_that_the_help_names() {
+    fn exit_codes_are_those_of_the_help() {
         let named = |code: u8| format!("{:?}", ExitCode::from(code));
         for asked in ["version", "--version", "-V", "help", "--help", "-h"] {
             assert_eq!(code(&[asked], &[]), named(0), "{asked}");

@@ -1,5 +1,5 @@
-//! The root of the house: reads the configuration, builds the parts, wires them together and runs them until told to
-//! stop. It holds no logic of the mesh of its own.
+//! The binary's roles: reads the configuration, builds the parts of a role, wires them and runs them until it is asked to
+//! stop. It contains no data plane logic.
 
 pub mod cli;
 pub mod config;

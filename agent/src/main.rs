@@ -1,4 +1,4 @@
-//! `isthmus`: arguments in, exit code out.
+//! The `isthmus` binary: see [`isthmus::cli`].
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The three roles of the binary, each: build the parts, wire them, run until told to stop, drain.
+//! The three roles of the binary. Each builds its parts, wires them, runs until it is asked to stop, and drains.
 
 pub(crate) mod agent;
 pub(crate) mod gateway;
@@ -6,26 +6,35 @@ pub(crate) mod http;
 pub(crate) mod node;
 mod signal;
 
-/// Why a role ended otherwise than by a graceful stop.
+/// Why a role ended other than by a graceful stop.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
-    /// The operating system refused something at the start.
+    /// A system call failed at start.
     #[error("{what}: {cause}")]
     Os {
-        /// What was tried.
+        /// What was attempted.
         what: String,
-        /// Its reason.
+        /// Why it failed.
         cause: std::io::Error,
     },
     /// A kernel operation at the start failed.
     #[error(transparent)]
     Kernel(#[from] isthmus_sys::Error),
-    /// The control plane's settings can never work.
+    /// The settings of a control plane client can never work.
     #[error("control plane: {0}")]
     Control(#[from] isthmus_control::channel::ConfigError),
-    /// The node role could not start or broke.
+    /// The API server cannot be reached as configured.
+    #[error("API server: {0}")]
+    ApiServer(#[from] isthmus_node::ConnectError),
+    /// The host's namespaces or kernel interfaces cannot be used.
     #[error("node: {0}")]
-    Node(String),
+    NodeKernel(#[from] isthmus_node::kernel::KernelError),
+    /// The node role did not start.
+    #[error("node: {0}")]
+    Node(#[from] isthmus_node::StartError),
+    /// The node role ended although it was not asked to.
+    #[error("node: the role ended without a request to stop")]
+    NodeEnded,
 }
 
 impl RunError {

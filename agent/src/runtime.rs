@@ -1,11 +1,11 @@
-//! The two runtimes: a single-threaded one for control plane, certificates and HTTP endpoints, a multi-threaded one for
-//! data. A push or a slow scrape on the first is never felt by a connection on the second.
+//! The two tokio runtimes: a single-threaded one for the control plane, certificates and HTTP endpoints, and a
+//! multi-threaded one for connections. A large push or a slow scrape on the first does not delay the second.
 
 use std::io;
 
 use tokio::runtime::{Builder, Runtime};
 
-/// The runtime of everything that is not a connection.
+/// The runtime of everything but connections.
 pub(crate) fn control() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }

@@ -1,12 +1,12 @@
-//! What this program was built from, as the build noted it.
+//! Version, revision and compiler, as recorded by the build script.
 
 /// The version of the release.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The commit, or why it is not known.
+/// The commit, or why it is unknown.
 pub const REVISION: &str = env!("ISTHMUS_BUILD_REVISION");
-/// `Clean` or `Modified` against that commit, where that is known.
+/// `Clean` or `Modified` relative to that commit, if known.
 pub const STATUS: &str = env!("ISTHMUS_BUILD_STATUS");
 /// The compiler.
 pub const RUSTC: &str = env!("ISTHMUS_BUILD_RUSTC");
-/// How it was compiled.
+/// Build profile.
 pub const PROFILE: &str = if cfg!(debug_assertions) { "debug" } else { "release" };

@@ -1,7 +1,6 @@
-//! `/config_dump`: objects of the vocabulary as the JSON that istioctl's `ztunnel-config` and the field's scripts read
-//! (reference: ztunnel's config dump schema). Lists are arrays, never null and never absent. It is written object by
-//! object from one pinned picture of the mesh: beyond that it costs a pointer for each object of one kind, and it never
-//! keeps others from running for longer than one chunk takes.
+//! `/config_dump`: the model as the JSON that `istioctl ztunnel-config` reads (ztunnel's schema). Lists are arrays, never
+//! null and never absent. The dump is streamed object by object from one snapshot: it allocates a pointer per object of
+//! one kind, and yields to the runtime after each chunk.
 
 mod certificate;
 mod json;
@@ -76,13 +75,13 @@ impl From<&GatewayAddress> for GatewayDto {
     }
 }
 
-/// Ports as JSON has them: text keys.
+/// A port map with string keys, as JSON requires.
 pub(crate) fn ports(ports: &PortMap) -> BTreeMap<String, u16> {
-    // Sorted as text, as in any JSON object of the reference.
+    // Sorted as strings, as ztunnel's JSON objects are.
     ports.iter().map(|(service, target)| (service.to_string(), *target)).collect()
 }
 
-/// Which part of the dump is wanted; everything by default.
+/// Selects a part of the dump; everything by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Only this top-level key.
@@ -105,7 +104,7 @@ impl Filter {
                 "name" => &mut filter.name,
                 _ => continue,
             };
-            // A field of a form that was left empty.
+            // The index page's form sends its empty fields, too.
             *wanted = Some(value.into_owned()).filter(|value| !value.is_empty());
         }
         filter
@@ -121,7 +120,7 @@ impl Filter {
     }
 }
 
-/// Writes the whole dump into a channel, chunk by chunk. The picture of the mesh is taken when this is first polled.
+/// Writes the dump into a channel, chunk by chunk. The snapshot is taken on first poll.
 pub(crate) async fn write(source: Arc<dyn Source>, filter: Filter, out: mpsc::Sender<Bytes>) {
     let view = source.pin();
     let (source, filter, mut whole) = (source.as_ref(), &filter, Json::new(out));
@@ -164,7 +163,7 @@ pub(crate) async fn write(source: Arc<dyn Source>, filter: Filter, out: mpsc::Se
 }
 
 impl Json {
-    /// Begins a top-level member if it is wanted.
+    /// Begins a top-level member if the filter selects it.
     fn wants(&mut self, filter: &Filter, kind: &str) -> bool {
         let wanted = filter.wants(kind);
         if wanted {
@@ -181,7 +180,7 @@ async fn workloads(view: &dyn View, filter: &Filter, json: &mut Json) {
     while let Some(workload) = order.next() {
         json.item();
         json.value(&workload::dto(workload));
-        json.breathe().await;
+        json.send_if_full().await;
     }
     json.close(b']');
 }
@@ -193,7 +192,7 @@ async fn services(view: &dyn View, filter: &Filter, json: &mut Json) {
     while let Some(service) = order.next() {
         json.item();
         service::write(service, view, json).await;
-        json.breathe().await;
+        json.send_if_full().await;
     }
     json.close(b']');
 }
@@ -205,7 +204,7 @@ async fn policies(view: &dyn View, filter: &Filter, json: &mut Json) {
     while let Some(policy) = order.next() {
         json.item();
         json.value(&policy::one(policy));
-        json.breathe().await;
+        json.send_if_full().await;
     }
     json.close(b']');
 }
@@ -217,7 +216,7 @@ async fn staged(view: &dyn View, filter: &Filter, json: &mut Json) {
     while let Some(key) = order.next() {
         json.key(&key.to_string());
         service::endpoints(key, view, json).await;
-        json.breathe().await;
+        json.send_if_full().await;
     }
     json.close(b'}');
 }
@@ -239,7 +238,7 @@ async fn rejected(source: &dyn Source, filter: &Filter, json: &mut Json) {
         if filter.name.as_ref().is_none_or(|wanted| *wanted == name) {
             json.item();
             json.value(&json!({"name": name, "reason": reason}));
-            json.breathe().await;
+            json.send_if_full().await;
         }
     }
     json.close(b']');

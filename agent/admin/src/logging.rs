@@ -5,10 +5,10 @@ use isthmus_rt::log::Handle;
 
 use crate::query;
 
-/// Levels that a person is offered; more would slow the process down.
+/// Levels that the index page offers; trace would slow the process down.
 pub(crate) const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
 
-/// What to answer.
+/// The HTTP response.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -20,7 +20,7 @@ usage: POST /logging?level=<level>\t\t(to change the level: off, error, warn, in
 usage: POST /logging?level=<scope>:<level>,...\t(to change the level of some scopes)\n\
 usage: POST /logging?reset\t\t\t(to go back to the level of the start)\n";
 
-/// The filter of the start, for `reset`, and the handle.
+/// The log handle, and the initial filter for `reset`.
 #[derive(Debug, Clone)]
 pub struct Logging {
     handle: Handle,

@@ -1,8 +1,8 @@
-//! The query part of a request: pairs, percent-decoded.
+//! Parses the query string of a request.
 
 use std::borrow::Cow;
 
-/// The pairs of a query; a key alone has an empty value.
+/// Percent-decoded pairs; a key without `=` has an empty value.
 pub(crate) fn pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
     query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -10,7 +10,7 @@ pub(crate) fn pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, 
     })
 }
 
-/// Undoes percent-encoding; what is not an encoding, or not UTF-8 afterwards, stays as it is.
+/// Percent-decodes. Invalid escapes, and text that would not be UTF-8, stay as they are.
 fn decode(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
         return text.into();

@@ -5,8 +5,8 @@ mod body;
 mod encoding;
 mod index;
 mod origin;
-mod stalled;
 mod stats;
+mod write_timeout;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -19,6 +19,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use isthmus_model::AgentPorts;
 use isthmus_rt::BoxFuture;
 use isthmus_rt::drain;
 use isthmus_rt::ready::Readiness;
@@ -28,18 +29,18 @@ use tokio::sync::{Semaphore, mpsc};
 
 use self::body::Body;
 use self::encoding::{Encoding, Stream};
-use self::stalled::Stalled;
 pub use self::stats::Stats;
+use self::write_timeout::WriteTimeout;
 use crate::Source;
 use crate::dump::Filter;
 use crate::logging::Logging;
 
-/// What is answered.
+/// A response.
 pub type Reply = Response<Body>;
 
-/// How long a reader may take nothing of what it asked for.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Dumps that are written at the same time, each of which holds a picture of the mesh; others wait for their turn.
+/// Timeout of a client that reads nothing of its response.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Concurrent dumps, each of which holds a snapshot; further ones wait.
 const DUMPS: usize = 2;
 
 /// A set of paths.
@@ -53,6 +54,7 @@ pub struct Admin {
     source: Arc<dyn Source>,
     logging: Logging,
     quit: mpsc::Sender<()>,
+    ports: AgentPorts,
     dumps: Arc<Semaphore>,
 }
 
@@ -75,7 +77,7 @@ pub async fn serve(listener: TcpListener, routes: Arc<dyn Routes>, drain: drain:
             () = drain.graceful() => break,
         };
         let Ok((stream, _)) = accepted else {
-            // Out of descriptors, most likely: let others give some back.
+            // Probably out of file descriptors: wait until some are closed.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
@@ -87,40 +89,44 @@ pub async fn serve(listener: TcpListener, routes: Arc<dyn Routes>, drain: drain:
             });
             let mut builder = hyper::server::conn::http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(2)).max_buf_size(8192);
-            let io = TokioIo::new(Stalled::new(stream, PATIENCE));
+            let io = TokioIo::new(WriteTimeout::new(stream, READ_TIMEOUT));
             if let Err(error) = builder.serve_connection(io, service).await {
-                tracing::debug!(%error, "admin connection ended");
+                tracing::debug!(%error, "HTTP connection of the admin, metrics or readiness endpoint failed");
             }
         });
     }
-    // What is being answered gets a moment; an idle keep-alive connection does not hold the process.
+    // Requests in flight may finish; idle keep-alive connections do not hold up the process.
     let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
 }
 
 // === impl Admin ===
 
 impl Admin {
-    /// Over what is dumped and the log filter; `quit` is told when somebody asks the process to end.
+    /// The admin interface over a source and the log. `/quitquitquit` sends on `quit`; `ports` are shown on the index page.
     #[must_use]
-    pub fn new(source: Arc<dyn Source>, logging: Logging, quit: mpsc::Sender<()>) -> Self {
-        Self { source, logging, quit, dumps: Arc::new(Semaphore::new(DUMPS)) }
+    pub fn new(source: Arc<dyn Source>, logging: Logging, quit: mpsc::Sender<()>, ports: AgentPorts) -> Self {
+        Self { source, logging, quit, ports, dumps: Arc::new(Semaphore::new(DUMPS)) }
     }
 
     fn answer(&self, request: &Parts) -> Reply {
         let post = request.method == Method::POST;
         if post && origin::is_foreign(request) {
-            return reply(403, PLAIN, "a page of another site may not do this\n");
+            return reply(
+                403,
+                PLAIN,
+                "cross-site requests are refused: this page may only be used from localhost or by address\n",
+            );
         }
         let query = request.uri.query().unwrap_or_default();
         match request.uri.path() {
-            "/" => reply(200, "text/html; charset=utf-8", index::page(&self.logging.current())),
+            "/" => reply(200, "text/html; charset=utf-8", index::page(&self.logging.current(), self.ports)),
             "/config_dump" => self.dump(query, Encoding::of(&header(request, ACCEPT_ENCODING))),
             "/logging" => {
                 let answer = self.logging.handle(post, query);
                 reply(answer.status, PLAIN, answer.body)
             }
             "/quitquitquit" if post => {
-                // Asking twice is asking once.
+                // The channel is full after the first request; more have no effect.
                 let _ = self.quit.try_send(());
                 reply(200, PLAIN, "shutdown now\n")
             }
@@ -131,10 +137,10 @@ impl Admin {
 
     fn dump(&self, query: &str, encoding: Encoding) -> Reply {
         let (source, filter) = (Arc::clone(&self.source), Filter::from_query(query));
-        let turns = Arc::clone(&self.dumps);
+        let permits = Arc::clone(&self.dumps);
         let body = Body::generated(move |out| async move {
-            // It is never closed, so there is always a turn to come.
-            let _turn = turns.acquire_owned().await;
+            // Cannot fail: the semaphore is never closed.
+            let _permit = permits.acquire_owned().await;
             match Stream::new(encoding) {
                 None => crate::dump::write(source, filter, out).await,
                 Some(stream) => {
@@ -150,12 +156,12 @@ impl Admin {
     }
 }
 
-/// Passes chunks on, compressed. When a chunk cannot be taken the answer ends there.
+/// Compresses chunks. The response ends at a chunk that cannot be compressed.
 async fn compress(mut from: mpsc::Receiver<Bytes>, mut stream: Stream, out: mpsc::Sender<Bytes>) {
     while let Some(chunk) = from.recv().await {
         match stream.push(&chunk) {
             Ok(ready) if ready.is_empty() => {}
-            // When nobody reads any more this is dropped.
+            // When the reader is gone, this future is dropped.
             Ok(ready) => drop(out.send(ready.into()).await),
             Err(_) => return,
         }
@@ -198,20 +204,20 @@ impl Routes for Ready {
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// All values of a header, as one list.
+/// All values of a header, joined by commas.
 fn header(request: &Parts, name: HeaderName) -> String {
     let values = request.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.collect::<Vec<_>>().join(",")
 }
 
-/// Says how an answer is compressed.
+/// Sets `Content-Encoding`.
 fn encoded(reply: &mut Reply, encoding: Encoding) {
     if let Some(name) = encoding.name() {
         reply.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(name));
     }
 }
 
-/// An answer of a known kind; a status that is none is our mistake and shows as such.
+/// A response with a content type. An invalid status is a bug and becomes 500.
 fn reply(status: u16, kind: &'static str, body: impl Into<Body>) -> Reply {
     let mut reply = Response::new(body.into());
     *reply.status_mut() =

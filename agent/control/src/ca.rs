@@ -1,4 +1,5 @@
-//! Certificates from the control plane's CA: `istio.v1.auth.IstioCertificateService/CreateCertificate`.
+//! Client of the mesh's CA: `istio.v1.auth.IstioCertificateService/CreateCertificate`. It knows how a certificate is
+//! requested, not when: that is the identity crate's.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -21,14 +22,15 @@ use crate::channel::{ConfigError, Dialer, Server, find, status_text};
 pub struct Config {
     /// The CA.
     pub server: Server,
-    /// Ask on behalf of the workloads of this node (`ImpersonatedIdentity`). Off where the token is the workload's own.
+    /// Request certificates on behalf of this node's workloads (`ImpersonatedIdentity`). Off where the token is the
+    /// workload's own.
     pub impersonate: bool,
-    /// How long one request may take.
+    /// Deadline of one request.
     pub deadline: Duration,
 }
 
-/// Asks the CA for certificates. One connection is kept, and made anew when it breaks or when its server is not trusted
-/// by the roots any more.
+/// Requests certificates over one connection, which is replaced when it breaks or when the current roots no longer trust
+/// its server.
 #[derive(Debug)]
 pub struct CaClient {
     dialer: Dialer,
@@ -40,7 +42,7 @@ pub struct CaClient {
 // === impl CaClient ===
 
 impl CaClient {
-    /// A client that connects when it is first used. Must be called within a runtime.
+    /// A client that connects on first use. Must be called within a runtime.
     ///
     /// # Errors
     /// When the settings can never work.
@@ -56,8 +58,8 @@ impl CaClient {
         let fresh = match self.dialer.recheck().await {
             Ok(()) => None,
             Err(reason) => {
-                tracing::warn!(address = %self.dialer.server().address, %reason, "the CA is connected to anew");
-                // The address was good before.
+                tracing::warn!(address = %self.dialer.server().address, %reason, "the current roots do not trust the CA's certificate, reconnecting");
+                // The address was valid when the client was made.
                 self.dialer.channel().ok()
             }
         };
@@ -83,15 +85,15 @@ impl CaClient {
         credentials.map_err(|error| SignError::Request(error.to_string()))?;
         let response = self.client().await.create_certificate(request).await;
         let IstioCertificateResponse { cert_chain } =
-            response.map_err(|status| self.refusal(&status))?.into_inner();
-        // A leaf without the roots beside it would leave nothing to verify peers with.
+            response.map_err(|status| self.sign_error(&status))?.into_inner();
+        // Without roots beside the leaf no peer could be verified.
         if cert_chain.len() < 2 {
             return Err(SignError::BadAnswer(CertError::NoRoots(cert_chain.len())));
         }
         Ok(cert_chain)
     }
 
-    fn refusal(&self, status: &Status) -> SignError {
+    fn sign_error(&self, status: &Status) -> SignError {
         let broken = std::error::Error::source(status).is_some();
         if find::<TimeoutExpired>(status).is_some() {
             return SignError::Deadline(self.deadline);

@@ -1,8 +1,8 @@
-//! One way to reach the control plane, for both of its services: TLS 1.3 that verifies the server, a token that is read
-//! again for each request, and headers.
+//! The channel to the control plane, for xDS and CA alike: TLS 1.3 that verifies the server, a bearer token that is read
+//! for each request, and headers.
 //!
-//! It is the only place in this crate that names TLS types. Roots are read again for every connection and while one is
-//! open: a rotated root needs no restart, and no new connection as long as the server is trusted by the new roots, too.
+//! No other module of this crate knows TLS types. Roots are read for every connection and while one is open: a rotated
+//! root needs no restart, and no reconnect as long as the new roots trust the server, too.
 
 mod connect;
 mod roots;
@@ -20,65 +20,67 @@ use tonic::metadata::{Ascii, MetadataKey, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
 
 pub use connect::ConnectError;
+pub(crate) use connect::DistrustedServer;
 pub use roots::{RootError, RootSource};
 pub use token::{TokenError, TokenSource};
 
-/// How long a connection may take to come about: name resolution, TCP and TLS together.
+/// Timeout of name resolution, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often an HTTP/2 ping is sent …
+/// Interval of HTTP/2 pings.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// … and how long its answer may take.
+/// Timeout of their acknowledgement.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A control plane: where it is, how it proves itself, and how we do.
+/// One server of the control plane: its address, what verifies it, and the credentials that the client presents.
 #[derive(Clone)]
 pub struct Server {
     /// `https://host:port`, or `http://host:port` for no TLS.
     pub address: String,
-    /// What its certificate must chain to.
+    /// Roots that its certificate must chain to.
     pub roots: RootSource,
     /// The bearer token.
     pub token: TokenSource,
     /// Sent as `clusterid`.
     pub cluster_id: ClusterId,
-    /// Sent with every request.
+    /// Headers of every request; values may be secrets.
     pub headers: Vec<(String, String)>,
-    /// A name that its certificate may carry instead of the address' host.
+    /// DNS name that its certificate may have instead of the host of `address`.
     pub alt_hostname: Option<String>,
-    /// How keys are agreed on.
+    /// TLS key exchange.
     pub key_exchange: KeyExchange,
 }
 
-/// Makes connections to a server.
+/// Opens connections to a server.
 pub(crate) struct Dialer(connect::Connector);
 
-/// A setting that can never work.
+/// A setting that can never work; a missing file is not one.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The address is no URL of a server.
+    /// The address is not the URL of a server.
     #[error("address {address:?}: {reason}")]
     Address {
         /// As configured.
         address: String,
-        /// What is wrong.
+        /// Why.
         reason: String,
     },
     /// The roots can never be read.
     #[error("roots: {0}")]
     Roots(#[from] RootError),
-    /// The other hostname is none.
-    #[error("alternative hostname {0:?} is no host name")]
+    /// The alternative hostname is not a hostname.
+    #[error("alternative hostname {0:?} is not a valid DNS name")]
     AltHostname(String),
-    /// A header that cannot be sent. The value is not shown: it may be a secret.
-    #[error("header {0:?} is no gRPC metadata (its name, or its value)")]
+    /// A header that cannot be sent. Its value is not shown, since it may be a secret.
+    #[error(
+        "header {0:?} is not valid gRPC metadata: its name or its value has characters that are not allowed"
+    )]
     Header(String),
 }
 
 // === impl Server ===
 
 impl Server {
-    /// Finds everything that can never work, before anything is touched. A missing file is not among it: files may
-    /// appear later.
+    /// Checks the settings without touching the network. A missing file is no error: it may appear later.
     ///
     /// # Errors
     /// The first such setting.
@@ -113,7 +115,7 @@ impl Server {
             .keep_alive_while_idle(true))
     }
 
-    /// Adds token, cluster and headers to a request. The token is read anew.
+    /// Adds token, cluster and headers to a request. The token is read each time, since the kubelet rotates it.
     pub(crate) async fn authorize(&self, metadata: &mut MetadataMap) -> Result<(), AuthorizeError> {
         self.add_headers(metadata)?;
         if let Some(token) = self.token.read().await? {
@@ -144,19 +146,22 @@ impl Dialer {
         self.0.server()
     }
 
-    /// A channel that connects when it is first used, and again after the connection was lost.
+    /// A channel that connects on first use, and reconnects after the connection was lost.
     pub(crate) fn channel(&self) -> Result<Channel, ConfigError> {
         Ok(self.server().endpoint()?.connect_with_connector_lazy(self.0.clone()))
     }
 
     /// A channel over a fresh connection.
-    pub(crate) async fn connect(&self) -> Result<Channel, String> {
-        let endpoint = self.server().endpoint().map_err(|error| error.to_string())?;
-        endpoint.connect_with_connector(self.0.clone()).await.map_err(|error| cause(&error))
+    pub(crate) async fn connect(&self) -> Result<Channel, DialError> {
+        let endpoint = self.server().endpoint()?;
+        Ok(endpoint.connect_with_connector(self.0.clone()).await?)
     }
 
-    /// Fails when the server of the last connection is not trusted by the roots as they are now.
-    pub(crate) async fn recheck(&self) -> Result<(), String> {
+    /// Verifies the certificate of the last connection's server against the current roots.
+    ///
+    /// # Errors
+    /// When they do not trust it: the connection should be replaced.
+    pub(crate) async fn recheck(&self) -> Result<(), DistrustedServer> {
         self.0.recheck().await
     }
 }
@@ -182,7 +187,16 @@ impl fmt::Debug for Server {
     }
 }
 
-/// Why a request could not be given its credentials.
+/// Why no connection was made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{}", cause(.0))]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// Why a request has no credentials.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AuthorizeError {
     #[error(transparent)]
@@ -203,13 +217,13 @@ pub(crate) fn find<T: StdError + 'static>(error: &Error) -> Option<&T> {
     causes(error).find_map(|error| error.downcast_ref())
 }
 
-/// What is behind an error of the channel: our own reason if there is one, else the innermost.
+/// The cause of a channel's error: the connector's own error if there is one, otherwise the innermost.
 pub(crate) fn cause(error: &Error) -> String {
     let ours = find::<ConnectError>(error).map(ToString::to_string);
     ours.unwrap_or_else(|| causes(error).last().unwrap_or(error).to_string())
 }
 
-/// A gRPC status in one line: our own reason when the channel failed, else what the server said.
+/// A gRPC status in one line: the cause when the channel failed, otherwise what the server sent.
 pub(crate) fn status_text(status: &tonic::Status) -> String {
     if StdError::source(status).is_some() {
         return cause(status);

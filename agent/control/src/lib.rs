@@ -1,8 +1,8 @@
 //! Clients of the control plane: configuration over delta ADS, certificates from the CA, and the local file that can
-//! stand in for the former.
+//! replace the former.
 //!
-//! What arrives is turned into vocabulary here and handed to a [`xds::Sink`]; how it is stored, and what it means for a
-//! connection, is not known. What is refused is named: in the NACK, in the log and in a metric.
+//! Resources are decoded into the model and handed to a [`xds::Sink`]. This crate does not know how they are stored or
+//! what they mean for a connection. A rejected resource is named in the NACK, in the log and in a metric.
 
 pub mod ca;
 pub mod channel;

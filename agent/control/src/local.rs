@@ -1,5 +1,5 @@
-//! Configuration from a local YAML file, in the format of `LOCAL_XDS_PATH`: the names of the config dump, every name
-//! that is not known an error. Read once; nothing is watched.
+//! Configuration from a local YAML file (`LOCAL_XDS_PATH`), with the keys of the config dump. Unknown keys are errors. The
+//! file is read once and not followed.
 
 mod dto;
 
@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use isthmus_model::{Policy, Service, Workload};
 
-/// What a local file holds.
+/// The content of a local file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LocalConfig {
     /// Workloads.
@@ -18,19 +18,19 @@ pub struct LocalConfig {
     pub policies: Vec<Policy>,
 }
 
-/// Why a local file was refused.
+/// Why a local file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
-    /// It is not YAML of this shape. The text names the field, the value and the line.
+    /// Not YAML of this shape. The text names the field, the value and the line.
     #[error("local configuration: {0}")]
     Yaml(#[from] yaml_serde::Error),
-    /// A workload that nothing can refer to.
-    #[error("local configuration: workloads[{0}]: it needs a uid or a name")]
+    /// A workload without a key.
+    #[error("local configuration: workloads[{0}] has neither uid nor name; set one of them")]
     Nameless(usize),
-    /// Two of one key.
-    #[error("local configuration: {what} {key:?} is there twice")]
+    /// Two objects with the same key.
+    #[error("local configuration: {what} {key:?} is defined twice")]
     Twice {
-        /// Kind of thing.
+        /// Kind of object.
         what: &'static str,
         /// Its key.
         key: String,
@@ -40,7 +40,7 @@ pub enum LocalError {
 /// Reads a local file.
 ///
 /// # Errors
-/// When anything in it is not understood; nothing is taken then.
+/// When anything in it is not understood; nothing of it is used then.
 pub fn load(text: &str) -> Result<LocalConfig, LocalError> {
     // An empty document is an empty configuration.
     let file: dto::File = yaml_serde::from_str::<Option<dto::File>>(text)?.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What the xDS client counts.
+//! Metrics of the xDS client.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
-/// Counters of the xDS client, under the names that the dashboards know.
+/// Metrics of the xDS client; the `istio_…` names are those of ztunnel's dashboards.
 #[derive(Debug, Default)]
 pub struct Metrics {
     terminations: Family<Termination, Counter>,
@@ -19,13 +19,13 @@ pub struct Metrics {
 /// Why a stream ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Reason {
-    /// No connection or no stream came about.
+    /// No connection was made, or no stream opened.
     ConnectionError,
-    /// The stream failed in a way that is not the network's.
+    /// The server or the client ended the stream with an error.
     Error,
-    /// The connection went away, as it does when the server restarts.
+    /// The connection was lost, as when the server restarts.
     Reconnect,
-    /// The server ended the stream.
+    /// The server closed the stream.
     Complete,
 }
 
@@ -46,14 +46,18 @@ impl Metrics {
         let metrics = Self::default();
         registry.register(
             "istio_xds_connection_terminations",
-            "Ends of the xDS stream by reason",
+            "xDS streams ended, by reason",
             metrics.terminations.clone(),
         );
-        registry.register("istio_xds_message", "xDS responses by type", metrics.messages.clone());
-        registry.register("istio_xds_message_bytes", "Bytes of xDS resources by type", metrics.bytes.clone());
+        registry.register("istio_xds_message", "xDS responses received, by type", metrics.messages.clone());
+        registry.register(
+            "istio_xds_message_bytes",
+            "Bytes of xDS resources received, by type",
+            metrics.bytes.clone(),
+        );
         registry.register(
             "isthmus_xds_rejected_resources",
-            "Resources that are refused at present by type",
+            "xDS resources whose latest version is rejected, by type",
             metrics.rejected.clone(),
         );
         Arc::new(metrics)

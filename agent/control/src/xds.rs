@@ -1,7 +1,7 @@
-//! Configuration over delta ADS: one stream, two types, everything of both.
+//! xDS client: delta ADS, one stream, wildcard subscriptions to both resource types.
 //!
-//! [`session`] is the protocol without I/O; [`run`] keeps a stream open around it. While there is none, everybody keeps
-//! what was applied last.
+//! [`session`] is the protocol without I/O; [`run`] keeps a stream open around it. Without a stream the last applied
+//! configuration stays in force.
 
 mod incoming;
 pub mod node;
@@ -22,18 +22,18 @@ pub use stream::run;
 pub struct Config {
     /// The control plane.
     pub server: Server,
-    /// Who we say we are.
+    /// The node that the client introduces itself as.
     pub node: Node,
-    /// What is refused at present, for the config dump; keep a clone.
+    /// Receives the rejected resources, for the config dump.
     pub rejections: Rejections,
 }
 
-/// Where configuration goes. Each call is one push; its upserts come before its removals.
+/// Receiver of configuration. Each call is one push; upserts are to be applied before removals.
 pub trait Sink: Send + Sync {
-    /// Workloads and services that changed, and names (`<uid>`, `<namespace>/<hostname>`) that are gone.
+    /// Changed workloads and services, and names of removed ones (`<uid>`, `<namespace>/<hostname>`).
     fn addresses(&self, upserts: Vec<Resource>, removed: Vec<String>);
-    /// Policies that changed, that are gone, and that were refused: of those whoever enforces policies keeps the version
-    /// that it has, and without one lets nothing through that they might have refused.
+    /// Changed, removed and rejected policies. Of a rejected policy the last accepted version stays in force; without one
+    /// the receiver must deny everything that the policy might have denied.
     fn policies(
         &self,
         upserts: Vec<(PolicyKey, Policy)>,
@@ -42,18 +42,18 @@ pub trait Sink: Send + Sync {
     );
 }
 
-/// Resources that are refused at present. Clones share the list.
+/// Resources whose latest version is rejected. Clones share the list.
 #[derive(Debug, Clone, Default)]
 pub struct Rejections(Arc<Mutex<Vec<Rejection>>>);
 
-/// One refused resource.
+/// One rejected resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     /// Its type.
     pub kind: Kind,
     /// Its xDS name.
     pub name: String,
-    /// What is wrong with it.
+    /// Why it was rejected.
     pub reason: String,
 }
 

@@ -1,4 +1,4 @@
-//! Makes answers. Pure: bytes in, bytes out.
+//! Builds DNS responses. Pure: bytes in, bytes out.
 
 use std::net::IpAddr;
 
@@ -7,31 +7,31 @@ use simple_dns::{CLASS, Name, Packet, PacketFlag, ResourceRecord, SimpleDnsError
 
 use crate::query::{self, Addresses, HEADER, PLAIN_LIMIT};
 
-/// How long an answer may be remembered, in seconds.
+/// TTL of answers, in seconds: as istio's DNS proxy.
 const TTL: u32 = 30;
 
-/// What went wrong with a query, as its answer says.
+/// The RCODE of a failed query.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Failure {
-    /// The message makes no sense as a query.
+    /// FORMERR: the message is not a valid query.
     Format = 1,
-    /// Nobody could be asked, or nobody answered.
+    /// SERVFAIL: no DNS server could be reached, or none answered.
     Server = 2,
 }
 
-/// How an answer travels.
+/// Transport of a query and its response.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Transport {
-    /// In one datagram, as large as the client takes.
+    /// One datagram, limited to the size that the client accepts.
     Udp,
-    /// As large as it must be.
+    /// Up to 65535 bytes.
     Tcp,
 }
 
 // === impl Transport ===
 
 impl Transport {
-    /// Name of it in metrics.
+    /// Its metric label.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Udp => "udp",
@@ -47,8 +47,8 @@ impl Transport {
     }
 }
 
-/// Answers with addresses, none being an answer too. `canonical` is the name that they belong to, when it is another
-/// than the one asked for. What does not fit is left out, and the answer says that it is cut.
+/// A response with these addresses; none means NODATA. `canonical` is the name that they belong to if it differs from the
+/// queried one (a CNAME record). Records that do not fit are left out and the response has the TC bit.
 pub(crate) fn addresses(
     query: &Addresses<'_>,
     canonical: Option<&str>,
@@ -60,7 +60,7 @@ pub(crate) fn addresses(
     if whole.len() <= limit {
         return Ok(whole);
     }
-    // Every address takes as many bytes as the next, so the number that fits is found at once.
+    // Every record has the same size, so the number that fits can be computed.
     let fixed = build(query, canonical, &[], true)?.len();
     let each = (whole.len() - fixed).div_ceil(addresses.len().max(1));
     let fitting = limit.saturating_sub(fixed) / each.max(1);
@@ -101,13 +101,13 @@ fn build(
     packet.build_bytes_vec_compressed()
 }
 
-/// Answers that it did not work: the query's id, opcode and first question, and nothing else.
+/// A failure response: id, opcode and first question of the query.
 pub(crate) fn failure(message: &[u8], failure: Failure) -> Option<Vec<u8>> {
     let header = message.get(..HEADER)?;
     let question = query::question_end(message).filter(|_| header[4..6] != [0, 0]);
     let mut answer = Vec::with_capacity(question.unwrap_or(HEADER));
     answer.extend_from_slice(&header[..2]);
-    // Response, with the opcode and "recursion desired" of the query; then "recursion available" and the code.
+    // QR with opcode and RD of the query; then RA and the RCODE.
     answer.extend_from_slice(&[0x80 | header[2] & 0x79, 0x80 | failure as u8]);
     answer.extend_from_slice(&[0, u8::from(question.is_some()), 0, 0, 0, 0, 0, 0]);
     answer.extend_from_slice(question.and_then(|end| message.get(HEADER..end)).unwrap_or_default());

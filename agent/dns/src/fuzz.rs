@@ -1,11 +1,11 @@
-//! Whatever an application sends as a question, as bytes, up to the answer.
+//! Fuzz test: arbitrary bytes as a query, from parsing to the response.
 
 use std::net::IpAddr;
 
 use crate::answer::{Failure, Transport, addresses, failure};
 use crate::query::{self, HEADER, Message};
 
-/// Questions that mean something, which inputs are damaged copies of.
+/// Valid queries, of which inputs are mutations.
 const QUESTIONS: [&[u8]; 4] = [
     b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03web\x01a\x03svc\x07cluster\x05local\x00\x00\x01\x00\x01",
     b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x01\x03WEB\x00\x00\x1c\x00\x01\x00\x00\x29\x10\x00\x00\x00\x00\x00\x00\x00",
@@ -13,7 +13,7 @@ const QUESTIONS: [&[u8]; 4] = [
     b"\x12\x34\x28\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x00\xfc\x00\x01\xc0\x0c\x00\x01\x00\x01",
 ];
 
-/// One of the questions with some of its bytes replaced: a count of them, then places and bytes; the rest is appended.
+/// One of the queries with some bytes replaced: a count, then offsets and bytes; the rest is appended.
 fn question(bytes: &[u8]) -> Vec<u8> {
     let [which, changes, rest @ ..] = bytes else { return bytes.to_vec() };
     if *which > 200 {
@@ -30,7 +30,7 @@ fn question(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn questions_are_bytes() {
+fn arbitrary_queries_are_handled() {
     let mut asked = 0_u64;
     bolero::check!().with_max_len(256).for_each(|bytes: &[u8]| {
         let message = question(bytes);

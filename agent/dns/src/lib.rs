@@ -1,7 +1,7 @@
-//! The DNS proxy of one pod: names of the mesh are answered from the state, everything else goes to the server that the
-//! application asked and back, byte for byte.
+//! The DNS proxy of one pod: A and AAAA queries for names of the mesh are answered from the state, all others are
+//! forwarded unchanged to the server that the application addressed.
 //!
-//! `query` and `answer` are pure; `relay` speaks to the server; `server` owns the sockets and ties them
+//! `query` and `answer` are pure; `relay` talks to DNS servers; `server` owns the sockets and ties them
 //! together. It must not know of xDS or of how pods come and go.
 
 mod answer;

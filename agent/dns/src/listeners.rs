@@ -1,4 +1,4 @@
-//! The sockets on which a pod's queries arrive. Made once, as values that can be handed in.
+//! The listening sockets of a pod's DNS proxy.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -12,17 +12,17 @@ pub struct Listeners {
     pub(crate) tcp: Vec<TcpListener>,
 }
 
-/// No address could be listened on.
+/// Neither loopback address could be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("DNS proxy: {0}")]
 pub struct BindError(#[source] isthmus_sys::Error);
 
 impl Listeners {
-    /// Listens on a port of `127.0.0.1`, and of `::1` where there is IPv6. One family failing does not stop the other.
-    /// Must be called inside a runtime.
+    /// Binds UDP and TCP on `127.0.0.1`, and on `::1` if IPv6 is enabled. The failure of one family is tolerated. Must be
+    /// called inside a runtime.
     ///
     /// # Errors
-    /// When neither family works.
+    /// When neither family can be bound.
     pub fn bind(sockets: &Sockets, port: u16) -> Result<Self, BindError> {
         let v4 = pair(sockets, Ipv4Addr::LOCALHOST.into(), port);
         let v6 = sockets.ipv6().then(|| pair(sockets, Ipv6Addr::LOCALHOST.into(), port));
@@ -35,7 +35,7 @@ impl Listeners {
                     listeners.tcp.push(tcp);
                 }
                 Some(Err(error)) => {
-                    tracing::debug!(family, %error, "no DNS proxy for this family");
+                    tracing::debug!(family, %error, "cannot bind the DNS proxy for this address family");
                     failed = failed.or(Some(error));
                 }
                 None => {}
@@ -47,13 +47,13 @@ impl Listeners {
         }
     }
 
-    /// Where UDP is listened on.
+    /// Bound UDP addresses.
     #[must_use]
     pub fn udp_addresses(&self) -> Vec<SocketAddr> {
         self.udp.iter().filter_map(|socket| socket.local_addr().ok()).collect()
     }
 
-    /// Where TCP is listened on.
+    /// Bound TCP addresses.
     #[must_use]
     pub fn tcp_addresses(&self) -> Vec<SocketAddr> {
         self.tcp.iter().filter_map(|listener| listener.local_addr().ok()).collect()

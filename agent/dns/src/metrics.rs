@@ -1,4 +1,4 @@
-//! What is counted. Names and labels are those that dashboards of the mesh know.
+//! Metrics of the DNS proxies, with the names and labels of ztunnel's dashboards.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::answer::Transport;
 use crate::query;
 
-/// Seconds.
+/// Buckets of the upstream duration, in seconds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Seconds;
 
@@ -26,7 +26,7 @@ impl Limits for Seconds {
 
 const UNKNOWN: &str = "unknown";
 
-/// Counters of every pod's DNS proxy.
+/// Metrics of every pod's DNS proxy.
 #[derive(Debug, Default)]
 pub struct Metrics {
     pub(crate) requests: Expiring<Labels, Count>,
@@ -44,7 +44,7 @@ pub(crate) struct Labels {
     source_canonical_revision: String,
 }
 
-/// What is kept of them when a series ends.
+/// The coarse labels that expired series are summed under.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 pub(crate) struct KeptLabels {
     request_query_type: String,
@@ -54,17 +54,17 @@ pub(crate) struct KeptLabels {
 // === impl Metrics ===
 
 impl Metrics {
-    /// Makes the families and registers them.
+    /// Registers the families.
     #[must_use]
     pub fn register(registry: &isthmus_rt::metrics::Registry) -> Arc<Self> {
         let metrics = Self::default();
         let Self { requests, upstream_requests, upstream_failures, upstream_duration } = &metrics;
         for (name, help, family) in [
-            ("istio_dns_requests", "DNS queries of pods", requests),
-            ("istio_dns_upstream_requests", "DNS queries relayed to the cluster's server", upstream_requests),
+            ("istio_dns_requests", "DNS queries received from pods", requests),
+            ("istio_dns_upstream_requests", "DNS queries forwarded to a DNS server", upstream_requests),
             (
                 "istio_dns_upstream_failures",
-                "DNS queries that the cluster's server did not answer",
+                "Forwarded DNS queries that no DNS server answered",
                 upstream_failures,
             ),
         ] {
@@ -72,14 +72,14 @@ impl Metrics {
         }
         registry.register_expiring(
             "istio_dns_upstream_request_duration_seconds",
-            "How long the cluster's DNS server took",
+            "Response time of DNS servers for forwarded queries, in seconds",
             upstream_duration,
         );
         Arc::new(metrics)
     }
 
-    /// Ends the series of services that no workload belongs to any more, once they were idle for long enough; how many
-    /// those were. This computes for a while.
+    /// Expires idle series of services that have no workload any more; returns how many. Takes a while: run it off the
+    /// runtime.
     pub fn sweep(&self, now: Instant, mesh: &Snapshot) -> usize {
         let mut present: Option<HashSet<(&str, &str)>> = None;
         let mut gone = |labels: &Labels| {
@@ -92,13 +92,13 @@ impl Metrics {
         ended + self.upstream_duration.sweep(now, gone)
     }
 
-    /// Does so for ever, beside everything else.
+    /// Sweeps periodically, on the blocking pool.
     pub async fn expire(self: Arc<Self>, state: State) {
-        let mut turns = tokio::time::interval(expiring::INTERVAL);
+        let mut ticks = tokio::time::interval(expiring::INTERVAL);
         loop {
-            turns.tick().await;
+            ticks.tick().await;
             let (metrics, mesh) = (Arc::clone(&self), state.load());
-            // A panic in there was logged.
+            // A panic was logged by `compute`.
             let _ended = compute("DNS metric series", move || metrics.sweep(Instant::now(), &mesh)).await;
         }
     }
@@ -133,7 +133,7 @@ impl Coarse for Labels {
     }
 }
 
-/// Canonical name and revision as labels have them.
+/// Canonical name and revision as label values.
 fn service(workload: Option<&Workload>) -> (&str, &str) {
     let known = |text: &str| !text.is_empty();
     let name = workload.map(|workload| workload.canonical_name.as_str()).filter(|text| known(text));
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn series_of_services_that_are_gone_end_and_their_sums_stay() {
+    async fn series_of_removed_services_expire_and_their_sums_stay() {
         let registry = isthmus_rt::metrics::Registry::default();
         let (metrics, state) = (Metrics::register(&registry), State::new(isthmus_state::Options::default()));
         let workload = |name: &str| Workload { canonical_name: name.into(), ..Workload::default() };

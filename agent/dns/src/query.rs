@@ -1,46 +1,46 @@
-//! Reads as much of a DNS message as is needed to know whose it is to answer: header, first question, and what EDNS
-//! says of the size of answers. What cannot be read is somebody else's to judge.
+//! Parses as much of a DNS message as the decision to answer or to forward needs: header, first question, and the EDNS
+//! payload size. A query that cannot be parsed is forwarded: the DNS server decides what it is.
 
-use isthmus_state::names::Family;
+use isthmus_state::dns::Family;
 use simple_dns::{CLASS, Packet, PacketFlag, QCLASS, QTYPE, Question, TYPE};
 
-/// Length of the header.
+/// Length of the DNS header.
 pub(crate) const HEADER: usize = 12;
-/// Largest answer over UDP to a client that says nothing of larger ones.
+/// Largest UDP response to a client without EDNS (RFC 1035, 4.2.1).
 pub(crate) const PLAIN_LIMIT: u16 = 512;
-/// More additional records than any client sends.
+/// Additional records beyond which EDNS is not looked for; clients send one or two.
 const MOST_ADDITIONAL: u16 = 16;
-/// What stands for a query type without a name.
+/// Metric label of a query type without a name.
 const UNKNOWN_TYPE: &str = "unknown";
 
-/// What a message is, as far as that matters here.
+/// A message by what is done with it.
 #[derive(Debug)]
 pub(crate) enum Message<'a> {
     /// Too short to be answered.
     Runt,
-    /// An answer, which nobody asked for.
+    /// A response; a server never gets one.
     Response,
-    /// A question for addresses of a name that may be ours.
+    /// An A or AAAA query, whose name may be in the mesh.
     Addresses(Addresses<'a>),
-    /// Whatever else: not ours.
+    /// Any other query: forwarded.
     Other,
 }
 
-/// A question for addresses.
+/// An A or AAAA query.
 #[derive(Debug)]
 pub(crate) struct Addresses<'a> {
     pub(crate) id: u16,
     pub(crate) recursion_desired: bool,
-    /// As it was asked, for the answer.
+    /// The question as received, for the response.
     pub(crate) question: Question<'a>,
-    /// The name in text, in lower case, without the dot at its end.
+    /// The name in lower case, without the final dot.
     pub(crate) name: String,
     pub(crate) family: Family,
-    /// Largest answer over UDP, when the client speaks EDNS.
+    /// UDP payload size, if the client uses EDNS.
     pub(crate) edns: Option<u16>,
 }
 
-/// Reads a message.
+/// Parses a message.
 pub(crate) fn read(message: &[u8]) -> Message<'_> {
     if message.len() < HEADER {
         return Message::Runt;
@@ -51,7 +51,7 @@ pub(crate) fn read(message: &[u8]) -> Message<'_> {
     addresses(message).map_or(Message::Other, Message::Addresses)
 }
 
-/// Whether there may be more than one answer, or none: zone transfers, and what is no query at all.
+/// Whether the response may be several messages, or none: zone transfers, and opcodes other than QUERY.
 pub(crate) fn is_stream(message: &[u8]) -> bool {
     const TRANSFERS: [u16; 2] = [251, 252];
     let standard_query = message.get(2).is_some_and(|flags| flags & 0x78 == 0);
@@ -80,11 +80,11 @@ fn addresses(message: &[u8]) -> Option<Addresses<'_>> {
     })
 }
 
-/// The first question. It comes first in the message, so its name is never compressed.
+/// The first question. Nothing precedes it, so its name is never compressed.
 fn question(message: &[u8]) -> Option<Question<'_>> {
     let end = question_end(message)?;
-    // The parser reads whole messages: it is given this one, cut off after the question. A message that has more is
-    // read as far as it says that there is one question and nothing else.
+    // The parser accepts whole messages only, so it gets a copy that ends after the question, with the other counts
+    // set to 0.
     let alone = end == message.len()
         && count(message, 6)? == 0
         && count(message, 8)? == 0
@@ -97,7 +97,7 @@ fn question(message: &[u8]) -> Option<Question<'_>> {
     Packet::parse(&cut).ok()?.questions.pop().map(Question::into_owned)
 }
 
-/// Where the first question ends; `None` when it is cut off or starts with a pointer.
+/// Offset of the end of the first question; `None` when it is cut off or starts with a compression pointer.
 pub(crate) fn question_end(message: &[u8]) -> Option<usize> {
     let mut at = HEADER;
     loop {
@@ -115,7 +115,7 @@ fn count(message: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*message.get(at)?, *message.get(at + 1)?]))
 }
 
-/// The name in text; `None` when it holds what no name of the mesh does.
+/// The name as text; `None` when it has characters that no name of the mesh has.
 fn text(question: &Question<'_>) -> Option<String> {
     let mut name = String::new();
     for label in question.qname.as_bytes() {
@@ -132,13 +132,13 @@ fn text(question: &Question<'_>) -> Option<String> {
 }
 
 fn edns(message: &[u8]) -> Option<u16> {
-    // The counts are the client's word, and the parser makes room for that many records before it reads them.
+    // The counts are not trusted: the parser allocates that many records before it reads them.
     let few = count(message, 6)? == 0 && count(message, 8)? == 0 && count(message, 10)? <= MOST_ADDITIONAL;
     let packet = few.then(|| Packet::parse(message).ok())??;
     packet.opt().map(|opt| opt.udp_packet_size.max(PLAIN_LIMIT))
 }
 
-/// The type that is asked for, as metrics name it: `a`, `aaaa`, `mx`.
+/// The query type as a metric label: `a`, `aaaa`, `mx`.
 pub(crate) fn type_label(message: &[u8]) -> String {
     let code = question_end(message).and_then(|end| count(message, end - 4));
     match code.and_then(|code| QTYPE::try_from(code).ok()) {
@@ -148,7 +148,7 @@ pub(crate) fn type_label(message: &[u8]) -> String {
     }
 }
 
-/// Flags that every answer of ours has: it is one, it is ours to give, and recursion is to be had.
+/// Flags of every response that is made here: QR, AA and RA, and RD as in the query.
 pub(crate) fn answer_flags(recursion_desired: bool) -> PacketFlag {
     let ours = PacketFlag::RESPONSE | PacketFlag::AUTHORITATIVE_ANSWER | PacketFlag::RECURSION_AVAILABLE;
     if recursion_desired { ours | PacketFlag::RECURSION_DESIRED } else { ours }

@@ -1,6 +1,6 @@
-//! Sends a query to a DNS server and brings the answer back, both unchanged and over the client's own transport: to the
-//! server that the client asked where that is known, otherwise to those of the agent. Every query has a socket of its own: its port is as hard to guess as the kernel makes it, and answers
-//! cannot be mixed up.
+//! Forwards a query to a DNS server and returns the response, both unchanged and over the client's transport: to the
+//! server that the client addressed if it is known, otherwise to the agent's own. Every query has its own socket: the
+//! kernel's random source port protects against spoofed responses, and responses cannot be confused.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,19 +15,19 @@ use crate::answer::Transport;
 /// Largest DNS message.
 const MAX_MESSAGE: usize = u16::MAX as usize;
 
-/// Servers to ask, in order.
+/// Forwards to DNS servers, in order.
 #[derive(Clone, Debug)]
 pub(crate) struct Relay {
     sockets: Sockets,
     servers: Vec<SocketAddr>,
-    /// For one server.
-    patience: Duration,
+    /// Timeout of one server.
+    timeout: Duration,
 }
 
-/// Why there is no answer.
+/// Why a query was not answered.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RelayError {
-    #[error("no DNS server is configured")]
+    #[error("no DNS server is known: resolv.conf names none")]
     NoServer,
     #[error("DNS server {server}: no answer within {after:?}")]
     Timeout { server: SocketAddr, after: Duration },
@@ -42,26 +42,25 @@ pub(crate) enum RelayError {
 // === impl Relay ===
 
 impl Relay {
-    pub(crate) fn new(sockets: &Sockets, servers: Vec<SocketAddr>, patience: Duration) -> Self {
-        // Sockets that share a port would get each other's answers.
+    pub(crate) fn new(sockets: &Sockets, servers: Vec<SocketAddr>, timeout: Duration) -> Self {
+        // Sockets that share a port would receive each other's responses.
         let sockets = sockets.clone().with_reuse_port(false);
-        Self { sockets, servers, patience }
+        Self { sockets, servers, timeout }
     }
 
-    /// The answer of the server that the client asked; when nobody knows which that was, of the first of ours that has
-    /// one.
+    /// The response of the server that the client addressed, or else of the first of our servers that answers.
     pub(crate) async fn ask(
         &self,
         message: &[u8],
         transport: Transport,
-        asked: Option<SocketAddr>,
+        original: Option<SocketAddr>,
     ) -> Result<Vec<u8>, RelayError> {
         let mut outcome = Err(RelayError::NoServer);
-        for server in self.candidates(asked.as_ref()) {
+        for server in self.candidates(original.as_ref()) {
             outcome =
-                match tokio::time::timeout(self.patience, self.ask_one(message, transport, *server)).await {
+                match tokio::time::timeout(self.timeout, self.ask_one(message, transport, *server)).await {
                     Ok(outcome) => outcome,
-                    Err(_) => Err(RelayError::Timeout { server: *server, after: self.patience }),
+                    Err(_) => Err(RelayError::Timeout { server: *server, after: self.timeout }),
                 };
             if outcome.is_ok() {
                 break;
@@ -70,16 +69,16 @@ impl Relay {
         outcome
     }
 
-    /// Passes everything on in both directions after a first message, for exchanges that are no question and answer.
+    /// Copies a TCP connection in both directions after the first message, for exchanges of more than one response.
     pub(crate) async fn pass(
         &self,
         client: &mut TcpStream,
         message: &[u8],
-        asked: Option<SocketAddr>,
+        original: Option<SocketAddr>,
     ) -> Result<(), RelayError> {
         let mut outcome = Err(RelayError::NoServer);
-        for server in self.candidates(asked.as_ref()) {
-            match self.sockets.connect(*server, None, self.patience).await {
+        for server in self.candidates(original.as_ref()) {
+            match self.sockets.connect(*server, None, self.timeout).await {
                 Ok(mut stream) => {
                     let failed = |cause| RelayError::Io { server: *server, cause };
                     write(&mut stream, message).await.map_err(failed)?;
@@ -91,8 +90,8 @@ impl Relay {
         outcome
     }
 
-    fn candidates<'a>(&'a self, asked: Option<&'a SocketAddr>) -> &'a [SocketAddr] {
-        asked.map_or(&self.servers, std::slice::from_ref)
+    fn candidates<'a>(&'a self, original: Option<&'a SocketAddr>) -> &'a [SocketAddr] {
+        original.map_or(&self.servers, std::slice::from_ref)
     }
 
     async fn ask_one(
@@ -110,7 +109,7 @@ impl Relay {
                     Ipv6Addr::UNSPECIFIED.into()
                 };
                 let socket = self.sockets.udp(SocketAddr::new(any, 0))?;
-                // Connected, it takes datagrams of this server only.
+                // A connected socket receives datagrams of this server only.
                 socket.connect(server).await.map_err(failed)?;
                 socket.send(message).await.map_err(failed)?;
                 loop {
@@ -122,7 +121,7 @@ impl Relay {
                 }
             }
             Transport::Tcp => {
-                let mut stream = self.sockets.connect(server, None, self.patience).await?;
+                let mut stream = self.sockets.connect(server, None, self.timeout).await?;
                 write(&mut stream, message).await.map_err(failed)?;
                 let answer = read(&mut stream).await.map_err(failed)?;
                 answer.ok_or_else(|| failed(io::ErrorKind::UnexpectedEof.into()))
@@ -131,12 +130,12 @@ impl Relay {
     }
 }
 
-/// Whether this datagram is a response to that query.
+/// Whether a datagram is a response with the id of the query.
 fn answers(answer: &[u8], query: &[u8]) -> bool {
     answer.len() >= 3 && answer[..2] == query[..2] && answer[2] & 0x80 != 0
 }
 
-/// Reads one message with its length in front; `None` at a clean end.
+/// Reads one length-prefixed message; `None` at the end of the stream.
 pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
     let mut length = [0; 2];
     if stream.read(&mut length[..1]).await? == 0 {
@@ -148,7 +147,7 @@ pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Op
     Ok(Some(message))
 }
 
-/// Writes one message with its length in front, in one piece.
+/// Writes one length-prefixed message in one write.
 pub(crate) async fn write(stream: &mut (impl AsyncWrite + Unpin), message: &[u8]) -> io::Result<()> {
     let length = u16::try_from(message.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     stream.write_all(&[&length.to_be_bytes()[..], message].concat()).await

@@ -1,5 +1,5 @@
-//! Addresses of names that the agent itself must know: asked of its own servers, both families at once, and kept for as
-//! long as the answers hold.
+//! Resolves the names that the agent itself connects to, with its own DNS servers: both families at once, cached for the
+//! TTL of the answers.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,20 +14,20 @@ use tokio::time::Instant;
 use crate::answer::Transport;
 use crate::relay::{Relay, RelayError};
 
-/// Names that are kept at most.
-const MOST: usize = 4096;
-/// An answer holds for no longer than this, whatever it says.
-const LONGEST: Duration = Duration::from_secs(3600);
+/// Largest number of cached names.
+const MAX_CACHED: usize = 4096;
+/// Upper bound of the TTL.
+const MAX_TTL: Duration = Duration::from_secs(3600);
 
-/// Looks up names. Search domains are not added: names are fully qualified.
+/// A caching stub resolver. Search domains are not applied: names are fully qualified.
 #[derive(Debug)]
 pub struct Resolver {
     relay: Relay,
-    held: Mutex<HashMap<String, Held>>,
+    cache: Mutex<HashMap<String, CacheEntry>>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct CacheEntry {
     addresses: Arc<[IpAddr]>,
     until: Instant,
 }
@@ -35,54 +35,54 @@ struct Held {
 /// Why a name has no address.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
-    /// It cannot be asked for.
-    #[error("{0:?} is no name")]
+    /// Not a DNS name.
+    #[error("{0:?} is not a valid DNS name")]
     BadName(String),
     /// No server answered.
     #[error("{0}")]
     NoAnswer(String),
-    /// The server says that there is no such name, or that something is wrong.
-    #[error("the name server answered {0:?}")]
+    /// The server answered with an error, such as NXDOMAIN.
+    #[error("DNS server answered {0:?}")]
     Refused(RCODE),
     /// The name exists and has no address.
-    #[error("the name has no address")]
+    #[error("the name exists but has no address")]
     NoAddress,
-    /// The answer cannot be read.
-    #[error("the answer makes no sense: {0}")]
+    /// The response is invalid.
+    #[error("invalid DNS response: {0}")]
     BadAnswer(String),
 }
 
-/// What one answer says, and for how long.
+/// Addresses of one response, and their TTL.
 type Found = (Vec<IpAddr>, Duration);
 
 // === impl Resolver ===
 
 impl Resolver {
-    /// Asks these servers, in order, each for so long.
+    /// A resolver over these servers, tried in order, each with this timeout.
     #[must_use]
-    pub fn new(sockets: &Sockets, servers: Vec<std::net::SocketAddr>, patience: Duration) -> Self {
-        Self { relay: Relay::new(sockets, servers, patience), held: Mutex::default() }
+    pub fn new(sockets: &Sockets, servers: Vec<std::net::SocketAddr>, timeout: Duration) -> Self {
+        Self { relay: Relay::new(sockets, servers, timeout), cache: Mutex::default() }
     }
 
-    /// The addresses of a name, of both families; never none.
+    /// The addresses of a name, of both families; at least one.
     ///
     /// # Errors
-    /// When it has none, or nobody says.
+    /// When it has none, or no server answers.
     pub async fn lookup(&self, name: &str) -> Result<Arc<[IpAddr]>, LookupError> {
-        if let Some(held) = self.lock().get(name).filter(|held| held.until > Instant::now()) {
-            return Ok(Arc::clone(&held.addresses));
+        if let Some(entry) = self.lock().get(name).filter(|entry| entry.until > Instant::now()) {
+            return Ok(Arc::clone(&entry.addresses));
         }
         let (v4, v6) = tokio::join!(self.ask(name, TYPE::A), self.ask(name, TYPE::AAAA));
-        // One family is enough; of two failures the first is told.
-        let (addresses, holds): Found = match (v4, v6) {
+        // One family suffices; of two failures the first is returned.
+        let (addresses, ttl): Found = match (v4, v6) {
             (Ok((mut v4, first)), Ok((v6, second))) => {
-                let holds = match (v4.is_empty(), v6.is_empty()) {
+                let ttl = match (v4.is_empty(), v6.is_empty()) {
                     (true, _) => second,
                     (_, true) => first,
                     _ => first.min(second),
                 };
                 v4.extend(v6);
-                (v4, holds)
+                (v4, ttl)
             }
             (Ok(found), Err(_)) | (Err(_), Ok(found)) if !found.0.is_empty() => found,
             (Err(error), _) | (_, Err(error)) => return Err(error),
@@ -91,18 +91,18 @@ impl Resolver {
             return Err(LookupError::NoAddress);
         }
         let addresses: Arc<[IpAddr]> = addresses.into();
-        self.keep(name, &addresses, holds);
+        self.store(name, &addresses, ttl);
         Ok(addresses)
     }
 
-    fn keep(&self, name: &str, addresses: &Arc<[IpAddr]>, holds: Duration) {
-        let (now, mut held) = (Instant::now(), self.lock());
-        if held.len() >= MOST {
-            held.retain(|_, held| held.until > now);
+    fn store(&self, name: &str, addresses: &Arc<[IpAddr]>, ttl: Duration) {
+        let (now, mut cache) = (Instant::now(), self.lock());
+        if cache.len() >= MAX_CACHED {
+            cache.retain(|_, entry| entry.until > now);
         }
-        if held.len() < MOST && !holds.is_zero() {
-            let until = now + holds.min(LONGEST);
-            held.insert(name.to_owned(), Held { addresses: Arc::clone(addresses), until });
+        if cache.len() < MAX_CACHED && !ttl.is_zero() {
+            let until = now + ttl.min(MAX_TTL);
+            cache.insert(name.to_owned(), CacheEntry { addresses: Arc::clone(addresses), until });
         }
     }
 
@@ -110,16 +110,16 @@ impl Resolver {
         let query = query(name, family)?;
         let failed = |error: RelayError| LookupError::NoAnswer(error.to_string());
         let mut answer = self.relay.ask(&query, Transport::Udp, None).await.map_err(failed)?;
-        // Cut off: the whole of it comes over TCP.
+        // TC: the whole answer is fetched over TCP.
         if answer.get(2).is_some_and(|flags| flags & 2 != 0) {
             answer = self.relay.ask(&query, Transport::Tcp, None).await.map_err(failed)?;
         }
         read(&answer, name)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Held>> {
-        // A panic cannot leave a name half in.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, CacheEntry>> {
+        // A panic cannot leave the cache inconsistent.
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -132,17 +132,17 @@ fn query(name: &str, family: TYPE) -> Result<Vec<u8>, LookupError> {
     packet.build_bytes_vec().map_err(|_| bad())
 }
 
-/// The addresses in an answer. Aliases on the way to them are the server's business, but for how long they hold.
+/// The addresses of a response. CNAME records matter only for their TTL: the server has followed them.
 fn read(answer: &[u8], asked: &str) -> Result<Found, LookupError> {
     let packet = Packet::parse(answer).map_err(|error| LookupError::BadAnswer(error.to_string()))?;
     let about = packet.questions.first().map(|question| question.qname.to_string());
     if !about.is_some_and(|about| about.eq_ignore_ascii_case(asked.trim_end_matches('.'))) {
-        return Err(LookupError::BadAnswer("it answers another question".to_owned()));
+        return Err(LookupError::BadAnswer("it is for another question".to_owned()));
     }
     if packet.rcode() != RCODE::NoError {
         return Err(LookupError::Refused(packet.rcode()));
     }
-    let mut holds = LONGEST;
+    let mut ttl = MAX_TTL;
     let mut addresses = Vec::new();
     for record in &packet.answers {
         let address = match &record.rdata {
@@ -151,10 +151,10 @@ fn read(answer: &[u8], asked: &str) -> Result<Found, LookupError> {
             RData::CNAME(_) => None,
             _ => continue,
         };
-        holds = holds.min(Duration::from_secs(record.ttl.into()));
+        ttl = ttl.min(Duration::from_secs(record.ttl.into()));
         addresses.extend(address);
     }
-    Ok((addresses, holds))
+    Ok((addresses, ttl))
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The proxy of one pod: takes queries, decides whose they are, and sends answers. It owns the pod's DNS sockets and
-//! tasks, and bounds how much of either a pod may have.
+//! The DNS server of one pod: receives queries, has them handled, and sends the responses. It owns the pod's DNS sockets
+//! and tasks, and bounds how many of either a pod may have.
 
 mod handler;
 
@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_model::{Namespace, PodRef};
+use isthmus_model::{AgentPorts, Namespace, PodRef};
 use isthmus_rt::backoff::Backoff;
 use isthmus_rt::drain::Watch;
 use isthmus_rt::fair::Share;
@@ -25,42 +25,42 @@ use crate::metrics::Metrics;
 use crate::{query, relay};
 use handler::{Handler, Outcome};
 
-/// Largest datagram.
+/// Size of the largest datagram.
 const MAX_DATAGRAM: usize = u16::MAX as usize;
-/// Queries and connections that are taken from a socket when it closes, at most.
+/// Queries and connections that are still accepted from a socket when it closes, at most.
 const BACKLOG: usize = 1024;
-/// A port that nobody sends from.
+/// The discard port, from which no DNS query is sent.
 const DISCARD: u16 = 9;
-/// How long a TCP client may be silent, and how long it may leave an answer unread.
+/// Timeout of a TCP client that sends no query, and of one that does not read a response.
 const TCP_IDLE: Duration = Duration::from_secs(5);
 
-/// How a pod's proxy behaves.
+/// Settings of the DNS proxy.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Port on the pod's loopback addresses.
     pub port: u16,
-    /// The cluster's domain.
+    /// DNS domain of the cluster.
     pub cluster_domain: String,
-    /// A namespace whose services win when nothing else decides.
+    /// Namespace whose service is preferred when several namespaces define the same hostname.
     pub preferred_namespace: Option<Namespace>,
-    /// DNS servers for what is not ours, in order.
+    /// DNS servers for names outside the mesh, in order.
     pub upstream: Vec<SocketAddr>,
-    /// How long one of them may take.
-    pub patience: Duration,
-    /// Queries of one pod that may wait for a server at a time; further ones fail at once.
+    /// Timeout of one server.
+    pub timeout: Duration,
+    /// Forwarded queries of one pod in flight; further ones fail at once.
     pub max_waiting: usize,
-    /// TCP connections of one pod at a time; further ones wait to be accepted.
+    /// Open TCP connections of one pod; further ones wait in the backlog.
     pub max_connections: usize,
 }
 
-/// A pod's proxy. Dropping it stops everything at once.
+/// The DNS proxy of one pod. Dropping it stops everything at once.
 #[derive(Debug)]
 pub struct DnsProxy {
     udp: Vec<SocketAddr>,
     tcp: Vec<SocketAddr>,
-    /// One for each listener.
+    /// One task per listener.
     loops: Tasks,
-    /// What they started. Kept here, so that a listener that ends in a drain does not take its queries with it.
+    /// Queries and connections. Owned here, so that they survive their listener in a drain.
     queries: Tasks,
 }
 
@@ -69,11 +69,11 @@ pub struct DnsProxy {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            port: 15053,
+            port: AgentPorts::WELL_KNOWN.dns,
             cluster_domain: "cluster.local".to_owned(),
             preferred_namespace: None,
             upstream: Vec::new(),
-            patience: Duration::from_secs(4),
+            timeout: Duration::from_secs(4),
             max_waiting: 256,
             max_connections: 64,
         }
@@ -87,7 +87,7 @@ impl DnsProxy {
     /// the sockets towards the servers, too. Must be called inside a runtime.
     ///
     /// # Errors
-    /// When no address can be listened on.
+    /// When neither loopback address can be bound.
     pub fn start(
         state: State,
         pod: PodRef,
@@ -118,33 +118,33 @@ impl DnsProxy {
         Ok(Self { udp, tcp, loops, queries })
     }
 
-    /// Where UDP is served.
+    /// UDP addresses.
     #[must_use]
     pub fn udp_addresses(&self) -> &[SocketAddr] {
         &self.udp
     }
 
-    /// Where TCP is served.
+    /// TCP addresses.
     #[must_use]
     pub fn tcp_addresses(&self) -> &[SocketAddr] {
         &self.tcp
     }
 
-    /// Whether it still takes queries.
+    /// Whether it still accepts queries.
     #[must_use]
     pub fn is_serving(&self) -> bool {
         !self.loops.is_empty()
     }
 
-    /// How many datagrams wait for an answer and TCP connections are open.
+    /// Number of UDP queries in flight and open TCP connections.
     #[must_use]
     pub fn active(&self) -> usize {
         self.queries.len()
     }
 }
 
-/// Takes datagrams until the drain begins. Most are decided in here, so a panic over one of them is caught: the others
-/// are still to be served.
+/// Receives datagrams until the drain begins. Most are answered inline, so a panic over one of them is caught: it must not
+/// end the listener.
 async fn udp_loop(
     socket: Arc<UdpSocket>,
     handler: Arc<Handler>,
@@ -163,7 +163,7 @@ async fn udp_loop(
         let (length, client) = match received {
             Ok(received) => received,
             Err(error) => {
-                tracing::debug!(%error, "cannot receive a DNS query");
+                tracing::debug!(%error, "cannot receive DNS queries, retrying");
                 tokio::time::sleep(backoff.next_delay()).await;
                 continue;
             }
@@ -171,7 +171,7 @@ async fn udp_loop(
         backoff.reset();
         datagram(&buffer[..length], client, &socket, &handler, &decide, &drain, &tasks).await;
     }
-    // What has arrived here is read by nobody else.
+    // Datagrams in this socket's buffer would be lost with it.
     let Ok(rest) = retired(&socket) else { return };
     for _ in 0..BACKLOG {
         let Ok((length, client)) = rest.recv_from(&mut buffer) else { return };
@@ -179,8 +179,8 @@ async fn udp_loop(
     }
 }
 
-/// A second handle of a socket that is given nothing new: connected to a port where nobody is, it can still send, and
-/// what comes goes to the agent that shares the port, even while answers are still to be sent from here.
+/// A second handle of a socket that receives no new datagrams: it is connected to a peer that sends none, so that the
+/// kernel delivers new queries to the agent that shares the port, while responses can still be sent from here.
 fn retired(socket: &UdpSocket) -> std::io::Result<std::net::UdpSocket> {
     let rest = std::net::UdpSocket::from(socket.as_fd().try_clone_to_owned()?);
     rest.connect((rest.local_addr()?.ip(), DISCARD))?;
@@ -198,7 +198,7 @@ async fn datagram(
 ) {
     let decided = catch_unwind(AssertUnwindSafe(|| decide(handler, message)));
     let outcome = decided.unwrap_or_else(|_| {
-        tracing::error!(%client, "a DNS query made the proxy panic");
+        tracing::error!(%client, "panic while handling a DNS query, answered SERVFAIL");
         failure(message, Failure::Server).map_or(Outcome::Ignore, Outcome::Answer)
     });
     match outcome {
@@ -208,7 +208,7 @@ async fn datagram(
     }
 }
 
-/// Answers a datagram that has to wait for somebody, beside those that do not.
+/// Answers a query that has to wait for a server or the pod's workload, in its own task.
 async fn wait_for_answer(
     message: Vec<u8>,
     client: SocketAddr,
@@ -224,8 +224,8 @@ async fn wait_for_answer(
         }
         return;
     };
-    // At once: the kernel forgets, and the client may use its port for something else.
-    let asked = socket.local_addr().ok().and_then(|at| handler.asked(client, at));
+    // Now: conntrack forgets the entry, and the client may reuse its port.
+    let asked = socket.local_addr().ok().and_then(|at| handler.original_server(client, at));
     let (socket, handler, drain) = (Arc::clone(socket), Arc::clone(handler), drain.clone());
     tasks.spawn("dns query", async move {
         let _permit = permit;
@@ -240,7 +240,7 @@ async fn wait_for_answer(
 
 async fn send(socket: &UdpSocket, answer: &[u8], client: SocketAddr) {
     if let Err(error) = socket.send_to(answer, client).await {
-        tracing::debug!(%client, %error, "cannot send a DNS answer");
+        tracing::debug!(%client, %error, "cannot send DNS response");
     }
 }
 
@@ -263,30 +263,30 @@ async fn tcp_loop(
             accepted = next => accepted,
         };
         let (permit, stream) = match accepted {
-            // The semaphore is never closed.
+            // Unreachable: the semaphore is never closed.
             Ok((Err(_), _)) => return,
             Ok((Ok(permit), stream)) => (permit, stream),
             Err(error) => {
-                tracing::debug!(%error, "cannot accept a DNS connection");
+                tracing::debug!(%error, "cannot accept DNS connections, retrying");
                 tokio::time::sleep(backoff.next_delay()).await;
                 continue;
             }
         };
         backoff.reset();
-        take(stream, Some(permit), &handler, &drain, &tasks);
+        serve_connection(stream, Some(permit), &handler, &drain, &tasks);
     }
-    // Connections that wait to be accepted are established for their clients: closing the listener would reset them.
+    // Connections in the backlog are established for their clients: closing the listener would reset them.
     let Ok(listener) = listener.into_std() else { return };
     for _ in 0..BACKLOG {
         let Ok((stream, _)) = listener.accept() else { return };
         let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) else {
             continue;
         };
-        take(stream, None, &handler, &drain, &tasks);
+        serve_connection(stream, None, &handler, &drain, &tasks);
     }
 }
 
-fn take(
+fn serve_connection(
     stream: TcpStream,
     permit: Option<OwnedSemaphorePermit>,
     handler: &Arc<Handler>,
@@ -305,8 +305,8 @@ fn take(
     });
 }
 
-/// One query after the other, until the client ends it, is silent for too long, or the proxy drains; the first one is
-/// waited for even then.
+/// Serves queries one after the other until the client closes, is idle for too long, or the proxy drains. The first query
+/// is served even in a drain.
 async fn connection(mut stream: TcpStream, handler: &Handler, drain: &Watch) -> std::io::Result<()> {
     let at = socket::canonical(stream.local_addr()?);
     let asked = socket::original_dst(&stream).filter(|server| *server != at);
@@ -335,7 +335,7 @@ async fn connection(mut stream: TcpStream, handler: &Handler, drain: &Watch) -> 
             },
         };
         let Some(answer) = answer else { return Ok(()) };
-        // A client that asks and does not read would keep its place among the pod's connections for ever.
+        // Otherwise a client that never reads would occupy one of the pod's connections for ever.
         let Ok(written) = tokio::time::timeout(TCP_IDLE, relay::write(&mut stream, &answer)).await else {
             return Ok(());
         };
@@ -343,7 +343,7 @@ async fn connection(mut stream: TcpStream, handler: &Handler, drain: &Watch) -> 
     }
 }
 
-/// A socket that fails for good must not be asked again and again.
+/// Keeps a permanently failing socket from being polled in a busy loop.
 fn retry_backoff() -> Backoff {
     Backoff::new(Duration::from_millis(5), Duration::from_secs(1))
 }

@@ -1,15 +1,15 @@
-//! The `baggage` header: labels of the workload at one end, for the other end's metrics and log. Never proof.
+//! The `baggage` header: labels of the workload at one end, for the metrics and logs of the other end. They prove nothing.
 
 use std::fmt;
 
-/// Labels as they travel. Empty text means unknown and is not written.
+/// The labels. Empty text means unknown and is not written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Baggage {
     /// `k8s.cluster.name`
     pub cluster: String,
     /// `k8s.namespace.name`
     pub namespace: String,
-    /// `k8s.<kind>.name`: what the workload is and what it is called.
+    /// `k8s.<kind>.name`: kind and name of the workload.
     pub workload: Option<(Kind, String)>,
     /// `service.name`: the canonical name.
     pub service: String,
@@ -21,14 +21,14 @@ pub struct Baggage {
     pub zone: String,
 }
 
-/// What a workload is.
+/// Kind of a workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A deployment's pod.
     Deployment,
     /// A cron job's pod.
     CronJob,
-    /// A pod of its own.
+    /// A pod without a controller.
     Pod,
     /// A job's pod.
     Job,
@@ -48,7 +48,7 @@ impl Kind {
 }
 
 impl Baggage {
-    /// Reads a header. Unknown keys and items without `=` are skipped; the last of duplicates wins.
+    /// Parses a header. Unknown keys and items without `=` are skipped; the last of duplicates wins.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut read = Self::default();
@@ -63,7 +63,7 @@ impl Baggage {
                 "service.version" => read.version = value,
                 "cloud.region" => read.region = value,
                 "cloud.availability_zone" => read.zone = value,
-                // A controller without a name is none.
+                // A controller without a name is unknown.
                 _ if value.is_empty() => {}
                 _ => {
                     if let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.key() == key) {
@@ -77,7 +77,7 @@ impl Baggage {
 }
 
 impl fmt::Display for Baggage {
-    /// The header's value; empty when nothing is known.
+    /// The header's value; empty when no label is known.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let workload = self.workload.as_ref();
         let items = [
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn written_in_the_fields_order_and_read_back() {
+    fn labels_are_written_in_ztunnels_order_and_parse_back() {
         let full = Baggage {
             cluster: "east".into(),
             namespace: "sample".into(),
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_items_are_skipped() {
+    fn malformed_items_are_skipped() {
         let read = Baggage::parse("x=1,,=,service.name,service.name=a,service.name=b=c,k8s.job.name=j");
         assert_eq!(read.service, "b");
         assert_eq!(read.workload, Some((Kind::Job, "j".into())));

@@ -2,50 +2,44 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
 use isthmus_rt::task::Tasks;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use crate::alive::{self, Listening};
-use crate::load::Load;
-use crate::stream::Fate;
-use crate::{Head, OpenError, ResponseHead, Settings, Stream, Transport, TunnelError};
+use crate::close_reason::CloseReason;
+use crate::error::{OpenError, TunnelError};
+use crate::head::{Head, ResponseHead};
+use crate::keepalive::{self, ActivityIo};
+use crate::reason::Reason;
+use crate::settings::Settings;
+use crate::status::ConnectStatus;
+use crate::stream::Stream;
+use crate::usage::{StreamPermit, TunnelUsage};
 
-/// A handle to a tunnel. Clones share it; the tunnel closes, with a GOAWAY, when the last handle is dropped or
-/// [`Self::close_gracefully`] was called, and its last stream has ended.
+/// What a client tunnel runs over. The owner of the tunnel is a task, so what [`isthmus_rt::task::Spawnable`] requires of
+/// a task is required of its transport here, and nowhere else in this crate.
+pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for S {}
+
+/// A handle to a tunnel. Clones share it. The tunnel closes, with a GOAWAY, once its last stream has ended and either the
+/// last handle was dropped or [`Self::close_gracefully`] was called.
 #[derive(Debug, Clone)]
-pub struct Tunnel(Arc<Shared>);
+pub struct Tunnel(Arc<TunnelState>);
 
 #[derive(Debug)]
-pub(crate) struct Shared {
-    /// Taken when no more streams shall be opened.
+struct TunnelState {
+    /// Taken when no more streams may be opened.
     sender: Mutex<Option<SendRequest<Bytes>>>,
-    usage: Arc<Usage>,
-    fate: Arc<Fate>,
+    usage: Arc<TunnelUsage>,
+    close_reason: Arc<CloseReason>,
 }
 
-/// Who uses the tunnel. Streams keep this alive, but not the tunnel's sender.
-#[derive(Debug)]
-struct Usage {
-    active: AtomicUsize,
-    /// Our own limit, lowered when the peer refuses a stream below it.
-    limit: AtomicUsize,
-    ended: AtomicBool,
-    idle_since: Mutex<Instant>,
-    /// What the owner takes of its core.
-    load: Load,
-}
-
-/// The right to one stream of a tunnel, given back on drop.
-#[derive(Debug)]
-pub(crate) struct Permit(Arc<Usage>);
-
-/// Starts a tunnel over an established connection. The first CONNECT need not wait for the peer's settings.
+/// Starts a tunnel over an established connection. The first CONNECT does not wait for the peer's SETTINGS.
 ///
 /// # Errors
 /// When the preface cannot be written.
@@ -54,75 +48,72 @@ pub async fn handshake<S: Transport>(
     settings: &Settings,
     tasks: &Tasks,
 ) -> Result<Tunnel, TunnelError> {
-    let io = Listening::new(io);
-    let heard = io.heard();
-    let (sender, mut connection) =
-        settings.client().handshake::<_, Bytes>(io).await.map_err(TunnelError::from_h2)?;
-    let usage = Arc::new(Usage {
-        active: AtomicUsize::new(0),
-        limit: AtomicUsize::new(settings.client_max_streams),
-        ended: AtomicBool::new(false),
-        idle_since: Mutex::new(Instant::now()),
-        load: Load::new(),
-    });
-    let fate = Arc::new(Fate::default());
+    let close_reason = Arc::new(CloseReason::default());
+    let io = ActivityIo::new(io, Arc::clone(&close_reason));
+    let activity = io.activity();
+    let (sender, mut connection) = settings
+        .client()
+        .handshake::<_, Bytes>(io)
+        .await
+        .map_err(|error| close_reason.record(TunnelError::from_h2(error)).clone())?;
+    let usage = Arc::new(TunnelUsage::new(settings.client_max_streams));
     let (pings, settings) = (connection.ping_pong(), settings.clone());
-    let owner = (Arc::clone(&usage), Arc::clone(&fate));
+    let owner = (Arc::clone(&usage), Arc::clone(&close_reason));
     tasks.spawn("tunnel client", async move {
-        let (usage, fate) = owner;
-        let carried = poll_fn(|cx| usage.load.poll(Pin::new(&mut connection), cx));
+        let (usage, close_reason) = owner;
+        let driven = poll_fn(|cx| usage.cpu.poll(Pin::new(&mut connection), cx));
         let ended = tokio::select! {
-            ended = carried => ended.map_or_else(TunnelError::from_h2, |()| TunnelError::Closed),
-            silent = alive::lost(pings, heard, &settings) => silent,
+            ended = driven => ended.map_or_else(TunnelError::from_h2, |()| TunnelError::Closed),
+            silent = keepalive::peer_silent(pings, activity, &settings) => silent,
         };
-        usage.ended.store(true, Ordering::Release);
-        tracing::debug!(reason = %ended, "tunnel ended");
-        // Before the connection is dropped, which wakes the streams that are left.
-        fate.seal(ended);
+        usage.set_ended();
+        // Recorded before the connection is dropped, which wakes the remaining streams.
+        let reason = close_reason.record(ended);
+        tracing::debug!(%reason, streams = usage.active(), "client tunnel ended");
     });
-    Ok(Tunnel(Arc::new(Shared { sender: Mutex::new(Some(sender)), usage, fate })))
+    Ok(Tunnel(Arc::new(TunnelState { sender: Mutex::new(Some(sender)), usage, close_reason })))
 }
 
 // === impl Tunnel ===
 
 impl Tunnel {
-    /// Sends a CONNECT and waits for its answer. Set a deadline: the peer may be dialling.
+    /// Sends a CONNECT and waits for its answer, without a deadline: the caller sets one, as the peer may be dialling.
     ///
     /// # Errors
-    /// When there is no stream left, or the answer is not 200; see [`OpenError::is_retryable`].
+    /// When the tunnel has no stream left, or the answer is not 200; see [`OpenError::is_retryable`].
     pub async fn open(&self, head: &Head) -> Result<(Stream, ResponseHead), OpenError> {
-        let permit = self.reserve().ok_or_else(|| self.why_not())?;
+        let permit = self.reserve().ok_or_else(|| self.unavailable())?;
         self.open_reserved(permit, head).await
     }
 
     pub(crate) async fn open_reserved(
         &self,
-        permit: Permit,
+        permit: StreamPermit,
         head: &Head,
     ) -> Result<(Stream, ResponseHead), OpenError> {
         let request = head.to_request()?;
         let mut sender = self.lock().clone().ok_or(OpenError::GoingAway)?;
-        poll_fn(|cx| sender.poll_ready(cx)).await.map_err(|error| self.unsent(error))?;
-        let (response, send) = sender.send_request(request, false).map_err(|error| self.unsent(error))?;
+        poll_fn(|cx| sender.poll_ready(cx)).await.map_err(|error| self.send_error(error))?;
+        let (response, send) = sender.send_request(request, false).map_err(|error| self.send_error(error))?;
         drop(sender);
-        let (parts, recv) = response.await.map_err(|error| self.unanswered(error))?.into_parts();
+        let (parts, recv) = response.await.map_err(|error| self.response_error(error))?.into_parts();
         let head = ResponseHead::from_response(&parts);
-        if head.status != 200 {
+        if head.status != ConnectStatus::OK {
             return Err(OpenError::Status(head.status));
         }
-        Ok((Stream::new(recv, send, Arc::clone(&self.0.fate), Some(permit)), head))
+        Ok((Stream::new(recv, send, Arc::clone(&self.0.close_reason), Some(permit)), head))
     }
 
-    /// Whether a stream can be opened now.
+    /// Whether a stream can be opened right now.
     #[must_use]
     pub fn is_usable(&self) -> bool {
         self.is_alive() && self.active_streams() < self.limit()
     }
 
-    /// Whether streams can be opened, now or when others have ended: no GOAWAY was received and the connection lives.
+    /// Whether streams can be opened, now or once others have ended: the connection is open and no GOAWAY was received.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        if self.0.usage.ended.load(Ordering::Acquire) {
+        if self.0.usage.has_ended() {
             return false;
         }
         let mut sender = self.lock();
@@ -134,30 +125,30 @@ impl Tunnel {
     /// Streams that are open or being opened.
     #[must_use]
     pub fn active_streams(&self) -> usize {
-        self.0.usage.active.load(Ordering::Acquire)
+        self.0.usage.active()
     }
 
-    /// Thousandths of a core that the tunnel's owner takes. It has one core at most, whatever its streams need.
+    /// CPU time of the owner task over the last 100 ms, in thousandths of one core. The owner runs on one core at a time,
+    /// which bounds what all streams together can carry.
     #[must_use]
-    pub fn busy(&self) -> u64 {
-        self.0.usage.load.share()
+    pub fn cpu_permille(&self) -> u64 {
+        self.0.usage.cpu.permille()
     }
 
-    /// How many streams there may be: the least of our limit and the peer's.
+    /// Maximum number of streams: the lower of our limit and the peer's.
     #[must_use]
     pub fn limit(&self) -> usize {
-        let peers = self.lock().as_ref().map_or(0, SendRequest::current_max_send_streams);
-        self.0.usage.limit.load(Ordering::Acquire).min(peers)
+        let peer_limit = self.lock().as_ref().map_or(0, SendRequest::current_max_send_streams);
+        self.0.usage.limit().min(peer_limit)
     }
 
     /// Since when no stream is open; `None` while one is.
     #[must_use]
     pub fn idle_since(&self) -> Option<Instant> {
-        let since = *self.0.usage.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
-        (self.active_streams() == 0).then_some(since)
+        self.0.usage.idle_since()
     }
 
-    /// Opens no more streams; the connection closes, with a GOAWAY, when the last one has ended.
+    /// Opens no more streams. The connection closes, with a GOAWAY, once the last one has ended.
     pub fn close_gracefully(&self) {
         self.lock().take();
     }
@@ -165,24 +156,20 @@ impl Tunnel {
     /// Why the tunnel ended, once it has.
     #[must_use]
     pub fn ended(&self) -> Option<&TunnelError> {
-        self.0.fate.get()
+        self.0.close_reason.get()
     }
 
-    /// Takes a stream's place without opening it yet.
-    pub(crate) fn reserve(&self) -> Option<Permit> {
+    /// Reserves a stream without opening it yet.
+    pub(crate) fn reserve(&self) -> Option<StreamPermit> {
         if !self.is_alive() {
             return None;
         }
-        let (usage, limit) = (&self.0.usage, self.limit());
-        let more = |active: usize| (active < limit).then_some(active + 1);
-        usage.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
-        Some(Permit(Arc::clone(usage)))
+        self.0.usage.acquire(self.limit())
     }
 
-    /// The peer refused a stream: it has room for no more than are open now.
+    /// The peer refused a stream: it allows no more than are open now.
     pub(crate) fn lower_limit(&self) {
-        let open = self.active_streams();
-        self.0.usage.limit.fetch_min(open, Ordering::AcqRel);
+        self.0.usage.lower_limit();
     }
 
     pub(crate) fn is_same(&self, other: &Self) -> bool {
@@ -193,34 +180,28 @@ impl Tunnel {
         self.0.sender.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn why_not(&self) -> OpenError {
+    fn unavailable(&self) -> OpenError {
         if self.is_alive() { OpenError::Full } else { OpenError::GoingAway }
     }
 
-    /// An error before the CONNECT was handed over.
-    fn unsent(&self, error: h2::Error) -> OpenError {
-        if error.is_io() { OpenError::Lost(self.0.fate.why(error)) } else { OpenError::GoingAway }
-    }
-
-    fn unanswered(&self, error: h2::Error) -> OpenError {
-        let reason = error.reason().map(crate::Reason::from);
-        match reason {
-            Some(crate::Reason::REFUSED_STREAM) if error.is_reset() => OpenError::Refused,
-            Some(reason) if error.is_reset() => OpenError::Reset(reason),
-            // The engine fails a stream with the peer's GOAWAY only when the GOAWAY says it was not looked at.
-            _ if error.is_go_away() && error.is_remote() => OpenError::GoingAway,
-            _ => OpenError::Lost(self.0.fate.why(error)),
+    /// Translates an error from before the CONNECT was sent.
+    fn send_error(&self, error: h2::Error) -> OpenError {
+        if error.is_io() {
+            OpenError::Lost(self.0.close_reason.tunnel_error(error))
+        } else {
+            OpenError::GoingAway
         }
     }
-}
 
-// === impl Permit ===
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let mut since = self.0.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.0.active.fetch_sub(1, Ordering::AcqRel) == 1 {
-            *since = Instant::now();
+    /// Translates an error from while the answer was awaited.
+    fn response_error(&self, error: h2::Error) -> OpenError {
+        let reason = error.reason().map(Reason::from);
+        match reason {
+            Some(Reason::REFUSED_STREAM) if error.is_reset() => OpenError::Refused,
+            Some(reason) if error.is_reset() => OpenError::Reset(reason),
+            // The engine fails a stream with the peer's GOAWAY only if its id is above the GOAWAY's last stream id.
+            _ if error.is_go_away() && error.is_remote() => OpenError::GoingAway,
+            _ => OpenError::Lost(self.0.close_reason.tunnel_error(error)),
         }
     }
 }

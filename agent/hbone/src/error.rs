@@ -1,22 +1,13 @@
-//! What can go wrong with a session, a tunnel, an open and a stream; who is to blame and whether to try again.
+//! Errors of sessions, tunnels, CONNECTs and streams, and which of them may be retried.
 //!
-//! Engine errors are turned into these types here and nowhere else.
+//! Errors of the HTTP/2 engine and of the TLS library are translated here and in `close_reason`, and nowhere
+//! else.
 
 use std::io;
 use std::time::Duration;
 
-use crate::Reason;
-
-/// Who is to blame for a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blame {
-    /// This process.
-    Us,
-    /// The other end.
-    Peer,
-    /// What lies between: the network, or a peer that vanished.
-    Path,
-}
+use crate::reason::Reason;
+use crate::status::ConnectStatus;
 
 /// Why a TLS session was not established.
 #[derive(Debug, thiserror::Error)]
@@ -24,47 +15,59 @@ pub enum TlsError {
     /// The deadline passed.
     #[error("tls handshake not finished within {0:?}")]
     Timeout(Duration),
-    /// The peer, or what it presented, was refused; or it refused us.
+    /// A certificate or parameter of the peer was refused, or the peer refused ours.
     #[error("tls handshake error: {0}")]
     Tls(#[source] rustls::Error),
-    /// The connection failed meanwhile.
+    /// The connection failed during the handshake.
     #[error("tls handshake error: {0}")]
     Io(#[source] io::Error),
 }
 
-/// Why a tunnel ended, or never was.
+/// The peer's certificate was revoked while its connection was open.
+///
+/// The transport of a tunnel fails with this inside its [`io::Error`]; the tunnel then ends with
+/// [`TunnelError::PeerRevoked`], and so does a tunnel that is nested in one of its streams. The text is the one ztunnel
+/// logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("connection closed: peer certificate revoked by CRL")]
+pub struct PeerRevoked;
+
+/// Why a tunnel ended, or was not established.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TunnelError {
     /// The HTTP/2 preface did not arrive in time.
     #[error("http/2 handshake not finished within {0:?}")]
     HandshakeTimeout(Duration),
     /// The peer is silent.
-    #[error("nothing was received for {0:?} after a ping")]
+    #[error("the peer sent nothing within {0:?} after a keepalive ping")]
     KeepaliveTimeout(Duration),
     /// The peer ended the tunnel with an error code.
     #[error("the peer ended the tunnel with {reason}{}{detail}", if detail.is_empty() { "" } else { ": " })]
     GoAway {
-        /// Its code.
+        /// The error code.
         reason: Reason,
-        /// Its debug text.
+        /// The debug data.
         detail: String,
     },
-    /// The peer broke the protocol and was told so.
-    #[error("the peer broke the http/2 protocol: {0}")]
+    /// The peer violated the protocol and was sent a GOAWAY.
+    #[error("the peer violated the http/2 protocol: {0}")]
     Protocol(Reason),
     /// Reading or writing failed.
     #[error("tunnel i/o: {detail}")]
     Io {
         /// The kind of failure.
         kind: io::ErrorKind,
-        /// The system's words.
+        /// The text of the error.
         detail: String,
     },
+    /// The peer's certificate was revoked, or that of the peer of the tunnel around this one.
+    #[error("{}", PeerRevoked)]
+    PeerRevoked,
     /// The connection was closed with streams on it.
     #[error("the tunnel's connection was closed")]
     Closed,
-    /// The shutdown's deadline passed.
-    #[error("the tunnel was closed by the shutdown")]
+    /// The drain deadline passed.
+    #[error("the tunnel was closed at the drain deadline")]
     Forced,
 }
 
@@ -72,20 +75,20 @@ pub enum TunnelError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// The target cannot be written as an authority.
-    #[error("the target {0:?} is no authority")]
+    #[error("the target {0:?} is not a valid authority")]
     Authority(String),
-    /// Every stream of the tunnel is taken.
-    #[error("the tunnel has no stream left")]
+    /// The tunnel has as many streams as its limit allows.
+    #[error("the tunnel is at its stream limit")]
     Full,
-    /// The tunnel is being closed, and this CONNECT was not looked at.
-    #[error("the tunnel is going away")]
+    /// The tunnel is being closed, and this CONNECT was not processed.
+    #[error("the tunnel is being closed by the peer")]
     GoingAway,
-    /// The peer refused the stream unseen.
-    #[error("the stream was refused")]
+    /// The peer refused the stream without processing it (REFUSED_STREAM).
+    #[error("the peer refused the stream")]
     Refused,
-    /// The peer answered with something other than 200.
+    /// The peer answered with a status other than 200.
     #[error("http status: {0}")]
-    Status(u16),
+    Status(ConnectStatus),
     /// The peer reset the stream instead of answering.
     #[error("the stream was reset before an answer: {0}")]
     Reset(Reason),
@@ -111,7 +114,7 @@ pub enum StreamError {
 // === impl TlsError ===
 
 impl TlsError {
-    /// The TLS library hides its own error in an I/O error; this takes it out again.
+    /// `tokio-rustls` wraps the TLS library's error in an I/O error; this unwraps it.
     pub(crate) fn from_io(error: io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(tls) => Self::Tls(tls.clone()),
@@ -119,19 +122,18 @@ impl TlsError {
         }
     }
 
-    /// Who is to blame.
-    #[must_use]
-    pub fn blame(&self) -> Blame {
-        match self {
-            Self::Timeout(_) | Self::Io(_) => Blame::Path,
-            Self::Tls(_) => Blame::Peer,
-        }
-    }
-
-    /// Whether the same may succeed on another try.
+    /// Whether another attempt with the same peer and certificate may succeed.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         !matches!(self, Self::Tls(_))
+    }
+}
+
+// === impl PeerRevoked ===
+
+impl From<PeerRevoked> for io::Error {
+    fn from(error: PeerRevoked) -> Self {
+        Self::new(io::ErrorKind::PermissionDenied, error)
     }
 }
 
@@ -144,31 +146,28 @@ impl TunnelError {
         }
         let reason = error.reason().map_or(Reason::PROTOCOL_ERROR, Reason::from);
         if error.is_remote() {
-            Self::GoAway { reason, detail: detail(&error) }
+            Self::GoAway { reason, detail: debug_data(&error) }
         } else {
             Self::Protocol(reason)
         }
     }
 
     pub(crate) fn from_io(error: &io::Error) -> Self {
-        Self::Io { kind: error.kind(), detail: error.to_string() }
+        Self::typed_cause(error).unwrap_or_else(|| Self::Io { kind: error.kind(), detail: error.to_string() })
     }
 
-    /// Who is to blame.
-    #[must_use]
-    pub fn blame(&self) -> Blame {
-        match self {
-            Self::GoAway { .. } | Self::Protocol(_) => Blame::Peer,
-            Self::HandshakeTimeout(_) | Self::KeepaliveTimeout(_) | Self::Io { .. } | Self::Closed => {
-                Blame::Path
-            }
-            Self::Forced => Blame::Us,
-        }
+    /// The typed reason inside an error of the transport. Below a nested tunnel the transport is a stream of the outer
+    /// one, whose own reason is the inner one's too.
+    pub(crate) fn typed_cause(error: &io::Error) -> Option<Self> {
+        let inner = error.get_ref()?;
+        let outer = inner.downcast_ref::<StreamError>();
+        let revoked = inner.is::<PeerRevoked>() || outer.is_some_and(StreamError::is_peer_revoked);
+        revoked.then_some(Self::PeerRevoked)
     }
 }
 
-/// The debug text of a GOAWAY: what the engine's message has in parentheses.
-fn detail(error: &h2::Error) -> String {
+/// The debug data of a GOAWAY. The engine has no accessor for it: its message has it in parentheses.
+fn debug_data(error: &h2::Error) -> String {
     let text = error.to_string();
     let inside = text.split_once(" (b\"").and_then(|(_, rest)| rest.strip_suffix("\")"));
     inside.unwrap_or_default().to_owned()
@@ -177,21 +176,17 @@ fn detail(error: &h2::Error) -> String {
 // === impl OpenError ===
 
 impl OpenError {
-    /// Whether the same CONNECT may be tried again on another tunnel. No byte of the application is on the way before
-    /// the 200, so a tunnel that was lost meanwhile is no obstacle.
+    /// Whether the same CONNECT may be retried on another tunnel. No byte of the application is sent before the 200, so a
+    /// tunnel that was lost meanwhile does not forbid it.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Full | Self::GoingAway | Self::Refused | Self::Lost(_))
     }
 
-    /// Who is to blame.
+    /// Whether the tunnel ended because a peer was revoked.
     #[must_use]
-    pub fn blame(&self) -> Blame {
-        match self {
-            Self::Authority(_) | Self::Full => Blame::Us,
-            Self::GoingAway | Self::Refused | Self::Status(_) | Self::Reset(_) => Blame::Peer,
-            Self::Lost(error) => error.blame(),
-        }
+    pub fn is_peer_revoked(&self) -> bool {
+        matches!(self, Self::Lost(TunnelError::PeerRevoked))
     }
 }
 
@@ -207,14 +202,10 @@ impl StreamError {
         }
     }
 
-    /// Who is to blame.
+    /// Whether the tunnel ended because a peer was revoked.
     #[must_use]
-    pub fn blame(&self) -> Blame {
-        match self {
-            Self::Reset(_) => Blame::Peer,
-            Self::Lost(error) => error.blame(),
-            Self::Finished => Blame::Us,
-        }
+    pub fn is_peer_revoked(&self) -> bool {
+        matches!(self, Self::Lost(TunnelError::PeerRevoked))
     }
 }
 
@@ -226,5 +217,22 @@ impl From<StreamError> for io::Error {
             StreamError::Finished => io::ErrorKind::BrokenPipe,
         };
         Self::new(kind, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revocation_is_recognized_by_type_not_by_text_or_kind() {
+        let from = |error: io::Error| TunnelError::from_io(&error);
+        assert_eq!(from(PeerRevoked.into()), TunnelError::PeerRevoked);
+        let outer = StreamError::Lost(TunnelError::PeerRevoked);
+        assert_eq!(from(outer.into()), TunnelError::PeerRevoked, "the tunnel around this one");
+        let same_text = io::Error::new(io::ErrorKind::PermissionDenied, PeerRevoked.to_string());
+        assert!(matches!(from(same_text), TunnelError::Io { .. }));
+        assert!(matches!(from(io::ErrorKind::PermissionDenied.into()), TunnelError::Io { .. }));
+        assert!(matches!(from(StreamError::Lost(TunnelError::Closed).into()), TunnelError::Io { .. }));
     }
 }

@@ -1,4 +1,4 @@
-//! The `forwarded` header of a CONNECT: who the client was and which service it meant. A label, never proof.
+//! The `forwarded` header (RFC 7239) of a CONNECT: the original client and the service it addressed. It proves nothing.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,11 +13,11 @@ pub struct Forwarded {
 }
 
 impl Forwarded {
-    /// Reads a header; what cannot be read is left out.
+    /// Parses a header; parts that do not parse are left out.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut read = Self::default();
-        // Only the first hop counts: later elements are other proxies'.
+        // Only the first element is the client's; later ones are other proxies'.
         for pair in text.split(',').next().unwrap_or_default().split(';') {
             let Some((key, value)) = pair.split_once('=') else { continue };
             let value = value.trim_matches(|c: char| c == '"' || c.is_whitespace());
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn written_and_read_in_the_fields_shape() {
+    fn written_as_ztunnel_does_and_parses_back() {
         let full =
             Forwarded { client: "10.0.0.1:41000".parse().ok(), host: Some("a.b.svc.cluster.local".into()) };
         assert_eq!(full.to_string(), r#"for="10.0.0.1:41000";host=a.b.svc.cluster.local"#);
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_left_out() {
+    fn parts_that_do_not_parse_are_left_out() {
         let read = Forwarded::parse(r#"by=x; FOR="unknown";HOST="svc";=;host="#);
         assert_eq!(read, Forwarded { client: None, host: Some("svc".into()) });
         let quoted = Forwarded::parse("host=\"\t svc\" \"");

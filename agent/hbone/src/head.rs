@@ -1,46 +1,49 @@
-//! The head of a CONNECT and of its answer: pseudo headers and the four headers HBONE uses, in the field's order.
+//! The head of a CONNECT and of its answer: pseudo headers and the four headers that HBONE uses, in ztunnel's order.
 //!
-//! The headers are labels for the other end's metrics and log; nothing here is proof of anything.
+//! The headers are labels for the peer's metrics and logs and prove nothing.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri, request, response};
+use http::{Method, Request, Response, Uri, request, response};
 use isthmus_model::Authority;
+use isthmus_model::addr::BadAuthority;
 
-use crate::OpenError;
+use crate::error::OpenError;
+use crate::status::ConnectStatus;
 use crate::trace::TraceParent;
 
-/// What a CONNECT asks for.
+/// The head of a CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     /// The target.
     pub authority: Authority,
-    /// Labels of the client's workload, see [`crate::baggage`].
+    /// Labels of the source workload, see [`crate::baggage`].
     pub baggage: Option<String>,
-    /// The original client and the service it meant, see [`crate::forwarded`].
+    /// The original client and the service it addressed, see [`crate::forwarded`].
     pub forwarded: Option<String>,
-    /// The trace of the user's connection, see [`crate::trace`]. A malformed one is received as none.
+    /// The trace of the application's connection, see [`crate::trace`]. A malformed one is parsed as `None`.
     pub traceparent: Option<String>,
-    /// The client's network; only on the inner CONNECT of a double tunnel.
+    /// The client's network; only on the inner CONNECT of double HBONE.
     pub forwarded_network: Option<String>,
 }
 
-/// What a CONNECT is answered with when it is accepted.
+/// The head of the answer to a CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResponseHead {
     /// Always 200 on a stream; any other status is [`OpenError::Status`].
-    pub status: u16,
-    /// Labels of the serving workload.
+    pub status: ConnectStatus,
+    /// Labels of the destination workload.
     pub baggage: Option<String>,
 }
 
-/// A request that is no CONNECT we understand.
+/// A request that is no valid CONNECT. Its text names what was received.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text}")]
-pub struct BadHead {
-    /// What to answer: 400.
-    pub status: u16,
-    /// What is wrong with it, naming what was received.
-    pub text: String,
+pub enum BadHead {
+    /// The method is another one.
+    #[error("expected method CONNECT, got {0}")]
+    Method(String),
+    /// The `:authority` is missing or no target.
+    #[error(transparent)]
+    Authority(#[from] BadAuthority),
 }
 
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
@@ -48,10 +51,20 @@ const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const FORWARDED_NETWORK: HeaderName = HeaderName::from_static("x-forwarded-network");
 
+// === impl BadHead ===
+
+impl BadHead {
+    /// The status to answer with.
+    #[must_use]
+    pub fn status(&self) -> ConnectStatus {
+        ConnectStatus::BAD_REQUEST
+    }
+}
+
 // === impl Head ===
 
 impl Head {
-    /// A head with nothing but its target.
+    /// A head with no more than its target.
     #[must_use]
     pub fn new(authority: Authority) -> Self {
         Self { authority, baggage: None, forwarded: None, traceparent: None, forwarded_network: None }
@@ -72,14 +85,12 @@ impl Head {
     }
 
     pub(crate) fn from_request(parts: &request::Parts) -> Result<Self, BadHead> {
-        let bad = |text: String| BadHead { status: 400, text };
         if parts.method != Method::CONNECT {
-            return Err(bad(format!("expected method CONNECT, got {}", parts.method)));
+            return Err(BadHead::Method(parts.method.to_string()));
         }
-        let text = parts.uri.authority().map_or("", http::uri::Authority::as_str);
-        let authority = text.parse().map_err(|error| bad(format!("{error}")))?;
+        let authority = parts.uri.authority().map_or("", http::uri::Authority::as_str);
         Ok(Self {
-            authority,
+            authority: authority.parse::<Authority>()?,
             baggage: merged(&parts.headers, &BAGGAGE),
             forwarded: first(&parts.headers, &FORWARDED),
             traceparent: first(&parts.headers, &TRACEPARENT)
@@ -93,25 +104,27 @@ impl Head {
 
 impl ResponseHead {
     pub(crate) fn from_response(parts: &response::Parts) -> Self {
-        Self { status: parts.status.as_u16(), baggage: merged(&parts.headers, &BAGGAGE) }
+        Self { status: parts.status.as_u16().into(), baggage: merged(&parts.headers, &BAGGAGE) }
     }
 
-    pub(crate) fn to_response(status: u16, baggage: Option<&str>) -> Response<()> {
+    pub(crate) fn to_response(status: ConnectStatus, baggage: Option<&str>) -> Response<()> {
         let mut response = Response::new(());
-        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        *response.status_mut() = status.to_http();
         push(response.headers_mut(), BAGGAGE, baggage);
         response
     }
 }
 
-/// A label that cannot be a header's value is left out: it must not cost the connection.
+/// Leaves out a label that is no valid header value: it must not fail the connection.
 fn push(headers: &mut HeaderMap, name: HeaderName, value: Option<&str>) {
     let Some(value) = value else { return };
     match HeaderValue::from_str(value) {
         Ok(value) => {
             headers.append(name, value);
         }
-        Err(_) => tracing::debug!(%name, value, "left out: not a header value"),
+        Err(_) => {
+            tracing::debug!(header = %name, value, "header left out of CONNECT: not a valid header value")
+        }
     }
 }
 
@@ -119,7 +132,7 @@ fn first(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
-/// Several lines of a list header are one list.
+/// Joins several lines of a list header into one list (RFC 9110 §5.3).
 fn merged(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let lines: Vec<&str> = headers.get_all(name).iter().filter_map(|line| line.to_str().ok()).collect();
     (!lines.is_empty()).then(|| lines.join(","))

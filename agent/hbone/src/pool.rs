@@ -1,14 +1,14 @@
-//! Tunnels shared by the connections of one pod: a caller uses a tunnel with room, waits for a dial under way, or dials.
+//! A pool of client tunnels by key: a caller uses a tunnel with room, waits for a dial in progress, or dials.
 //!
-//! No lock is held across a dial. A dial belongs to the caller that makes it: when that caller gives up, one that waits
-//! takes over, so nobody is left behind, and everyone fails at its own deadline at the latest. Only the tunnel that is
-//! added because the others are busy is dialled on nobody's time. The ordering is in `entry`; here are the clock, the
+//! No lock is held during a dial. A dial belongs to the caller that makes it: when that caller gives up, a waiting one takes
+//! over, so that no waiter is stranded, and every caller fails at its own deadline at the latest. Only the tunnel that is
+//! added because of load is dialled by a task of the pool. The ordering is decided in `entry`; here are the clock, the
 //! wake-ups and the map.
 
+mod connect;
 mod entry;
 mod slot;
 
-use std::error::Error;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::{Arc, Weak};
@@ -20,88 +20,51 @@ use papaya::HashMap;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use self::entry::{Checkout, Spread};
-use self::slot::{Dial, Grant, Lease, Slot};
+pub use self::connect::{Connect, ConnectFailure, Stage};
+use self::entry::{Checkout, GrowthPolicy};
+use self::slot::{DialGuard, Lease, Slot, WaitOutcome};
 use crate::client::Tunnel;
-use crate::{Head, OpenError, ResponseHead, Stream};
+use crate::error::OpenError;
+use crate::head::{Head, ResponseHead};
+use crate::stream::Stream;
 
-/// What a pool keeps to.
+/// Settings of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// A tunnel without streams is closed after this long. 5 min.
     pub idle: Duration,
-    /// Tunnels without streams that are kept; beyond it the longest unused are closed. 500.
+    /// Tunnels without streams that are kept; beyond it the longest idle are closed. 500.
     pub max_idle: usize,
     /// How long a caller waits for a tunnel, its own dial included. 10 s.
     pub deadline: Duration,
-    /// Streams a new tunnel is expected to carry. 100, as [`crate::Settings::client_max_streams`].
+    /// Streams that a new tunnel is expected to carry. 100, as [`crate::Settings::client_max_streams`].
     pub streams: usize,
-    /// Tunnels to one key up to which load is a reason for another; beyond it one is opened only when all are full. A
-    /// tunnel's work is done on one core, so more of them than there are threads to run them are of no use. 1: only the
-    /// pool's owner knows how many there are.
+    /// Tunnels per key up to which load is a reason to dial another; beyond it one is dialled only when all are full. A
+    /// tunnel's work is done on one core, so more of them than worker threads are of no use. 1: only the owner of the pool
+    /// knows the number of threads.
     pub tunnels: usize,
-    /// A tunnel with as many streams is busy. 25.
+    /// A tunnel with this many streams counts as loaded. 25.
     pub busy_streams: usize,
-    /// A tunnel that takes as many thousandths of a core is busy, too. 500.
-    pub busy_share: u64,
+    /// A tunnel whose owner uses this much of a core, in thousandths, counts as loaded, too. 500.
+    pub busy_cpu_permille: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let (idle, deadline) = (Duration::from_secs(300), Duration::from_secs(10));
-        let (tunnels, busy_streams, busy_share) = (1, 25, 500);
-        Self { idle, max_idle: 500, deadline, streams: 100, tunnels, busy_streams, busy_share }
+        let (tunnels, busy_streams, busy_cpu_permille) = (1, 25, 500);
+        Self { idle, max_idle: 500, deadline, streams: 100, tunnels, busy_streams, busy_cpu_permille }
     }
 }
 
 impl Config {
-    fn spread(&self) -> Spread {
-        Spread {
-            per_tunnel: self.streams,
+    fn growth(&self) -> GrowthPolicy {
+        GrowthPolicy {
+            streams_per_tunnel: self.streams,
             tunnels: self.tunnels,
-            calm_streams: self.busy_streams,
-            calm_share: self.busy_share,
+            busy_streams: self.busy_streams,
+            busy_cpu_permille: self.busy_cpu_permille,
         }
-    }
-}
-
-/// Makes the tunnel to a key.
-pub trait Connect<K> {
-    /// Dials, up to and including [`crate::client::handshake`]. May be dropped at any point, and may outlive the caller
-    /// for whom it was begun.
-    fn connect(&self, key: &K) -> BoxFuture<'static, Result<Tunnel, ConnectFailure>>;
-}
-
-/// Why a dial failed. Shared by all callers that waited for it.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{error}")]
-pub struct ConnectFailure {
-    /// How far it came.
-    pub stage: Stage,
-    /// What happened.
-    #[source]
-    pub error: Arc<dyn Error + Send + Sync>,
-}
-
-/// How far a dial came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Stage {
-    /// The certificate to dial with could not be had.
-    Identity,
-    /// The peer did not answer in time: perhaps a network policy forbids the port.
-    Timeout,
-    /// The peer could not be reached.
-    Connect,
-    /// The TLS handshake failed.
-    Tls,
-    /// The HTTP/2 handshake failed.
-    Handshake,
-}
-
-impl ConnectFailure {
-    /// A failure at a stage.
-    pub fn new(stage: Stage, error: impl Error + Send + Sync + 'static) -> Self {
-        Self { stage, error: Arc::new(error) }
     }
 }
 
@@ -111,7 +74,7 @@ pub enum PoolError {
     /// The dial failed.
     #[error(transparent)]
     Connect(ConnectFailure),
-    /// No tunnel was had in time.
+    /// There was no tunnel in time.
     #[error("no tunnel within {0:?}")]
     Deadline(Duration),
     /// The CONNECT failed.
@@ -126,23 +89,23 @@ pub struct Opened {
     pub stream: Stream,
     /// The peer's answer.
     pub response: ResponseHead,
-    /// Whether its tunnel was there already, or was dialled by another caller.
+    /// Whether its tunnel existed already, or was dialled by another caller.
     pub reused: bool,
     /// Its tunnel.
     pub tunnel: Tunnel,
 }
 
 /// A pool of tunnels by key. Clones share it; its tunnels close when the last clone is dropped and their streams end.
-pub struct Pool<K>(Arc<Shared<K>>);
+pub struct Pool<K>(Arc<PoolState<K>>);
 
-struct Shared<K> {
+struct PoolState<K> {
     config: Config,
     slots: HashMap<K, Arc<Slot>>,
-    /// Dials that nobody waits for.
+    /// The sweeper, and dials of tunnels that are added because of load.
     tasks: Tasks,
 }
 
-/// Tries with different tunnels before an error is the caller's.
+/// Attempts on different tunnels before an error is returned to the caller.
 const ATTEMPTS: usize = 3;
 
 impl<K> Clone for Pool<K> {
@@ -159,20 +122,20 @@ impl<K> fmt::Debug for Pool<K> {
 
 // === impl Pool ===
 
-impl<K: Hash + Eq + Clone + Send + Sync + 'static> Pool<K> {
-    /// An empty pool. Its sweeper, and the dials of tunnels that nobody waits for, run in `tasks`.
+impl<K: Hash + Eq + Clone + fmt::Debug + Send + Sync + 'static> Pool<K> {
+    /// An empty pool. Its sweeper, and dials of tunnels that are added because of load, run in `tasks`.
     #[must_use]
     pub fn new(config: Config, tasks: &Tasks) -> Self {
-        let shared = Arc::new(Shared { config, slots: HashMap::new(), tasks: tasks.clone() });
+        let shared = Arc::new(PoolState { config, slots: HashMap::new(), tasks: tasks.clone() });
         tasks.spawn("pool sweeper", sweep(Arc::downgrade(&shared), shared.config.idle));
         Self(shared)
     }
 
-    /// Opens a stream to `key`. Errors that another tunnel may not have are tried on another tunnel first. The deadline
-    /// is for getting a tunnel; the peer's answer to the CONNECT is waited for without one.
+    /// Opens a stream to `key`. Errors that concern one tunnel are retried on another. The deadline applies to getting a
+    /// tunnel; the peer's answer to the CONNECT is awaited without one.
     ///
     /// # Errors
-    /// When no tunnel was had, or the peer did not accept the CONNECT.
+    /// When there is no tunnel, or the peer did not accept the CONNECT.
     pub async fn open(&self, key: &K, head: &Head, connect: &impl Connect<K>) -> Result<Opened, PoolError> {
         let mut attempt = 1;
         loop {
@@ -188,22 +151,22 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Pool<K> {
                     if error == OpenError::Refused {
                         tunnel.lower_limit();
                     }
-                    // A tunnel of our own making that was lost at once says something about the peer.
-                    let hopeless = !reused && matches!(error, OpenError::Lost(_));
-                    if hopeless || !error.is_retryable() || attempt == ATTEMPTS {
+                    // A tunnel that was lost right after we dialled it says something about the peer, not the tunnel.
+                    let lost_at_once = !reused && matches!(error, OpenError::Lost(_));
+                    if lost_at_once || !error.is_retryable() || attempt == ATTEMPTS {
                         return Err(error.into());
                     }
-                    tracing::debug!(%error, attempt, "trying another tunnel");
+                    tracing::debug!(?key, target = %head.authority, %error, attempt, "CONNECT failed, retrying on another tunnel");
                 }
             }
             attempt += 1;
         }
     }
 
-    /// Tunnels in the pool.
+    /// Number of tunnels in the pool.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.slots.pin().values().map(|slot| slot.lock().members().len()).sum()
+        self.0.slots.pin().values().map(|slot| slot.lock().tunnels().len()).sum()
     }
 
     /// Whether there is no tunnel.
@@ -212,11 +175,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Pool<K> {
         self.len() == 0
     }
 
-    /// Opens no more streams on any tunnel there is; each closes with its last stream.
+    /// Opens no more streams on the tunnels in the pool; each closes with its last stream.
     pub fn close_gracefully(&self) {
         for slot in self.0.slots.pin().values() {
             let mut entry = slot.lock();
-            entry.members().iter().for_each(Tunnel::close_gracefully);
+            entry.tunnels().iter().for_each(Tunnel::close_gracefully);
             entry.remove(|_| true);
         }
     }
@@ -224,30 +187,30 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Pool<K> {
     async fn lease(&self, key: &K, connect: &impl Connect<K>) -> Result<Lease, ConnectFailure> {
         loop {
             let slot = self.0.slot(key);
-            let mut told = None;
+            let mut queued = None;
             let found = slot.lock().checkout(Instant::now(), || {
-                let (waiter, waiting) = oneshot::channel();
-                told = Some(waiting);
+                let (waiter, outcome) = oneshot::channel();
+                queued = Some(outcome);
                 waiter
             });
-            let granted = match (found, told) {
+            let outcome = match (found, queued) {
                 (Checkout::Use(tunnel, permit), _) => return Ok(Lease { tunnel, permit, reused: true }),
                 (Checkout::Grow(tunnel, permit), _) => {
-                    self.grow(slot, connect.connect(key));
+                    self.grow(key.clone(), slot, connect.connect(key));
                     return Ok(Lease { tunnel, permit, reused: true });
                 }
-                (Checkout::Dial, _) => Grant::Dial(Dial(Some(slot))),
-                (Checkout::Wait, Some(waiting)) => match waiting.await {
-                    Ok(granted) => granted,
+                (Checkout::Dial, _) => WaitOutcome::Dial(DialGuard::new(slot)),
+                (Checkout::Wait, Some(outcome)) => match outcome.await {
+                    Ok(outcome) => outcome,
                     Err(_) => continue,
                 },
                 (Checkout::Wait | Checkout::Retired, _) => continue,
             };
-            match granted {
-                Grant::Use(tunnel, permit) => return Ok(Lease { tunnel, permit, reused: true }),
-                Grant::Failed(failure) => return Err(failure),
-                Grant::Dial(dial) => {
-                    let lease = dial.done(connect.connect(key).await)?;
+            match outcome {
+                WaitOutcome::Use(tunnel, permit) => return Ok(Lease { tunnel, permit, reused: true }),
+                WaitOutcome::Failed(failure) => return Err(failure),
+                WaitOutcome::Dial(dial) => {
+                    let lease = dial.complete(connect.connect(key).await)?;
                     self.0.trim();
                     return Ok(lease);
                 }
@@ -255,19 +218,19 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Pool<K> {
         }
     }
 
-    /// Dials one more tunnel because those there are have much to do. Nobody waits for it.
-    fn grow(&self, slot: Arc<Slot>, dial: BoxFuture<'static, Result<Tunnel, ConnectFailure>>) {
+    /// Dials one more tunnel because the existing ones are loaded. No caller waits for it.
+    fn grow(&self, key: K, slot: Arc<Slot>, dial: BoxFuture<'static, Result<Tunnel, ConnectFailure>>) {
         let (pool, deadline) = (Arc::downgrade(&self.0), self.0.config.deadline);
-        let duty = Dial(Some(Arc::clone(&slot)));
+        let guard = DialGuard::new(Arc::clone(&slot));
         self.0.tasks.spawn("tunnel for load", async move {
-            let made = tokio::time::timeout(deadline, dial).await;
-            let late = |_| ConnectFailure::new(Stage::Timeout, PoolError::Deadline(deadline));
-            // Its first stream's place is given up at once.
-            match duty.done(made.unwrap_or_else(|passed| Err(late(passed)))) {
-                Ok(lease) => tracing::debug!(busy = lease.tunnel.busy(), "one more tunnel for load"),
+            let dialled = tokio::time::timeout(deadline, dial).await;
+            let timed_out = |_| ConnectFailure::new(Stage::Timeout, PoolError::Deadline(deadline));
+            // The lease's permit is returned at once: no caller opens a stream here.
+            match guard.complete(dialled.unwrap_or_else(|elapsed| Err(timed_out(elapsed)))) {
+                Ok(_) => tracing::debug!(?key, "added a tunnel because the others are loaded"),
                 Err(error) => {
-                    tracing::debug!(%error, "no more tunnel for load");
-                    slot.lock().cannot_grow(Instant::now());
+                    tracing::debug!(?key, %error, "cannot add a tunnel although the others are loaded");
+                    slot.lock().growth_failed(Instant::now());
                 }
             }
             if let Some(pool) = pool.upgrade() {
@@ -277,12 +240,12 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Pool<K> {
     }
 }
 
-// === impl Shared ===
+// === impl PoolState ===
 
-impl<K: Hash + Eq + Clone> Shared<K> {
+impl<K: Hash + Eq + Clone> PoolState<K> {
     fn slot(&self, key: &K) -> Arc<Slot> {
         let slots = self.slots.pin();
-        let fresh = || Arc::new(Slot::new(self.config.spread()));
+        let fresh = || Arc::new(Slot::new(self.config.growth()));
         let slot = slots.get(key).unwrap_or_else(|| slots.get_or_insert_with(key.clone(), fresh));
         Arc::clone(slot)
     }
@@ -296,30 +259,30 @@ impl<K: Hash + Eq + Clone> Shared<K> {
                 slots.remove(key);
             }
             drop(entry);
-            // Closing a tunnel takes its lock; the entry's is not held for it.
+            // Dropping a tunnel takes the tunnel's lock: not under the entry's.
             drop(gone);
         }
     }
 
-    /// Closes the longest unused tunnels when too many are unused.
+    /// Closes the longest idle tunnels when too many are idle.
     fn trim(&self) {
         let slots = self.slots.pin();
         let mut idle: Vec<(Instant, Arc<Slot>, Tunnel)> = Vec::new();
         for slot in slots.values() {
             let entry = slot.lock();
-            let unused = entry.members().iter().filter_map(|tunnel| Some((tunnel.idle_since()?, tunnel)));
+            let unused = entry.tunnels().iter().filter_map(|tunnel| Some((tunnel.idle_since()?, tunnel)));
             idle.extend(unused.map(|(since, tunnel)| (since, Arc::clone(slot), tunnel.clone())));
         }
         let excess = idle.len().saturating_sub(self.config.max_idle);
         idle.sort_by_key(|(since, ..)| *since);
         for (_, slot, tunnel) in idle.into_iter().take(excess) {
-            slot.lock().remove(|member| member.is_same(&tunnel));
+            slot.lock().remove(|other| other.is_same(&tunnel));
         }
     }
 }
 
-/// Lets go of what is unused, for as long as there is a pool.
-async fn sweep<K: Hash + Eq + Clone>(pool: Weak<Shared<K>>, idle: Duration) {
+/// Closes idle tunnels, until the pool is dropped.
+async fn sweep<K: Hash + Eq + Clone>(pool: Weak<PoolState<K>>, idle: Duration) {
     let mut tick = tokio::time::interval((idle / 10).max(Duration::from_millis(1)));
     loop {
         tick.tick().await;

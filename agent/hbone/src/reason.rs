@@ -1,4 +1,4 @@
-//! Why a stream or a tunnel was reset: HTTP/2 error codes as a type of our own.
+//! HTTP/2 error codes (RFC 9113 §7) as a type of our own.
 
 use std::fmt;
 
@@ -7,23 +7,23 @@ use std::fmt;
 pub struct Reason(u32);
 
 impl Reason {
-    /// Nothing went wrong.
+    /// Graceful end.
     pub const NO_ERROR: Self = Self(0);
-    /// The peer broke the protocol.
+    /// The peer violated the protocol.
     pub const PROTOCOL_ERROR: Self = Self(1);
-    /// Something of ours failed.
+    /// An internal failure.
     pub const INTERNAL_ERROR: Self = Self(2);
-    /// The peer sent more than its credit.
+    /// The peer exceeded its flow-control credit.
     pub const FLOW_CONTROL_ERROR: Self = Self(3);
-    /// A frame came for a half that was closed.
+    /// A frame arrived for a half that was closed.
     pub const STREAM_CLOSED: Self = Self(5);
-    /// The stream was not looked at: it may be tried again elsewhere.
+    /// The stream was not processed and may be retried elsewhere.
     pub const REFUSED_STREAM: Self = Self(7);
-    /// The stream is no longer wanted.
+    /// The stream is no longer needed.
     pub const CANCEL: Self = Self(8);
-    /// The TCP connection at the other end of a CONNECT was reset.
+    /// The TCP connection of a CONNECT was reset or abnormally closed.
     pub const CONNECT_ERROR: Self = Self(10);
-    /// The peer asks for more than it should.
+    /// The peer generates excessive load.
     pub const ENHANCE_YOUR_CALM: Self = Self(11);
 
     /// The code as on the wire.

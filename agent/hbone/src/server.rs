@@ -1,4 +1,4 @@
-//! The server's end of a tunnel: takes CONNECTs off one connection until it ends or is drained.
+//! The server's end of a tunnel: accepts CONNECTs on one connection until it ends or is drained.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -10,37 +10,42 @@ use h2::server::{Connection, SendResponse};
 use isthmus_rt::drain;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::alive::{self, Listening};
-use crate::stream::Fate;
-use crate::{BadHead, Head, OpenError, Reason, ResponseHead, Settings, Stream, TunnelError};
+use crate::close_reason::CloseReason;
+use crate::error::{OpenError, TunnelError};
+use crate::head::{BadHead, Head, ResponseHead};
+use crate::keepalive::{self, ActivityIo};
+use crate::reason::Reason;
+use crate::settings::Settings;
+use crate::status::ConnectStatus;
+use crate::stream::Stream;
 
-/// How long the last frames of a tunnel that is ended at once may take to be written.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the final GOAWAY of a tunnel that is closed at once may take to be written.
+const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A CONNECT that waits for its answer.
+/// A CONNECT that awaits its answer.
 #[derive(Debug)]
 pub struct Request {
-    /// What it asks for, or what is wrong with it.
+    /// The parsed request, or why it is malformed.
     pub head: Result<Head, BadHead>,
     responder: Responder,
 }
 
-/// Answers a CONNECT. Dropped without an answer it refuses the stream as not looked at, so that the client may try
-/// again elsewhere.
+/// Answers a CONNECT. Dropped without an answer it resets the stream with REFUSED_STREAM, so that the client may retry
+/// elsewhere.
 #[derive(Debug)]
 pub struct Responder {
     pending: Option<(SendResponse<Bytes>, h2::RecvStream)>,
-    fate: Arc<Fate>,
+    close_reason: Arc<CloseReason>,
 }
 
-/// Drives one connection and hands out its CONNECTs, each as soon as it is complete.
+/// Drives one connection and passes each CONNECT to `on_request` as soon as it is complete.
 ///
-/// When the drain begins the client is told to open no more streams; those it had opened before it knew are still
-/// handed out, and the connection ends when the last stream has. That goes for a client whose preface is still on its
-/// way, too: what it sends behind it is in flight already. When the drain is forced it ends at once.
+/// When the drain begins the client is sent a GOAWAY; CONNECTs that it had sent before it received that are still passed
+/// on, and the connection ends with its last stream. The same holds for a client whose preface is still in flight, since
+/// CONNECTs may be in flight behind it. When the drain is forced the connection ends at once.
 ///
 /// # Errors
-/// When the connection ended otherwise than by the client's or the drain's wish.
+/// When the connection ended otherwise than by the client closing it or by a graceful drain.
 pub async fn serve<S>(
     io: S,
     settings: &Settings,
@@ -50,26 +55,26 @@ pub async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let io = Listening::new(io);
-    let heard = io.heard();
-    let fate = Arc::new(Fate::default());
+    let close_reason = Arc::new(CloseReason::default());
+    let io = ActivityIo::new(io, Arc::clone(&close_reason));
+    let activity = io.activity();
     let preface =
         tokio::time::timeout(settings.handshake_timeout, settings.server().handshake::<_, Bytes>(io));
     let mut connection = tokio::select! {
         done = preface => done
             .map_err(|_| TunnelError::HandshakeTimeout(settings.handshake_timeout))?
-            .map_err(TunnelError::from_h2)?,
+            .map_err(|error| close_reason.record(TunnelError::from_h2(error)).clone())?,
         () = drain.forced() => return Err(TunnelError::Forced),
     };
     let pings = connection.ping_pong();
-    let mut silent = pin!(alive::lost(pings, heard, settings));
+    let mut silent = pin!(keepalive::peer_silent(pings, activity, settings));
     let mut graceful = pin!(drain.graceful());
     let mut forced = pin!(drain.forced());
     let mut draining = false;
     let ended = loop {
         tokio::select! {
             accepted = connection.accept() => match accepted {
-                Some(Ok((request, respond))) => on_request(Request::new(request, respond, &fate)),
+                Some(Ok((request, respond))) => on_request(Request::new(request, respond, &close_reason)),
                 Some(Err(error)) => break TunnelError::from_h2(error),
                 None => return Ok(()),
             },
@@ -81,42 +86,46 @@ where
             error = &mut silent => break error,
         }
     };
-    fate.seal(ended.clone());
+    let ended = close_reason.record(ended).clone();
     if matches!(ended, TunnelError::Forced | TunnelError::KeepaliveTimeout(_)) {
-        last_words(&mut connection).await;
+        send_goaway(&mut connection).await;
     }
     Err(ended)
 }
 
-/// Says goodbye, for as long as the peer listens.
-async fn last_words<S: AsyncRead + AsyncWrite + Unpin>(connection: &mut Connection<S, Bytes>) {
+/// Sends a final GOAWAY, for as long as the peer reads.
+async fn send_goaway<S: AsyncRead + AsyncWrite + Unpin>(connection: &mut Connection<S, Bytes>) {
     connection.abrupt_shutdown(h2::Reason::NO_ERROR);
-    let _ = tokio::time::timeout(LAST_WORDS, poll_fn(|cx| connection.poll_closed(cx))).await;
+    let _ = tokio::time::timeout(GOAWAY_TIMEOUT, poll_fn(|cx| connection.poll_closed(cx))).await;
 }
 
 // === impl Request ===
 
 impl Request {
-    fn new(request: http::Request<h2::RecvStream>, respond: SendResponse<Bytes>, fate: &Arc<Fate>) -> Self {
+    fn new(
+        request: http::Request<h2::RecvStream>,
+        respond: SendResponse<Bytes>,
+        close_reason: &Arc<CloseReason>,
+    ) -> Self {
         let (parts, body) = request.into_parts();
-        let responder = Responder { pending: Some((respond, body)), fate: Arc::clone(fate) };
+        let responder = Responder { pending: Some((respond, body)), close_reason: Arc::clone(close_reason) };
         Self { head: Head::from_request(&parts), responder }
     }
 
-    /// Answers 200 and begins the stream.
+    /// Answers 200 and starts the stream.
     ///
     /// # Errors
-    /// When the client gave up meanwhile.
+    /// When the client reset the stream, or the tunnel ended, meanwhile.
     pub fn accept(self, baggage: Option<String>) -> Result<Stream, OpenError> {
         self.responder.accept(baggage)
     }
 
-    /// Answers with any other status and ends the stream.
-    pub fn reject(self, status: u16) {
+    /// Answers with a status other than 200 and ends the stream.
+    pub fn reject(self, status: ConnectStatus) {
         self.responder.reject(status);
     }
 
-    /// What it asks for, and the means to answer.
+    /// The request, and the means to answer it.
     pub fn into_parts(self) -> (Result<Head, BadHead>, Responder) {
         (self.head, self.responder)
     }
@@ -125,31 +134,31 @@ impl Request {
 // === impl Responder ===
 
 impl Responder {
-    /// Answers 200 and begins the stream.
+    /// Answers 200 and starts the stream.
     ///
     /// # Errors
-    /// When the client gave up meanwhile.
+    /// When the client reset the stream, or the tunnel ended, meanwhile.
     pub fn accept(mut self, baggage: Option<String>) -> Result<Stream, OpenError> {
         let Some((mut respond, body)) = self.pending.take() else { return Err(OpenError::GoingAway) };
-        let response = ResponseHead::to_response(200, baggage.as_deref());
+        let response = ResponseHead::to_response(ConnectStatus::OK, baggage.as_deref());
         match respond.send_response(response, false) {
-            Ok(send) => Ok(Stream::new(body, send, Arc::clone(&self.fate), None)),
+            Ok(send) => Ok(Stream::new(body, send, Arc::clone(&self.close_reason), None)),
             Err(error) if error.is_reset() => {
                 Err(OpenError::Reset(error.reason().map_or(Reason::CANCEL, Reason::from)))
             }
-            Err(error) => Err(OpenError::Lost(self.fate.why(error))),
+            Err(error) => Err(OpenError::Lost(self.close_reason.tunnel_error(error))),
         }
     }
 
-    /// Answers with any other status and ends the stream.
-    pub fn reject(mut self, status: u16) {
+    /// Answers with a status other than 200 and ends the stream.
+    pub fn reject(mut self, status: ConnectStatus) {
         if let Some((mut respond, _body)) = self.pending.take() {
-            // The client may have given up; then nobody waits for the answer.
+            // Fails only when the client reset the stream, and then needs no answer.
             let _ = respond.send_response(ResponseHead::to_response(status, None), true);
         }
     }
 
-    /// Resolves when the client gives up before it was answered, so that what is done for it can be abandoned.
+    /// Resolves when the client resets the stream before it was answered, so that work for it can be abandoned.
     pub async fn cancelled(&mut self) {
         match self.pending.as_mut() {
             Some((respond, _)) => {

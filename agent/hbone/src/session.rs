@@ -1,24 +1,22 @@
-//! The TLS session of a tunnel: the socket, the TLS connection and their buffers as one value.
+//! The TLS session of a tunnel: transport, TLS connection and their buffers as one value.
 //!
-//! The only place on the HBONE path that names the TLS library's stream type.
+//! The only place on the HBONE path that names the TLS library's stream type. Which peers to accept is
+//! decided by the verifier in the configuration, which another crate provides and which knows what the peer proved.
 
-use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use crate::TlsError;
+use crate::error::TlsError;
 
-/// Ciphertext read ahead: the TLS library asks for 4 KiB at a time, which is one system call for a quarter of a record.
+/// Read buffer for ciphertext: the TLS library reads 4 KiB at a time, which would be four system calls per full record.
 const READ_AHEAD: usize = 32 * 1024;
 
-/// Plaintext the TLS library may hold encrypted but unwritten: one large DATA frame's worth.
+/// Bytes that the TLS library may hold encrypted but unwritten: about one large DATA frame.
 const WRITE_BUFFER: usize = 256 * 1024;
 
 /// An established TLS session over `S`.
@@ -26,7 +24,7 @@ const WRITE_BUFFER: usize = 256 * 1024;
 pub struct TlsSession<S>(TlsStream<BufReader<S>>);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsSession<S> {
-    /// The client's side. No server name is sent: whom to expect is in the configuration's verifier.
+    /// Connects as the client. No server name is sent: the peer is verified by identity, not by name.
     ///
     /// # Errors
     /// When the handshake fails or takes longer than `deadline`.
@@ -45,7 +43,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsSession<S> {
         Ok(Self(TlsStream::Client(done.map_err(TlsError::from_io)?)))
     }
 
-    /// The server's side.
+    /// Accepts as the server.
     ///
     /// # Errors
     /// When the handshake fails or takes longer than `deadline`.
@@ -63,7 +61,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsSession<S> {
         Ok(Self(TlsStream::Server(done.map_err(TlsError::from_io)?)))
     }
 
-    /// What was negotiated and whom the peer proved to be.
+    /// The negotiated parameters and the peer's certificates.
     #[must_use]
     pub fn state(&self) -> &rustls::CommonState {
         self.0.get_ref().1
@@ -77,37 +75,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsSession<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsSession<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
+    isthmus_rt::io::forward_read!(0);
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsSession<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
+    isthmus_rt::io::forward_write!(0);
+    isthmus_rt::io::forward_shutdown!(0);
 }

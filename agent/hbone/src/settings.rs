@@ -1,36 +1,36 @@
-//! What both ends of a tunnel advertise and keep to.
+//! HTTP/2 settings and timeouts of both ends of a tunnel.
 
 use std::time::Duration;
 
-/// Settings of a tunnel. Where a default differs from the field's, its field says why.
+/// Settings of a tunnel. Where a default differs from ztunnel's, its doc comment says why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Bytes a peer may send on one stream before we release credit. 4 MiB.
     pub stream_window: u32,
     /// Bytes a peer may send on all streams of a tunnel before we release credit.
     ///
-    /// A stream whose application does not read holds up to one stream window of it. The default is therefore one
-    /// stream window for every stream a client opens (100 × 4 MiB): no number of stalled streams can stop the others.
-    /// It is memory only when applications stall, and then no more than the kernel would hold for as many sockets.
+    /// A stream whose application does not read occupies up to one stream window of it. The default is therefore one
+    /// stream window for every stream a client opens (100 × 4 MiB), so that stalled streams cannot stop the others. It is
+    /// memory only while applications stall, and then no more than the kernel would buffer for as many sockets.
     pub connection_window: u32,
-    /// The largest DATA frame we take. 1 MiB: the engine writes one frame per flush, so frame size is throughput.
+    /// Largest DATA frame we accept. 1 MiB: the engine writes one frame per flush, so the frame size bounds throughput.
     pub frame_size: u32,
-    /// Bytes of a stream that may wait in memory to be written to the tunnel. 1 MiB.
+    /// Bytes of a stream that may be queued for writing to the tunnel. 1 MiB.
     pub send_buffer: usize,
-    /// Streams a client opens at most on one tunnel, less when the peer allows fewer. 100.
+    /// Streams that a client opens on one tunnel at most; fewer if the peer allows fewer. 100.
     pub client_max_streams: usize,
-    /// Streams a server lets a client open on one tunnel. 200.
+    /// Streams that a server lets a client open on one tunnel. 200.
     pub server_max_streams: u32,
-    /// How far small DATA frames may pile up unread on one tunnel before the engine ends it: a frame of less than 256
-    /// bytes counts 256 minus its length until it is read.
+    /// Budget for unread small DATA frames on one tunnel, beyond which the engine closes it: a frame of less than 256 bytes
+    /// costs 256 minus its length until it is read.
     ///
-    /// The engine's own default ends tunnels with ordinary small writes on them; unlimited would let a peer cost us one
-    /// queue entry per byte. The default is the connection window: what small frames can cost is then about what the
+    /// The engine's own default closes tunnels with ordinary small writes; unlimited would let a peer make us allocate one
+    /// queue entry per byte. The default is the connection window: small frames can then cost about as much memory as the
     /// window's bytes can.
     pub data_frame_budget: usize,
-    /// A PING is sent when nothing was received for this long. 10 s.
+    /// Silence after which a PING is sent. 10 s.
     pub ping_interval: Duration,
-    /// The tunnel is dropped when nothing at all was received for this long after the PING. 20 s.
+    /// Silence after the PING for which the tunnel is closed. 20 s.
     pub ping_timeout: Duration,
     /// How long a client may take to send its HTTP/2 preface. 10 s.
     pub handshake_timeout: Duration,
@@ -56,16 +56,16 @@ impl Default for Settings {
     }
 }
 
-/// Header bytes a client takes in an answer.
+/// Header bytes that a client accepts in an answer.
 const CLIENT_HEADER_LIST: u32 = 16 * 1024;
-/// Header bytes a server takes in a request.
+/// Header bytes that a server accepts in a request.
 const SERVER_HEADER_LIST: u32 = 64 * 1024;
-/// Streams we reset are remembered for as long as frames sent before the reset may still arrive, and enough of them for
-/// a whole tunnel's applications to go away at once: a frame for a forgotten stream counts as the peer's mistake.
+/// Streams that we reset are remembered while frames from before the reset may still arrive, and enough of them for all
+/// applications of a tunnel to close at once: a frame for a forgotten stream counts as a protocol error of the peer.
 const REMEMBER_RESETS: Duration = Duration::from_secs(30);
 const REMEMBERED_RESETS: usize = 1024;
-/// A peer's mistakes that cost a stream, over the life of a tunnel.
-const MAX_MISTAKES: usize = 10_000;
+/// Protocol errors of the peer that cost one stream each, over the life of a tunnel, before it is closed.
+const MAX_STREAM_ERRORS: usize = 10_000;
 
 impl Settings {
     pub(crate) fn client(&self) -> h2::client::Builder {
@@ -81,7 +81,7 @@ impl Settings {
             .max_send_buffer_size(self.send_buffer)
             .max_concurrent_reset_streams(REMEMBERED_RESETS)
             .reset_stream_duration(REMEMBER_RESETS)
-            .max_local_error_reset_streams(Some(MAX_MISTAKES))
+            .max_local_error_reset_streams(Some(MAX_STREAM_ERRORS))
             .data_frame_budget(self.data_frame_budget);
         builder
     }
@@ -98,8 +98,8 @@ impl Settings {
             .max_send_buffer_size(self.send_buffer)
             .max_concurrent_reset_streams(REMEMBERED_RESETS)
             .reset_stream_duration(REMEMBER_RESETS)
-            .max_local_error_reset_streams(Some(MAX_MISTAKES))
-            // A client may open and give up as many streams as it is allowed in one read of ours.
+            .max_local_error_reset_streams(Some(MAX_STREAM_ERRORS))
+            // A client may open and reset all the streams it is allowed within one read of ours.
             .max_pending_accept_reset_streams(self.server_max_streams as usize)
             .data_frame_budget(self.data_frame_budget);
         builder

@@ -1,20 +1,18 @@
-//! One stream of a tunnel: owned bytes in with explicit credit, owned bytes out with back-pressure, a typed end.
+//! One stream of a tunnel: bytes in with explicit flow-control credit, bytes out with back-pressure, a typed end.
 //!
-//! Dropping a stream that neither side has ended resets it with CANCEL: the other end never takes a truncated stream
-//! for a complete one.
+//! Dropping a stream before both sides have ended it resets it with CANCEL: the peer never takes a truncated stream for a
+//! complete one.
 
 use std::future::poll_fn;
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 
-use crate::client::Permit;
-use crate::{Reason, StreamError, TunnelError};
-
-/// What a tunnel's streams know of it: why it ended, once it has.
-#[derive(Debug, Default)]
-pub(crate) struct Fate(OnceLock<TunnelError>);
+use crate::close_reason::CloseReason;
+use crate::error::StreamError;
+use crate::reason::Reason;
+use crate::usage::StreamPermit;
 
 /// A bidirectional byte stream.
 #[derive(Debug)]
@@ -27,10 +25,10 @@ pub struct Stream {
 #[derive(Debug)]
 pub struct RecvHalf {
     inner: h2::RecvStream,
-    /// Bytes handed out whose credit was not given back yet.
-    held: usize,
-    fate: Arc<Fate>,
-    _permit: Option<Arc<Permit>>,
+    /// Bytes handed out whose credit was not released yet.
+    unreleased: usize,
+    close_reason: Arc<CloseReason>,
+    _permit: Option<Arc<StreamPermit>>,
 }
 
 /// The sending half of a [`Stream`].
@@ -38,38 +36,8 @@ pub struct RecvHalf {
 pub struct SendHalf {
     inner: h2::SendStream<Bytes>,
     finished: bool,
-    fate: Arc<Fate>,
-    _permit: Option<Arc<Permit>>,
-}
-
-// === impl Fate ===
-
-impl Fate {
-    /// Notes why the tunnel ended; the first reason stays.
-    pub(crate) fn seal(&self, error: TunnelError) {
-        let _ = self.0.set(error);
-    }
-
-    pub(crate) fn get(&self) -> Option<&TunnelError> {
-        self.0.get()
-    }
-
-    /// Turns the engine's error of one stream into ours.
-    pub(crate) fn explain(&self, error: h2::Error) -> StreamError {
-        if error.is_reset() {
-            return StreamError::Reset(error.reason().map_or(Reason::INTERNAL_ERROR, Reason::from));
-        }
-        StreamError::Lost(self.why(error))
-    }
-
-    /// The engine tells streams of a vanished tunnel no more than "broken pipe"; the tunnel's owner knows better.
-    pub(crate) fn why(&self, error: h2::Error) -> TunnelError {
-        if let Some(known) = self.get() {
-            return known.clone();
-        }
-        let vague = error.get_io().is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe);
-        if vague { TunnelError::Closed } else { TunnelError::from_h2(error) }
-    }
+    close_reason: Arc<CloseReason>,
+    _permit: Option<Arc<StreamPermit>>,
 }
 
 // === impl Stream ===
@@ -78,27 +46,32 @@ impl Stream {
     pub(crate) fn new(
         recv: h2::RecvStream,
         send: h2::SendStream<Bytes>,
-        fate: Arc<Fate>,
-        permit: Option<Permit>,
+        close_reason: Arc<CloseReason>,
+        permit: Option<StreamPermit>,
     ) -> Self {
         let permit = permit.map(Arc::new);
         Self {
-            recv: RecvHalf { inner: recv, held: 0, fate: Arc::clone(&fate), _permit: permit.clone() },
-            send: SendHalf { inner: send, finished: false, fate, _permit: permit },
+            recv: RecvHalf {
+                inner: recv,
+                unreleased: 0,
+                close_reason: Arc::clone(&close_reason),
+                _permit: permit.clone(),
+            },
+            send: SendHalf { inner: send, finished: false, close_reason, _permit: permit },
         }
     }
 
-    /// The next bytes; `None` after END_STREAM. Their credit is given back with [`Self::release`].
+    /// The next bytes; `None` after END_STREAM. Their flow-control credit is returned with [`Self::release`].
     pub async fn recv(&mut self) -> Option<Result<Bytes, StreamError>> {
         self.recv.recv().await
     }
 
-    /// Gives back the credit of `n` received bytes, so that the peer may send as many more.
+    /// Returns the credit of `n` received bytes, so that the peer may send as many more.
     pub fn release(&mut self, n: usize) {
         self.recv.release(n);
     }
 
-    /// Sends bytes, waiting until the peer's credit and our send buffer have room for all of them.
+    /// Sends bytes, waiting for the peer's credit and for room in our send buffer.
     ///
     /// # Errors
     /// When the stream was reset or its tunnel lost.
@@ -106,7 +79,7 @@ impl Stream {
         self.send.send(data).await
     }
 
-    /// Ends the sending half with END_STREAM; the other half goes on.
+    /// Ends the sending half with END_STREAM; the receiving half stays open.
     ///
     /// # Errors
     /// When the stream was reset or its tunnel lost.
@@ -119,13 +92,13 @@ impl Stream {
         self.send.reset(reason);
     }
 
-    /// Both halves, to be used from different places.
+    /// Splits it into its halves, for use by different owners.
     #[must_use]
     pub fn split(self) -> (RecvHalf, SendHalf) {
         (self.recv, self.send)
     }
 
-    /// A stream of two halves, which need not belong together.
+    /// Joins two halves, which may be of different streams.
     #[must_use]
     pub fn join(recv: RecvHalf, send: SendHalf) -> Self {
         Self { recv, send }
@@ -144,28 +117,28 @@ impl RecvHalf {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
 
-    /// As [`Self::recv`], for hand-written futures.
+    /// Like [`Self::recv`], for hand-written futures.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamError>>> {
         loop {
             return Poll::Ready(match ready!(self.inner.poll_data(cx)) {
-                // An empty frame carries END_STREAM and nothing else.
+                // An empty frame only carries END_STREAM.
                 Some(Ok(data)) if data.is_empty() => continue,
                 Some(Ok(data)) => {
-                    self.held += data.len();
+                    self.unreleased += data.len();
                     Some(Ok(data))
                 }
-                Some(Err(error)) => Some(Err(self.fate.explain(error))),
+                Some(Err(error)) => Some(Err(self.close_reason.stream_error(error))),
                 None => None,
             });
         }
     }
 
-    /// Gives back the credit of `n` received bytes.
+    /// Returns the credit of `n` received bytes.
     pub fn release(&mut self, n: usize) {
-        let n = n.min(self.held);
-        self.held -= n;
+        let n = n.min(self.unreleased);
+        self.unreleased -= n;
         if n > 0 {
-            // It can only fail for more than was handed out.
+            // Fails only for more than was handed out.
             let _ = self.inner.flow_control().release_capacity(n);
         }
     }
@@ -174,20 +147,20 @@ impl RecvHalf {
 // === impl SendHalf ===
 
 impl SendHalf {
-    /// Sends bytes, waiting until there is room for all of them.
+    /// Sends bytes, waiting for credit and buffer space.
     ///
     /// # Errors
     /// When the stream was reset or its tunnel lost.
     pub async fn send(&mut self, mut data: Bytes) -> Result<(), StreamError> {
         while !data.is_empty() {
-            let room = poll_fn(|cx| self.poll_room(cx, data.len())).await?;
+            let room = poll_fn(|cx| self.poll_capacity(cx, data.len())).await?;
             self.push(data.split_to(room.min(data.len())))?;
         }
         Ok(())
     }
 
-    /// Waits until at least one byte may be sent; at most `want` are reserved.
-    pub(crate) fn poll_room(
+    /// Waits for capacity to send at least one byte; reserves at most `want`.
+    pub(crate) fn poll_capacity(
         &mut self,
         cx: &mut Context<'_>,
         want: usize,
@@ -203,18 +176,18 @@ impl SendHalf {
             }
             match ready!(self.inner.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(self.fate.explain(error))),
-                None => return Poll::Ready(Err(self.ended(cx))),
+                Some(Err(error)) => return Poll::Ready(Err(self.close_reason.stream_error(error))),
+                None => return Poll::Ready(Err(self.end_reason(cx))),
             }
         }
     }
 
-    /// Hands bytes to the tunnel; there must be room for them.
+    /// Queues bytes in the tunnel's send buffer; there must be capacity for them.
     pub(crate) fn push(&mut self, data: Bytes) -> Result<(), StreamError> {
-        self.inner.send_data(data, false).map_err(|error| self.fate.explain(error))
+        self.inner.send_data(data, false).map_err(|error| self.close_reason.stream_error(error))
     }
 
-    /// Ends this half with END_STREAM. Doing it twice is no error.
+    /// Ends this half with END_STREAM. Calling it again does nothing.
     ///
     /// # Errors
     /// When the stream was reset or its tunnel lost.
@@ -225,41 +198,45 @@ impl SendHalf {
         self.finished = true;
         let done = self.inner.send_data(Bytes::new(), true);
         done.map_err(|error| {
-            let mut cx = Context::from_waker(std::task::Waker::noop());
-            if error.is_reset() || error.is_io() { self.fate.explain(error) } else { self.ended(&mut cx) }
+            let mut cx = Context::from_waker(Waker::noop());
+            if error.is_reset() || error.is_io() {
+                self.close_reason.stream_error(error)
+            } else {
+                self.end_reason(&mut cx)
+            }
         })
     }
 
-    /// Resets the stream, both halves of it.
+    /// Resets the stream, both halves.
     pub fn reset(&mut self, reason: Reason) {
         self.finished = true;
         self.inner.send_reset(reason.to_h2());
     }
 
-    /// Resolves when the peer resets the stream or the tunnel is lost; the receiving half may have ended well before.
+    /// Resolves when the peer resets the stream or the tunnel is lost, also after the receiving half has ended properly.
     pub async fn lost(&mut self) -> StreamError {
         poll_fn(|cx| self.poll_lost(cx)).await
     }
 
-    /// As [`Self::lost`], for hand-written futures.
+    /// Like [`Self::lost`], for hand-written futures.
     pub fn poll_lost(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
         match ready!(self.inner.poll_reset(cx)) {
             Ok(reason) => Poll::Ready(self.reset_or_lost(reason)),
-            Err(error) => Poll::Ready(self.fate.explain(error)),
+            Err(error) => Poll::Ready(self.close_reason.stream_error(error)),
         }
     }
 
     /// Why nothing can be sent any more.
-    fn ended(&mut self, cx: &mut Context<'_>) -> StreamError {
+    fn end_reason(&mut self, cx: &mut Context<'_>) -> StreamError {
         match self.poll_lost(cx) {
             Poll::Ready(error) => error,
             Poll::Pending => StreamError::Finished,
         }
     }
 
-    /// The engine reports a stream that a GOAWAY killed like one that was reset.
+    /// The engine reports a stream that a GOAWAY closed like one that was reset.
     fn reset_or_lost(&self, reason: h2::Reason) -> StreamError {
-        match self.fate.get() {
+        match self.close_reason.get() {
             Some(known) => StreamError::Lost(known.clone()),
             None => StreamError::Reset(reason.into()),
         }

@@ -1,4 +1,4 @@
-//! A stream as a byte stream: what the inner TLS of a double tunnel runs over.
+//! A stream as `AsyncRead` and `AsyncWrite`: what the inner TLS session of double HBONE runs over.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -7,7 +7,9 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{Stream, StreamError};
+use crate::error::StreamError;
+use crate::reason::Reason;
+use crate::stream::Stream;
 
 /// [`Stream`] as [`AsyncRead`] and [`AsyncWrite`]. END_STREAM is end of file; a reset is an error.
 #[derive(Debug)]
@@ -23,7 +25,7 @@ impl StreamIo {
         Self { stream, unread: Bytes::new() }
     }
 
-    /// The stream, and what was received of it but not read.
+    /// The stream, and bytes that were received but not read.
     #[must_use]
     pub fn into_inner(self) -> (Stream, Bytes) {
         (self.stream, self.unread)
@@ -64,7 +66,7 @@ impl AsyncWrite for StreamIo {
         self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
-    /// Gathers the slices into one frame: TLS records written together stay together.
+    /// Gathers the slices into one DATA frame, so that TLS records written together stay together.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -75,7 +77,7 @@ impl AsyncWrite for StreamIo {
             return Poll::Ready(Ok(0));
         }
         let (_, send) = self.stream.halves();
-        let room = ready!(send.poll_room(cx, total))?.min(total);
+        let room = ready!(send.poll_capacity(cx, total))?.min(total);
         let mut data = BytesMut::with_capacity(room);
         for buf in bufs {
             let n = buf.len().min(room - data.len());
@@ -89,7 +91,7 @@ impl AsyncWrite for StreamIo {
         true
     }
 
-    /// What was written belongs to the tunnel's owner, which flushes it.
+    /// Nothing to do: the tunnel's owner task writes and flushes queued frames.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -97,8 +99,8 @@ impl AsyncWrite for StreamIo {
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let (_, send) = self.stream.halves();
         match send.finish() {
-            // The peer has taken all it wanted.
-            Ok(()) | Err(StreamError::Reset(crate::Reason::NO_ERROR)) => Poll::Ready(Ok(())),
+            // The peer has read all it wanted.
+            Ok(()) | Err(StreamError::Reset(Reason::NO_ERROR)) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(error.into())),
         }
     }

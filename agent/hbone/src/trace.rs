@@ -1,4 +1,4 @@
-//! `traceparent` (W3C trace context, version 00) as HBONE carries it. A malformed one is ignored, never an error.
+//! `traceparent` (W3C Trace Context, version 00) as HBONE carries it. A malformed one is ignored, never an error.
 
 use std::fmt;
 
@@ -11,13 +11,13 @@ pub struct TraceParent {
 }
 
 impl TraceParent {
-    /// A new random one, as each user connection gets.
+    /// A new random one; every application connection gets its own.
     #[must_use]
     pub fn random() -> Self {
         Self { trace: fastrand::u128(1..), span: fastrand::u64(1..), flags: 0 }
     }
 
-    /// Reads `<version>-<32 hex>-<16 hex>-<flags>`; `None` for anything else.
+    /// Parses `<version>-<32 hex>-<16 hex>-<flags>`; `None` for anything else.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_text_parses_back() {
         let made = TraceParent::random();
         let text = made.to_string();
         assert_eq!(text.len(), 55);
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_ones_are_none() {
+    fn malformed_text_is_none() {
         let fifty_five = "0".repeat(55);
         for bad in [
             "",

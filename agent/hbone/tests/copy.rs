@@ -1,4 +1,4 @@
-//! What an application sees of a stream's end, and a stream of an application's.
+//! How the end of a stream reaches the application, and the end of the application's connection the stream.
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 #[path = "support/pair.rs"]
@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use isthmus_hbone::copy::{self, CopyError, Ended, Side};
+use isthmus_hbone::copy::{self, CopyError, CopyOutcome, Side};
 use isthmus_hbone::{Reason, Stream, StreamError};
 use isthmus_kit::wait::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,11 +18,11 @@ use tokio::task::AbortHandle;
 
 use pair::{Counter, Pair, soon, tcp_pair};
 
-/// An application whose connection is copied to a stream, and the stream's far end.
+/// An application whose connection is copied to a stream, and the peer's end of the stream.
 struct Copied {
     app: TcpStream,
     far: Stream,
-    ended: oneshot::Receiver<Ended>,
+    ended: oneshot::Receiver<CopyOutcome>,
     counts: Arc<Counter>,
     copy: AbortHandle,
     pair: Pair,
@@ -62,7 +62,7 @@ async fn assert_reset(app: &mut TcpStream) {
 }
 
 #[tokio::test]
-async fn each_direction_ends_by_itself() {
+async fn directions_end_independently() {
     let Copied { mut app, mut far, ended, counts, pair: _pair, .. } = copied().await;
     app.write_all(b"request").await.unwrap();
     app.shutdown().await.unwrap();
@@ -80,7 +80,7 @@ async fn each_direction_ends_by_itself() {
 }
 
 #[tokio::test]
-async fn the_peer_may_end_first() {
+async fn peer_may_close_first() {
     let Copied { mut app, mut far, ended, pair: _pair, .. } = copied().await;
     far.send(Bytes::from_static(b"greeting")).await.unwrap();
     far.finish().unwrap();
@@ -95,7 +95,7 @@ async fn the_peer_may_end_first() {
 }
 
 #[tokio::test]
-async fn forty_thousand_small_writes_arrive_in_few_frames() {
+async fn small_writes_are_merged_into_few_frames() {
     let Copied { mut app, mut far, ended, pair: _pair, .. } = copied().await;
     let write = async {
         for n in 0..40_000u32 {
@@ -121,7 +121,7 @@ async fn forty_thousand_small_writes_arrive_in_few_frames() {
 }
 
 #[tokio::test]
-async fn forty_thousand_one_byte_frames_arrive_even_when_nobody_reads_for_a_while() {
+async fn unread_one_byte_frames_are_within_the_budget() {
     let mut pair = Pair::new().await;
     let (mut near, mut far) = pair.stream().await;
     for n in 0..40_000u32 {
@@ -133,7 +133,7 @@ async fn forty_thousand_one_byte_frames_arrive_even_when_nobody_reads_for_a_whil
 }
 
 #[tokio::test]
-async fn much_goes_both_ways_at_once() {
+async fn bulk_data_flows_in_both_directions_at_once() {
     let Copied { app, far, ended, pair: _pair, .. } = copied().await;
     let up: Vec<u8> = (0..8_000_000u32).map(|n| n.to_le_bytes()[1]).collect();
     let down: Vec<u8> = (0..9_000_000u32).map(|n| n.to_le_bytes()[2]).collect();
@@ -168,7 +168,7 @@ async fn much_goes_both_ways_at_once() {
 }
 
 #[tokio::test]
-async fn an_applications_reset_is_a_connect_error() {
+async fn reset_by_the_application_becomes_connect_error() {
     let Copied { mut app, mut far, ended, pair: _pair, .. } = copied().await;
     app.write_all(b"x").await.unwrap();
     assert_eq!(soon(far.recv()).await.unwrap().unwrap(), "x");
@@ -182,7 +182,7 @@ async fn an_applications_reset_is_a_connect_error() {
 }
 
 #[tokio::test]
-async fn an_application_that_closes_with_unread_data_resets() {
+async fn close_with_unread_data_becomes_connect_error() {
     let Copied { app, mut far, pair: _pair, .. } = copied().await;
     far.send(Bytes::from_static(b"never read")).await.unwrap();
     app.readable().await.unwrap();
@@ -192,7 +192,7 @@ async fn an_application_that_closes_with_unread_data_resets() {
 }
 
 #[tokio::test]
-async fn any_reset_before_the_end_is_a_reset_for_the_application() {
+async fn reset_before_end_stream_resets_the_application() {
     for reason in [Reason::CANCEL, Reason::CONNECT_ERROR, Reason::NO_ERROR, Reason::INTERNAL_ERROR] {
         let Copied { mut app, mut far, ended, pair: _pair, .. } = copied().await;
         far.send(Bytes::from_static(b"part")).await.unwrap();
@@ -211,7 +211,7 @@ async fn any_reset_before_the_end_is_a_reset_for_the_application() {
 }
 
 #[tokio::test]
-async fn a_reset_reaches_an_application_that_has_sent_its_fin_and_one_that_does_not_read() {
+async fn reset_reaches_an_application_that_sent_its_fin_and_does_not_read() {
     let Copied { mut app, mut far, ended, pair: _pair, .. } = copied().await;
     app.shutdown().await.unwrap();
     assert!(soon(far.recv()).await.is_none());
@@ -229,7 +229,7 @@ async fn a_reset_reaches_an_application_that_has_sent_its_fin_and_one_that_does_
 }
 
 #[tokio::test]
-async fn a_lost_tunnel_is_a_reset_for_the_application() {
+async fn lost_tunnel_resets_the_application() {
     let Copied { mut app, far, ended, pair, .. } = copied().await;
     let killed = pair.drain.kill();
     let (outcome, ()) = soon(async { tokio::join!(killed, assert_reset(&mut app)) }).await;
@@ -239,7 +239,7 @@ async fn a_lost_tunnel_is_a_reset_for_the_application() {
 }
 
 #[tokio::test]
-async fn a_copy_that_is_dropped_resets_both_sides() {
+async fn dropped_copy_resets_both_sides() {
     let Copied { mut app, mut far, copy, pair: _pair, .. } = copied().await;
     app.write_all(b"x").await.unwrap();
     assert_eq!(soon(far.recv()).await.unwrap().unwrap(), "x");
@@ -252,8 +252,8 @@ async fn a_copy_that_is_dropped_resets_both_sides() {
 struct Between {
     client: TcpStream,
     server: TcpStream,
-    client_ended: oneshot::Receiver<Ended>,
-    server_ended: oneshot::Receiver<Ended>,
+    client_ended: oneshot::Receiver<CopyOutcome>,
+    server_ended: oneshot::Receiver<CopyOutcome>,
     /// What the server's copy has passed on.
     counts: Arc<Counter>,
     _pair: Pair,
@@ -277,8 +277,8 @@ async fn between() -> Between {
     Between { client, server, client_ended, server_ended, counts, _pair: pair }
 }
 
-/// The client goes on sending to a server that has answered and closed; a socket reports a reset once, perhaps here.
-async fn talk_on(client: &mut TcpStream) -> std::io::Result<()> {
+/// The client keeps sending to a server that has answered and closed. A socket reports a reset once, which may be here.
+async fn keep_sending(client: &mut TcpStream) -> std::io::Result<()> {
     for _ in 0..50 {
         client.write_all(&[b'c'; 1000]).await?;
         tokio::task::yield_now().await;
@@ -287,7 +287,7 @@ async fn talk_on(client: &mut TcpStream) -> std::io::Result<()> {
 }
 
 #[tokio::test]
-async fn an_answer_survives_an_application_that_closed_before_the_client_was_done() {
+async fn answer_is_complete_when_the_server_closes_before_the_client_has_sent_all() {
     let mut all = between().await;
     let answer = vec![b'a'; 2_000_000];
     all.server.write_all(&answer).await.unwrap();
@@ -298,7 +298,7 @@ async fn an_answer_survives_an_application_that_closed_before_the_client_was_don
         || format!("the answer is not copied: {:?}", all.counts.both()),
     )
     .await;
-    talk_on(&mut all.client).await.unwrap();
+    keep_sending(&mut all.client).await.unwrap();
     let ended = soon(all.server_ended).await.unwrap();
     assert!(ended.error.is_none(), "{:?}", ended.error);
     let mut got = Vec::new();
@@ -309,16 +309,16 @@ async fn an_answer_survives_an_application_that_closed_before_the_client_was_don
     assert_eq!((ended.closed_by, ended.received), (Side::Remote, 2_000_000));
 }
 
-/// The kernel throws away what a closed application had not got rid of when it is sent more: the answer is lost, as it
-/// would be without a tunnel, but it must not look complete.
+/// When a closed socket receives more data, the kernel discards what it had not transmitted yet. The answer is truncated,
+/// as it would be without a tunnel, but must not look complete.
 #[tokio::test]
-async fn a_truncated_answer_never_looks_complete() {
+async fn truncated_answer_never_looks_complete() {
     let mut truncated = 0;
     for round in 0..20 {
         let mut all = between().await;
         all.server.write_all(&vec![b'a'; 2_000_000]).await.unwrap();
         drop(all.server);
-        let wrote = talk_on(&mut all.client).await;
+        let wrote = keep_sending(&mut all.client).await;
         let mut got = Vec::new();
         let end = wrote.and(soon(all.client.read_to_end(&mut got)).await);
         assert!(
@@ -332,7 +332,7 @@ async fn a_truncated_answer_never_looks_complete() {
 }
 
 #[tokio::test]
-async fn plain_connections_end_one_direction_at_a_time() {
+async fn plain_copy_ends_one_direction_at_a_time() {
     let (mut client, ours) = tcp_pair().await;
     let (theirs, mut server) = tcp_pair().await;
     let counts = Counter::default();
@@ -355,7 +355,7 @@ async fn plain_connections_end_one_direction_at_a_time() {
 }
 
 #[tokio::test]
-async fn plain_connections_pass_resets_on_both_ways() {
+async fn plain_copy_passes_on_resets_in_both_directions() {
     for reset_by in [Side::Local, Side::Remote] {
         let (local, ours) = tcp_pair().await;
         let (theirs, remote) = tcp_pair().await;
@@ -372,7 +372,7 @@ async fn plain_connections_pass_resets_on_both_ways() {
 }
 
 #[tokio::test]
-async fn a_plain_copy_that_is_dropped_resets_both_sides() {
+async fn dropped_plain_copy_resets_both_sides() {
     let (mut local, ours) = tcp_pair().await;
     let (theirs, mut remote) = tcp_pair().await;
     local.write_all(b"x").await.unwrap();
@@ -386,9 +386,9 @@ async fn a_plain_copy_that_is_dropped_resets_both_sides() {
     assert_reset(&mut remote).await;
 }
 
-/// Every open connection has one of these.
+/// Every open connection holds one.
 #[tokio::test]
-async fn a_copy_is_small() {
+async fn copy_future_is_small() {
     let mut pair = Pair::new().await;
     let (near, far) = pair.stream().await;
     let (local, remote) = tcp_pair().await;

@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use isthmus_hbone::client::{self, Tunnel};
 use isthmus_hbone::pool::{Config, Connect, ConnectFailure, Opened, Pool, PoolError, Stage};
 use isthmus_hbone::server;
-use isthmus_hbone::{OpenError, Settings, Stream};
+use isthmus_hbone::{ConnectStatus, OpenError, Settings, Stream};
 use isthmus_kit::hbone::{HbonePeer, kind};
 use isthmus_rt::BoxFuture;
 use isthmus_rt::drain::{self, Drain};
@@ -23,11 +23,11 @@ use tokio::time::Instant;
 
 use pair::{head, soon};
 
-/// Dials servers in memory that accept everything; what a key's peer is like is in its name.
+/// Dials servers in memory that accept everything; a key says how its peer behaves.
 #[derive(Clone)]
-struct World(Arc<Inner>);
+struct TestPeers(Arc<PeersState>);
 
-struct Inner {
+struct PeersState {
     tasks: Tasks,
     settings: Settings,
     dials: AtomicUsize,
@@ -42,7 +42,7 @@ enum Key {
     Good,
     /// Good, and another peer.
     Numbered(u8),
-    /// Nobody answers the dial.
+    /// The dial is never answered.
     BlackHole,
     /// The dial fails after a second.
     Refusing,
@@ -52,20 +52,20 @@ enum Key {
     Scripted,
 }
 
-impl Deref for World {
-    type Target = Inner;
-    fn deref(&self) -> &Inner {
+impl Deref for TestPeers {
+    type Target = PeersState;
+    fn deref(&self) -> &PeersState {
         &self.0
     }
 }
 
-impl World {
+impl TestPeers {
     fn new() -> Self {
         Self::with_streams(4)
     }
 
     fn with_streams(streams: usize) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(PeersState {
             tasks: Tasks::new("test"),
             settings: Settings { client_max_streams: streams, ..Settings::default() },
             dials: AtomicUsize::new(0),
@@ -106,143 +106,143 @@ impl World {
     }
 
     fn take_scripted(&self) -> HbonePeer<DuplexStream> {
-        self.scripted.lock().unwrap().pop().expect("nobody has dialled")
+        self.scripted.lock().unwrap().pop().expect("no dial so far")
     }
 }
 
-impl Connect<Key> for World {
+impl Connect<Key> for TestPeers {
     fn connect(&self, key: &Key) -> BoxFuture<'static, Result<Tunnel, ConnectFailure>> {
         self.dials.fetch_add(1, Ordering::Relaxed);
-        let (world, key) = (self.clone(), key.clone());
+        let (peers, key) = (self.clone(), key.clone());
         Box::pin(async move {
             match key {
                 Key::Good | Key::Numbered(_) => {
                     tokio::time::sleep(Duration::from_millis(5)).await;
-                    Ok(world.dial().await)
+                    Ok(peers.dial().await)
                 }
                 Key::BlackHole => std::future::pending().await,
                 // The first dial is answered.
-                Key::Once if world.dials() == 1 => Ok(world.dial().await),
+                Key::Once if peers.dials() == 1 => Ok(peers.dial().await),
                 Key::Once | Key::Refusing => {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
                     Err(ConnectFailure::new(Stage::Connect, refused))
                 }
-                Key::Scripted => Ok(world.dial_scripted().await),
+                Key::Scripted => Ok(peers.dial_scripted().await),
             }
         })
     }
 }
 
-async fn open(pool: &Pool<Key>, world: &World) -> Opened {
-    soon(pool.open(&Key::Good, &head(), world)).await.unwrap()
+async fn open(pool: &Pool<Key>, peers: &TestPeers) -> Opened {
+    soon(pool.open(&Key::Good, &head(), peers)).await.unwrap()
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_dial_carries_as_many_callers_as_a_tunnel_has_streams() {
-    let world = World::new();
-    let pool = world.pool();
-    let opened = join_all((0..10).map(|_| open(&pool, &world))).await;
-    assert_eq!((world.dials(), pool.len()), (3, 3));
+async fn one_dial_serves_as_many_callers_as_a_tunnel_has_streams() {
+    let peers = TestPeers::new();
+    let pool = peers.pool();
+    let opened = join_all((0..10).map(|_| open(&pool, &peers))).await;
+    assert_eq!((peers.dials(), pool.len()), (3, 3));
     assert_eq!(opened.iter().filter(|opened| !opened.reused).count(), 3);
     // The third tunnel has room for two more.
-    let more = join_all((0..2).map(|_| open(&pool, &world))).await;
+    let more = join_all((0..2).map(|_| open(&pool, &peers))).await;
     assert!(more.iter().all(|opened| opened.reused));
-    assert_eq!(world.dials(), 3);
+    assert_eq!(peers.dials(), 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tunnel_that_was_full_is_used_again_when_it_empties() {
-    let world = World::new();
-    let pool = world.pool();
-    let mut opened = join_all((0..4).map(|_| open(&pool, &world))).await;
+async fn full_tunnel_is_used_again_when_a_stream_ends() {
+    let peers = TestPeers::new();
+    let pool = peers.pool();
+    let mut opened = join_all((0..4).map(|_| open(&pool, &peers))).await;
     assert!(!opened[0].tunnel.is_usable());
     opened.pop();
-    assert!(open(&pool, &world).await.reused);
-    assert_eq!(world.dials(), 1);
+    assert!(open(&pool, &peers).await.reused);
+    assert_eq!(peers.dials(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_of_a_dead_peer_fail_at_their_own_deadline() {
-    let world = World::new();
-    let pool = world.pool();
+async fn callers_of_an_unreachable_peer_fail_at_their_own_deadline() {
+    let peers = TestPeers::new();
+    let pool = peers.pool();
     let call = async |after: u64| {
         tokio::time::sleep(Duration::from_secs(after)).await;
         let start = Instant::now();
-        let error = pool.open(&Key::BlackHole, &head(), &world).await.unwrap_err();
+        let error = pool.open(&Key::BlackHole, &head(), &peers).await.unwrap_err();
         assert!(matches!(error, PoolError::Deadline(_)), "{error}");
         start.elapsed().as_secs()
     };
     let waited = join_all([0, 0, 0, 3, 5, 9].map(call)).await;
     assert_eq!(waited, [10; 6]);
-    // And a caller after that is not held up by those before it; nor are callers of other peers meanwhile.
-    let (late, good) = tokio::join!(call(0), open(&pool, &world));
+    // A later caller is not delayed by earlier ones; nor are callers of other peers meanwhile.
+    let (late, good) = tokio::join!(call(0), open(&pool, &peers));
     assert_eq!(late, 10);
     drop(good);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_dial_is_everyones_failure_at_once_and_not_remembered() {
-    let world = World::new();
-    let pool = world.pool();
+async fn failed_dial_fails_all_its_callers_at_once_and_is_not_cached() {
+    let peers = TestPeers::new();
+    let pool = peers.pool();
     let start = Instant::now();
     let head = head();
-    let errors = join_all((0..4).map(|_| pool.open(&Key::Refusing, &head, &world))).await;
-    assert_eq!((start.elapsed().as_secs(), world.dials()), (1, 1));
+    let errors = join_all((0..4).map(|_| pool.open(&Key::Refusing, &head, &peers))).await;
+    assert_eq!((start.elapsed().as_secs(), peers.dials()), (1, 1));
     for error in errors {
         let PoolError::Connect(failure) = error.unwrap_err() else { panic!("not a failed dial") };
         assert_eq!(failure.stage, Stage::Connect);
         assert_eq!(failure.to_string(), "connection refused");
     }
-    pool.open(&Key::Refusing, &head, &world).await.unwrap_err();
-    assert_eq!(world.dials(), 2);
+    pool.open(&Key::Refusing, &head, &peers).await.unwrap_err();
+    assert_eq!(peers.dials(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_gives_up_while_dialling_leaves_nobody_behind() {
-    let world = World::new();
-    let pool = world.pool();
+async fn caller_that_gives_up_while_dialling_strands_no_waiter() {
+    let peers = TestPeers::new();
+    let pool = peers.pool();
     let head = head();
-    let quitter = tokio::time::timeout(Duration::from_millis(1), pool.open(&Key::Good, &head, &world));
-    let gone = tokio::time::timeout(Duration::from_millis(1), pool.open(&Key::Good, &head, &world));
-    let (quit, left, stayed) = tokio::join!(quitter, gone, open(&pool, &world));
+    let quitter = tokio::time::timeout(Duration::from_millis(1), pool.open(&Key::Good, &head, &peers));
+    let gone = tokio::time::timeout(Duration::from_millis(1), pool.open(&Key::Good, &head, &peers));
+    let (quit, left, stayed) = tokio::join!(quitter, gone, open(&pool, &peers));
     assert!(quit.is_err() && left.is_err());
     assert!(!stayed.reused);
-    assert_eq!(world.dials(), 2);
+    assert_eq!(peers.dials(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn tunnels_that_were_lost_or_are_going_away_are_skipped() {
-    let world = World::new();
-    let pool = world.pool();
-    let old = open(&pool, &world).await;
-    let drain = world.drains.lock().unwrap().pop().unwrap();
+async fn tunnel_that_is_going_away_is_not_used() {
+    let peers = TestPeers::new();
+    let pool = peers.pool();
+    let old = open(&pool, &peers).await;
+    let drain = peers.drains.lock().unwrap().pop().unwrap();
     let new = async {
         // The server's GOAWAY must have been read: only then can it be known.
         while old.tunnel.is_usable() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        open(&pool, &world).await
+        open(&pool, &peers).await
     };
     let finish = async {
         let new = soon(new).await;
-        world.accepted.lock().unwrap().clear();
+        peers.accepted.lock().unwrap().clear();
         new
     };
     let (_, new) = tokio::join!(drain.shutdown(Duration::from_secs(60)), finish);
     assert!(!new.reused);
-    assert_eq!((world.dials(), pool.len()), (2, 1));
+    assert_eq!((peers.dials(), pool.len()), (2, 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connect_that_raced_with_a_goaway_or_was_refused_is_tried_elsewhere() {
-    let world = World::new();
-    let pool = world.pool();
+async fn connect_that_raced_with_a_goaway_or_was_refused_is_retried_on_another_tunnel() {
+    let peers = TestPeers::new();
+    let pool = peers.pool();
     let head = head();
     let script = async {
         let next = async || {
             loop {
-                if let Some(peer) = world.scripted.lock().unwrap().pop() {
+                if let Some(peer) = peers.scripted.lock().unwrap().pop() {
                     return peer;
                 }
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -259,36 +259,36 @@ async fn a_connect_that_raced_with_a_goaway_or_was_refused_is_tried_elsewhere() 
         third.headers(good, &[(":status", "200")], false).await.unwrap();
         (first, second, third)
     };
-    let (opened, _peers) = tokio::join!(pool.open(&Key::Scripted, &head, &world), script);
+    let (opened, _peers) = tokio::join!(pool.open(&Key::Scripted, &head, &peers), script);
     opened.unwrap();
-    assert_eq!(world.dials(), 3);
+    assert_eq!(peers.dials(), 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_status_is_the_callers_and_the_tunnel_stays() {
-    let world = World::new();
-    let pool = world.pool();
+async fn status_is_returned_to_the_caller_and_the_tunnel_stays() {
+    let peers = TestPeers::new();
+    let pool = peers.pool();
     let head = head();
-    let call = pool.open(&Key::Scripted, &head, &world);
+    let call = pool.open(&Key::Scripted, &head, &peers);
     let script = async {
-        while world.scripted.lock().unwrap().is_empty() {
+        while peers.scripted.lock().unwrap().is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let mut peer = world.take_scripted();
+        let mut peer = peers.take_scripted();
         let stream = peer.next(kind::HEADERS).await.unwrap().stream;
         peer.headers(stream, &[(":status", "401")], true).await.unwrap();
         peer
     };
     let (error, _peer) = tokio::join!(call, script);
-    assert!(matches!(error.unwrap_err(), PoolError::Open(OpenError::Status(401))));
-    assert_eq!((world.dials(), pool.len()), (1, 1));
+    assert!(matches!(error.unwrap_err(), PoolError::Open(OpenError::Status(ConnectStatus::UNAUTHORIZED))));
+    assert_eq!((peers.dials(), pool.len()), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tunnel_nobody_uses_is_closed_after_five_minutes() {
-    let world = World::new();
-    let pool = world.pool();
-    let opened = open(&pool, &world).await;
+async fn idle_tunnel_is_closed_after_five_minutes() {
+    let peers = TestPeers::new();
+    let pool = peers.pool();
+    let opened = open(&pool, &peers).await;
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(pool.len(), 1, "it is in use");
     let Opened { stream, tunnel, .. } = opened;
@@ -299,51 +299,56 @@ async fn a_tunnel_nobody_uses_is_closed_after_five_minutes() {
     assert!(pool.is_empty());
     assert!(tunnel.is_usable(), "this handle still holds it");
     drop(tunnel);
-    world.drains.lock().unwrap().clear();
+    peers.drains.lock().unwrap().clear();
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_unused_tunnels_are_kept_than_allowed_and_the_longest_unused_go_first() {
-    let world = World::new();
-    let pool = Pool::new(Config { streams: 4, max_idle: 2, ..Config::default() }, &world.tasks);
+async fn idle_tunnels_are_limited_and_the_longest_idle_close_first() {
+    let peers = TestPeers::new();
+    let pool = Pool::new(Config { streams: 4, max_idle: 2, ..Config::default() }, &peers.tasks);
     let head = head();
     for peer in 0..4 {
-        drop(soon(pool.open(&Key::Numbered(peer), &head, &world)).await.unwrap());
+        drop(soon(pool.open(&Key::Numbered(peer), &head, &peers)).await.unwrap());
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     // The next dial looks them over; its own tunnel is in use.
-    let used = soon(pool.open(&Key::Numbered(4), &head, &world)).await.unwrap();
+    let used = soon(pool.open(&Key::Numbered(4), &head, &peers)).await.unwrap();
     assert_eq!(pool.len(), 3);
     for (peer, kept) in [(3, true), (2, true), (4, true), (0, false), (1, false)] {
-        let opened = soon(pool.open(&Key::Numbered(peer), &head, &world)).await.unwrap();
+        let opened = soon(pool.open(&Key::Numbered(peer), &head, &peers)).await.unwrap();
         assert_eq!(opened.reused, kept, "{peer}");
     }
     drop(used);
 }
 
 #[tokio::test(start_paused = true)]
-async fn closing_the_pool_lets_streams_finish() {
-    let world = World::new();
-    let pool = world.pool();
-    let mut opened = open(&pool, &world).await;
+async fn graceful_close_of_the_pool_lets_streams_finish() {
+    let peers = TestPeers::new();
+    let pool = peers.pool();
+    let mut opened = open(&pool, &peers).await;
     pool.close_gracefully();
     assert!(pool.is_empty());
     assert!(!opened.tunnel.is_usable());
-    let far = world.accepted.lock().unwrap().pop();
+    let far = peers.accepted.lock().unwrap().pop();
     let mut far = far.unwrap();
     opened.stream.send("late".into()).await.unwrap();
     assert_eq!(soon(far.recv()).await.unwrap().unwrap(), "late");
 }
 
-/// A pool that opens up to three tunnels because of load, with tunnels of a hundred streams.
-fn spreading(world: &World) -> Pool<Key> {
+/// A pool that adds up to three tunnels because of load, with tunnels of a hundred streams.
+fn growing(peers: &TestPeers) -> Pool<Key> {
     // Only streams count here: the share is the machine's time, which no test should depend on by accident.
-    let config =
-        Config { streams: 100, tunnels: 3, busy_streams: 10, busy_share: u64::MAX, ..Config::default() };
-    Pool::new(config, &world.tasks)
+    let config = Config {
+        streams: 100,
+        tunnels: 3,
+        busy_streams: 10,
+        busy_cpu_permille: u64::MAX,
+        ..Config::default()
+    };
+    Pool::new(config, &peers.tasks)
 }
 
-/// Waits for as many tunnels; nobody's stream waits for them.
+/// Waits for that many tunnels; no stream waits for them.
 async fn tunnels(pool: &Pool<Key>, want: usize) {
     let reached = async {
         while pool.len() != want {
@@ -354,20 +359,20 @@ async fn tunnels(pool: &Pool<Key>, want: usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pair_under_load_gets_more_tunnels_and_loses_them_when_it_is_over() {
-    let world = World::with_streams(100);
-    let pool = spreading(&world);
-    let mut opened = vec![open(&pool, &world).await];
+async fn tunnels_are_added_under_load_and_expire_after_it() {
+    let peers = TestPeers::with_streams(100);
+    let pool = growing(&peers);
+    let mut opened = vec![open(&pool, &peers).await];
     for (streams, want) in [(10, 1), (11, 2), (21, 2), (22, 3), (40, 3)] {
         while opened.len() < streams {
             let begun = Instant::now();
-            opened.push(open(&pool, &world).await);
+            opened.push(open(&pool, &peers).await);
             assert_eq!(begun.elapsed(), Duration::ZERO, "stream {} waited for a dial", opened.len());
         }
         tunnels(&pool, want).await;
     }
-    assert_eq!(world.dials(), 3);
-    let carried = world.accepted.lock().unwrap().len();
+    assert_eq!(peers.dials(), 3);
+    let carried = peers.accepted.lock().unwrap().len();
     assert_eq!(carried, 40);
     let mut shares: Vec<_> = opened.iter().map(|opened| opened.tunnel.active_streams()).collect();
     shares.sort_unstable();
@@ -375,25 +380,25 @@ async fn a_pair_under_load_gets_more_tunnels_and_loses_them_when_it_is_over() {
 
     // One connection at a time, more often than tunnels expire: all of them take the same tunnel.
     opened.clear();
-    world.accepted.lock().unwrap().clear();
+    peers.accepted.lock().unwrap().clear();
     for _ in 0..8 {
         tokio::time::sleep(Duration::from_secs(100)).await;
-        drop(open(&pool, &world).await);
-        world.accepted.lock().unwrap().clear();
+        drop(open(&pool, &peers).await);
+        peers.accepted.lock().unwrap().clear();
     }
-    assert_eq!((pool.len(), world.dials()), (1, 3));
+    assert_eq!((pool.len(), peers.dials()), (1, 3));
 }
 
 /// Not on a paused clock: what is measured is the machine's time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bulk_transfer_makes_its_tunnel_busy() {
-    let world = World::with_streams(100);
-    let config = Config { streams: 100, tunnels: 2, busy_share: 100, ..Config::default() };
-    let pool = Pool::new(config, &world.tasks);
-    let Opened { mut stream, tunnel, .. } = open(&pool, &world).await;
-    assert!(open(&pool, &world).await.reused);
-    assert_eq!((pool.len(), tunnel.busy()), (1, 0), "nothing was carried yet");
-    let mut far = world.accepted.lock().unwrap().remove(0);
+async fn bulk_transfer_counts_as_load() {
+    let peers = TestPeers::with_streams(100);
+    let config = Config { streams: 100, tunnels: 2, busy_cpu_permille: 100, ..Config::default() };
+    let pool = Pool::new(config, &peers.tasks);
+    let Opened { mut stream, tunnel, .. } = open(&pool, &peers).await;
+    assert!(open(&pool, &peers).await.reused);
+    assert_eq!((pool.len(), tunnel.cpu_permille()), (1, 0), "nothing was carried yet");
+    let mut far = peers.accepted.lock().unwrap().remove(0);
     let read = async {
         while let Some(Ok(data)) = far.recv().await {
             far.release(data.len());
@@ -404,30 +409,30 @@ async fn a_bulk_transfer_makes_its_tunnel_busy() {
             for _ in 0..8 {
                 stream.send(vec![7; 1 << 20].into()).await.unwrap();
             }
-            drop(open(&pool, &world).await);
+            drop(open(&pool, &peers).await);
         }
         drop(stream);
     };
     soon(async { tokio::join!(read, write) }).await;
-    assert_eq!(world.dials(), 2);
-    assert!(tunnel.busy() >= 100, "{}", tunnel.busy());
+    assert_eq!(peers.dials(), 2);
+    assert!(tunnel.cpu_permille() >= 100, "{}", tunnel.cpu_permille());
 }
 
 #[tokio::test(start_paused = true)]
-async fn load_does_not_depend_on_a_tunnel_that_cannot_be_had() {
-    let world = World::with_streams(100);
-    let pool = spreading(&world);
+async fn streams_do_not_wait_for_a_tunnel_that_cannot_be_added() {
+    let peers = TestPeers::with_streams(100);
+    let pool = growing(&peers);
     let mut opened = Vec::new();
     for _ in 0..50 {
-        opened.push(soon(pool.open(&Key::Once, &head(), &world)).await.unwrap());
+        opened.push(soon(pool.open(&Key::Once, &head(), &peers)).await.unwrap());
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     for _ in 0..40 {
-        opened.push(soon(pool.open(&Key::Once, &head(), &world)).await.unwrap());
+        opened.push(soon(pool.open(&Key::Once, &head(), &peers)).await.unwrap());
     }
-    assert_eq!((pool.len(), world.dials()), (1, 2), "a failed dial is not repeated at once");
+    assert_eq!((pool.len(), peers.dials()), (1, 2), "a failed dial is not repeated at once");
     tokio::time::sleep(Duration::from_secs(31)).await;
-    opened.push(soon(pool.open(&Key::Once, &head(), &world)).await.unwrap());
+    opened.push(soon(pool.open(&Key::Once, &head(), &peers)).await.unwrap());
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!((pool.len(), world.dials()), (1, 3));
+    assert_eq!((pool.len(), peers.dials()), (1, 3));
 }

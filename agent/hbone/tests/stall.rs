@@ -1,4 +1,4 @@
-//! Streams whose applications do not read hold up nobody else.
+//! Streams whose applications do not read do not stop other streams.
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 #[path = "support/pair.rs"]
@@ -14,7 +14,7 @@ use pair::{Pair, soon};
 
 const WINDOW: usize = 64 * 1024;
 
-/// A tunnel like the default one in small: one window for every stream.
+/// The default ratio at a smaller size: one stream window for every stream.
 fn small() -> Settings {
     Settings {
         stream_window: u32::try_from(WINDOW).unwrap(),
@@ -24,7 +24,7 @@ fn small() -> Settings {
     }
 }
 
-/// Fills a stream until nothing more is taken.
+/// Fills a stream until it has no capacity left.
 async fn fill(stream: &mut Stream) {
     let more = async {
         loop {
@@ -53,7 +53,7 @@ async fn pass(near: &mut Stream, far: &mut Stream, n: usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ninety_nine_stalled_streams_do_not_stop_the_hundredth() {
+async fn stalled_streams_do_not_stop_the_last_one() {
     let mut pair = Pair::in_memory(small()).await;
     let mut stalled = Vec::new();
     for _ in 0..99 {
@@ -71,7 +71,7 @@ async fn ninety_nine_stalled_streams_do_not_stop_the_hundredth() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn three_stalled_streams_of_the_default_size_do_not_stop_a_fourth() {
+async fn stalled_streams_with_default_windows_do_not_stop_another() {
     let mut pair = Pair::in_memory(Settings::default()).await;
     let mut stalled = Vec::new();
     for _ in 0..3 {
@@ -86,8 +86,8 @@ async fn three_stalled_streams_of_the_default_size_do_not_stop_a_fourth() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_window_of_few_stream_windows_would_stop() {
-    // The control: what the two tests above show is the settings' doing.
+async fn connection_window_of_few_stream_windows_would_stall() {
+    // The control experiment: the two tests above pass because of the settings.
     let settings = Settings { connection_window: u32::try_from(3 * WINDOW).unwrap(), ..small() };
     let mut pair = Pair::in_memory(settings).await;
     let mut stalled = Vec::new();
@@ -102,13 +102,13 @@ async fn a_connection_window_of_few_stream_windows_would_stop() {
         far.recv().await.unwrap().unwrap()
     });
     assert!(tokio::time::timeout(Duration::from_secs(5), &mut pass).await.is_err());
-    // Credit of a stream that is given up goes back to the others.
+    // The credit of a dropped stream returns to the others.
     stalled.clear();
     assert_eq!(soon(pass).await, "x");
 }
 
 #[tokio::test(start_paused = true)]
-async fn credit_of_bytes_that_were_taken_but_not_released_comes_back_with_the_stream() {
+async fn unreleased_credit_returns_when_the_stream_is_dropped() {
     let settings = Settings { connection_window: u32::try_from(2 * WINDOW).unwrap(), ..small() };
     let mut pair = Pair::in_memory(settings).await;
     for _ in 0..10 {

@@ -1,11 +1,13 @@
-//! Our client against a scripted server: the exact frames of the reference.
+//! Our client against a scripted server: the exact frames, as ztunnel's.
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_hbone::client::{self, Tunnel};
-use isthmus_hbone::{Head, OpenError, Reason, ResponseHead, Settings, Stream, StreamError, TunnelError};
+use isthmus_hbone::{
+    ConnectStatus, Head, OpenError, Reason, ResponseHead, Settings, Stream, StreamError, TunnelError,
+};
 use isthmus_kit::hbone::{Frame, HbonePeer, hex, kind};
 use isthmus_rt::task::Tasks;
 use tokio::io::DuplexStream;
@@ -36,7 +38,7 @@ async fn accepted(tunnel: &Tunnel, peer: &mut Peer) -> (Stream, ResponseHead, u3
     (stream, response, id)
 }
 
-/// What an open says when the peer does `answer` with the CONNECT's stream.
+/// The error of an open whose CONNECT the peer treats with `answer`.
 async fn refused(answer: impl AsyncFn(&mut Peer, u32)) -> (OpenError, Tunnel, Peer, Tasks) {
     let tasks = Tasks::new("test");
     let (tunnel, mut peer) = pair(&tasks).await;
@@ -50,7 +52,7 @@ async fn refused(answer: impl AsyncFn(&mut Peer, u32)) -> (OpenError, Tunnel, Pe
 }
 
 #[tokio::test]
-async fn settings_window_and_connect_are_the_references_bytes() {
+async fn settings_window_and_connect_match_ztunnels_bytes() {
     let tasks = Tasks::new("test");
     let (tunnel, mut peer) = pair(&tasks).await;
     let settings = peer.recv().await.unwrap().unwrap();
@@ -83,11 +85,14 @@ async fn settings_window_and_connect_are_the_references_bytes() {
         peer.headers(1, &[(":status", "200"), ("baggage", "a=1"), ("baggage", "b=2")], false).await.unwrap();
     };
     let (opened, ()) = tokio::join!(tunnel.open(&full), script);
-    assert_eq!(opened.unwrap().1, ResponseHead { status: 200, baggage: Some("a=1,b=2".into()) });
+    assert_eq!(
+        opened.unwrap().1,
+        ResponseHead { status: ConnectStatus::OK, baggage: Some("a=1,b=2".into()) }
+    );
 }
 
 #[tokio::test]
-async fn halves_end_one_by_one() {
+async fn halves_end_independently() {
     let tasks = Tasks::new("test");
     let (tunnel, mut peer) = pair(&tasks).await;
     let (mut stream, response, id) = accepted(&tunnel, &mut peer).await;
@@ -111,7 +116,7 @@ async fn halves_end_one_by_one() {
 }
 
 #[tokio::test]
-async fn an_unfinished_stream_that_is_dropped_is_cancelled() {
+async fn dropping_an_unfinished_stream_resets_it_with_cancel() {
     let tasks = Tasks::new("test");
     let (tunnel, mut peer) = pair(&tasks).await;
     let (stream, _, id) = accepted(&tunnel, &mut peer).await;
@@ -125,7 +130,7 @@ async fn an_unfinished_stream_that_is_dropped_is_cancelled() {
 }
 
 #[tokio::test]
-async fn resets_are_typed_and_come_after_the_data_before_them() {
+async fn resets_are_typed_and_delivered_after_earlier_data() {
     let tasks = Tasks::new("test");
     let (tunnel, mut peer) = pair(&tasks).await;
     for code in [8, 10, 0, 0xdead] {
@@ -148,20 +153,20 @@ async fn resets_are_typed_and_come_after_the_data_before_them() {
 }
 
 #[tokio::test]
-async fn an_answer_other_than_200_is_final() {
+async fn answer_other_than_200_is_not_retryable() {
     let (error, tunnel, ..) = refused(async |peer, stream| {
         peer.headers(stream, &[(":status", "401")], true).await.unwrap();
         peer.reset(stream, 0).await.unwrap();
     })
     .await;
-    assert_eq!(error, OpenError::Status(401));
+    assert_eq!(error, OpenError::Status(ConnectStatus::UNAUTHORIZED));
     assert!(!error.is_retryable());
     assert!(tunnel.is_usable());
     assert_eq!(tunnel.active_streams(), 0);
 }
 
 #[tokio::test]
-async fn refused_and_reset_are_told_apart() {
+async fn refused_stream_is_retryable_and_other_resets_are_not() {
     let (error, tunnel, ..) = refused(async |peer, stream| peer.reset(stream, 7).await.unwrap()).await;
     assert_eq!((error.is_retryable(), error), (true, OpenError::Refused));
     assert!(tunnel.is_usable());
@@ -170,7 +175,7 @@ async fn refused_and_reset_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_goaway_fails_only_what_it_does_not_count() {
+async fn goaway_fails_only_streams_above_its_last_stream_id() {
     let tasks = Tasks::new("test");
     let (tunnel, mut peer) = pair(&tasks).await;
     let (mut counted, _, id) = accepted(&tunnel, &mut peer).await;
@@ -189,7 +194,7 @@ async fn a_goaway_fails_only_what_it_does_not_count() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_no_end_of_stream() {
+async fn lost_connection_is_not_end_of_stream() {
     let tasks = Tasks::new("test");
     let (tunnel, mut peer) = pair(&tasks).await;
     let (mut stream, _, id) = accepted(&tunnel, &mut peer).await;
@@ -203,7 +208,7 @@ async fn a_lost_connection_is_no_end_of_stream() {
 }
 
 #[tokio::test]
-async fn the_peers_stream_limit_is_kept() {
+async fn peers_stream_limit_is_respected() {
     let tasks = Tasks::new("test");
     let (ours, theirs) = tokio::io::duplex(1 << 20);
     let settings = Settings::default();
@@ -223,7 +228,7 @@ async fn the_peers_stream_limit_is_kept() {
 }
 
 #[tokio::test]
-async fn it_says_goodbye_when_it_is_no_longer_wanted() {
+async fn graceful_close_ends_with_a_goaway_after_the_last_stream() {
     let tasks = Tasks::new("test");
     let (tunnel, mut peer) = pair(&tasks).await;
     let (mut stream, _, id) = accepted(&tunnel, &mut peer).await;
@@ -236,14 +241,14 @@ async fn it_says_goodbye_when_it_is_no_longer_wanted() {
     assert!(stream.recv().await.is_none());
     drop(stream);
     let rest = peer.rest().await.unwrap();
-    let goodbye = rest.iter().find(|frame| frame.kind == kind::GOAWAY).unwrap();
-    assert_eq!(goodbye.code().unwrap(), 0);
+    let goaway = rest.iter().find(|frame| frame.kind == kind::GOAWAY).unwrap();
+    assert_eq!(goaway.code().unwrap(), 0);
     tasks.wait().await;
     assert_eq!(tunnel.ended(), Some(&TunnelError::Closed));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_peer_is_pinged_after_10_s_and_given_up_after_20_more() {
+async fn silent_peer_is_pinged_after_10_s_and_times_out_20_s_later() {
     let tasks = Tasks::new("test");
     let (tunnel, mut peer) = pair(&tasks).await;
     let start = tokio::time::Instant::now();
@@ -256,7 +261,7 @@ async fn a_silent_peer_is_pinged_after_10_s_and_given_up_after_20_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn received_data_is_a_sign_of_life_and_so_is_an_answer() {
+async fn received_data_and_ping_answers_keep_the_tunnel_alive() {
     let tasks = Tasks::new("test");
     let (tunnel, mut peer) = pair(&tasks).await;
     let start = tokio::time::Instant::now();
@@ -268,7 +273,7 @@ async fn received_data_is_a_sign_of_life_and_so_is_an_answer() {
         stream.recv().await.unwrap().unwrap();
         stream.release(1);
     }
-    // Silence but for answers.
+    // Silence except for answers.
     let mut pings: Vec<Frame> = Vec::new();
     while start.elapsed().as_secs() < 400 {
         let ping = peer.next(kind::PING).await.unwrap();

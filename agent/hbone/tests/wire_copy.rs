@@ -1,5 +1,5 @@
-//! The copy between an application's socket and a stream, frame by frame: what each end of a connection does, and what
-//! goes over the wire for it.
+//! The copy between an application's socket and a stream, frame by frame: what either end does, and the frames that
+//! result.
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 #[path = "support/pair.rs"]
@@ -8,7 +8,7 @@ mod pair;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
-use isthmus_hbone::copy::{self, Ended, Side};
+use isthmus_hbone::copy::{self, CopyOutcome, Side};
 use isthmus_hbone::{Settings, Stream, client, server};
 use isthmus_kit::hbone::{Frame, HbonePeer, kind};
 use isthmus_kit::wait::eventually;
@@ -24,18 +24,18 @@ const CANCEL: u32 = 8;
 const CONNECT_ERROR: u32 = 10;
 
 /// An application, the copy of its connection to a stream, and a scripted peer at the stream's other end.
-struct World {
+struct TestCopy {
     app: TcpStream,
     peer: HbonePeer<DuplexStream>,
     stream: u32,
-    ended: oneshot::Receiver<Ended>,
+    ended: oneshot::Receiver<CopyOutcome>,
     counts: Arc<Counter>,
     _tasks: Tasks,
     _drain: Option<Drain>,
 }
 
 /// As at the client's agent: the stream is one that we opened.
-async fn near() -> World {
+async fn near() -> TestCopy {
     let tasks = Tasks::new("test");
     let (ours, theirs) = tokio::io::duplex(1 << 20);
     let settings = Settings::default();
@@ -51,7 +51,7 @@ async fn near() -> World {
 }
 
 /// As at the server's agent: the stream is one that the peer opened.
-async fn far() -> World {
+async fn far() -> TestCopy {
     let tasks = Tasks::new("test");
     let (ours, theirs) = tokio::io::duplex(1 << 20);
     let (drain, watch) = drain::channel();
@@ -74,7 +74,7 @@ async fn copied(
     stream: u32,
     tasks: Tasks,
     drain: Option<Drain>,
-) -> World {
+) -> TestCopy {
     let (app, tcp) = tcp_pair().await;
     let counts = Arc::new(Counter::default());
     let (done, ended) = oneshot::channel();
@@ -82,10 +82,10 @@ async fn copied(
     tasks.spawn("copy", async move {
         let _ = done.send(copy::tunnel(tcp, ours, &*counter).await);
     });
-    World { app, peer, stream, ended, counts, _tasks: tasks, _drain: drain }
+    TestCopy { app, peer, stream, ended, counts, _tasks: tasks, _drain: drain }
 }
 
-impl World {
+impl TestCopy {
     async fn next(&mut self) -> Frame {
         soon(self.peer.next_of_streams()).await.unwrap()
     }
@@ -125,59 +125,59 @@ macro_rules! at_both_ends {
 }
 
 at_both_ends![
-    a_fin_is_end_stream_and_the_other_half_goes_on,
-    end_stream_is_a_fin_and_the_other_half_goes_on,
-    a_reset_by_the_application_is_connect_error,
-    closing_with_unread_bytes_is_connect_error,
-    any_reset_before_end_stream_is_a_reset,
-    a_reset_behind_the_applications_fin_is_a_reset,
-    a_reset_behind_end_stream_leaves_the_answer_whole,
-    a_lost_tunnel_is_a_reset,
-    a_fin_with_unread_bytes_is_no_reset,
+    fin_becomes_end_stream_and_the_other_half_stays_open,
+    end_stream_becomes_fin_and_the_other_half_stays_open,
+    reset_by_the_application_becomes_connect_error,
+    close_with_unread_bytes_becomes_connect_error,
+    reset_before_end_stream_becomes_a_reset,
+    reset_after_the_applications_fin_becomes_a_reset,
+    reset_after_end_stream_keeps_the_answer_complete,
+    lost_tunnel_becomes_a_reset,
+    fin_with_unread_bytes_is_not_a_reset,
 ];
 
-async fn a_fin_is_end_stream_and_the_other_half_goes_on(mut world: World) {
-    world.app.write_all(b"question").await.unwrap();
-    world.app.shutdown().await.unwrap();
-    let question = world.next().await;
+async fn fin_becomes_end_stream_and_the_other_half_stays_open(mut test: TestCopy) {
+    test.app.write_all(b"question").await.unwrap();
+    test.app.shutdown().await.unwrap();
+    let question = test.next().await;
     assert_eq!((question.kind, question.payload.as_slice()), (kind::DATA, &b"question"[..]));
-    let end = if question.ends_stream() { question } else { world.next().await };
+    let end = if question.ends_stream() { question } else { test.next().await };
     assert!(end.kind == kind::DATA && end.ends_stream(), "{end:?}");
-    world.peer.data(world.stream, b"answer", false).await.unwrap();
+    test.peer.data(test.stream, b"answer", false).await.unwrap();
     let mut answer = [0; 6];
-    soon(world.app.read_exact(&mut answer)).await.unwrap();
+    soon(test.app.read_exact(&mut answer)).await.unwrap();
     assert_eq!(&answer, b"answer");
-    world.peer.data(world.stream, b"", true).await.unwrap();
-    assert_eq!(world.rest().await, (vec![], None));
-    let ended = soon(world.ended).await.unwrap();
+    test.peer.data(test.stream, b"", true).await.unwrap();
+    assert_eq!(test.rest().await, (vec![], None));
+    let ended = soon(test.ended).await.unwrap();
     assert_eq!((ended.closed_by, ended.sent, ended.received), (Side::Local, 8, 6));
     assert!(ended.error.is_none(), "{:?}", ended.error);
 }
 
-async fn end_stream_is_a_fin_and_the_other_half_goes_on(mut world: World) {
-    world.peer.data(world.stream, b"greeting", true).await.unwrap();
-    assert_eq!(world.rest().await, (b"greeting".to_vec(), None));
-    world.app.write_all(b"still here").await.unwrap();
-    assert_eq!(world.next().await.payload, b"still here");
-    world.app.shutdown().await.unwrap();
-    assert!(world.next().await.ends_stream());
-    let ended = soon(world.ended).await.unwrap();
+async fn end_stream_becomes_fin_and_the_other_half_stays_open(mut test: TestCopy) {
+    test.peer.data(test.stream, b"greeting", true).await.unwrap();
+    assert_eq!(test.rest().await, (b"greeting".to_vec(), None));
+    test.app.write_all(b"still here").await.unwrap();
+    assert_eq!(test.next().await.payload, b"still here");
+    test.app.shutdown().await.unwrap();
+    assert!(test.next().await.ends_stream());
+    let ended = soon(test.ended).await.unwrap();
     assert_eq!(ended.closed_by, Side::Remote);
     assert!(ended.error.is_none(), "{:?}", ended.error);
 }
 
-async fn a_reset_by_the_application_is_connect_error(mut world: World) {
-    world.app.write_all(b"x").await.unwrap();
-    assert_eq!(world.next().await.payload, b"x");
-    world.app.set_zero_linger().unwrap();
-    drop(world.app);
-    let reset = soon(world.peer.next_of_streams()).await.unwrap();
+async fn reset_by_the_application_becomes_connect_error(mut test: TestCopy) {
+    test.app.write_all(b"x").await.unwrap();
+    assert_eq!(test.next().await.payload, b"x");
+    test.app.set_zero_linger().unwrap();
+    drop(test.app);
+    let reset = soon(test.peer.next_of_streams()).await.unwrap();
     assert_eq!((reset.kind, reset.code().unwrap()), (kind::RST_STREAM, CONNECT_ERROR));
-    assert_eq!(soon(world.ended).await.unwrap().closed_by, Side::Local);
+    assert_eq!(soon(test.ended).await.unwrap().closed_by, Side::Local);
 }
 
-async fn closing_with_unread_bytes_is_connect_error(world: World) {
-    let World { app, mut peer, stream, .. } = world;
+async fn close_with_unread_bytes_becomes_connect_error(test: TestCopy) {
+    let TestCopy { app, mut peer, stream, .. } = test;
     peer.data(stream, b"never read", false).await.unwrap();
     app.readable().await.unwrap();
     drop(app);
@@ -185,69 +185,69 @@ async fn closing_with_unread_bytes_is_connect_error(world: World) {
     assert_eq!((reset.kind, reset.code().unwrap()), (kind::RST_STREAM, CONNECT_ERROR));
 }
 
-async fn any_reset_before_end_stream_is_a_reset(mut world: World) {
-    world.peer.data(world.stream, b"half an ans", false).await.unwrap();
-    world.passed_on(11).await;
-    world.peer.reset(world.stream, CANCEL).await.unwrap();
-    assert_eq!(world.rest().await, (b"half an ans".to_vec(), Some(ErrorKind::ConnectionReset)));
-    assert_eq!(soon(world.ended).await.unwrap().closed_by, Side::Remote);
+async fn reset_before_end_stream_becomes_a_reset(mut test: TestCopy) {
+    test.peer.data(test.stream, b"half an ans", false).await.unwrap();
+    test.passed_on(11).await;
+    test.peer.reset(test.stream, CANCEL).await.unwrap();
+    assert_eq!(test.rest().await, (b"half an ans".to_vec(), Some(ErrorKind::ConnectionReset)));
+    assert_eq!(soon(test.ended).await.unwrap().closed_by, Side::Remote);
 }
 
-async fn a_reset_behind_the_applications_fin_is_a_reset(mut world: World) {
-    world.app.shutdown().await.unwrap();
-    assert!(world.next().await.ends_stream());
-    world.peer.data(world.stream, b"half", false).await.unwrap();
-    world.passed_on(4).await;
-    world.peer.reset(world.stream, CONNECT_ERROR).await.unwrap();
-    assert_eq!(world.rest().await, (b"half".to_vec(), Some(ErrorKind::ConnectionReset)));
+async fn reset_after_the_applications_fin_becomes_a_reset(mut test: TestCopy) {
+    test.app.shutdown().await.unwrap();
+    assert!(test.next().await.ends_stream());
+    test.peer.data(test.stream, b"half", false).await.unwrap();
+    test.passed_on(4).await;
+    test.peer.reset(test.stream, CONNECT_ERROR).await.unwrap();
+    assert_eq!(test.rest().await, (b"half".to_vec(), Some(ErrorKind::ConnectionReset)));
 }
 
-async fn a_reset_behind_end_stream_leaves_the_answer_whole(mut world: World) {
+async fn reset_after_end_stream_keeps_the_answer_complete(mut test: TestCopy) {
     // As a server's agent does whose application has answered and closed while the client still sends.
-    world.peer.data(world.stream, b"a whole answer", true).await.unwrap();
-    world.peer.reset(world.stream, CANCEL).await.unwrap();
-    assert_eq!(world.rest().await, (b"a whole answer".to_vec(), None));
+    test.peer.data(test.stream, b"a whole answer", true).await.unwrap();
+    test.peer.reset(test.stream, CANCEL).await.unwrap();
+    assert_eq!(test.rest().await, (b"a whole answer".to_vec(), None));
 }
 
-async fn a_lost_tunnel_is_a_reset(mut world: World) {
-    world.peer.data(world.stream, b"part", false).await.unwrap();
-    world.passed_on(4).await;
-    let World { mut app, peer, .. } = world;
+async fn lost_tunnel_becomes_a_reset(mut test: TestCopy) {
+    test.peer.data(test.stream, b"part", false).await.unwrap();
+    test.passed_on(4).await;
+    let TestCopy { mut app, peer, .. } = test;
     drop(peer);
     let mut all = Vec::new();
     let end = soon(app.read_to_end(&mut all)).await.unwrap_err();
     assert_eq!((all.as_slice(), end.kind()), (&b"part"[..], ErrorKind::ConnectionReset));
 }
 
-async fn a_fin_with_unread_bytes_is_no_reset(mut world: World) {
-    world.peer.data(world.stream, b"not read yet", false).await.unwrap();
-    world.passed_on(12).await;
-    world.app.shutdown().await.unwrap();
-    let end = world.next().await;
+async fn fin_with_unread_bytes_is_not_a_reset(mut test: TestCopy) {
+    test.peer.data(test.stream, b"not read yet", false).await.unwrap();
+    test.passed_on(12).await;
+    test.app.shutdown().await.unwrap();
+    let end = test.next().await;
     assert!(end.kind == kind::DATA && end.ends_stream(), "{end:?}");
-    world.peer.data(world.stream, b", and more", true).await.unwrap();
-    assert_eq!(world.rest().await, (b"not read yet, and more".to_vec(), None));
-    let ended = soon(world.ended).await.unwrap();
+    test.peer.data(test.stream, b", and more", true).await.unwrap();
+    assert_eq!(test.rest().await, (b"not read yet, and more".to_vec(), None));
+    let ended = soon(test.ended).await.unwrap();
     assert!(ended.error.is_none(), "{:?}", ended.error);
 }
 
 #[tokio::test]
-async fn every_code_is_a_reset_when_it_comes_before_end_stream() {
+async fn every_code_before_end_stream_becomes_a_reset() {
     for code in [0, 1, 2, 5, 7, CANCEL, CONNECT_ERROR, 0xdead] {
-        let mut world = near().await;
-        world.peer.reset(world.stream, code).await.unwrap();
-        assert_eq!(world.rest().await, (vec![], Some(ErrorKind::ConnectionReset)), "code {code}");
+        let mut test = near().await;
+        test.peer.reset(test.stream, code).await.unwrap();
+        assert_eq!(test.rest().await, (vec![], Some(ErrorKind::ConnectionReset)), "code {code}");
     }
 }
 
-/// A GOAWAY that counts the stream leaves it alone; the connection's end before END_STREAM does not.
+/// A GOAWAY whose last stream id covers the stream does not affect it.
 #[tokio::test]
-async fn a_goaway_is_no_end_of_a_stream_that_it_counts() {
-    let mut world = near().await;
-    world.peer.goaway(world.stream, 0).await.unwrap();
-    world.peer.data(world.stream, b"to the end", true).await.unwrap();
-    assert_eq!(world.rest().await, (b"to the end".to_vec(), None));
-    let mut world = near().await;
-    world.peer.goaway(0, 0).await.unwrap();
-    assert_eq!(world.rest().await.1, Some(ErrorKind::ConnectionReset), "it was not looked at");
+async fn goaway_does_not_end_streams_below_its_last_stream_id() {
+    let mut test = near().await;
+    test.peer.goaway(test.stream, 0).await.unwrap();
+    test.peer.data(test.stream, b"to the end", true).await.unwrap();
+    assert_eq!(test.rest().await, (b"to the end".to_vec(), None));
+    let mut test = near().await;
+    test.peer.goaway(0, 0).await.unwrap();
+    assert_eq!(test.rest().await.1, Some(ErrorKind::ConnectionReset), "it was not processed");
 }

@@ -1,10 +1,10 @@
-//! Keys and certificate signing requests: ECDSA P-256, no subject, the identity as one critical URI.
+//! Keys and certificate signing requests (PKCS #10): ECDSA P-256, empty subject, the identity as one critical URI SAN.
 
 use isthmus_model::SpiffeId;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// A fresh key and the request for its certificate.
+/// A new key and the signing request for it.
 #[derive(Debug)]
 pub struct Csr {
     /// The private key, PKCS#8.
@@ -14,22 +14,22 @@ pub struct Csr {
 }
 
 /// Why no request could be made.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no certificate request could be made for {identity}: {source}")]
 pub struct CsrError {
     identity: SpiffeId,
     source: rcgen::Error,
 }
 
-/// Makes a key and a request for `identity`.
+/// Generates a key and a request for `identity`.
 ///
 /// # Errors
-/// When the identity cannot be written as an ASCII URI, or there is no randomness.
+/// When the identity cannot be written as an ASCII URI, or the random number generator fails.
 pub fn generate(identity: &SpiffeId) -> Result<Csr, CsrError> {
     let request = || {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
-        // Without a subject the alternative name is critical (RFC 5280, 4.2.1.6).
+        // With an empty subject the alternative name must be critical (RFC 5280 §4.2.1.6); rcgen then makes it so.
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into()?)];
         let pem = params.serialize_request(&key)?.pem()?;
@@ -45,7 +45,7 @@ mod tests {
     use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509CertificationRequest};
 
     #[test]
-    fn the_request_has_an_empty_subject_and_one_critical_uri() {
+    fn request_has_an_empty_subject_and_one_critical_uri() {
         let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap();
         let csr = generate(&id).unwrap();
         assert!(matches!(csr.key, PrivateKeyDer::Pkcs8(_)));
@@ -62,8 +62,8 @@ mod tests {
             .certification_request_info
             .iter_attributes()
             .filter_map(|attribute| match attribute.parsed_attribute() {
-                x509_parser::cri_attributes::ParsedCriAttribute::ExtensionRequest(asked) => {
-                    Some(&asked.extensions)
+                x509_parser::cri_attributes::ParsedCriAttribute::ExtensionRequest(requested) => {
+                    Some(&requested.extensions)
                 }
                 _ => None,
             })
@@ -78,13 +78,13 @@ mod tests {
     }
 
     #[test]
-    fn every_request_has_a_key_of_its_own() {
+    fn each_request_has_its_own_key() {
         let id: SpiffeId = "spiffe://td/ns/n/sa/a".parse().unwrap();
         assert_ne!(generate(&id).unwrap().key.secret_der(), generate(&id).unwrap().key.secret_der());
     }
 
     #[test]
-    fn an_identity_outside_ascii_is_named() {
+    fn error_for_a_non_ascii_identity_names_it() {
         let id: SpiffeId = "spiffe://td/ns/ñ/sa/a".parse().unwrap();
         assert!(generate(&id).unwrap_err().to_string().contains("spiffe://td/ns/ñ/sa/a"));
     }

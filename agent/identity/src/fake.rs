@@ -1,7 +1,7 @@
-//! A CA without a CA: signs locally from a root whose private key is **public**, for trying things out and for tests.
+//! A local signer whose root's private key is **public**, for demos and tests without a CA.
 //!
-//! The root is fixed so that two processes trust each other. Whoever uses this has encryption but no authentication; the
-//! composition root decides when that may be, and warns.
+//! The root is fixed so that two processes trust each other. Traffic is encrypted but peers are not authenticated: anyone
+//! can sign with this root. The composition root decides when it may be used, and warns.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -13,13 +13,13 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 
+use crate::clock::{Clock, system_clock};
 use crate::source::{SignError, Signer};
-use crate::{Clock, system_clock};
 
 const ROOT_CERT: &str = include_str!("fake/public-test-root.pem");
 const ROOT_KEY: &str = include_str!("fake/public-test-root-key.pem");
 
-/// How long before its signing a certificate becomes valid, for peers whose clock is behind.
+/// How far back validity starts, for peers whose clock is slow.
 const BACKDATE: Duration = Duration::from_secs(10);
 
 /// PEM of the public test root.
@@ -34,13 +34,13 @@ pub struct FakeSigner {
 }
 
 impl FakeSigner {
-    /// A signer that goes by the system's clock.
+    /// A signer that uses the system's clock.
     #[must_use]
     pub fn new() -> Self {
         Self::with_clock(system_clock())
     }
 
-    /// A signer that goes by another clock.
+    /// A signer that uses `clock`.
     #[must_use]
     pub fn with_clock(clock: Clock) -> Self {
         Self { clock }

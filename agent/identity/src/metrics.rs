@@ -1,4 +1,4 @@
-//! What certificate signing counts.
+//! Metrics of certificate signing.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,26 +8,26 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
-/// Counters of the certificate manager.
+/// Metrics of the certificate manager.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    signings: Family<Outcome, Counter>,
-    identities: Family<Standing, Gauge>,
+    signings: Family<ResultLabel, Counter>,
+    identities: Family<StateLabel, Gauge>,
     roots_expire: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Standing {
+struct StateLabel {
     state: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
+struct ResultLabel {
     result: &'static str,
 }
 
 impl Metrics {
-    /// Registers the families.
+    /// Registers the metric families.
     #[must_use]
     pub fn register(registry: &isthmus_rt::metrics::Registry) -> Arc<Self> {
         let metrics = Self::default();
@@ -38,22 +38,22 @@ impl Metrics {
         );
         registry.register(
             "isthmus_certificate_identities",
-            "Identities of this node by the state of their certificate",
+            "Identities of workloads on this node by the state of their certificate",
             metrics.identities.clone(),
         );
         registry.register(
             "isthmus_mesh_root_expiry_timestamp_seconds",
-            "When the first root that came with the last signed certificate expires",
+            "Expiry of the earliest root in the last signed certificate's bundle, seconds since the epoch",
             metrics.roots_expire.clone(),
         );
         Arc::new(metrics)
     }
 
-    /// Sets how many identities are in each state.
+    /// Sets the number of identities in each state.
     pub(crate) fn identities(&self, counts: [(&'static str, usize); 3]) {
         for (state, count) in counts {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
-            self.identities.get_or_create(&Standing { state }).set(count);
+            self.identities.get_or_create(&StateLabel { state }).set(count);
         }
     }
 
@@ -63,6 +63,6 @@ impl Metrics {
     }
 
     pub(crate) fn signed(&self, ok: bool) {
-        self.signings.get_or_create(&Outcome { result: if ok { "ok" } else { "error" } }).inc();
+        self.signings.get_or_create(&ResultLabel { result: if ok { "ok" } else { "error" } }).inc();
     }
 }

@@ -1,31 +1,86 @@
 //! The proof of a peer's identity.
+//!
+//! Every handshake has a `PeerProof` of its own, shared by its verifier and its [`MeshTls`](crate::MeshTls). The
+//! verifier records that it accepted the chain and that the peer signed the handshake with the leaf's key; a
+//! [`PeerIdentity`] is made from those two records and a finished session that presented the same leaf, and from nothing
+//! else. A session made with another verifier, or with a copy of the configuration whose verifier was replaced, records
+//! nothing and yields none.
+//!
+//! There is no other constructor:
+//!
+//! ```compile_fail
+//! let id: isthmus_model::SpiffeId = "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap();
+//! let forged = isthmus_identity::PeerIdentity(id);
+//! ```
+//!
+//! ```compile_fail
+//! fn forge(session: &rustls::ServerConnection) -> Option<isthmus_identity::PeerIdentity> {
+//!     isthmus_identity::PeerIdentity::of(session)
+//! }
+//! ```
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use isthmus_model::SpiffeId;
+use rustls::CommonState;
+use rustls_pki_types::CertificateDer;
 
-use crate::verify;
-
-/// Proof that the peer of a TLS connection holds a certificate with this identity. It exists only for a finished
-/// handshake, that is, after the connection's verifier accepted the certificate and the signature made with its key; on
-/// the HBONE path that verifier is always one of this crate, since every configuration comes from a
-/// [`Certificate`](crate::Certificate).
+/// The peer of a TLS connection holds the key of a certificate with this identity, and our verifier accepted it. Made by
+/// [`MeshTls::peer`](crate::MeshTls::peer) only; see the module documentation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PeerIdentity(SpiffeId);
 
-impl PeerIdentity {
-    /// The identity that the peer of this connection proved: the first SPIFFE URI of its leaf. `None` while the
-    /// handshake runs, and when the peer showed no certificate or one without such a URI.
-    #[must_use]
-    pub fn of(connection: &rustls::CommonState) -> Option<Self> {
-        if connection.is_handshaking() {
-            return None;
-        }
-        let leaf = connection.peer_certificates()?.first()?;
-        verify::spiffe_ids(leaf).ok()?.into_iter().next().map(Self)
-    }
+/// What the verifier of one handshake has established.
+#[derive(Debug, Default)]
+pub(crate) struct PeerProof {
+    accepted: OnceLock<AcceptedLeaf>,
+    key_proven: AtomicBool,
+}
 
-    /// The identity.
+/// A leaf whose chain was accepted, with its first SPIFFE identity.
+#[derive(Debug)]
+struct AcceptedLeaf {
+    der: CertificateDer<'static>,
+    identity: SpiffeId,
+}
+
+// === impl PeerIdentity ===
+
+impl PeerIdentity {
+    /// The identity: the first SPIFFE URI name of the peer's leaf.
     #[must_use]
     pub fn id(&self) -> &SpiffeId {
         &self.0
+    }
+}
+
+// === impl PeerProof ===
+
+impl PeerProof {
+    /// Records that the chain of `leaf` was accepted. Only the first leaf counts: a configuration that is used for a
+    /// second handshake proves nothing about that one.
+    pub(crate) fn chain_accepted(&self, leaf: &CertificateDer<'_>, identities: Vec<SpiffeId>) {
+        if let Some(identity) = identities.into_iter().next() {
+            let _ = self.accepted.set(AcceptedLeaf { der: leaf.clone().into_owned(), identity });
+        }
+    }
+
+    /// Records that the handshake was signed with the key of `leaf`.
+    pub(crate) fn key_proven(&self, leaf: &CertificateDer<'_>) {
+        if self.accepted.get().is_some_and(|accepted| accepted.der == *leaf) {
+            self.key_proven.store(true, Ordering::Release);
+        }
+    }
+
+    /// The identity that the peer of `session` proved. `None` while the handshake runs, and for a session whose peer
+    /// this handshake's verifier did not accept.
+    pub(crate) fn identity(&self, session: &CommonState) -> Option<PeerIdentity> {
+        if session.is_handshaking() || !self.key_proven.load(Ordering::Acquire) {
+            return None;
+        }
+        let accepted = self.accepted.get()?;
+        let leaf = session.peer_certificates()?.first()?;
+        (accepted.der == *leaf).then(|| PeerIdentity(accepted.identity.clone()))
     }
 }

@@ -1,4 +1,4 @@
-//! The choice of cryptography: aws-lc-rs, TLS 1.3, the suites and groups of the mesh.
+//! Cryptography of the mesh: aws-lc-rs, TLS 1.3, cipher suites and key exchange groups.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, LazyLock};
@@ -6,19 +6,19 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls_pki_types::ServerName;
 
-/// TLS 1.3 and nothing else.
+/// TLS 1.3 only.
 pub static VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
 /// ALPN of HBONE and of gRPC.
 pub const ALPN_H2: &[u8] = b"h2";
 
-/// How keys are agreed on.
+/// Policy for key exchange groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KeyExchange {
-    /// X25519MLKEM768 is preferred; a peer that only has the classical groups is spoken to.
+    /// X25519MLKEM768 first, with the classical groups for peers that lack it.
     #[default]
     Preferred,
-    /// X25519MLKEM768 or nothing (`COMPLIANCE_POLICY=pqc`).
+    /// X25519MLKEM768 only (`COMPLIANCE_POLICY=pqc`).
     PostQuantum,
 }
 
@@ -35,7 +35,7 @@ impl KeyExchange {
         }
     }
 
-    /// The provider of every mesh configuration under this policy: AES-GCM suites only.
+    /// The crypto provider of mesh TLS under this policy: AES-GCM suites only.
     #[must_use]
     pub fn provider(self) -> Arc<CryptoProvider> {
         static PREFERRED: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| make(KeyExchange::Preferred));
@@ -64,13 +64,14 @@ pub fn mesh_provider() -> Arc<CryptoProvider> {
     KeyExchange::default().provider()
 }
 
-/// Makes aws-lc-rs the default of libraries that build their own configurations. May be called more than once.
+/// Makes aws-lc-rs the process default, for libraries that build their own TLS configurations. May be called more than
+/// once.
 pub fn install_crypto_provider() {
-    // Only the first installation of a process counts, and whichever that was is as good.
+    // It fails when a default is installed already, which every caller here would have made the same.
     let _ = aws_lc_rs::default_provider().install_default();
 }
 
-/// The server name for peers that are proven by identity, not by name. An address is never sent as SNI.
+/// The server name for peers that are verified by identity instead of by name. rustls never sends an address as SNI.
 #[must_use]
 pub fn nameless_peer() -> ServerName<'static> {
     ServerName::IpAddress(IpAddr::V4(Ipv4Addr::UNSPECIFIED).into())
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hybrid_group_is_offered_first_and_only_aes_gcm_suites_are_left() {
+    fn hybrid_group_is_preferred_and_only_aes_gcm_suites_remain() {
         let provider = mesh_provider();
         assert_eq!(provider.kx_groups[0].name(), rustls::NamedGroup::X25519MLKEM768);
         let suites: Vec<_> = provider.cipher_suites.iter().map(rustls::SupportedCipherSuite::suite).collect();
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn under_the_policy_the_hybrid_group_is_the_only_one() {
+    fn post_quantum_policy_offers_only_the_hybrid_group() {
         let provider = KeyExchange::PostQuantum.provider();
         let groups: Vec<_> = provider.kx_groups.iter().map(|group| group.name()).collect();
         assert_eq!(groups, [rustls::NamedGroup::X25519MLKEM768]);

@@ -1,13 +1,13 @@
-//! When to ask for which certificate. Sans-IO: events and the time go in, jobs and the next wake-up come out; no clock,
-//! no socket, no task, and no certificate either.
+//! When to request which certificate. Sans-I/O: events and the time go in, jobs and the next wake-up come out. It has no
+//! clock, no socket and no task, and never sees a certificate.
 //!
 //! ```text
-//!            wanted                 next()                signed
+//!           request()               next()               signed()
 //!   (none) ─────────► Due(now) ──────────────► Signing ───────────► Due(half-life ± jitter)
-//!                        ▲                       │  failed                  │
-//!                        └───────────────────────┴──► Due(backoff, at most the old one's expiry)
+//!                        ▲                       │ failed()                 │
+//!                        └───────────────────────┴──► Due(backoff, at most the current expiry)
 //! ```
-//! Among those that are due the higher [`Priority`] goes first, then the longer overdue.
+//! Among due identities the higher [`Priority`] goes first, then the one overdue for longer.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
@@ -15,55 +15,55 @@ use std::time::{Duration, SystemTime};
 use isthmus_model::SpiffeId;
 use isthmus_rt::backoff::Backoff;
 
-/// How urgent a certificate is; later is more urgent.
+/// How urgent a certificate is; later variants are more urgent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
-    /// A valid one is being renewed.
+    /// Renewal of a valid certificate.
     Refresh,
-    /// A workload was placed on this node and will need it soon.
+    /// A workload was scheduled to this node and will need it soon.
     Prefetch,
-    /// A connection waits for it.
+    /// A connection is waiting for it.
     RealTime,
 }
 
 /// Limits of the schedule.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Requests that may be under way at once.
+    /// Requests in flight at most.
     pub in_flight: usize,
-    /// Wait after the first failure of an identity; doubles, spread by ±20 %.
+    /// Backoff after the first failure of an identity; doubles with each further one, jittered by ±20 %.
     pub first_retry: Duration,
-    /// Longest wait between failures.
+    /// Longest backoff.
     pub last_retry: Duration,
-    /// Renewal happens at half of the lifetime, spread by this fraction of the lifetime to either side, so that the
-    /// certificates of a restarted node do not renew in step.
+    /// Renewal is due at half of the lifetime, ± this fraction of the lifetime, so that the certificates of a restarted
+    /// node are not all renewed at once.
     pub jitter: f64,
 }
 
 /// Validity of a signed certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
-    /// From.
+    /// Start.
     pub not_before: SystemTime,
-    /// Until.
+    /// End.
     pub not_after: SystemTime,
 }
 
-/// One request to be made. Report its end with [`Schedule::signed`] or [`Schedule::failed`].
+/// One request to make. Report its result with [`Schedule::signed`] or [`Schedule::failed`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
-    /// For whom.
+    /// The identity to request a certificate for.
     pub identity: SpiffeId,
-    /// Tells this request from an earlier one for the same identity.
+    /// Distinguishes this request from an earlier one for the same identity.
     ticket: u64,
 }
 
-/// The queue.
+/// The schedule of signing requests.
 #[derive(Debug)]
 pub struct Schedule {
     limits: Limits,
     slots: HashMap<SpiffeId, Slot>,
-    /// Tickets of requests under way, including those whose identity was forgotten meanwhile.
+    /// Tickets of requests in flight, including those whose identity was forgotten meanwhile.
     running: HashSet<u64>,
     tickets: u64,
     random: fastrand::Rng,
@@ -79,13 +79,13 @@ struct Slot {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// To be requested at this time.
+    /// A request is due at this time.
     Due(SystemTime),
-    /// Requested under this ticket.
+    /// In flight under this ticket.
     Signing(u64),
 }
 
-/// A certificate that arrives past its half-life (a slow clock, a CA that caps lifetimes) is renewed no sooner than this.
+/// Minimum time before a renewal, for certificates that arrive past their half-life (slow clock, CA that caps lifetimes).
 const SOONEST_RENEWAL: Duration = Duration::from_secs(1);
 
 impl Default for Limits {
@@ -108,9 +108,9 @@ impl Schedule {
         Self { limits, slots: HashMap::new(), running: HashSet::new(), tickets: 0, random }
     }
 
-    /// A certificate of `identity` is wanted. One that waits for its first request, or whose certificate has expired,
-    /// moves up to `priority`; one that failed keeps its wait.
-    pub fn wanted(&mut self, identity: &SpiffeId, priority: Priority, now: SystemTime) {
+    /// Requests a certificate for `identity`. One that waits for its first request, or whose certificate has expired, is
+    /// raised to `priority`; one that failed keeps its backoff.
+    pub fn request(&mut self, identity: &SpiffeId, priority: Priority, now: SystemTime) {
         let slot = self.slots.entry(identity.clone()).or_insert_with(|| Slot {
             phase: Phase::Due(now),
             priority,
@@ -121,13 +121,13 @@ impl Schedule {
             return;
         }
         slot.priority = slot.priority.max(priority);
-        // The certificate ran out before its renewal came up (a clock that jumped): no reason to wait any longer.
+        // The certificate expired before its renewal was due (the clock jumped): request it now.
         if let (Phase::Due(due), Some(_)) = (slot.phase, slot.valid_until.take()) {
             slot.phase = Phase::Due(due.min(now));
         }
     }
 
-    /// Forgets an identity. A request under way counts against the limit until its end is reported.
+    /// Forgets an identity. Its request in flight counts against the limit until its result is reported.
     pub fn forget(&mut self, identity: &SpiffeId) {
         self.slots.remove(identity);
     }
@@ -154,7 +154,7 @@ impl Schedule {
         Some(Job { identity: identity.clone(), ticket: self.tickets })
     }
 
-    /// When [`Schedule::next`] should be asked again; `None` while only the end of a request can change its answer.
+    /// When to call [`Schedule::next`] again; `None` while only the result of a request can change its answer.
     #[must_use]
     pub fn wake_at(&self) -> Option<SystemTime> {
         if self.running.len() >= self.limits.in_flight {
@@ -167,10 +167,10 @@ impl Schedule {
         self.slots.values().filter_map(due).min()
     }
 
-    /// A request succeeded. `false` when its identity was forgotten meanwhile and the certificate is to be dropped.
+    /// A request succeeded. Returns `false` when its identity was forgotten meanwhile and the certificate must be dropped.
     pub fn signed(&mut self, job: &Job, validity: Validity, now: SystemTime) -> bool {
         let spread = (self.random.f64() * 2.0 - 1.0) * self.limits.jitter;
-        let Some(slot) = self.finished(job) else { return false };
+        let Some(slot) = self.take_in_flight(job) else { return false };
         let lifetime = validity.not_after.duration_since(validity.not_before).unwrap_or_default();
         let renewal = validity.not_before + lifetime.mul_f64((0.5 + spread).clamp(0.0, 1.0));
         slot.phase = Phase::Due(renewal.max(now + SOONEST_RENEWAL));
@@ -180,10 +180,10 @@ impl Schedule {
         true
     }
 
-    /// A request failed. It is made again after a wait, or when the certificate that is still valid expires, whichever
-    /// comes first. `false` when its identity was forgotten meanwhile.
+    /// A request failed. It is retried after a backoff, or when the current certificate expires, whichever comes first.
+    /// Returns `false` when its identity was forgotten meanwhile.
     pub fn failed(&mut self, job: &Job, now: SystemTime) -> bool {
-        let Some(slot) = self.finished(job) else { return false };
+        let Some(slot) = self.take_in_flight(job) else { return false };
         let retry = now + slot.backoff.next_delay();
         let valid_until = slot.valid_until.filter(|until| *until > now);
         slot.phase = Phase::Due(valid_until.map_or(retry, |until| retry.min(until)));
@@ -192,7 +192,7 @@ impl Schedule {
         true
     }
 
-    fn finished(&mut self, job: &Job) -> Option<&mut Slot> {
+    fn take_in_flight(&mut self, job: &Job) -> Option<&mut Slot> {
         self.running.remove(&job.ticket);
         self.slots.get_mut(&job.identity).filter(|slot| slot.phase == Phase::Signing(job.ticket))
     }

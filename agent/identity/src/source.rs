@@ -1,4 +1,5 @@
-//! The two seams of this crate: where certificates are asked for, and who signs them.
+//! The two seams of this crate: [`CertSource`], which the data path asks for certificates, and [`Signer`], which turns a
+//! CSR into one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,14 +8,16 @@ use isthmus_model::SpiffeId;
 use isthmus_rt::BoxFuture;
 
 use crate::cert::{CertError, Certificate};
+use crate::csr::CsrError;
 
-/// Hands out certificates for identities that live on this node.
+/// Hands out certificates for the identities of workloads on this node.
 pub trait CertSource: Send + Sync {
-    /// A valid certificate for `id`; waits while the first one is being signed, fails fast while there is none.
+    /// A valid certificate for `id`. Waits while the first one is being signed; fails at once after signing failed, until
+    /// a retry succeeds.
     fn certificate(&self, id: &SpiffeId) -> BoxFuture<'_, Result<Arc<Certificate>, FetchError>>;
 }
 
-/// Turns a signing request into a certificate chain.
+/// Signs certificate requests.
 pub trait Signer: Send + Sync {
     /// Signs `csr_pem` for `id`, valid for about `ttl`. The chain is PEM, leaf first, **the roots last**; its last
     /// element may hold several certificates.
@@ -29,15 +32,15 @@ pub trait Signer: Send + Sync {
 /// Why there is no certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
-    /// The last attempt failed and there is no valid older one.
+    /// The last attempt to have one signed failed, and there is no valid older one.
     #[error("no certificate for {identity}: {reason}")]
     Unavailable {
-        /// Whose.
+        /// The identity.
         identity: SpiffeId,
-        /// What went wrong.
+        /// Why the last attempt failed.
         reason: String,
     },
-    /// The identity left this node while somebody waited.
+    /// The last workload of the identity left this node while the caller waited.
     #[error("no certificate for {0}: it has no workload on this node any more")]
     Forgotten(SpiffeId),
     /// The manager was shut down.
@@ -48,15 +51,21 @@ pub enum FetchError {
 /// Why a certificate could not be signed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
-    /// No key or request could be made.
+    /// No request could be made.
+    #[error(transparent)]
+    Csr(#[from] CsrError),
+    /// The signing task ended without a result: it panicked, or was aborted.
+    #[error("the signing request ended without an answer")]
+    Aborted,
+    /// The request could not be sent, for a reason of ours: credentials, settings.
     #[error("{0}")]
     Request(String),
     /// The CA could not be reached, or the channel to it broke.
     #[error("CA at {address} cannot be reached: {reason}")]
     Unreachable {
-        /// Where it should be.
+        /// The CA's address (`CA_ADDRESS`).
         address: String,
-        /// What went wrong.
+        /// The transport's error.
         reason: String,
     },
     /// The CA answered with an error.
@@ -64,13 +73,13 @@ pub enum SignError {
     Refused {
         /// gRPC status code.
         code: String,
-        /// Its message.
+        /// gRPC status message.
         message: String,
     },
     /// The CA did not answer in time.
     #[error("CA did not answer within {0:?}")]
     Deadline(Duration),
-    /// The answer makes no certificate.
-    #[error("bad answer of the CA: {0}")]
+    /// The CA's answer makes no usable certificate.
+    #[error("unusable answer from the CA: {0}")]
     BadAnswer(#[from] CertError),
 }

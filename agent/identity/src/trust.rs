@@ -1,110 +1,56 @@
-//! What every peer is judged by beside the certificate of ours that it meets: names of the mesh's trust domain, roots and
-//! whom they may speak for, revocations. One per process; what the operator changes is in force from the next handshake
-//! on, and revocations also for connections that are open.
+//! The trust rules of the process: names of the mesh's trust domain, roots with the trust domains they are authorized
+//! for, and revocation lists. One per process. Changes apply from the next handshake on; revocations also close open
+//! connections.
 //!
-//! A root speaks for some trust domains and for no others:
-//!
-//! * those that came with a certificate of ours are the mesh's: they speak for its trust domain, for its aliases, and for
-//!   every other domain that no configured root claims;
-//! * a configured root speaks for the domains it was configured for, without any for the mesh's and its aliases.
-//!
-//! Roots of the mesh overlap when they change: one that came with any certificate is trusted until the last certificate
-//! that it came with would have expired, so that peers which were signed before and after a rotation can meet.
+//! `rules` decides which roots are authorized for an identity, `registry` keeps the peers of open connections.
 
-pub mod crl;
-mod live;
+mod registry;
+mod rules;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use isthmus_model::{SpiffeId, TrustDomain, TrustDomains};
+use isthmus_model::TrustDomains;
 use rustls::RootCertStore;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::UnixTime;
 
+use self::registry::PeerRegistry;
+use crate::crl::Revocations;
 use crate::provider::KeyExchange;
-use crl::Revocations;
-pub(crate) use live::Peer;
-pub use live::{PeerRole, Vouched};
 
-/// Settings that do not change.
+pub(crate) use self::registry::AdmittedPeer;
+pub use self::registry::RevocationWatch;
+pub(crate) use self::rules::Rules;
+pub use self::rules::{BoundRoot, NoRoot};
+
+/// Settings that are fixed for the life of the process.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// How keys are agreed on.
+    /// Key exchange groups.
     pub key_exchange: KeyExchange,
-    /// Whether revocation lists are to be expected. Then nobody is trusted before [`Trust::set_revocations`] was called,
-    /// and open connections are kept track of.
+    /// Whether revocation lists are configured (`CRL_PATH`). Then no peer is accepted before the first call of
+    /// [`Trust::set_revocations`], and the peers of open connections are registered.
     pub revocable: bool,
 }
 
-/// What peers are judged by. Clones share it.
+/// The trust rules in force. Clones share them.
 #[derive(Clone)]
-pub struct Trust(Arc<Shared>);
+pub struct Trust(Arc<TrustState>);
 
-struct Shared {
+struct TrustState {
     options: Options,
     rules: ArcSwap<Rules>,
     /// Held while the rules are replaced.
     writer: Mutex<()>,
-    live: live::Live,
-}
-
-/// The rules of one moment.
-#[derive(Debug, Clone)]
-pub(crate) struct Rules {
-    pub(crate) domains: TrustDomains,
-    pub(crate) revocations: Arc<Revocations>,
-    configured: Arc<[BoundRoot]>,
-    mesh: Arc<[MeshRoot]>,
-}
-
-/// A root that the operator configured, and whom it may speak for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BoundRoot {
-    anchor: TrustAnchor<'static>,
-    /// Empty: the mesh's own trust domain and its aliases.
-    domains: Vec<TrustDomain>,
-}
-
-/// A text that holds no usable root.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("it holds no usable root certificate: {0}")]
-pub struct NoRoot(String);
-
-/// A root that came with a certificate of ours.
-#[derive(Debug, Clone)]
-struct MeshRoot {
-    anchor: TrustAnchor<'static>,
-    until: UnixTime,
-}
-
-// === impl BoundRoot ===
-
-impl BoundRoot {
-    /// The roots of a PEM text, all for these domains.
-    ///
-    /// # Errors
-    /// When there is none, or one does not parse.
-    pub fn from_pem(pem: &str, domains: &[TrustDomain]) -> Result<Vec<Self>, NoRoot> {
-        let mut store = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-            let certificate = certificate.map_err(|error| NoRoot(error.to_string()))?;
-            store.add(certificate).map_err(|error| NoRoot(error.to_string()))?;
-        }
-        if store.is_empty() {
-            return Err(NoRoot("no PEM certificate in it".to_owned()));
-        }
-        let bind = |anchor| Self { anchor, domains: domains.to_vec() };
-        Ok(store.roots.into_iter().map(bind).collect())
-    }
+    registry: PeerRegistry,
 }
 
 // === impl Trust ===
 
 impl Trust {
-    /// No aliases, no configured roots; no revocations, unless they are to be expected.
+    /// No aliases and no configured roots. Revocations are unknown if lists are configured, else there are none.
     #[must_use]
     pub fn new(options: Options) -> Self {
         let revocations = if options.revocable {
@@ -112,27 +58,21 @@ impl Trust {
         } else {
             Revocations::None
         };
-        let rules = Rules {
-            domains: TrustDomains::default(),
-            revocations: Arc::new(revocations),
-            configured: Arc::default(),
-            mesh: Arc::default(),
-        };
-        Self(Arc::new(Shared {
+        Self(Arc::new(TrustState {
             options,
-            rules: ArcSwap::from_pointee(rules),
+            rules: ArcSwap::from_pointee(Rules::new(revocations)),
             writer: Mutex::default(),
-            live: live::Live::default(),
+            registry: PeerRegistry::default(),
         }))
     }
 
-    /// How keys are agreed on.
+    /// Key exchange groups for handshakes.
     #[must_use]
     pub fn key_exchange(&self) -> KeyExchange {
         self.0.options.key_exchange
     }
 
-    /// Whether revocation lists are to be expected.
+    /// Whether revocation lists are configured.
     #[must_use]
     pub fn is_revocable(&self) -> bool {
         self.0.options.revocable
@@ -140,63 +80,49 @@ impl Trust {
 
     /// Replaces the names of the mesh's trust domain and the configured roots.
     pub fn set_domains(&self, domains: TrustDomains, roots: Vec<BoundRoot>) {
-        self.replace(|rules| Rules { domains, configured: roots.into(), ..rules });
+        self.replace(|rules| rules.with_domains(domains, roots));
     }
 
-    /// Replaces the revocations, then ends the open connections whose peers they name. Answers how many those are.
+    /// Replaces the revocation lists and closes open connections whose peers are revoked by the new ones. Returns the
+    /// number of peers that were revoked by this call.
     pub fn set_revocations(&self, revocations: Revocations) -> usize {
-        let revocations = Arc::new(revocations);
-        self.replace(|rules| Rules { revocations, ..rules });
-        self.0.live.recheck(&self.rules())
+        self.replace(|rules| rules.with_revocations(revocations));
+        self.0.registry.recheck(&self.rules())
     }
 
-    /// The names of the mesh's trust domain as they are now.
+    /// The names of the mesh's trust domain.
     #[must_use]
     pub fn domains(&self) -> TrustDomains {
         self.0.rules.load().domains.clone()
     }
 
-    /// Who is revoked now.
+    /// The revocation lists in force.
     #[must_use]
     pub fn revocations(&self) -> Arc<Revocations> {
         Arc::clone(&self.0.rules.load().revocations)
     }
 
-    /// Takes note of the roots that came with a certificate which expires at `expires`.
-    pub(crate) fn learn(&self, roots: &RootCertStore, expires: SystemTime, now: SystemTime) {
+    /// Adds the roots that came with a certificate of ours which expires at `expires`.
+    pub(crate) fn learn_roots(&self, roots: &RootCertStore, expires: SystemTime, now: SystemTime) {
         let (until, now) = (unix(expires), unix(now));
-        self.replace(|rules| {
-            let mut mesh: Vec<MeshRoot> =
-                rules.mesh.iter().filter(|root| root.until > now).cloned().collect();
-            for anchor in &roots.roots {
-                match mesh.iter_mut().find(|known| known.anchor == *anchor) {
-                    Some(known) => known.until = known.until.max(until),
-                    None => mesh.push(MeshRoot { anchor: anchor.clone(), until }),
-                }
-            }
-            Rules { mesh: mesh.into(), ..rules }
-        });
+        self.replace(|rules| rules.with_mesh_roots(roots, until, now));
     }
 
     pub(crate) fn rules(&self) -> Arc<Rules> {
         self.0.rules.load_full()
     }
 
-    /// Keeps track of a peer that was let in, until the answer is dropped.
-    pub(crate) fn vouch(&self, peer: Peer) -> Vouched {
-        // In the register first and looked at after, so that no list falls between the two.
-        let vouched = Vouched::enter(self.clone(), peer);
-        self.0.live.recheck_one(&vouched, &self.rules());
-        vouched
-    }
-
-    fn live(&self) -> &live::Live {
-        &self.0.live
+    /// Registers a peer that was admitted, until the watch is dropped.
+    pub(crate) fn watch(&self, peer: AdmittedPeer) -> RevocationWatch {
+        // Registered first and checked after, so that no list replaced in between is missed.
+        let watch = self.0.registry.register(peer);
+        watch.recheck(&self.rules());
+        watch
     }
 
     fn replace(&self, change: impl FnOnce(Rules) -> Rules) {
-        // A panic in here leaves the rules as they were.
-        let _one_at_a_time = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        // A poisoned lock is fine: a panic in `change` leaves the rules as they were.
+        let _writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let next = change(Rules::clone(&self.0.rules.load()));
         self.0.rules.store(Arc::new(next));
     }
@@ -211,48 +137,6 @@ impl Default for Trust {
 impl fmt::Debug for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Trust").field("options", &self.0.options).finish_non_exhaustive()
-    }
-}
-
-// === impl Rules ===
-
-impl Rules {
-    /// The roots that may speak for all of `ids`, seen from `own`; `ours` came with the certificate of ours that is used.
-    pub(crate) fn anchors(
-        &self,
-        own: &TrustDomain,
-        ours: &RootCertStore,
-        ids: &[SpiffeId],
-        now: UnixTime,
-    ) -> Vec<TrustAnchor<'static>> {
-        let mut anchors = Vec::new();
-        let meshs =
-            |id: &SpiffeId| self.domains.same(own, &id.trust_domain) || !self.is_claimed(&id.trust_domain);
-        if ids.iter().all(meshs) {
-            anchors.extend(ours.roots.iter().cloned());
-            let overlapping = self.mesh.iter().filter(|root| root.until > now).map(|root| &root.anchor);
-            anchors.extend(overlapping.filter(|anchor| !ours.roots.contains(anchor)).cloned());
-        }
-        let speaks = |root: &&BoundRoot| {
-            !ids.is_empty() && ids.iter().all(|id| self.speaks_for(root, own, &id.trust_domain))
-        };
-        anchors.extend(self.configured.iter().filter(speaks).map(|root| root.anchor.clone()));
-        anchors
-    }
-
-    /// Every root there is, whoever it speaks for.
-    pub(crate) fn all_anchors(&self, ours: &RootCertStore) -> Vec<TrustAnchor<'static>> {
-        let known = self.mesh.iter().map(|root| &root.anchor);
-        let known = known.chain(self.configured.iter().map(|root| &root.anchor));
-        ours.roots.iter().chain(known).cloned().collect()
-    }
-
-    fn speaks_for(&self, root: &BoundRoot, own: &TrustDomain, domain: &TrustDomain) -> bool {
-        root.domains.contains(domain) || (root.domains.is_empty() && self.domains.same(own, domain))
-    }
-
-    fn is_claimed(&self, domain: &TrustDomain) -> bool {
-        self.configured.iter().any(|root| root.domains.contains(domain))
     }
 }
 

@@ -15,7 +15,7 @@ pub struct NetworkAddress {
     pub address: IpAddr,
 }
 
-/// Where a waypoint or network gateway is found.
+/// The address of a waypoint or network gateway.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct GatewayAddress {
     /// By name or by address.
@@ -24,7 +24,7 @@ pub struct GatewayAddress {
     pub hbone_mtls_port: u16,
 }
 
-/// How a gateway is referred to.
+/// A reference to a gateway.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum GatewayDestination {
     /// A service or workload by name.
@@ -49,12 +49,12 @@ impl fmt::Display for GatewayDestination {
     }
 }
 
-/// The target of a CONNECT: `10.0.0.1:80`, `[2001:db8::1]:80` or `host.ns.svc.cluster.local:80`.
+/// The authority of a CONNECT: `10.0.0.1:80`, `[2001:db8::1]:80` or `host.ns.svc.cluster.local:80`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Authority {
     /// An address.
     Ip(SocketAddr),
-    /// A service by name; the receiver resolves it.
+    /// A service by hostname, which the receiver resolves.
     Host {
         /// The service's fully qualified name.
         hostname: Hostname,
@@ -63,7 +63,7 @@ pub enum Authority {
     },
 }
 
-/// Text that is no CONNECT target.
+/// Text that is not the authority of a CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no valid authority pseudo header: {0}")]
 pub struct BadAuthority(String);

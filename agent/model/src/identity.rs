@@ -1,4 +1,4 @@
-//! SPIFFE identities in the mesh's form. Parsing and printing only; proving one is the identity crate's.
+//! SPIFFE identities in Istio's form: parsing and printing. Verification is in the identity crate.
 
 use std::fmt;
 use std::str::FromStr;
@@ -24,7 +24,7 @@ pub struct SpiffeId {
     pub service_account: ServiceAccount,
 }
 
-/// Text that is not an identity in the mesh's form.
+/// Text that is not a SPIFFE identity in Istio's form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not spiffe://<trust domain>/ns/<namespace>/sa/<service account>")]
 pub struct NotAnIdentity(String);

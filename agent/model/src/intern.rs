@@ -1,8 +1,8 @@
-//! One copy of every text that many objects repeat. The workloads of a mesh say the same few namespaces, accounts, nodes
-//! and services over and over; what they share is most of what they hold.
+//! Interning of texts that many objects repeat: workloads have few distinct namespaces, service accounts, nodes and
+//! services, and these are most of their memory.
 //!
-//! It belongs to whoever reads resources, and is not shared between threads: names are made elsewhere as well, and those
-//! are compared by their text like any other.
+//! The interner belongs to the xDS session and is not shared between threads. Names that are created elsewhere are not
+//! interned; they compare by text like all others.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::Hash;
@@ -12,28 +12,28 @@ use arcstr::ArcStr;
 use crate::name::{Name, NamespacedHostname};
 use crate::workload::{Memberships, PortMap};
 
-/// A pool that does not grow beyond this is never searched for what nobody uses any more.
+/// Pools of up to this size are never searched for unused values.
 const SMALLEST: usize = 1024;
 
-/// Knows the texts and memberships in use.
+/// Interns texts and memberships.
 #[derive(Debug, Default)]
 pub struct Interner {
     texts: Pool<ArcStr>,
     memberships: Pool<Memberships>,
 }
 
-/// Values, each once.
+/// Distinct values.
 #[derive(Debug)]
 struct Pool<T> {
     held: HashSet<T>,
-    /// How many values may be held before those are dropped that nobody else holds.
+    /// Size at which unused values are dropped.
     limit: usize,
 }
 
 // === impl Interner ===
 
 impl Interner {
-    /// The name of this text.
+    /// The name with this text.
     pub fn name<T: Name>(&mut self, text: &str) -> T {
         if text.is_empty() {
             return T::from_shared(ArcStr::new());
@@ -41,7 +41,7 @@ impl Interner {
         if let Some(held) = self.texts.held.get(text) {
             return T::from_shared(held.clone());
         }
-        // A text that cannot be counted is one of the program itself.
+        // A text without a reference count is a static one of the program.
         let unused = |text: &ArcStr| ArcStr::strong_count(text) == Some(1);
         T::from_shared(self.texts.put(ArcStr::from(text), unused))
     }
@@ -65,7 +65,7 @@ impl<T> Default for Pool<T> {
 }
 
 impl<T: Eq + Hash + Clone> Pool<T> {
-    /// Adds a value that is not held. What is searched is paid for by what was added since the last search.
+    /// Adds a new value. The cost of searching for unused ones is amortised over the additions since the last search.
     fn put(&mut self, value: T, unused: impl Fn(&T) -> bool) -> T {
         if self.held.len() >= self.limit {
             self.held.retain(|held| !unused(held));
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_uses_is_dropped() {
+    fn unused_values_are_dropped() {
         let mut interner = Interner::default();
         let used: Vec<Text> = (0..SMALLEST / 2).map(|n| interner.name(&format!("used {n}"))).collect();
         for n in 0..100 * SMALLEST {

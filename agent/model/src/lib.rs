@@ -1,7 +1,7 @@
-//! The vocabulary of the mesh as plain typed values: identities, addresses, workloads, services, policies.
+//! The model of the mesh as plain typed values: identities, addresses, workloads, services, policies.
 //!
-//! No I/O, no locks, no clocks. Wire messages become these types once, at the edge ([`wire`]), and whatever does not fit
-//! is refused there by name.
+//! No I/O, no locks, no clocks. Wire messages are converted once, in [`wire`], which rejects what it cannot represent and
+//! names the field.
 
 pub mod addr;
 pub mod identity;
@@ -9,6 +9,7 @@ pub mod intern;
 pub mod name;
 pub mod pod;
 pub mod policy;
+pub mod ports;
 pub mod service;
 pub mod trust;
 pub mod wire;
@@ -23,6 +24,7 @@ pub use name::{
 };
 pub use pod::PodRef;
 pub use policy::{Action, Facts, Outline, Policy, RefusedPolicy, Scope};
+pub use ports::{AgentPorts, HBONE_PORT};
 pub use service::{IpFamilies, LoadBalancer, Service, Visibility};
 pub use trust::TrustDomains;
 pub use wire::{Resource, WireError};

@@ -1,14 +1,14 @@
-//! Names of things, each a type of its own so that two of them cannot be swapped. All are cheap to clone, one pointer
-//! wide, and equal ones of a whole mesh can share their text ([`crate::Interner`]).
+//! Names, each with its own type so that two kinds cannot be confused. All are one pointer wide and cheap to clone, and
+//! equal ones can share their text ([`crate::Interner`]).
 
 use std::fmt;
 
 use arcstr::ArcStr;
 
-/// A name that can share its text.
+/// A name whose text can be shared.
 pub trait Name: Shared {}
 
-/// What is behind a name; not to be had outside of this crate.
+/// Access to the shared text, for this crate only.
 #[doc(hidden)]
 pub trait Shared {
     fn from_shared(text: ArcStr) -> Self;
@@ -36,7 +36,7 @@ macro_rules! names {
             }
         }
 
-        // Hash and Eq are those of the text, so maps can be searched without making a name first.
+        // Hash and Eq are those of the text, so that maps can be searched by `&str`.
         impl std::borrow::Borrow<str> for $name {
             fn borrow(&self) -> &str {
                 &self.0
@@ -101,7 +101,7 @@ names! {
     ClusterId;
     /// A Kubernetes node.
     NodeName;
-    /// Primary key of a workload: `<cluster>//Pod/<namespace>/<name>` and its kin.
+    /// Primary key of a workload, such as `<cluster>//Pod/<namespace>/<name>`.
     WorkloadUid;
     /// Key of a policy: the xDS name, `<namespace>/<name>`.
     PolicyKey;

@@ -1,4 +1,4 @@
-//! L4 authorization policies as values. Evaluating them is the state crate's.
+//! L4 authorization policies as values. Evaluation is in the state crate.
 
 use std::net::IpAddr;
 
@@ -15,11 +15,11 @@ pub struct Policy {
     pub namespace: Namespace,
     /// What it applies to.
     pub scope: Scope,
-    /// What a match means.
+    /// Effect of a match.
     pub action: Action,
     /// Rules, ORed; each a list of clauses, ANDed; each a list of matches, ORed.
     pub rules: Vec<Vec<Vec<Match>>>,
-    /// Only logged, never enforced.
+    /// Dry run: logged, not enforced.
     pub dry_run: bool,
 }
 
@@ -34,7 +34,7 @@ pub enum Scope {
     WorkloadSelector,
 }
 
-/// What a match means.
+/// Effect of a match.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Action {
     /// The connection may be accepted.
@@ -72,7 +72,7 @@ pub struct Match {
     pub not_destination_ports: Vec<u16>,
 }
 
-/// How a text is matched.
+/// How a string is matched.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StringMatch {
     /// Equal.
@@ -81,7 +81,7 @@ pub enum StringMatch {
     Prefix(Text),
     /// Ends with.
     Suffix(Text),
-    /// There is one, whatever it is.
+    /// Any non-empty value.
     Presence,
 }
 
@@ -94,32 +94,32 @@ pub struct AccountMatch {
     pub service_account: ServiceAccount,
 }
 
-/// A policy that was refused: its key, and what could be read of it nevertheless.
+/// A rejected policy: its key, and the part of it that could be decoded.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RefusedPolicy {
     /// The name of its resource.
     pub key: PolicyKey,
-    /// `None` when not even its scope is known.
+    /// `None` when not even its scope could be decoded.
     pub outline: Option<Outline>,
 }
 
-/// The part of a refused policy that says how far it reaches.
+/// The part of a rejected policy that determines its reach.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outline {
     /// Namespace; empty when the message has none.
     pub namespace: Namespace,
     /// What it applies to.
     pub scope: Scope,
-    /// What a match means; an action that is not known is a denial.
+    /// Effect of a match; an unknown action is treated as a DENY.
     pub action: Action,
-    /// Only logged, never enforced.
+    /// Dry run: logged, not enforced.
     pub dry_run: bool,
 }
 
-/// What is known of a connection when it is judged.
+/// The facts of a connection that policies are evaluated on.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Facts {
-    /// The proven identity of the peer; `None` for plaintext.
+    /// The verified identity of the peer; `None` for plaintext.
     pub peer: Option<crate::SpiffeId>,
     /// Address of the peer.
     pub source: IpAddr,
@@ -128,10 +128,10 @@ pub struct Facts {
 }
 
 impl RefusedPolicy {
-    /// What is enforced in place of a policy of which no version was ever accepted. It lets nothing through that the
-    /// policy might have refused: an ALLOW is there and matches nothing, a DENY matches all of its scope, and what could
-    /// not be read at all denies all of the namespace in its key. Policies of `root` may apply to the whole mesh, so one
-    /// of those (or any, while `root` is not known) denies everywhere.
+    /// The policy that is enforced in place of one of which no version was ever accepted. It denies everything that the
+    /// policy might have denied: an ALLOW exists and matches nothing, a DENY matches its whole scope, and a policy that could
+    /// not be decoded at all denies the namespace of its key. A policy of `root` may apply to the whole mesh, so there (or
+    /// anywhere, while `root` is unknown) it denies everywhere.
     #[must_use]
     pub fn stand_in(&self, root: Option<&Namespace>) -> Policy {
         let (namespace, name) = self.key.as_str().split_once('/').unwrap_or(("", self.key.as_str()));

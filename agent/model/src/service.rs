@@ -1,4 +1,4 @@
-//! A service: the name and virtual addresses that clients use, and how its endpoints are chosen.
+//! A service: hostname and virtual addresses that clients use, and how its endpoints are selected.
 
 use std::collections::BTreeMap;
 
@@ -21,19 +21,19 @@ pub struct Service {
     pub cidr_vips: Vec<NetworkCidr>,
     /// Service port → target port (0: named, known per endpoint).
     pub ports: BTreeMap<u16, u16>,
-    /// Identities its endpoints may prove, besides each endpoint's own.
+    /// Identities that its endpoints may present besides their own.
     pub subject_alt_names: Vec<SpiffeId>,
     /// Service waypoint.
     pub waypoint: Option<GatewayAddress>,
     /// Waypoints with weights.
     pub weighted_waypoints: Vec<(GatewayAddress, u32)>,
-    /// How endpoints are chosen; `None`: all compete by capacity.
+    /// Load balancing; `None`: all endpoints, weighted by capacity.
     pub load_balancer: Option<LoadBalancer>,
     /// Address families; `None`: whatever the endpoints have.
     pub ip_families: Option<IpFamilies>,
-    /// Wins among services of one address or hostname in different namespaces.
+    /// Preferred among services with the same address or hostname in different namespaces.
     pub canonical: bool,
-    /// Who sees it.
+    /// Namespaces that see it.
     pub visibility: Visibility,
 }
 
@@ -51,9 +51,9 @@ pub struct NetworkCidr {
 pub struct LoadBalancer {
     /// Scopes, most important first.
     pub routing_preferences: Vec<LbScope>,
-    /// What the ranking is for.
+    /// How the ranking is applied.
     pub mode: LbMode,
-    /// Which endpoints count.
+    /// Which endpoints are used.
     pub health_policy: HealthPolicy,
 }
 
@@ -74,7 +74,7 @@ pub enum LbScope {
     Network,
 }
 
-/// What the ranking is for.
+/// How the ranking is applied.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum LbMode {
     /// No ranking.
@@ -87,7 +87,7 @@ pub enum LbMode {
     Passthrough,
 }
 
-/// Which endpoints count.
+/// Which endpoints are used.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum HealthPolicy {
     /// Healthy ones.
@@ -119,10 +119,10 @@ impl IpFamilies {
     }
 }
 
-/// Who sees a service.
+/// Namespaces that see a service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Visibility {
-    /// Everybody.
+    /// All namespaces.
     #[default]
     Public,
     /// Its own namespace.

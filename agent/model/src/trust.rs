@@ -1,9 +1,8 @@
-//! Which trust domains are names of one mesh: its own and the aliases of it. An identity under one of them is the same
-//! identity under every other.
+//! The mesh's trust domain and its aliases. An identity in one of these domains is the same identity in all of them.
 
 use crate::identity::{SpiffeId, TrustDomain};
 
-/// The names of the mesh's trust domain.
+/// A trust domain with its aliases.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TrustDomains {
     mesh: Option<TrustDomain>,
@@ -11,8 +10,8 @@ pub struct TrustDomains {
 }
 
 impl TrustDomains {
-    /// The mesh's trust domain, when it was configured, and its aliases. Without one, whatever domain an identity of
-    /// ours has is taken for the mesh's.
+    /// The configured trust domain, if any, and its aliases. Without one, the domain of the local identity counts as the
+    /// mesh's.
     #[must_use]
     pub fn new(mesh: Option<TrustDomain>, aliases: impl IntoIterator<Item = TrustDomain>) -> Self {
         let mut aliases: Vec<TrustDomain> = aliases.into_iter().collect();
@@ -33,13 +32,13 @@ impl TrustDomains {
         &self.aliases
     }
 
-    /// Whether `other` is a name of the mesh that `own` is a name of.
+    /// Whether `own` and `other` name the same mesh.
     #[must_use]
     pub fn same(&self, own: &TrustDomain, other: &TrustDomain) -> bool {
         own == other || (self.applies_to(own) && self.lists(other))
     }
 
-    /// Whether two identities are the same one for somebody whose trust domain is `own`.
+    /// Whether two identities are equivalent, seen from trust domain `own`.
     #[must_use]
     pub fn same_identity(&self, own: &TrustDomain, a: &SpiffeId, b: &SpiffeId) -> bool {
         a.namespace == b.namespace
@@ -48,7 +47,7 @@ impl TrustDomains {
                 || (self.same(own, &a.trust_domain) && self.same(own, &b.trust_domain)))
     }
 
-    /// The other names of an identity for somebody whose trust domain is `own`; none for one of another mesh.
+    /// The equivalent identities in the other domains, seen from trust domain `own`; none for an identity of another mesh.
     pub fn other_names<'a>(
         &'a self,
         own: &'a TrustDomain,
@@ -60,7 +59,7 @@ impl TrustDomains {
         names.map(|name| SpiffeId { trust_domain: name.clone(), ..id.clone() })
     }
 
-    /// Aliases belong to the configured domain. An agent whose own domain is another one has none.
+    /// Aliases belong to the configured domain: an agent in another domain has none.
     fn applies_to(&self, own: &TrustDomain) -> bool {
         self.mesh.is_none() || self.lists(own)
     }
@@ -83,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mesh_and_its_aliases_are_one_and_nobody_else_is() {
+    fn the_mesh_domain_and_its_aliases_are_equivalent() {
         let domains = TrustDomains::new(Some(td("new")), [td("old"), td("older"), td("old")]);
         assert_eq!(domains.aliases(), [td("old"), td("older")]);
         for (own, other, same) in [

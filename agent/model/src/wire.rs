@@ -1,9 +1,8 @@
-//! Wire messages become vocabulary here, once; whatever does not fit is refused with the field and the value.
+//! Converts wire messages to the model. What the model cannot represent is rejected, with the field and the value.
 //!
-//! Growth of the contract is tolerated where ignoring it is safe (a new workload type, visibility, locality scope …);
-//! a value that would change *how* or *whether* traffic may flow (a new tunnel, a new policy action) is refused, so
-//! that the resource is named in a NACK instead of being half understood. Nothing is truncated, and nothing of a policy
-//! is dropped. It knows nothing of streams, versions and nonces.
+//! Unknown values are ignored where that is safe (a new workload type, visibility, locality scope …). A value that changes
+//! *how* or *whether* traffic may flow (a new tunnel, a new policy action) is rejected, so that the resource is named in a
+//! NACK instead of being misunderstood. No part of a policy is dropped. It knows nothing of streams, versions and nonces.
 
 mod addr;
 mod policy;
@@ -17,7 +16,7 @@ use crate::policy::{Outline, Policy};
 use crate::service::Service;
 use crate::workload::Workload;
 
-/// What the resource type `istio.workload.Address` carries.
+/// A resource of type `istio.workload.Address`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Resource {
     /// An endpoint.
@@ -26,17 +25,17 @@ pub enum Resource {
     Service(Service),
 }
 
-/// Why a resource was refused. Every message names the field and what it held.
+/// Why a resource was rejected. Every message names the field and its value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    /// A field without which the resource means nothing.
+    /// A required field is missing.
     #[error("{field}: missing")]
     Missing {
         /// Path of the field.
         field: &'static str,
     },
-    /// Bytes that are no address.
-    #[error("{field}: {length} bytes are no IP address (4 or 16 are)")]
+    /// Not the bytes of an address.
+    #[error("{field}: {length} bytes are not an IP address (4 or 16 are)")]
     Address {
         /// Path of the field.
         field: &'static str,
@@ -53,15 +52,15 @@ pub enum WireError {
         /// Bits of the address.
         max: u8,
     },
-    /// A number that is no port.
-    #[error("{field}: {value} is no port (0 to 65535)")]
+    /// Not a port number.
+    #[error("{field}: {value} is not a port (0 to 65535)")]
     Port {
         /// Path of the field.
         field: &'static str,
         /// The number.
         value: u32,
     },
-    /// A value of an enum that cannot be ignored.
+    /// An unknown enum value that cannot be ignored.
     #[error("{field}: {value} is not supported")]
     Unsupported {
         /// Path of the field.
@@ -69,7 +68,7 @@ pub enum WireError {
         /// The number on the wire.
         value: i32,
     },
-    /// A key that names no service.
+    /// Not the key of a service.
     #[error("{field}: {value:?} is not <namespace>/<hostname>")]
     ServiceName {
         /// Path of the field.
@@ -79,10 +78,10 @@ pub enum WireError {
     },
 }
 
-/// Reads an `istio.workload.Address` resource. What it has in common with others that `texts` knows is held once.
+/// Converts an `istio.workload.Address` resource. Texts are interned in `texts`.
 ///
 /// # Errors
-/// When it is neither a workload nor a service, or when that does not fit.
+/// When it is neither a workload nor a service, or has an invalid field.
 pub fn address(wire: proto::Address, texts: &mut Interner) -> Result<Resource, WireError> {
     let proto::Address { r#type } = wire;
     match r#type.ok_or(WireError::Missing { field: "type" })? {
@@ -91,16 +90,16 @@ pub fn address(wire: proto::Address, texts: &mut Interner) -> Result<Resource, W
     }
 }
 
-/// Reads an `istio.security.Authorization` resource. Its key is the resource's xDS name, not part of the message.
+/// Converts an `istio.security.Authorization` resource. Its key is the resource's xDS name, which is not in the message.
 ///
 /// # Errors
-/// When anything in it is not understood: a policy is taken whole or not at all.
+/// When anything in it is unknown: a policy is accepted whole or not at all.
 pub fn policy(wire: security::Authorization) -> Result<Policy, WireError> {
     Policy::try_from(wire)
 }
 
-/// How far a policy reaches that [`policy()`] refuses; `None` when its scope is not one that we know. An action that is not
-/// known counts as a denial: whatever it means, it was not meant to let more through.
+/// The reach of a policy that [`policy()`] rejects; `None` when its scope is unknown. An unknown action counts as a DENY,
+/// the safe choice.
 #[must_use]
 pub fn outline(wire: &security::Authorization) -> Option<Outline> {
     policy::outline(wire)

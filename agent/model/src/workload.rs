@@ -1,4 +1,4 @@
-//! One endpoint of the mesh: a pod, a VM, a gateway, or the stand-in for a service in a remote network.
+//! A workload: a pod, a VM, a gateway, or the stand-in for a service in a remote network.
 
 mod memberships;
 
@@ -48,7 +48,7 @@ pub struct Workload {
     pub workload_name: Text,
     /// Speaks HBONE itself.
     pub native_tunnel: bool,
-    /// The application expects a tunnel on its port.
+    /// The application expects a tunnel (a sandwiched waypoint).
     pub application_tunnel: Option<ApplicationTunnel>,
     /// Membership: service → ports of this endpoint.
     pub services: Memberships,
@@ -58,7 +58,7 @@ pub struct Workload {
     pub status: Health,
     /// Cluster; `Kubernetes` when the wire has none.
     pub cluster_id: ClusterId,
-    /// Where it runs.
+    /// Locality.
     pub locality: Locality,
     /// Whether its addresses are its own.
     pub network_mode: NetworkMode,
@@ -79,10 +79,10 @@ pub enum Protocol {
 /// Whether an endpoint takes traffic.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Health {
-    /// It does.
+    /// It takes traffic.
     #[default]
     Healthy,
-    /// It does not, unless the service's health policy says so.
+    /// It takes none, unless the service's health policy allows it.
     Unhealthy,
 }
 
@@ -99,7 +99,7 @@ pub enum NetworkMode {
 /// Kind of the controller that made the workload.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum WorkloadType {
-    /// Deployment, and whatever is not known.
+    /// Deployment, and any unknown kind.
     #[default]
     Deployment,
     /// Cron job.
@@ -126,7 +126,7 @@ impl WorkloadType {
 /// The application is behind a tunnel of its own (a sandwiched waypoint).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ApplicationTunnel {
-    /// What is written before the payload.
+    /// What precedes the payload.
     pub protocol: TunnelKind,
     /// Port that replaces the destination's.
     pub port: Option<u16>,
@@ -155,7 +155,7 @@ pub struct Locality {
 // === impl Workload ===
 
 impl Workload {
-    /// The identity it must prove.
+    /// The SPIFFE identity that it must present.
     #[must_use]
     pub fn identity(&self) -> SpiffeId {
         SpiffeId::new(self.trust_domain.clone(), self.namespace.clone(), self.service_account.clone())

@@ -12,9 +12,6 @@ use crate::accept::{BoundListener, Lifecycle};
 use crate::context::{PodContext, ProxyContext};
 use crate::inbound;
 
-/// Where tunnels to the agent itself may lead: metrics and readiness.
-const REACHABLE: [u16; 2] = [15020, 15021];
-
 /// The agent pod's listener. Dropping it resets its connections.
 #[derive(Debug)]
 pub struct AgentPodProxy(Lifecycle);
@@ -30,7 +27,8 @@ impl AgentPodProxy {
         sockets: Sockets,
         drain: Watch,
     ) -> Self {
-        let ctx = Arc::new(PodContext::new(proxy, pod, sockets, false).with_allowed_ports(&REACHABLE));
+        let allowed = proxy.config.ports.served_to_the_mesh();
+        let ctx = Arc::new(PodContext::new(proxy, pod, sockets, false).with_allowed_ports(&allowed));
         let lifecycle = Lifecycle::new(ctx.owner(), ctx.share(), drain);
         lifecycle.spawn("policy changes", Arc::clone(&ctx).recheck_on_changes());
         lifecycle.listen(inbound, "agent inbound", Some(ctx.handshakes()), move |accepted, drain| {

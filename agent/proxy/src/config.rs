@@ -3,32 +3,14 @@
 
 use std::time::Duration;
 
+use isthmus_model::AgentPorts;
 use isthmus_sys::socket::Transparent;
-
-/// The ports of a pod's listeners.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ports {
-    /// Captured outbound connections.
-    pub outbound: u16,
-    /// Captured plaintext that arrives.
-    pub inbound_plaintext: u16,
-    /// HBONE.
-    pub inbound: u16,
-}
-
-impl Default for Ports {
-    fn default() -> Self {
-        Self { outbound: 15001, inbound_plaintext: 15006, inbound: 15008 }
-    }
-}
 
 /// Settings of the data plane, the same for every pod.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where listeners are bound.
-    pub ports: Ports,
-    /// Ports that are never a target: a connection to one of them at a pod's own address would come back to us.
-    pub illegal_ports: Vec<u16>,
+    /// Ports of the listeners, which are never the target of a connection.
+    pub ports: AgentPorts,
     /// Whether inbound connections are dialled to the application from the client's address (`IP_TRANSPARENT`):
     /// required (startup fails without), if possible, or never. `ENABLE_ORIG_SRC`.
     pub original_source: Transparent,
@@ -100,8 +82,7 @@ impl Default for Retry {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            ports: Ports::default(),
-            illegal_ports: vec![15001, 15006, 15008, 15053],
+            ports: AgentPorts::default(),
             original_source: Transparent::BestEffort,
             dial_deadline: Duration::from_secs(10),
             tls_deadline: Duration::from_secs(10),
@@ -120,9 +101,9 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether `port` is a port of the proxy: a connection to it would loop.
+    /// Whether a connection to `port` of a pod would loop back to the agent.
     #[must_use]
     pub fn is_illegal(&self, port: u16) -> bool {
-        self.illegal_ports.contains(&port)
+        self.ports.loops_back(port)
     }
 }

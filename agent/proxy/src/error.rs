@@ -2,7 +2,6 @@
 //! reads them beside the connection's addresses. Several are ztunnel's, for existing alerts and searches.
 
 mod hello;
-pub(crate) mod revocation;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -111,7 +110,7 @@ pub enum Error {
     #[error("connection closed due to connection drain")]
     Drained,
     /// The certificate of the tunnel's peer was revoked while the connection was open.
-    #[error("{}", revocation::REVOKED)]
+    #[error("{}", isthmus_hbone::PeerRevoked)]
     Revoked,
     /// Reading or writing either side failed while bytes were copied.
     #[error("{0}")]
@@ -222,6 +221,8 @@ impl Error {
 
 #[cfg(test)]
 mod tests {
+    use isthmus_hbone::ConnectStatus;
+
     use super::*;
 
     #[test]
@@ -236,7 +237,7 @@ mod tests {
             (Error::PolicyChanged(refusal()), ResponseFlag::Deny),
             (Error::Revoked, ResponseFlag::CertRevoked),
             (Error::Connect(silence()), ResponseFlag::Connect),
-            (Error::Open(OpenError::Status(401)), ResponseFlag::Connect),
+            (Error::Open(OpenError::Status(ConnectStatus::UNAUTHORIZED)), ResponseFlag::Connect),
             (Error::Drained, ResponseFlag::Connect),
             (Error::Tls(TlsError::Timeout(after)), ResponseFlag::TlsFailure),
             (Error::NoPeerIdentity, ResponseFlag::TlsFailure),

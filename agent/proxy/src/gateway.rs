@@ -1,9 +1,10 @@
-//! The east-west gateway of a network: outer tunnels in, opaque bytes out to the endpoints of global services; and, for
-//! what is not HBONE, TLS by its server name and plain TCP. It reads nothing that passes through it.
+//! The east-west gateway of a network: terminates outer tunnels and forwards the opaque bytes inside to endpoints of
+//! global services; for traffic that is not HBONE, it forwards TLS by server name and plain TCP. It cannot read what it
+//! forwards, and authorizes nothing: the endpoint's agent does.
 //!
-//! What it refuses: an authority that is an address (400, no client of the mesh sends one to a gateway); a service that
-//! is unknown, not global, or without a healthy HBONE endpoint in this network (503, all alike, so that a peer cannot
-//! find out what exists). The reference gateway closes the connection instead; its clients treat both as a failure.
+//! It refuses an authority that is an address (400: no client of the mesh sends one to a gateway), and a service that is
+//! unknown, not global, or without a healthy HBONE endpoint in this network (503 for all of them, so that a peer cannot
+//! probe which services exist). The reference gateway closes the connection instead; its clients treat both as a failure.
 
 mod hbone;
 mod hello;
@@ -23,31 +24,31 @@ use crate::tracker::ConnectionsSnapshot;
 
 pub use crate::error::HelloError;
 
-/// Which services may be reached from other networks. Asked for every stream.
+/// Which services may be reached from other networks. Called for each stream, so it must be cheap.
 pub trait Globals: Send + Sync {
-    /// Whether the service is global; what is not known is not.
+    /// Whether the service is global. A service that is not known is not.
     fn is_global(&self, service: &NamespacedHostname) -> bool;
 }
 
-/// Who the gateway is.
+/// The identity of the gateway.
 #[derive(Debug, Clone)]
 pub struct GatewayInfo {
-    /// Its pod; the service account is that of its identity.
+    /// Its pod, whose service account is that of its identity.
     pub pod: PodRef,
-    /// Its trust domain, and that of the peers it accepts.
+    /// Its trust domain, which is also that of the peers it accepts.
     pub trust_domain: TrustDomain,
 }
 
-/// Where a connection that is no HBONE goes: an address, or a port of a service (which need not be global: whoever
-/// configured the route wants it reached).
+/// Where a connection that is not HBONE is forwarded to: an address, or a port of a service. The service need not be
+/// global: the operator configured the route on purpose.
 pub type Target = Authority;
 
 /// Routes by the server name of a TLS ClientHello.
 #[derive(Debug, Clone, Default)]
 pub struct SniRoutes {
-    /// Server name, in lower case → target.
+    /// Targets by server name in lower case.
     pub names: HashMap<String, Target>,
-    /// For any other name, and for none.
+    /// The target for any other server name, and for clients that send none.
     pub otherwise: Option<Target>,
 }
 
@@ -56,13 +57,13 @@ pub struct SniRoutes {
 pub struct GatewayListeners {
     /// HBONE, usually 15008.
     pub hbone: Option<BoundListener>,
-    /// TLS that is passed through by its server name: 15443, 15012, 15017.
+    /// TLS forwarded by its server name: 15443, 15012, 15017.
     pub sni: Vec<(BoundListener, SniRoutes)>,
     /// Plain TCP to one target each.
     pub tcp: Vec<(BoundListener, Target)>,
 }
 
-/// A running gateway. Dropped, it ends at once.
+/// A running gateway. Dropping it closes all connections at once.
 #[derive(Debug)]
 pub struct Gateway {
     ctx: Arc<PodContext>,
@@ -112,19 +113,19 @@ impl Gateway {
         Self { ctx, running }
     }
 
-    /// What is open now; everything counts as outbound, since nothing ends here.
+    /// The open connections. All count as outbound, since none ends here.
     #[must_use]
     pub fn connections(&self) -> ConnectionsSnapshot {
         self.ctx.connections().snapshot()
     }
 
-    /// Takes no new connections, waits at most `deadline` for the open ones, then cuts what is left.
+    /// Drains: accepts no new connections, waits up to `deadline` for the open ones, then closes the rest.
     pub async fn stop(&self, deadline: Duration) {
         self.running.stop(deadline).await;
     }
 }
 
-/// Who the gateway is as long as the control plane does not describe it.
+/// The gateway as a workload, for as long as the control plane does not describe it.
 fn stand_in(proxy: &ProxyContext, info: &GatewayInfo) -> Workload {
     Workload {
         name: info.pod.name.clone(),

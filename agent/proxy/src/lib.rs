@@ -42,7 +42,7 @@ mod types;
 
 pub use accept::{BoundListener, Listeners};
 pub use agent_pod::AgentPodProxy;
-pub use config::{Config, Ports, Retry};
+pub use config::{Config, Retry};
 pub use context::ProxyContext;
 pub use error::Error;
 pub use host_resolver::{HostLookupError, HostResolver, NoHostResolver};

@@ -1,14 +1,15 @@
-//! Whether, and with which endpoints, a connection that was not made is tried again. Pure: time is an argument, and nothing
-//! is dialled here.
+//! Whether a failed connection attempt is retried, and which endpoints the retry avoids: causes, the retry budget,
+//! outlier ejection and the state machine of one connection.
+//!
+//! Pure: time is an argument and nothing is dialled here. The loop that drives it is
+//! [`crate::outbound::retry_loop`].
 
 mod budget;
 mod cause;
 mod ejection;
-mod hints;
 mod shared;
 mod state;
 
 pub(crate) use cause::Cause;
-pub(crate) use hints::Learnt;
 pub(crate) use shared::SharedRetryState;
-pub(crate) use state::{Ejected, FailedAttempt, GiveUpReason, Hop, Protection, RetryState};
+pub(crate) use state::{FailedAttempt, GiveUpReason, Hop, Protection, RetryState};

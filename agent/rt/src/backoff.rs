@@ -1,8 +1,8 @@
-//! Growing waits between retries, with jitter. Pure: the caller sleeps.
+//! Exponential backoff with jitter. Pure: the caller sleeps.
 
 use std::time::Duration;
 
-/// Doubles from `min` to `max`; every wait is spread by ±20 % so that restarted nodes do not retry in step.
+/// Doubles from `min` to `max`. Every delay has ±20 % jitter, so that nodes that restarted together do not retry together.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     min: Duration,
@@ -11,20 +11,20 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// A backoff whose first wait is about `min` and whose longest is about `max`.
+    /// A backoff with delays from `min` to `max`.
     #[must_use]
     pub fn new(min: Duration, max: Duration) -> Self {
         Self { min, max, current: min }
     }
 
-    /// The next wait.
+    /// The next delay.
     pub fn next_delay(&mut self) -> Duration {
         let delay = self.current;
         self.current = (self.current * 2).min(self.max);
         delay.mul_f64(0.8 + 0.4 * fastrand::f64())
     }
 
-    /// Starts again from the shortest wait; called when something worked.
+    /// Back to `min`, after a success.
     pub fn reset(&mut self) {
         self.current = self.min;
     }

@@ -1,4 +1,4 @@
-//! Shutdown in three steps: ask everything to finish, wait until the deadline, then force.
+//! Graceful shutdown: signal all watchers to drain, wait until they are done or the deadline passes, then force them.
 //!
 //! Holding a [`Watch`] *is* being active: [`Drain::shutdown`] returns as soon as every clone is gone.
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-/// How far the shutdown has come.
+/// Phase of the shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Running,
@@ -17,20 +17,20 @@ enum Phase {
 /// How a shutdown ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Everything finished by itself.
+    /// All work finished before the deadline.
     Drained,
-    /// The deadline passed and what was left was told to stop at once.
+    /// The deadline passed, and the remaining work was signalled to stop at once.
     Forced,
 }
 
-/// The side that orders the shutdown.
+/// The side that starts the shutdown.
 #[derive(Debug)]
 pub struct Drain {
     phase: watch::Sender<Phase>,
     active: mpsc::Receiver<()>,
 }
 
-/// The side that is shut down. Keep a clone for as long as there is work that must be waited for.
+/// The side that is shut down. Work that must be waited for holds a clone.
 #[derive(Debug, Clone)]
 pub struct Watch {
     phase: watch::Receiver<Phase>,
@@ -48,14 +48,14 @@ pub fn channel() -> (Drain, Watch) {
 // === impl Drain ===
 
 impl Drain {
-    /// Asks every watcher to finish, waits at most `deadline`, then forces what is left and waits for it to notice.
+    /// Signals every watcher to drain, waits at most `deadline`, then forces the remaining ones and waits a second for them.
     pub async fn shutdown(mut self, deadline: Duration) -> Outcome {
         self.phase.send_replace(Phase::Graceful);
         if tokio::time::timeout(deadline, self.active.recv()).await.is_ok() {
             return Outcome::Drained;
         }
         self.phase.send_replace(Phase::Forced);
-        // Those that honour the force let go at once; one that does not is not worth waiting for.
+        // Watchers drop their clones at once when forced; the timeout is for one that ignores it.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.active.recv()).await;
         Outcome::Forced
     }
@@ -69,25 +69,25 @@ impl Drain {
 // === impl Watch ===
 
 impl Watch {
-    /// Resolves when new work should no longer be taken.
+    /// Resolves when the drain begins: no new work should be accepted.
     pub async fn graceful(&self) {
-        self.reached(Phase::Graceful).await;
+        self.wait_for(Phase::Graceful).await;
     }
 
-    /// Resolves when what is still running must stop now.
+    /// Resolves when the remaining work must stop at once.
     pub async fn forced(&self) {
-        self.reached(Phase::Forced).await;
+        self.wait_for(Phase::Forced).await;
     }
 
-    /// Whether a shutdown has begun.
+    /// Whether the drain has begun.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         *self.phase.borrow() >= Phase::Graceful
     }
 
-    async fn reached(&self, wanted: Phase) {
+    async fn wait_for(&self, wanted: Phase) {
         let mut phase = self.phase.clone();
-        // The owner dropped its side without a shutdown: nobody is left to wait for, so stop at once.
+        // An error means that the owner dropped its side without a shutdown: stop at once.
         let _ = phase.wait_for(|phase| *phase >= wanted).await;
     }
 }

@@ -1,21 +1,21 @@
-//! A file that is followed: read again every so often and compared by content, so that no way of replacing it is
-//! missed (Kubernetes swaps a symlink two levels up; editors rename). Reading costs little at this size and pace.
+//! Follows a file by polling its content. inotify would miss replacements that do not touch the file itself (Kubernetes
+//! swaps a symlink two directories up); reading a small file every two seconds costs little.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How often followed files are read.
+/// Poll interval.
 pub const POLL: Duration = Duration::from_secs(2);
 
-/// What is at a path.
+/// Content at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// Nothing.
+    /// No file.
     Missing,
-    /// These bytes.
+    /// A readable file.
     Bytes(Vec<u8>),
-    /// Something that cannot be read.
+    /// A file that cannot be read, with the reason.
     Unreadable(String),
 }
 
@@ -41,23 +41,22 @@ impl Follow {
         &self.path
     }
 
-    /// Reads it now, without a runtime. Answers what is there when that is not what was there the last time; the first
-    /// time it always answers.
-    pub fn look(&mut self) -> Option<&Content> {
+    /// Reads the file, blocking. Returns the content if it changed since the last read; always, the first time.
+    pub fn read_if_changed(&mut self) -> Option<&Content> {
         let read = std::fs::read(&self.path);
-        self.seen(read)
+        self.record(read)
     }
 
-    /// As [`Self::look`], off the runtime's threads.
-    pub async fn look_aside(&mut self) -> Option<&Content> {
+    /// As [`Self::read_if_changed`], without blocking the runtime.
+    pub async fn read_if_changed_async(&mut self) -> Option<&Content> {
         let read = tokio::fs::read(&self.path).await;
-        self.seen(read)
+        self.record(read)
     }
 
-    /// Waits until something else is there than the last time.
+    /// Waits until the content changes.
     pub async fn changed(&mut self) -> &Content {
         loop {
-            if self.look_aside().await.is_some() {
+            if self.read_if_changed_async().await.is_some() {
                 break;
             }
             tokio::time::sleep(POLL).await;
@@ -65,7 +64,7 @@ impl Follow {
         self.last.get_or_insert(Content::Missing)
     }
 
-    fn seen(&mut self, read: io::Result<Vec<u8>>) -> Option<&Content> {
+    fn record(&mut self, read: io::Result<Vec<u8>>) -> Option<&Content> {
         let now = match read {
             Ok(bytes) => Content::Bytes(bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Content::Missing,
@@ -107,17 +106,17 @@ mod tests {
         let dir = Dir::new("content");
         let path = dir.0.join("file");
         let mut follow = Follow::new(&path);
-        assert_eq!(follow.look(), Some(&Content::Missing));
-        assert_eq!(follow.look(), None);
+        assert_eq!(follow.read_if_changed(), Some(&Content::Missing));
+        assert_eq!(follow.read_if_changed(), None);
         fs::write(&path, "a").unwrap();
-        assert_eq!(follow.look(), Some(&Content::Bytes(b"a".to_vec())));
+        assert_eq!(follow.read_if_changed(), Some(&Content::Bytes(b"a".to_vec())));
         fs::write(&path, "a").unwrap();
-        assert_eq!(follow.look(), None, "written again, with the same content");
+        assert_eq!(follow.read_if_changed(), None, "written again, with the same content");
         fs::remove_file(&path).unwrap();
-        assert_eq!(follow.look(), Some(&Content::Missing));
+        assert_eq!(follow.read_if_changed(), Some(&Content::Missing));
         fs::create_dir(&path).unwrap();
-        assert!(matches!(follow.look(), Some(Content::Unreadable(_))));
-        assert_eq!(follow.look(), None);
+        assert!(matches!(follow.read_if_changed(), Some(Content::Unreadable(_))));
+        assert_eq!(follow.read_if_changed(), None);
     }
 
     #[test]
@@ -130,9 +129,9 @@ mod tests {
         symlink("..1", dir.0.join("..data")).unwrap();
         symlink("..data/file", dir.0.join("file")).unwrap();
         let mut follow = Follow::new(dir.0.join("file"));
-        assert_eq!(follow.look(), Some(&Content::Bytes(b"one".to_vec())));
+        assert_eq!(follow.read_if_changed(), Some(&Content::Bytes(b"one".to_vec())));
         symlink("..2", dir.0.join("..data_tmp")).unwrap();
         fs::rename(dir.0.join("..data_tmp"), dir.0.join("..data")).unwrap();
-        assert_eq!(follow.look(), Some(&Content::Bytes(b"two".to_vec())));
+        assert_eq!(follow.read_if_changed(), Some(&Content::Bytes(b"two".to_vec())));
     }
 }

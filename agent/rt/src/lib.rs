@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod drain;
 pub mod fair;
 pub mod file;
+pub mod io;
 pub mod log;
 pub mod metrics;
 pub mod ready;

@@ -1,5 +1,5 @@
-//! Logging in the field's formats: tab-separated text, or one JSON object per line; a filter that can be changed while
-//! running. Writes to standard output from a thread of its own (`queue`) and knows nothing of what is logged.
+//! Logging in ztunnel's formats: tab-separated text, or one JSON object per line, with a filter that can be changed at run
+//! time. Lines are written to standard output by a thread of their own (`queue`).
 
 mod queue;
 
@@ -19,7 +19,7 @@ use tracing_subscriber::{Layer, reload};
 use self::queue::Queue;
 use crate::metrics::Registry;
 
-/// How a line looks.
+/// Format of the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
     /// `time\tlevel\tscope\tmessage\tkey=value …`
@@ -29,7 +29,7 @@ pub enum Format {
     Json,
 }
 
-/// Why a filter was refused.
+/// Why a filter is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("log filter {filter:?} is not a list of level, scope=level or scope:level: {reason}")]
 pub struct BadFilter {
@@ -40,15 +40,15 @@ pub struct BadFilter {
 /// Why logging could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
-    /// The filter was refused.
+    /// The filter is invalid.
     #[error(transparent)]
     Filter(#[from] BadFilter),
-    /// The thread that writes could not be started.
+    /// The writer thread could not be started.
     #[error("log thread: {0}")]
     Thread(#[from] std::io::Error),
 }
 
-/// The log of a running process: its filter, and what has not been written yet. Clones share it.
+/// Handle of the running log: changes its filter and flushes it. Clones share it.
 #[derive(Clone)]
 pub struct Handle {
     apply: Arc<dyn Fn(Targets) + Send + Sync>,
@@ -56,10 +56,10 @@ pub struct Handle {
     queue: Queue,
 }
 
-/// Installs the process' subscriber. Whoever ends the process should [`Handle::flush`] first.
+/// Installs the process' subscriber. [`Handle::flush`] before the process exits.
 ///
 /// # Errors
-/// When the filter does not parse or there is no thread to be had.
+/// When the filter is invalid, or the writer thread cannot be started.
 pub fn init(format: Format, filter: &str) -> Result<Handle, InitError> {
     let (layer, reload) = reload::Layer::new(parse(filter)?);
     let queue = Queue::default();
@@ -74,9 +74,9 @@ pub fn init(format: Format, filter: &str) -> Result<Handle, InitError> {
     Ok(Handle { apply: Arc::new(apply), filter: Arc::new(Mutex::new(filter.to_owned())), queue })
 }
 
-/// The line that stands where others could not.
+/// The line that reports dropped lines.
 fn lost(format: Format, count: u64) -> String {
-    let message = "lines of the log were dropped: its reader was too slow".to_owned();
+    let message = "dropped log lines, the reader of standard output was too slow".to_owned();
     let fields = Fields { message, rest: vec![("lines", count.into())] };
     format.line(&timestamp(SystemTime::now()), "warn", "log", fields)
 }
@@ -120,21 +120,21 @@ impl Handle {
         Ok(())
     }
 
-    /// The filter in force, as it was given.
+    /// The current filter, as it was set.
     #[must_use]
     pub fn current(&self) -> String {
         self.filter.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits until everything logged so far was written, at most so long; whether it was.
+    /// Waits until everything logged so far is written, at most `timeout`; returns whether it is.
     #[must_use = "lines that were not written are lost"]
-    pub fn flush(&self, patience: Duration) -> bool {
-        self.queue.flush(patience)
+    pub fn flush(&self, timeout: Duration) -> bool {
+        self.queue.flush(timeout)
     }
 
-    /// Declares the counter of lines that a slow reader cost.
+    /// Registers the counter of dropped lines.
     pub fn register(&self, registry: &Registry) {
-        let help = "Lines of the log that were dropped because its reader was too slow";
+        let help = "Log lines dropped because the reader of standard output was too slow";
         registry.register("isthmus_log_lines_dropped", help, self.queue.dropped());
     }
 }
@@ -244,31 +244,10 @@ impl Format {
     }
 }
 
-/// RFC 3339 in UTC with microseconds.
+/// RFC 3339 in UTC with microseconds. A clock before 1970 shows as 1970.
 #[must_use]
 pub fn timestamp(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = civil(days);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:06}Z",
-        second / 3600,
-        second / 60 % 60,
-        second % 60,
-        since.subsec_micros()
-    )
-}
-
-/// Days since 1970-01-01 as a date of the Gregorian calendar, counting in 400-year eras that start on 1 March.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+    humantime::format_rfc3339_micros(time.max(UNIX_EPOCH)).to_string()
 }
 
 #[cfg(test)]
@@ -285,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_is_the_calendars() {
+    fn timestamps_are_rfc_3339_with_microseconds() {
         let at = |seconds| timestamp(UNIX_EPOCH + Duration::from_secs(seconds));
         assert_eq!(at(0), "1970-01-01T00:00:00.000000Z");
         assert_eq!(at(951_782_400), "2000-02-29T00:00:00.000000Z");
@@ -293,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_have_the_two_shapes() {
+    fn lines_are_text_or_json() {
         let fields = || Fields {
             message: "connection complete".into(),
             rest: vec![

@@ -1,4 +1,4 @@
-//! The metric registry. Families are declared where they are emitted; the root registers them here and admin encodes.
+//! The metric registry. Families are declared where they are counted, registered here, and encoded by the admin crate.
 
 pub mod expiring;
 pub mod family;
@@ -19,14 +19,14 @@ pub use expiring::Expiring;
 pub use family::Family;
 pub use total::{Count, Histogram, Total};
 
-/// The process' registry. Clones share it. Its lock is taken to declare and to encode, never to count.
+/// The registry of the process. Clones share it. Its lock is taken to register and to encode, never to count.
 #[derive(Debug, Clone, Default)]
 pub struct Registry(Arc<Families>);
 
 #[derive(Debug, Default)]
 struct Families {
     registry: Mutex<registry::Registry>,
-    /// Families whose number of series has a bound.
+    /// Families with a limit of series.
     bounded: Bounds,
 }
 
@@ -37,13 +37,13 @@ impl Registry {
         self.registry().register(name, help, metric);
     }
 
-    /// Registers families whose values are read when they are asked for.
+    /// Registers a collector, whose values are read at each scrape.
     pub fn collect(&self, collector: impl Collector) {
         self.registry().register_collector(Box::new(collector));
     }
 
-    /// Registers a family whose series end, together with the one that keeps their sums: `istio_…` is accompanied by
-    /// `isthmus_expired_…`. How many series there are, may be and were ended is shown in `isthmus_metric_series…`.
+    /// Registers a family whose series expire, together with the family of their sums: `istio_…` is accompanied by
+    /// `isthmus_expired_…`. Size, limit and expired series are in `isthmus_metric_series…`.
     pub fn register_expiring<L: Coarse, M: Total>(
         &self,
         name: &'static str,
@@ -66,7 +66,7 @@ impl Registry {
         Ok(text)
     }
 
-    /// Writes the OpenMetrics text of every family. With many series this computes for a while.
+    /// Writes the OpenMetrics text of every family. Takes a while with many series.
     ///
     /// # Errors
     /// When a metric cannot be formatted or written.

@@ -1,11 +1,11 @@
-//! Readiness as guard values: the process is ready when no guard is left. Owns the names of what is pending.
+//! Readiness by guards: the process is ready when no guard exists. Owns the names of pending guards.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// What the process still waits for. Clones share it.
+/// The pending guards of the process. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Readiness(Arc<watch::Sender<BTreeMap<String, usize>>>);
 
@@ -24,22 +24,22 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// Blocks readiness until the guard is dropped; the name is shown by the readiness endpoint.
+    /// Blocks readiness until the guard is dropped. The readiness endpoint shows the name.
     pub fn block(&self, name: impl Into<String>) -> BlockReady {
         let name = name.into();
         self.0.send_modify(|pending| *pending.entry(name.clone()).or_default() += 1);
         BlockReady { name, of: self.clone() }
     }
 
-    /// Names still pending, sorted; empty when ready.
+    /// Names of pending guards, sorted; empty when ready.
     #[must_use]
     pub fn pending(&self) -> Vec<String> {
         self.0.borrow().keys().cloned().collect()
     }
 
-    /// Resolves when no guard of this name is left.
+    /// Resolves when no guard of this name exists.
     pub async fn released(&self, name: &str) {
-        // The sender lives in `self`, so that waiting cannot fail.
+        // Cannot fail: `self` holds the sender.
         let _ = self.0.subscribe().wait_for(|pending| !pending.contains_key(name)).await;
     }
 }

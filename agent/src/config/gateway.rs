@@ -1,27 +1,27 @@
-//! Settings of `isthmus gateway`: the agent's variables for the control plane, plus which listeners it has beside HBONE.
+//! Settings of `isthmus gateway`: the agent's variables for the control plane, plus its listeners.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use isthmus_model::{Authority, SpiffeId};
+use isthmus_model::{Authority, HBONE_PORT, SpiffeId};
 
 use super::agent::AgentConfig;
 use super::source::{ConfigErrors, Reader, Strings};
 
-/// Everything the gateway role is told.
+/// Every setting of the gateway role.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
     /// Control plane, certificates, logging, endpoints: as for the agent.
     pub base: AgentConfig,
-    /// The identity it proves on the outer tunnel.
+    /// SPIFFE identity that it proves on outer tunnels.
     pub identity: SpiffeId,
-    /// HBONE listener.
+    /// Address of the HBONE listener.
     pub hbone: SocketAddr,
-    /// TLS passthrough: listeners that route by SNI.
+    /// TLS passthrough listeners, which route by SNI.
     pub sni: Vec<SniRoute>,
-    /// Plain TCP listeners that forward to a service.
+    /// TCP listeners that forward to one upstream.
     pub tcp: Vec<TcpRoute>,
-    /// Kubeconfig of its cluster; `None`: in-cluster.
+    /// Kubeconfig of its cluster; `None`: the pod's service account.
     pub kubeconfig: Option<PathBuf>,
 }
 
@@ -30,9 +30,9 @@ pub struct GatewayConfig {
 pub struct SniRoute {
     /// Listener port.
     pub port: u16,
-    /// The server name, exact.
+    /// Server name; matched exactly, without regard to case.
     pub name: String,
-    /// Where it goes: an address, or a service's `hostname:port`.
+    /// Upstream: an address, or a service's `hostname:port`.
     pub to: Authority,
 }
 
@@ -41,25 +41,25 @@ pub struct SniRoute {
 pub struct TcpRoute {
     /// Listener port.
     pub port: u16,
-    /// Where it goes: an address, or a service's `hostname:port`.
+    /// Upstream: an address, or a service's `hostname:port`.
     pub to: Authority,
 }
 
-/// Reads everything.
+/// Reads every setting.
 ///
 /// # Errors
-/// All bad values at once.
+/// Every bad value, those of the agent's variables included.
 pub fn read(strings: &dyn Strings) -> Result<GatewayConfig, ConfigErrors> {
     let mut reader = Reader::new(strings);
     let base = super::agent::read(strings);
     let r = &mut reader;
-    let namespace = r.required("POD_NAMESPACE", "the gateway's identity needs its namespace");
-    let account = r.required("SERVICE_ACCOUNT", "the gateway's identity needs its service account");
+    let namespace = r.required("POD_NAMESPACE", "it is part of the gateway's SPIFFE identity");
+    let account = r.required("SERVICE_ACCOUNT", "it is part of the gateway's SPIFFE identity");
     let trust_domain = r.text("TRUST_DOMAIN").unwrap_or_default();
-    let port: u16 = r.parsed("GATEWAY_HBONE_PORT", 15008, "a port");
+    let port: u16 = r.parsed("GATEWAY_HBONE_PORT", HBONE_PORT, "a port from 0 to 65535");
     let sni = entries(r, "GATEWAY_SNI_ROUTES", sni_route);
     let tcp = entries(r, "GATEWAY_TCP_ROUTES", tcp_route);
-    let kubeconfig = super::read_kubeconfig(r);
+    let kubeconfig = super::kubeconfig::read(r);
     let identity = SpiffeId::new(trust_domain.as_str().into(), namespace.into(), account.into());
     let hbone = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
     match (base, reader.finish(())) {
@@ -76,7 +76,7 @@ fn entries<T>(r: &mut Reader<'_>, key: &str, parse: impl Fn(&str) -> Option<T>) 
     for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
         match parse(entry) {
             Some(route) => found.push(route),
-            None => r.fail(format!("{key}: {entry:?} is not of the form {}", form(key))),
+            None => r.fail(format!("{key}: entry {entry:?} is not of the form {}", form(key))),
         }
     }
     found
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_are_read() {
+    fn sni_and_tcp_routes_are_parsed() {
         let config = read(&env(&[
             ("POD_NAMESPACE", "istio-system"),
             ("SERVICE_ACCOUNT", "gw"),
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn own_and_shared_mistakes_are_reported_together() {
+    fn errors_of_gateway_and_agent_settings_are_reported_together() {
         let found = read(&env(&[("GATEWAY_SNI_ROUTES", "x"), ("SECRET_TTL", "y")])).unwrap_err().0;
         for key in ["POD_NAMESPACE", "SERVICE_ACCOUNT", "GATEWAY_SNI_ROUTES", "SECRET_TTL", "KUBECONFIG"] {
             assert!(found.iter().any(|line| line.contains(key)), "{key}: {found:?}");

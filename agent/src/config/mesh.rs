@@ -1,13 +1,15 @@
-//! `ProxyConfig`: the part of the mesh configuration that the chart hands over as YAML (`PROXY_CONFIG`, or the
-//! `defaultConfig` of the mesh config file). Unknown keys only warn: newer control planes add some.
+//! The mesh configuration as YAML: `ProxyConfig` (`PROXY_CONFIG`, or `defaultConfig` of the mesh config file) and the
+//! file's trust settings. Unknown keys only warn: newer control planes add some.
 
 use std::collections::BTreeMap;
 
-use isthmus_identity::trust::BoundRoot;
+use isthmus_identity::trust::{BoundRoot, NoRoot};
 use isthmus_model::TrustDomain;
 use yaml_serde::Value;
 
-/// What the agent uses of a `ProxyConfig`.
+use super::source::Reader;
+
+/// The part of a `ProxyConfig` that the agent uses.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ProxyConfig {
     /// Address of the control plane, `host:port`.
@@ -18,27 +20,89 @@ pub struct ProxyConfig {
     pub stats_port: Option<u16>,
     /// Worker threads; 0 means all cores.
     pub concurrency: Option<u16>,
-    /// Variables for the node metadata, and settings that the environment does not give.
+    /// Node metadata, and settings that the environment does not have.
     pub metadata: BTreeMap<String, String>,
-    /// Keys that were not understood.
+    /// Unknown keys, for the log.
     pub unknown: Vec<String>,
+}
+
+/// Why a mesh config or a `ProxyConfig` cannot be used. Names the key and its value.
+#[derive(Debug, thiserror::Error)]
+pub enum MeshConfigError {
+    /// The text is not YAML.
+    #[error("not valid YAML: {0}")]
+    Yaml(#[from] yaml_serde::Error),
+    /// The document is not a mapping.
+    #[error("not a mapping but {0}")]
+    NotAMapping(String),
+    /// A key is not a string.
+    #[error("key {0} is not a string")]
+    Key(String),
+    /// A value has another type than its key requires.
+    #[error("{key}: {value} is not {expected}")]
+    Value {
+        /// Path of the key.
+        key: String,
+        /// The value, in one line.
+        value: String,
+        /// What is accepted.
+        expected: &'static str,
+    },
+    /// A value is not a trust domain.
+    #[error("{key}: {source}")]
+    TrustDomain {
+        /// Path of the key.
+        key: String,
+        /// Why.
+        source: InvalidTrustDomain,
+    },
+    /// An entry of `caCertificates` holds no usable root.
+    #[error("{key}: {source}")]
+    Roots {
+        /// Path of the key.
+        key: String,
+        /// Why.
+        source: NoRoot,
+    },
+    /// An entry of `caCertificates` holds nothing.
+    #[error("{0}: neither pem nor spiffeBundleUrl is given")]
+    NoCertificate(String),
+}
+
+/// A text that is not a trust domain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a trust domain (letters, digits, '.', '-' and '_')")]
+pub struct InvalidTrustDomain(String);
+
+impl ProxyConfig {
+    /// A setting that may be given to one agent by its environment, or to all proxies by `proxyMetadata`; the environment
+    /// wins.
+    #[must_use]
+    pub fn setting(&self, r: &Reader<'_>, key: &str) -> Option<String> {
+        let given = || self.metadata.get(key).or_else(|| self.metadata.get(&meta_key(key))).cloned();
+        r.text(key).or_else(given)
+    }
+}
+
+/// The metadata key of an `ISTIO_META_…` variable.
+pub(super) fn meta_key(key: &str) -> String {
+    key.strip_prefix("ISTIO_META_").unwrap_or(key).to_owned()
 }
 
 /// Reads a `ProxyConfig` document.
 ///
 /// # Errors
-/// A line that names the key and the value that do not fit.
-pub fn proxy_config(text: &str) -> Result<ProxyConfig, String> {
-    let document: Value = yaml_serde::from_str(text).map_err(|error| format!("it is not YAML: {error}"))?;
+/// When it is not a mapping, or a known key has a value that it cannot have.
+pub fn proxy_config(text: &str) -> Result<ProxyConfig, MeshConfigError> {
+    let document: Value = yaml_serde::from_str(text)?;
     let mut config = ProxyConfig::default();
     let map = match document {
         Value::Null => return Ok(config),
         Value::Mapping(map) => map,
-        other => return Err(format!("it is not a mapping but {}", shown(&other))),
+        other => return Err(MeshConfigError::NotAMapping(shown(&other))),
     };
     for (key, value) in map {
-        let key =
-            key.as_str().map(str::to_owned).ok_or_else(|| format!("key {} is not a text", shown(&key)))?;
+        let key = key.as_str().map(str::to_owned).ok_or_else(|| MeshConfigError::Key(shown(&key)))?;
         match key.as_str() {
             "discoveryAddress" => config.discovery_address = Some(string(&key, &value)?),
             "proxyAdminPort" => config.admin_port = Some(number(&key, &value)?),
@@ -55,46 +119,45 @@ pub fn proxy_config(text: &str) -> Result<ProxyConfig, String> {
 ///
 /// # Errors
 /// As [`proxy_config`].
-pub fn mesh_default_config(text: &str) -> Result<ProxyConfig, String> {
-    let document: Value = yaml_serde::from_str(text).map_err(|error| format!("it is not YAML: {error}"))?;
+pub fn mesh_default_config(text: &str) -> Result<ProxyConfig, MeshConfigError> {
+    let document: Value = yaml_serde::from_str(text)?;
     match document.get("defaultConfig") {
         None => Ok(ProxyConfig::default()),
-        Some(inner) => proxy_config(&yaml_serde::to_string(inner).map_err(|error| error.to_string())?),
+        Some(inner) => proxy_config(&yaml_serde::to_string(inner)?),
     }
 }
 
-/// Reads `rootNamespace` out of a mesh config file; what is wrong with the file is told by [`mesh_default_config`].
+/// Reads `rootNamespace` out of a mesh config file. A broken file is reported by [`mesh_default_config`].
 pub fn root_namespace(text: &str) -> Option<String> {
     let document: Value = yaml_serde::from_str(text).ok()?;
     document.get("rootNamespace")?.as_str().filter(|name| !name.is_empty()).map(str::to_owned)
 }
 
-/// What a mesh config file says of trust.
+/// The trust settings of a mesh config file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MeshTrust {
     /// The mesh's trust domain.
     pub domain: Option<TrustDomain>,
-    /// Other names of it.
+    /// Its aliases.
     pub aliases: Vec<TrustDomain>,
-    /// Further roots, each with the trust domains it may speak for (`caCertificates`).
+    /// Additional roots (`caCertificates`), each with the trust domains that it may sign for.
     pub roots: Vec<BoundRoot>,
-    /// What was understood and is not done.
+    /// Known settings that are not supported, for the log.
     pub ignored: Vec<String>,
 }
 
 /// Reads `trustDomain`, `trustDomainAliases` and `caCertificates` out of a mesh config file.
 ///
 /// # Errors
-/// A line that names the key and the value that do not fit.
-pub fn trust(text: &str) -> Result<MeshTrust, String> {
-    let document: Value = yaml_serde::from_str(text).map_err(|error| format!("it is not YAML: {error}"))?;
+/// When it is not a mapping, or one of these keys has a value that it cannot have.
+pub fn trust(text: &str) -> Result<MeshTrust, MeshConfigError> {
+    let document: Value = yaml_serde::from_str(text)?;
     if !matches!(document, Value::Null | Value::Mapping(_)) {
-        return Err(format!("it is not a mapping but {}", shown(&document)));
+        return Err(MeshConfigError::NotAMapping(shown(&document)));
     }
     let mut found = MeshTrust::default();
     if let Some(value) = document.get("trustDomain") {
-        let name = string("trustDomain", value)?;
-        found.domain = Some(trust_domain(&name).map_err(|error| format!("trustDomain: {error}"))?);
+        found.domain = Some(domain("trustDomain", value)?);
     }
     found.aliases = domains(&document, "trustDomainAliases", "trustDomainAliases")?;
     for (at, entry) in list(&document, "caCertificates", "caCertificates")?.iter().enumerate() {
@@ -104,12 +167,14 @@ pub fn trust(text: &str) -> Result<MeshTrust, String> {
                 let domains = domains(entry, "trustDomains", &format!("{key}.trustDomains"))?;
                 let pem = string(&format!("{key}.pem"), pem)?;
                 let roots = BoundRoot::from_pem(&pem, &domains);
-                found.roots.extend(roots.map_err(|error| format!("{key}.pem: {error}"))?);
+                let roots =
+                    roots.map_err(|source| MeshConfigError::Roots { key: format!("{key}.pem"), source });
+                found.roots.extend(roots?);
             }
-            (None, Some(_)) => {
-                found.ignored.push(format!("{key}.spiffeBundleUrl: bundles are not fetched, it"))
-            }
-            (None, None) => return Err(format!("{key}: neither pem nor spiffeBundleUrl is given")),
+            (None, Some(_)) => found
+                .ignored
+                .push(format!("{key}.spiffeBundleUrl: SPIFFE bundles are not fetched, the entry")),
+            (None, None) => return Err(MeshConfigError::NoCertificate(key)),
         }
     }
     Ok(found)
@@ -118,54 +183,60 @@ pub fn trust(text: &str) -> Result<MeshTrust, String> {
 /// A trust domain by its name.
 ///
 /// # Errors
-/// When it is none, with the name.
-pub fn trust_domain(name: &str) -> Result<TrustDomain, String> {
+/// When it is empty or has characters that no trust domain has.
+pub fn trust_domain(name: &str) -> Result<TrustDomain, InvalidTrustDomain> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     if name.is_empty() || !name.bytes().all(fits) {
-        return Err(format!("{name:?} is no trust domain"));
+        return Err(InvalidTrustDomain(name.to_owned()));
     }
     Ok(name.into())
 }
 
-fn domains(parent: &Value, key: &str, path: &str) -> Result<Vec<TrustDomain>, String> {
-    let read = |value: &Value| {
-        let name = string(path, value)?;
-        trust_domain(&name).map_err(|error| format!("{path}: {error}"))
-    };
-    list(parent, key, path)?.iter().map(read).collect()
+fn domain(path: &str, value: &Value) -> Result<TrustDomain, MeshConfigError> {
+    let invalid = |source| MeshConfigError::TrustDomain { key: path.to_owned(), source };
+    trust_domain(&string(path, value)?).map_err(invalid)
 }
 
-fn list<'a>(parent: &'a Value, key: &str, path: &str) -> Result<&'a [Value], String> {
+fn domains(parent: &Value, key: &str, path: &str) -> Result<Vec<TrustDomain>, MeshConfigError> {
+    list(parent, key, path)?.iter().map(|value| domain(path, value)).collect()
+}
+
+/// The value of `key` is of another type.
+fn unexpected(key: &str, value: &Value, expected: &'static str) -> MeshConfigError {
+    MeshConfigError::Value { key: key.to_owned(), value: shown(value), expected }
+}
+
+fn list<'a>(parent: &'a Value, key: &str, path: &str) -> Result<&'a [Value], MeshConfigError> {
     match parent.get(key) {
         None | Some(Value::Null) => Ok(&[]),
         Some(Value::Sequence(values)) => Ok(values),
-        Some(other) => Err(format!("{path}: {} is not a list", shown(other))),
+        Some(other) => Err(unexpected(path, other, "a list")),
     }
 }
 
-fn string(key: &str, value: &Value) -> Result<String, String> {
-    value.as_str().map(str::to_owned).ok_or_else(|| format!("{key}: {} is not a text", shown(value)))
+fn string(key: &str, value: &Value) -> Result<String, MeshConfigError> {
+    value.as_str().map(str::to_owned).ok_or_else(|| unexpected(key, value, "a string"))
 }
 
-fn number(key: &str, value: &Value) -> Result<u16, String> {
+fn number(key: &str, value: &Value) -> Result<u16, MeshConfigError> {
     let fits = value.as_u64().and_then(|number| u16::try_from(number).ok());
-    fits.ok_or_else(|| format!("{key}: {} is not a number from 0 to 65535", shown(value)))
+    fits.ok_or_else(|| unexpected(key, value, "a number from 0 to 65535"))
 }
 
-fn strings(key: &str, value: &Value) -> Result<BTreeMap<String, String>, String> {
+fn strings(key: &str, value: &Value) -> Result<BTreeMap<String, String>, MeshConfigError> {
     let map = match value {
         Value::Null => return Ok(BTreeMap::new()),
         Value::Mapping(map) => map,
-        other => return Err(format!("{key}: {} is not a mapping", shown(other))),
+        other => return Err(unexpected(key, other, "a mapping")),
     };
     let pair = |(name, value): (&Value, &Value)| {
-        let name = name.as_str().ok_or_else(|| format!("{key}: key {} is not a text", shown(name)))?;
+        let name = name.as_str().ok_or_else(|| unexpected(key, name, "a string key"))?;
         Ok((name.to_owned(), string(&format!("{key}.{name}"), value)?))
     };
     map.iter().map(pair).collect()
 }
 
-/// A value as it could have been written, in one line.
+/// The value as YAML in one line.
 fn shown(value: &Value) -> String {
     let text = yaml_serde::to_string(value).unwrap_or_else(|_| format!("{value:?}"));
     text.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -176,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_keys_are_read_and_unknown_ones_remembered() {
+    fn known_keys_are_read_and_unknown_ones_reported() {
         let config = proxy_config(
             "discoveryAddress: istiod:15012\nconcurrency: 2\ntracing: {}\nproxyMetadata: {A: b}",
         )
@@ -192,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn trust_is_read_with_whom_each_root_speaks_for() {
+    fn each_root_is_bound_to_its_trust_domains() {
         let ca = isthmus_kit::pki::Ca::new("partner").unwrap();
         let pem = ca.root_pem().replace('\n', "\n      ");
         let text = format!(
@@ -214,7 +285,7 @@ mod tests {
             ("caCertificates: [{}]", "caCertificates[0]: neither"),
             ("[]", "not a mapping but []"),
         ] {
-            let error = trust(text).unwrap_err();
+            let error = trust(text).unwrap_err().to_string();
             assert!(error.contains(named), "{text}: {error}");
         }
     }
@@ -227,7 +298,7 @@ mod tests {
             ("proxyMetadata: {A: 1}", "proxyMetadata.A: 1 is not"),
             ("[]", "not a mapping but []"),
         ] {
-            assert!(proxy_config(text).unwrap_err().contains(named), "{text}");
+            assert!(proxy_config(text).unwrap_err().to_string().contains(named), "{text}");
         }
     }
 }

@@ -1,29 +1,29 @@
-//! Settings of `isthmus node`: istio-cni's variables, their defaults and meaning.
+//! Settings of `isthmus node`: istio-cni's environment variables with their defaults, so that its chart works unchanged.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use isthmus_proto::enroll::{Rules, Selector, default_selectors};
 
-use super::LogConfig;
+use super::log::{self, LogConfig};
 use super::source::{ConfigErrors, Reader, Strings};
 
-/// Everything the node role is told.
+/// Every setting of the node role.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
     /// Logging.
     pub log: LogConfig,
     /// This node's name.
     pub node_name: String,
-    /// Where the plugin's socket and kubeconfig live.
+    /// Directory of the CNI plugin's socket and kubeconfig.
     pub run_dir: PathBuf,
-    /// ZDS socket that agents connect to.
+    /// Unix socket on which ZDS is served to agents.
     pub zds_socket: PathBuf,
-    /// The only folder whose network namespaces a plugin event may name.
+    /// The only directory of network namespaces that a plugin event may name.
     pub netns_dir: PathBuf,
-    /// `/proc` of the host, for finding the namespaces of running pods.
+    /// `/proc` of the host, in which the namespaces of running pods are found.
     pub host_proc: PathBuf,
-    /// Kubeconfig; `None`: in-cluster.
+    /// Kubeconfig; `None`: the pod's service account.
     pub kubeconfig: Option<PathBuf>,
     /// Whether DNS of pods is captured.
     pub dns_capture: bool,
@@ -31,24 +31,24 @@ pub struct NodeConfig {
     pub ipv6: bool,
     /// Which pods are enrolled.
     pub rules: Rules,
-    /// Source address that kubelet probes get.
+    /// Source address that kubelet probes are translated to.
     pub probe_v4: Ipv4Addr,
     /// The same for IPv6.
     pub probe_v6: Ipv6Addr,
     /// Whether rules of enrolled pods are applied again at start.
     pub reconcile_on_startup: bool,
-    /// Whether host rules go into the namespace of process 1 instead of our own.
+    /// Whether host rules are written to the network namespace of process 1 instead of the role's own.
     pub host_netns_of_init: bool,
-    /// Metrics.
+    /// Address of the metrics endpoint.
     pub metrics: SocketAddr,
-    /// Readiness.
+    /// Address of the readiness endpoint.
     pub ready: SocketAddr,
 }
 
-/// Reads everything.
+/// Reads every setting.
 ///
 /// # Errors
-/// All bad values at once.
+/// Every bad value, not only the first.
 pub fn read(strings: &dyn Strings) -> Result<NodeConfig, ConfigErrors> {
     let mut reader = Reader::new(strings);
     let r = &mut reader;
@@ -57,13 +57,13 @@ pub fn read(strings: &dyn Strings) -> Result<NodeConfig, ConfigErrors> {
         PathBuf::from(r.text(key).unwrap_or_else(|| default.to_owned()))
     };
     let config = NodeConfig {
-        log: super::read_log(r),
-        node_name: r.required("NODE_NAME", "which pods are this node's cannot be told"),
+        log: log::read_log(r),
+        node_name: r.required("NODE_NAME", "it selects which pods this role enrols"),
         run_dir: path(r, "CNI_AGENT_RUN_DIR", "/var/run/istio-cni"),
         zds_socket: path(r, "ZTUNNEL_UDS_ADDRESS", "/var/run/ztunnel/ztunnel.sock"),
         netns_dir: path(r, "CNI_NETNS_DIR", "/var/run/netns"),
         host_proc: path(r, "HOST_PROC", "/host/proc"),
-        kubeconfig: super::read_kubeconfig(r),
+        kubeconfig: super::kubeconfig::read(r),
         dns_capture: r.flag("AMBIENT_DNS_CAPTURE", false),
         ipv6: r.flag("AMBIENT_IPV6", false),
         rules: Rules {
@@ -75,20 +75,20 @@ pub fn read(strings: &dyn Strings) -> Result<NodeConfig, ConfigErrors> {
         probe_v6: r.parsed("HOST_PROBE_SNAT_IPV6", PROBE_V6, "an IPv6 address"),
         reconcile_on_startup: r.flag("AMBIENT_RECONCILE_POD_RULES_ON_STARTUP", false),
         host_netns_of_init: r.flag("ALLOW_SWITCH_TO_HOST_NS", false),
-        metrics: any(r.parsed("MONITORING_PORT", 15014, "a port")),
-        ready: any(r.parsed("HEALTH_PORT", 8000, "a port")),
+        metrics: any(r.parsed("MONITORING_PORT", 15014, "a port from 0 to 65535")),
+        ready: any(r.parsed("HEALTH_PORT", 8000, "a port from 0 to 65535")),
     };
     reader.finish(config)
 }
 
-/// istio-cni's own default.
+/// istio-cni's default.
 const PROBE_V6: Ipv6Addr = Ipv6Addr::new(0xfd16, 0x9254, 0x7127, 0x1337, 0xffff, 0xffff, 0xffff, 0xffff);
 
-/// `AMBIENT_ENABLEMENT_SELECTOR`: a YAML list; unset means the field's defaults.
+/// `AMBIENT_ENABLEMENT_SELECTOR`: a YAML list; istio-cni's defaults when unset.
 fn read_selectors(r: &mut Reader<'_>) -> Vec<Selector> {
     let Some(text) = r.text("AMBIENT_ENABLEMENT_SELECTOR") else { return default_selectors() };
     yaml_serde::from_str(&text).unwrap_or_else(|error| {
-        r.fail(format!("AMBIENT_ENABLEMENT_SELECTOR: {error}"));
+        r.fail(format!("AMBIENT_ENABLEMENT_SELECTOR is not a YAML list of label selectors: {error}"));
         default_selectors()
     })
 }
@@ -104,7 +104,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     #[test]
-    fn the_node_must_have_a_name_and_everything_else_a_default() {
+    fn node_name_is_required_and_everything_else_has_a_default() {
         let mut env = BTreeMap::from([("HOST_PROBE_SNAT_IP".to_owned(), "x".to_owned())]);
         env.insert("AMBIENT_ENABLEMENT_SELECTOR".to_owned(), "7".to_owned());
         let found = read(&env).unwrap_err().0;

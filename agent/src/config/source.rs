@@ -1,5 +1,5 @@
-//! Reading settings from the environment. The only place that touches it; parsing collects every bad value, so that an
-//! operator sees them all at once.
+//! Reads typed settings from the environment, and is the only module that does. Errors are collected, so that an operator
+//! sees every bad value at once.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Where settings come from: the process' environment, or a map in tests.
+/// Source of settings: the process' environment, or a map in tests.
 pub trait Strings {
     /// The value of a variable, `None` when unset.
     fn get(&self, key: &str) -> Option<String>;
@@ -15,7 +15,7 @@ pub trait Strings {
     fn all(&self) -> Vec<(String, String)>;
 }
 
-/// The process' environment. A value that is not UTF-8 counts as unset.
+/// The process' environment. A value that is not UTF-8 is read as unset.
 #[derive(Debug, Clone, Copy)]
 pub struct Environment;
 
@@ -41,7 +41,7 @@ impl Strings for BTreeMap<String, String> {
     }
 }
 
-/// Every bad setting of a start.
+/// Every bad setting, one line each: variable, value, and what is accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ConfigErrors(pub Vec<String>);
 
@@ -53,7 +53,7 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// Reads typed values and remembers what was wrong.
+/// Reads typed values and collects errors.
 pub struct Reader<'a> {
     strings: &'a dyn Strings,
     errors: Vec<String>,
@@ -75,29 +75,29 @@ impl<'a> Reader<'a> {
     /// Ends reading.
     ///
     /// # Errors
-    /// Everything that was wrong, in the order it was read.
+    /// The collected errors, in the order in which they were found.
     pub fn finish<T>(self, value: T) -> Result<T, ConfigErrors> {
         if self.errors.is_empty() { Ok(value) } else { Err(ConfigErrors(self.errors)) }
     }
 
-    /// Remembers something wrong.
+    /// Adds an error.
     pub fn fail(&mut self, what: impl Into<String>) {
         self.errors.push(what.into());
     }
 
-    /// A text, `None` when unset; an empty one counts as set.
+    /// The value as it is; `None` when unset.
     #[must_use]
     pub fn raw(&self, key: &str) -> Option<String> {
         self.strings.get(key)
     }
 
-    /// A text, `None` when unset or empty.
+    /// The value; `None` when unset or empty.
     #[must_use]
     pub fn text(&self, key: &str) -> Option<String> {
         self.strings.get(key).filter(|text| !text.is_empty())
     }
 
-    /// A text that must be there.
+    /// A value that must be set; `what` says what it is needed for.
     pub fn required(&mut self, key: &str, what: &str) -> String {
         self.text(key).unwrap_or_else(|| {
             self.fail(format!("{key} is not set: {what}"));
@@ -105,12 +105,12 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Anything that parses, or the default when unset or empty.
+    /// A parsed value, or the default when unset or empty. `wanted` says what is accepted.
     pub fn parsed<T: FromStr>(&mut self, key: &str, default: T, wanted: &str) -> T {
         self.parsed_opt(key, wanted).unwrap_or(default)
     }
 
-    /// Anything that parses, `None` when unset or empty.
+    /// A parsed value; `None` when unset or empty.
     pub fn parsed_opt<T: FromStr>(&mut self, key: &str, wanted: &str) -> Option<T> {
         let text = self.text(key)?;
         let value = text.parse().ok();
@@ -120,7 +120,7 @@ impl<'a> Reader<'a> {
         value
     }
 
-    /// A number within bounds, `None` when unset or empty.
+    /// A number within bounds; `None` when unset or empty.
     pub fn within(&mut self, key: &str, bounds: RangeInclusive<u32>) -> Option<u32> {
         let wanted = format!("a number from {} to {}", bounds.start(), bounds.end());
         let value = self.parsed_opt(key, &wanted)?;
@@ -136,6 +136,12 @@ impl<'a> Reader<'a> {
         self.parsed(key, default, "true or false")
     }
 
+    /// Whether the value is exactly `true`; anything else is false and no error, as ztunnel reads some of its variables.
+    #[must_use]
+    pub fn is_true(&self, key: &str) -> bool {
+        self.text(key).as_deref() == Some("true")
+    }
+
     /// A duration such as `5m`, `180s` or `24h`.
     pub fn duration(&mut self, key: &str, default: Duration) -> Duration {
         let Some(text) = self.text(key) else { return default };
@@ -145,7 +151,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Variables that start with a prefix, without it.
+    /// The variables with this prefix; keys are without it.
     #[must_use]
     pub fn prefixed(&self, prefix: &str) -> BTreeMap<String, String> {
         let strip = |(key, value): (String, String)| Some((key.strip_prefix(prefix)?.to_owned(), value));

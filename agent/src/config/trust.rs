@@ -1,5 +1,5 @@
-//! What peers are judged by: `CRL_PATH`, `COMPLIANCE_POLICY`, `TRUST_DOMAIN_ALIASES`, and the mesh config file
-//! (`MESH_CONFIG`), which is read again while the process runs.
+//! What peers' certificates are verified against: `CRL_PATH`, `COMPLIANCE_POLICY`, `TRUST_DOMAIN_ALIASES`, and the mesh config file
+//! (`MESH_CONFIG`), which is followed while the process runs.
 
 use std::path::{Path, PathBuf};
 
@@ -9,15 +9,15 @@ use isthmus_model::{TrustDomain, TrustDomains};
 use super::mesh::{self, MeshTrust};
 use super::source::Reader;
 
-/// Where charts mount the mesh's configuration.
+/// Path at which charts mount the mesh config.
 pub(super) const MESH_CONFIG: &str = "./etc/istio/config/mesh";
 
-/// What peers are judged by.
+/// What peers' certificates are verified against.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustConfig {
-    /// The file of revocation lists; `None`: nobody is ever revoked.
+    /// File of certificate revocation lists (`CRL_PATH`); `None`: revocation is not checked.
     pub crl: Option<PathBuf>,
-    /// How keys are agreed on.
+    /// TLS key exchange (`COMPLIANCE_POLICY`).
     pub key_exchange: KeyExchange,
     /// The mesh config file.
     pub mesh_config: PathBuf,
@@ -28,7 +28,7 @@ pub struct TrustConfig {
 }
 
 impl TrustConfig {
-    /// The names of the mesh's trust domain: what the file says, and what the environment adds.
+    /// The mesh's trust domain and its aliases: those of the file, and those that the environment adds.
     #[must_use]
     pub fn domains(&self, file: &MeshTrust) -> TrustDomains {
         let mesh = file.domain.clone().or_else(|| self.trust_domain.clone());
@@ -41,13 +41,15 @@ pub(super) fn mesh_config(r: &Reader<'_>) -> PathBuf {
     r.text("MESH_CONFIG").unwrap_or_else(|| MESH_CONFIG.to_owned()).into()
 }
 
-/// Reads the settings; a mesh config file that is there must be good.
+/// Reads the settings. A mesh config file that exists must be valid.
 pub(super) fn read(r: &mut Reader<'_>, warnings: &mut Vec<String>) -> TrustConfig {
     let key_exchange = match r.text("COMPLIANCE_POLICY").as_deref() {
         None => KeyExchange::Preferred,
         Some("pqc") => KeyExchange::PostQuantum,
         Some(other) => {
-            r.fail(format!("COMPLIANCE_POLICY={other:?} is not supported: the one policy is pqc"));
+            r.fail(format!(
+                "COMPLIANCE_POLICY={other:?} is not supported: the only policy is pqc (or unset)"
+            ));
             KeyExchange::Preferred
         }
     };
@@ -66,12 +68,15 @@ fn check_mesh_config(r: &mut Reader<'_>, path: &Path, warnings: &mut Vec<String>
     match std::fs::read_to_string(path) {
         Ok(text) => match mesh::trust(&text) {
             Ok(found) => warnings
-                .extend(found.ignored.iter().map(|what| format!("{}: {what} was ignored", path.display()))),
+                .extend(found.ignored.iter().map(|what| format!("{}: {what} is ignored", path.display()))),
             Err(error) => r.fail(format!("{}: {error}", path.display())),
         },
-        // Charts mount it or do not; one that was named should be there, but may also come later.
+        // The default path is optional. A named file may appear later, so its absence only warns.
         Err(error) if r.text("MESH_CONFIG").is_some() => {
-            warnings.push(format!("MESH_CONFIG={}: {error}", path.display()));
+            warnings.push(format!(
+                "MESH_CONFIG={}: {error}; the file is followed and applied once it can be read",
+                path.display()
+            ));
         }
         Err(_) => {}
     }
@@ -104,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_set_by_default() {
+    fn defaults_verify_spiffe_identities_only() {
         let trust = read(&[]).unwrap().trust;
         let expected = TrustConfig {
             crl: None,
@@ -118,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_and_the_environment_add_up() {
+    fn aliases_of_file_and_environment_are_merged() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mesh");
         std::fs::write(&path, "trustDomain: new\ntrustDomainAliases: [old]\n").unwrap();
@@ -126,7 +131,7 @@ mod tests {
             ("CRL_PATH", "/crl.pem"),
             ("COMPLIANCE_POLICY", "pqc"),
             ("MESH_CONFIG", path.to_str().unwrap()),
-            ("TRUST_DOMAIN", "told"),
+            ("TRUST_DOMAIN", "from-env"),
             ("TRUST_DOMAIN_ALIASES", "older, oldest,"),
         ])
         .unwrap();
@@ -137,12 +142,12 @@ mod tests {
         let aliases = ["old", "older", "oldest"].map(TrustDomain::from);
         assert_eq!(trust.domains(&file), TrustDomains::new(Some("new".into()), aliases));
         let without = trust.domains(&MeshTrust::default());
-        assert_eq!(without.mesh(), Some(&TrustDomain::from("told")));
+        assert_eq!(without.mesh(), Some(&TrustDomain::from("from-env")));
         assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     }
 
     #[test]
-    fn what_cannot_be_is_told_and_a_file_that_is_not_there_yet_only_warned_of() {
+    fn invalid_values_are_errors_and_a_missing_mesh_config_only_warns() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mesh");
         let name = path.to_str().unwrap();

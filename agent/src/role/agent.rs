@@ -21,7 +21,7 @@ use super::http::{Common, Endpoint};
 use super::signal::{Drained, Signals};
 use crate::config::agent::AgentConfig;
 use crate::runtime;
-use crate::wiring::config_dump::{self, Live};
+use crate::wiring::config_dump::{self, ConfigDumpSource};
 use crate::wiring::discovery::Discovery;
 use crate::wiring::pods::Pods;
 use crate::wiring::proxy_context::{self, proxy_context};
@@ -34,29 +34,29 @@ pub(crate) fn run(config: AgentConfig, log: Handle) -> Result<(), RunError> {
         tracing::warn!("{warning}");
     }
     if let Err(error) = isthmus_sys::limits::raise_nofile() {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+        tracing::warn!(%error, "cannot raise the limit of open files (RLIMIT_NOFILE), it stays unchanged");
     }
     let data = runtime::data(config.threads).map_err(RunError::os("data runtime"))?;
     let own = runtime::control().map_err(RunError::os("control runtime"))?;
     let outcome = own.block_on(serve(config, log, &data));
-    // Nothing of a connection may outlive the drain.
+    // No connection outlives the drain.
     data.shutdown_background();
     outcome
 }
 
 async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), RunError> {
     let mut signals = Signals::install()?;
-    let common = Common::bind(config.ports.stats, config.ports.ready).await?;
-    let mut admin = Endpoint::bind("admin", config.ports.admin).await?;
+    let common = Common::bind(config.metrics_address(), config.readiness_address()).await?;
+    let mut admin = Endpoint::bind("admin", config.admin_address()).await?;
     if config.sockets.ipv6 {
-        admin = admin.with_ipv6_loopback(config.ports.admin.port()).await;
+        admin = admin.with_ipv6_loopback(config.ports.admin).await;
     }
     let (registry, readiness) = (Registry::default(), Readiness::default());
     let tasks = Tasks::new("agent");
     let (drain, watch) = drain::channel();
     let (served, served_watch) = drain::channel();
 
-    let mesh = Mesh::start(&config, Holds::Node, &registry, &readiness, &tasks, &watch)?;
+    let mesh = MeshState::start(&config, CertPrefetch::Node, &registry, &readiness, &tasks, &watch)?;
     let shared = proxy_context(&config, mesh.state.clone(), mesh.certs.clone(), &registry);
     tasks.spawn("metric series", Arc::clone(&shared.metrics).expire(mesh.state.clone()));
     let pods = Pods::new(Arc::clone(&shared), &config, &registry, watch.clone());
@@ -65,11 +65,12 @@ async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), R
     }
     let (quit, mut asked) = mpsc::channel(1);
     metrics::process(&registry, &log, data.handle());
-    metrics::build(&registry, config_dump::istio_version(&config.place));
-    let live = Live::new(&config, mesh.state, mesh.certs, mesh.rejections, Some(Arc::clone(&pods)));
+    metrics::build(&registry, config_dump::istio_version(&config.local_info));
+    let live =
+        ConfigDumpSource::new(&config, mesh.state, mesh.certs, mesh.rejections, Some(Arc::clone(&pods)));
     common.serve(&registry, &readiness, &tasks, &served_watch);
-    admin.serve(Admin::new(live, Logging::new(log), quit), &tasks, &served_watch);
-    // Those that serve hold it now: ours would be one more to wait for.
+    admin.serve(Admin::new(live, Logging::new(log), quit, config.ports), &tasks, &served_watch);
+    // The endpoints hold their clones; this one would keep their drain from ending.
     drop(served_watch);
 
     let data_tasks = Tasks::new("data");
@@ -80,7 +81,7 @@ async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), R
         data_tasks.spawn("zds", zds);
         own
     };
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.place.node, network = %config.place.network, "agent started");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.local_info.node, network = %config.local_info.network, "agent started");
     let why = signals.stop(&mut asked).await;
     if signals.drain(drain, config.drain, why).await == Drained::Done {
         served.kill().await;
@@ -88,7 +89,8 @@ async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), R
     Ok(())
 }
 
-/// Takes pods from the node role, once the mesh is known: a pod served earlier would refuse what it should carry.
+/// Runs the ZDS client once the first configuration was applied: a pod that is served earlier would refuse connections
+/// that it should carry.
 fn zds(
     config: &AgentConfig,
     pods: Arc<Pods>,
@@ -98,8 +100,8 @@ fn zds(
 ) -> impl Future<Output = ()> + use<> {
     let settings = isthmus_inpod::Config { uds: config.inpod_uds.clone() };
     let metrics = isthmus_inpod::Metrics::register(registry);
-    // Not ready before the first snapshot, even while the mesh is still unknown.
-    let unserved = readiness.block(isthmus_inpod::manager::READINESS);
+    // Not ready before the first ZDS snapshot, nor while xDS has not delivered yet.
+    let no_snapshot = readiness.block(isthmus_inpod::manager::READINESS);
     async move {
         tokio::select! {
             () = readiness.released(STATE) => {}
@@ -110,57 +112,52 @@ fn zds(
         }
         let runtime = Arc::clone(&pods);
         let serving = isthmus_inpod::run(settings, runtime, pods.table(), readiness, metrics, drain);
-        let mut serving = std::pin::pin!(serving);
-        // The first poll takes a guard of its own; only then may ours go.
-        let first =
-            std::future::poll_fn(|cx| std::task::Poll::Ready(serving.as_mut().poll(cx).is_ready())).await;
-        drop(unserved);
-        if !first {
-            serving.await;
-        }
+        // The client takes its own readiness guard when it is first polled, and it is polled first: releasing ours
+        // after that leaves no moment in which the agent is ready without a snapshot.
+        tokio::join!(biased; serving, async { drop(no_snapshot) });
         pods.close();
     }
 }
 
-/// The parts that follow the control plane; shared with the gateway role.
-pub(super) struct Mesh {
+/// State, certificates and xDS client; the gateway role has the same.
+pub(super) struct MeshState {
     pub(super) state: State,
     pub(super) certs: Manager,
     pub(super) rejections: Rejections,
 }
 
-/// Under this name readiness waits for the first push of every type.
+/// Readiness waits under this name for the first xDS push of every type.
 pub(crate) const STATE: &str = "state manager";
 
-/// Whose certificates a role holds ahead of their need.
+/// Certificates that a role fetches before a connection needs them.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Holds {
+pub(super) enum CertPrefetch {
     /// Those of its node's pods.
     Node,
-    /// Only what it asks for itself: the CA would refuse it anybody else's.
-    Own,
+    /// None: the CA signs only the role's own identity.
+    None,
 }
 
-impl Mesh {
+impl MeshState {
     pub(super) fn start(
         config: &AgentConfig,
-        holds: Holds,
+        prefetch: CertPrefetch,
         registry: &Registry,
         readiness: &Readiness,
         tasks: &Tasks,
         drain: &Watch,
     ) -> Result<Self, RunError> {
-        let state = proxy_context::state(&config.place);
+        let state = proxy_context::state(config);
         let trust = trust::start(&config.trust, &state, registry, tasks);
         let certs = control::manager(config, trust, registry, tasks)?;
         let rejections = Rejections::default();
-        let ahead = (holds == Holds::Node).then(|| certs.clone());
-        let discovery = Arc::new(Discovery::new(state.clone(), config.place.node.clone(), ahead));
-        discovery.apply(batch(&config.local));
+        let ahead = (prefetch == CertPrefetch::Node).then(|| certs.clone());
+        let discovery = Arc::new(Discovery::new(state.clone(), config.local_info.node.clone(), ahead));
+        discovery.apply(batch(&config.static_config));
         if let Some(plane) = &config.xds {
             let settings = xds::Config {
-                server: control::server(plane, &config.place, config.trust.key_exchange),
-                node: control::node(&config.place),
+                server: control::server(plane, &config.local_info, config.trust.key_exchange),
+                node: control::node(&config.local_info),
                 rejections: rejections.clone(),
             };
             settings.server.check()?;
@@ -171,7 +168,7 @@ impl Mesh {
     }
 }
 
-/// The static configuration as one push.
+/// The static configuration as one batch.
 fn batch(local: &LocalConfig) -> Batch {
     Batch {
         upsert_workloads: local.workloads.clone(),

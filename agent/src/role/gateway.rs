@@ -21,12 +21,12 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use super::RunError;
-use super::agent::{Holds, Mesh};
+use super::agent::{CertPrefetch, MeshState};
 use super::http::{Common, Endpoint};
 use super::signal::{Drained, Signals};
 use crate::config::gateway::GatewayConfig;
 use crate::runtime;
-use crate::wiring::config_dump::Live;
+use crate::wiring::config_dump::ConfigDumpSource;
 use crate::wiring::metrics;
 use crate::wiring::proxy_context::proxy_context;
 use crate::wiring::socket_options::apply_socket_options;
@@ -41,7 +41,7 @@ pub(crate) fn run(config: GatewayConfig, log: Handle) -> Result<(), RunError> {
         tracing::warn!("{warning}");
     }
     if let Err(error) = isthmus_sys::limits::raise_nofile() {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+        tracing::warn!(%error, "cannot raise the limit of open files (RLIMIT_NOFILE), it stays unchanged");
     }
     let data = runtime::data(config.base.threads).map_err(RunError::os("data runtime"))?;
     let own = runtime::control().map_err(RunError::os("control runtime"))?;
@@ -53,29 +53,29 @@ pub(crate) fn run(config: GatewayConfig, log: Handle) -> Result<(), RunError> {
 async fn serve(config: GatewayConfig, log: Handle, data: &Runtime) -> Result<(), RunError> {
     let base = &config.base;
     let mut signals = Signals::install()?;
-    let common = Common::bind(base.ports.stats, base.ports.ready).await?;
-    let mut admin = Endpoint::bind("admin", base.ports.admin).await?;
+    let common = Common::bind(base.metrics_address(), base.readiness_address()).await?;
+    let mut admin = Endpoint::bind("admin", base.admin_address()).await?;
     if base.sockets.ipv6 {
-        admin = admin.with_ipv6_loopback(base.ports.admin.port()).await;
+        admin = admin.with_ipv6_loopback(base.ports.admin).await;
     }
     let (registry, readiness) = (Registry::default(), Readiness::default());
     let tasks = Tasks::new("gateway");
     let (drain, watch) = drain::channel();
     let (served, served_watch) = drain::channel();
-    let mesh = Mesh::start(base, Holds::Own, &registry, &readiness, &tasks, &watch)?;
+    let mesh = MeshState::start(base, CertPrefetch::None, &registry, &readiness, &tasks, &watch)?;
     let shared = proxy_context(base, mesh.state.clone(), mesh.certs.clone(), &registry);
     tasks.spawn("metric series", Arc::clone(&shared.metrics).expire(mesh.state.clone()));
     let globals = follow_globals(&config, &readiness, &tasks, &watch).await?;
     let (quit, mut asked) = mpsc::channel(1);
     metrics::process(&registry, &log, data.handle());
-    let live = Live::new(base, mesh.state, mesh.certs, mesh.rejections, None);
+    let live = ConfigDumpSource::new(base, mesh.state, mesh.certs, mesh.rejections, None);
     common.serve(&registry, &readiness, &tasks, &served_watch);
-    admin.serve(Admin::new(live, Logging::new(log), quit), &tasks, &served_watch);
-    // Those that serve hold it now: ours would be one more to wait for.
+    admin.serve(Admin::new(live, Logging::new(log), quit, base.ports), &tasks, &served_watch);
+    // The endpoints hold their clones; this one would keep their drain from ending.
     drop(served_watch);
 
     let gateway = start(&config, shared, globals, data, watch)?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = %config.identity, network = %base.place.network, "gateway started");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = %config.identity, network = %base.local_info.network, "gateway started");
     let why = signals.stop(&mut asked).await;
     let drained = signals.drain(drain, base.drain, why).await;
     drop(gateway);
@@ -93,11 +93,11 @@ async fn follow_globals(
     watch: &Watch,
 ) -> Result<global_services::GlobalServices, RunError> {
     let server = config.kubeconfig.clone().map_or(ApiServer::InCluster, ApiServer::Kubeconfig);
-    let client = isthmus_node::connect(&server).await.map_err(|error| RunError::Node(error.to_string()))?;
+    let client = isthmus_node::connect(&server).await?;
     let held = global_services::GlobalServices::default();
     let settings = global_services::Config {
-        cluster_domain: config.base.place.domain.clone(),
-        system_namespace: config.base.place.pod_namespace.clone(),
+        cluster_domain: config.base.local_info.domain.clone(),
+        system_namespace: config.base.local_info.pod_namespace.clone(),
     };
     tasks.spawn(
         "globals",
@@ -106,9 +106,9 @@ async fn follow_globals(
     Ok(held)
 }
 
-struct Known(global_services::GlobalServices);
+struct KnownGlobals(global_services::GlobalServices);
 
-impl Globals for Known {
+impl Globals for KnownGlobals {
     fn is_global(&self, service: &NamespacedHostname) -> bool {
         self.0.contains(service)
     }
@@ -123,7 +123,7 @@ fn start(
     drain: Watch,
 ) -> Result<Gateway, RunError> {
     let _inside = data.enter();
-    let place = &config.base.place;
+    let local_info = &config.base.local_info;
     let sockets = apply_socket_options(Sockets::host(), &config.base.sockets);
     let bind = |address: SocketAddr| -> Result<BoundListener, RunError> {
         let (listener, transparent) = sockets.listen(address, Transparent::Never)?;
@@ -146,11 +146,11 @@ fn start(
         tcp: tcp.collect::<Result<_, RunError>>()?,
     };
     let pod = PodRef {
-        uid: place.pod_name.as_str().into(),
-        name: place.pod_name.as_str().into(),
+        uid: local_info.pod_name.as_str().into(),
+        name: local_info.pod_name.as_str().into(),
         namespace: config.identity.namespace.clone(),
         service_account: config.identity.service_account.clone(),
     };
     let info = GatewayInfo { pod, trust_domain: config.identity.trust_domain.clone() };
-    Ok(Gateway::start(proxy_context, info, listeners, Arc::new(Known(globals)), sockets, drain))
+    Ok(Gateway::start(proxy_context, info, listeners, Arc::new(KnownGlobals(globals)), sockets, drain))
 }

@@ -1,4 +1,5 @@
-//! The process' own endpoints: bound before anything else starts, served on the control runtime.
+//! Admin, metrics and readiness endpoints of the process: bound before anything else starts, so that a port in use fails
+//! the start, and served on the control runtime.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,11 +14,11 @@ use tokio::net::TcpListener;
 
 use super::RunError;
 
-/// A bound endpoint.
+/// A bound HTTP endpoint.
 pub(super) struct Endpoint(Vec<TcpListener>);
 
 impl Endpoint {
-    /// Binds. Every address means both families, where the kernel has both.
+    /// Binds. The IPv6 wildcard covers both families, where the kernel has both.
     pub(super) async fn bind(what: &str, address: SocketAddr) -> Result<Self, RunError> {
         let bound = if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
             let listener = Sockets::host().listen_wildcard(address.port(), Transparent::Never);
@@ -29,11 +30,13 @@ impl Endpoint {
         Ok(Self(vec![listener]))
     }
 
-    /// Listens on the same port of the IPv6 loopback address too, where there is one.
+    /// Listens on the same port of the IPv6 loopback address too, if there is one.
     pub(super) async fn with_ipv6_loopback(mut self, port: u16) -> Self {
         match TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await {
             Ok(listener) => self.0.push(listener),
-            Err(error) => tracing::debug!(%error, port, "no endpoint on the IPv6 loopback address"),
+            Err(error) => {
+                tracing::debug!(%error, port, "cannot listen on the IPv6 loopback address, the endpoint is IPv4 only")
+            }
         }
         self
     }
@@ -47,7 +50,7 @@ impl Endpoint {
     }
 }
 
-/// Registry and readiness, which every role has.
+/// The metrics and readiness endpoints, which every role has.
 pub(super) struct Common {
     stats: Endpoint,
     ready: Endpoint,

@@ -38,10 +38,10 @@ async fn serve(config: NodeConfig, log: Handle) -> Result<(), RunError> {
     common.serve(&registry, &readiness, &tasks, &watch);
 
     let server = config.kubeconfig.clone().map_or(ApiServer::InCluster, ApiServer::Kubeconfig);
-    let client = isthmus_node::connect(&server).await.map_err(|error| RunError::Node(error.to_string()))?;
+    let client = isthmus_node::connect(&server).await?;
     let settings = settings(config);
     let dependencies = Dependencies {
-        kernel: Arc::new(HostKernel::new(&settings).map_err(|error| RunError::Node(error.to_string()))?),
+        kernel: Arc::new(HostKernel::new(&settings)?),
         client,
         metrics: isthmus_node::Metrics::register(&registry),
     };
@@ -50,7 +50,7 @@ async fn serve(config: NodeConfig, log: Handle) -> Result<(), RunError> {
     let (stop, mut stopped) = mpsc::channel(1);
     tasks.spawn("node", async move {
         let ended = isthmus_node::run(settings, dependencies, ready, watch).await;
-        // Whoever waited is gone only when the process ends anyway.
+        // The receiver is dropped only when the process ends.
         let _ = stop.send(ended).await;
     });
     tokio::select! {
@@ -60,8 +60,8 @@ async fn serve(config: NodeConfig, log: Handle) -> Result<(), RunError> {
             Ok(())
         }
         ended = stopped.recv() => match ended {
-            Some(Err(error)) => Err(RunError::Node(error.to_string())),
-            _ => Err(RunError::Node("it ended without being asked to".to_owned())),
+            Some(Err(error)) => Err(error.into()),
+            _ => Err(RunError::NodeEnded),
         },
     }
 }

@@ -1,4 +1,4 @@
-//! When to stop: SIGTERM, SIGINT, or somebody's `/quitquitquit`; and how: draining, unless SIGINT comes again.
+//! Shutdown of the process: SIGTERM, SIGINT or `/quitquitquit` starts the drain, a SIGINT during the drain ends it.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::RunError;
 
-/// The signals of the process, from the moment this was made: one that comes during the start is not lost.
+/// Signal handlers. Installed first, so that a signal during the start is not lost.
 pub(super) struct Signals {
     term: Signal,
     interrupt: Signal,
@@ -17,23 +17,23 @@ pub(super) struct Signals {
 /// How the drain ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Drained {
-    /// By itself or at its deadline.
+    /// All connections ended, or the deadline closed them.
     Done,
-    /// Somebody would not wait.
-    AtOnce,
+    /// A SIGINT cut it short.
+    Interrupted,
 }
 
 impl Signals {
     /// Installs the handlers.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When a handler cannot be installed.
     pub(super) fn install() -> Result<Self, RunError> {
         let on = |kind| signal(kind).map_err(RunError::os("signal handlers"));
         Ok(Self { term: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
     }
 
-    /// Resolves with the reason when the process should end.
+    /// Resolves with the cause when the process is asked to stop.
     pub(super) async fn stop(&mut self, quit: &mut mpsc::Receiver<()>) -> &'static str {
         tokio::select! {
             _ = self.term.recv() => "SIGTERM",
@@ -42,19 +42,19 @@ impl Signals {
         }
     }
 
-    /// Lets connections end until the deadline. SIGINT while that lasts is somebody at a terminal who means it.
+    /// Drains until the deadline. A SIGINT meanwhile is an operator at a terminal: the process stops at once.
     pub(super) async fn drain(&mut self, drain: Drain, deadline: Duration, why: &str) -> Drained {
-        tracing::info!(why, ?deadline, "draining");
+        tracing::info!(why, ?deadline, "draining, no new connections are accepted");
         tokio::select! {
             outcome = drain.shutdown(deadline) => {
                 if outcome == Outcome::Forced {
-                    tracing::warn!(?deadline, "connections were still open at the deadline and were closed");
+                    tracing::warn!(?deadline, "connections were still open at the drain deadline and were closed");
                 }
                 Drained::Done
             }
             _ = self.interrupt.recv() => {
-                tracing::warn!("SIGINT while draining: ending at once");
-                Drained::AtOnce
+                tracing::warn!("SIGINT while draining, stopping at once");
+                Drained::Interrupted
             }
         }
     }

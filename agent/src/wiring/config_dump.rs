@@ -1,4 +1,4 @@
-//! The live parts as the admin endpoints see them.
+//! The config dump's sources: implements the admin crate's traits over the state, the certificates and the pods.
 
 mod settings;
 
@@ -9,27 +9,27 @@ use isthmus_admin::dump::{CertificateView, EndpointView, PemView};
 use isthmus_admin::{Each, Source, View};
 use isthmus_control::local::LocalConfig;
 use isthmus_control::xds::Rejections;
-use isthmus_identity::{Described, Entry, Manager, State as CertState};
+use isthmus_identity::{CertState, CertSummary, IdentityEntry, Manager};
 use isthmus_model::{NamespacedHostname, Policy, Service, Workload};
 use isthmus_state::{Snapshot, State};
 use serde_json::Value;
 
 use super::pods::Pods;
-use crate::config::agent::{AgentConfig, Place};
+use crate::config::agent::{AgentConfig, LocalInfo};
 
-/// What the endpoints show of a running process.
-pub(crate) struct Live {
+/// Source of the config dump of a running process.
+pub(crate) struct ConfigDumpSource {
     state: State,
     certs: Manager,
     /// `None` for the gateway.
     pods: Option<Arc<Pods>>,
     rejections: Rejections,
     config: Value,
-    fixed: Arc<Fixed>,
+    static_config: Arc<StaticConfigView>,
     istio_version: String,
 }
 
-impl Live {
+impl ConfigDumpSource {
     pub(crate) fn new(
         config: &AgentConfig,
         state: State,
@@ -43,20 +43,20 @@ impl Live {
             pods,
             rejections,
             config: settings::config(config),
-            fixed: Arc::new(Fixed(config.local.clone())),
-            istio_version: istio_version(&config.place),
+            static_config: Arc::new(StaticConfigView(config.static_config.clone())),
+            istio_version: istio_version(&config.local_info),
         })
     }
 }
 
-/// Which release of the mesh the chart says it deployed.
-pub(crate) fn istio_version(place: &Place) -> String {
-    place.metadata.get("ISTIO_VERSION").cloned().unwrap_or_else(|| "unknown".to_owned())
+/// Release of Istio that the chart deployed this for (`ISTIO_META_ISTIO_VERSION`).
+pub(crate) fn istio_version(local_info: &LocalInfo) -> String {
+    local_info.metadata.get("ISTIO_VERSION").cloned().unwrap_or_else(|| "unknown".to_owned())
 }
 
-impl Source for Live {
+impl Source for ConfigDumpSource {
     fn pin(&self) -> Arc<dyn View> {
-        Arc::new(Pinned(self.state.load()))
+        Arc::new(SnapshotView(self.state.load()))
     }
 
     fn certificates(&self) -> Each<'_, CertificateView> {
@@ -76,7 +76,7 @@ impl Source for Live {
     }
 
     fn static_config(&self) -> Arc<dyn View> {
-        Arc::clone(&self.fixed) as Arc<dyn View>
+        Arc::clone(&self.static_config) as Arc<dyn View>
     }
 
     fn istio_version(&self) -> String {
@@ -84,10 +84,10 @@ impl Source for Live {
     }
 }
 
-/// The mesh at one moment.
-struct Pinned(Arc<Snapshot>);
+/// One snapshot of the state.
+struct SnapshotView(Arc<Snapshot>);
 
-impl View for Pinned {
+impl View for SnapshotView {
     fn workloads(&self) -> Each<'_, &Workload> {
         Box::new(self.0.workloads().map(AsRef::as_ref))
     }
@@ -113,10 +113,10 @@ impl View for Pinned {
     }
 }
 
-/// The static configuration.
-struct Fixed(LocalConfig);
+/// The static configuration, as read at start.
+struct StaticConfigView(LocalConfig);
 
-impl View for Fixed {
+impl View for StaticConfigView {
     fn workloads(&self) -> Each<'_, &Workload> {
         Box::new(self.0.workloads.iter())
     }
@@ -141,7 +141,7 @@ impl View for Fixed {
     }
 }
 
-fn certificate(entry: Entry) -> CertificateView {
+fn certificate(entry: IdentityEntry) -> CertificateView {
     let (chain, roots) = match &entry.state {
         CertState::Available(held) => (pems(held.chain()), pems(held.roots())),
         _ => (Vec::new(), Vec::new()),
@@ -149,8 +149,8 @@ fn certificate(entry: Entry) -> CertificateView {
     CertificateView { identity: entry.identity.to_string(), state: entry.state.to_string(), chain, roots }
 }
 
-fn pems(described: &[Described]) -> Vec<PemView> {
-    let view = |one: &Described| PemView {
+fn pems(described: &[CertSummary]) -> Vec<PemView> {
+    let view = |one: &CertSummary| PemView {
         pem: one.pem.clone(),
         serial: one.serial_number.clone(),
         valid_from: one.valid_from.clone(),

@@ -1,4 +1,4 @@
-//! Settings → clients of the control plane.
+//! Builds the clients of the control plane (xDS, CA) from the settings.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,14 +15,13 @@ use isthmus_rt::BoxFuture;
 use isthmus_rt::metrics::Registry;
 use isthmus_rt::task::Tasks;
 
-use crate::config::agent::{AgentConfig, CaChoice, ControlPlane, Place};
-use crate::config::{Roots, Token};
+use crate::config::agent::{AgentConfig, CaChoice, ControlPlane, LocalInfo, Roots, Token};
 
-/// How long one signing request may take.
+/// Deadline of one signing request.
 const SIGN_DEADLINE: Duration = Duration::from_secs(10);
 
-/// One server of the control plane.
-pub(crate) fn server(plane: &ControlPlane, place: &Place, key_exchange: KeyExchange) -> Server {
+/// The client settings of one control plane server.
+pub(crate) fn server(plane: &ControlPlane, local_info: &LocalInfo, key_exchange: KeyExchange) -> Server {
     Server {
         address: plane.address.clone(),
         roots: match &plane.roots {
@@ -34,34 +33,34 @@ pub(crate) fn server(plane: &ControlPlane, place: &Place, key_exchange: KeyExcha
             Token::File(path) => TokenSource::File(path.clone()),
             Token::None => TokenSource::None,
         },
-        cluster_id: place.cluster.clone(),
+        cluster_id: local_info.cluster.clone(),
         headers: plane.headers.clone().into_iter().collect(),
         alt_hostname: plane.alt_hostname.clone(),
         key_exchange,
     }
 }
 
-/// Who we say we are.
-pub(crate) fn node(place: &Place) -> Node {
-    let texts = place.metadata.iter().map(|(key, value)| (key.clone(), Metadata::Text(value.clone())));
-    let json = place.json_metadata.iter().map(|(key, value)| (key.clone(), json(value)));
+/// The node that the agent introduces itself as in xDS.
+pub(crate) fn node(local_info: &LocalInfo) -> Node {
+    let texts = local_info.metadata.iter().map(|(key, value)| (key.clone(), Metadata::Text(value.clone())));
+    let json = local_info.json_metadata.iter().map(|(key, value)| (key.clone(), json(value)));
     let mut metadata: BTreeMap<String, Metadata> = texts.chain(json).collect();
-    metadata.entry("CLUSTER_ID".to_owned()).or_insert_with(|| Metadata::Text(place.cluster.to_string()));
+    metadata.entry("CLUSTER_ID".to_owned()).or_insert_with(|| Metadata::Text(local_info.cluster.to_string()));
     Node {
-        instance_ip: place.instance_ip.as_str().into(),
-        pod_name: place.pod_name.as_str().into(),
-        namespace: place.pod_namespace.as_str().into(),
-        node_name: place.node.clone(),
+        instance_ip: local_info.instance_ip.as_str().into(),
+        pod_name: local_info.pod_name.as_str().into(),
+        namespace: local_info.pod_namespace.as_str().into(),
+        node_name: local_info.node.clone(),
         metadata,
     }
 }
 
-/// What is not JSON after all is sent as the text it is.
+/// Text that is not JSON is sent as a string.
 fn json(text: &str) -> Metadata {
     serde_json::from_str(text).map_or_else(|_| Metadata::Text(text.to_owned()), Metadata::Json)
 }
 
-/// The certificate manager over whoever signs.
+/// The certificate manager over the configured CA.
 pub(crate) fn manager(
     config: &AgentConfig,
     trust: Trust,
@@ -70,16 +69,16 @@ pub(crate) fn manager(
 ) -> Result<Manager, ConfigError> {
     let signer: Arc<dyn Signer> = match &config.ca {
         CaChoice::Remote(plane) => {
-            let server = server(plane, &config.place, config.trust.key_exchange);
+            let server = server(plane, &config.local_info, config.trust.key_exchange);
             Arc::new(CaClient::new(ca::Config { server, impersonate: true, deadline: SIGN_DEADLINE })?)
         }
         CaChoice::Fake => {
             tracing::warn!(
-                "FAKE_CA is on: certificates are signed with a key that everybody knows. Traffic is NOT protected"
+                "FAKE_CA=true: certificates are signed with a published test key, traffic is NOT protected"
             );
             Arc::new(FakeSigner::new())
         }
-        CaChoice::None => Arc::new(Nobody),
+        CaChoice::None => Arc::new(NoCa),
     };
     let settings = Config {
         ttl: config.secret_ttl,
@@ -93,13 +92,11 @@ pub(crate) fn manager(
     Ok(Manager::new(signer, settings, tasks))
 }
 
-/// There is no CA: whoever needs a certificate is told so.
-struct Nobody;
+/// No CA is configured: every request fails with the reason.
+struct NoCa;
 
-impl Signer for Nobody {
+impl Signer for NoCa {
     fn sign(&self, _: &SpiffeId, _: String, _: Duration) -> BoxFuture<'_, Result<Vec<String>, SignError>> {
-        Box::pin(async {
-            Err(SignError::Request("CA_ADDRESS is empty: nobody signs certificates".to_owned()))
-        })
+        Box::pin(async { Err(SignError::Request("there is no CA: CA_ADDRESS is empty".to_owned())) })
     }
 }

@@ -1,4 +1,4 @@
-//! Pushes of the control plane → batches of the state, and certificates of this node's identities ahead of their need.
+//! Applies xDS pushes to the state, and prefetches certificates for the identities of this node's pods.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -8,27 +8,27 @@ use isthmus_identity::Manager;
 use isthmus_model::{NodeName, Policy, PolicyKey, Protocol, RefusedPolicy, Resource, SpiffeId, Workload};
 use isthmus_state::{Applied, Batch, State};
 
-/// Feeds the state.
+/// Receiver of xDS pushes.
 pub(crate) struct Discovery {
     state: State,
     node: NodeName,
     prefetch: Option<Prefetch>,
 }
 
-/// Keeps the manager's identities equal to those of this node's workloads.
+/// Keeps the certificate manager's identities equal to those of this node's workloads.
 struct Prefetch {
     manager: Manager,
     held: Mutex<BTreeSet<SpiffeId>>,
 }
 
 impl Discovery {
-    /// `manager` is `None` where no certificates of others are kept (the gateway).
+    /// `manager` is `None` for the gateway, which has only its own identity.
     pub(crate) fn new(state: State, node: NodeName, manager: Option<Manager>) -> Self {
         let prefetch = manager.map(|manager| Prefetch { manager, held: Mutex::default() });
         Self { state, node, prefetch }
     }
 
-    /// Applies a batch that did not come from the control plane.
+    /// Applies a batch, which may come from the static configuration.
     pub(crate) fn apply(&self, batch: Batch) -> Applied {
         let applied = self.state.apply(batch);
         if let Some(prefetch) = self.prefetch.as_ref().filter(|_| applied.own_node) {
@@ -37,8 +37,8 @@ impl Discovery {
         applied
     }
 
-    /// Identities that this node's pods may need. Without a node name every workload counts as local, and prefetching
-    /// the whole mesh would help nobody.
+    /// Identities of this node's meshed workloads. None without a node name: every workload counts as local then, and
+    /// prefetching a certificate for each would flood the CA.
     fn identities(&self) -> BTreeSet<SpiffeId> {
         let snapshot = self.state.load();
         let meshed = |w: &&std::sync::Arc<Workload>| w.protocol == Protocol::Hbone || w.native_tunnel;
@@ -92,7 +92,7 @@ mod tests {
     use isthmus_state::{Options, authorize};
 
     #[test]
-    fn a_policy_that_cannot_be_read_closes_its_namespace_until_it_can() {
+    fn a_refused_policy_denies_its_namespace_until_it_is_removed() {
         let state = State::new(Options { root_namespace: "istio-system".into(), ..Options::default() });
         let discovery = Discovery::new(state.clone(), NodeName::default(), None);
         let pod = Workload { namespace: "shop".into(), ..Workload::default() };

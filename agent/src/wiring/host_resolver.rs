@@ -1,4 +1,4 @@
-//! Hostnames of workloads → the agent's own resolver, in its own namespace.
+//! Resolves hostnames of workloads with the agent's own DNS servers, in its own network namespace.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,16 +12,16 @@ use isthmus_sys::socket::Sockets;
 use super::socket_options::apply_socket_options;
 use crate::config::agent::AgentConfig;
 
-/// How long one server may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Timeout of one DNS server.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Looks up names with the servers of our `resolv.conf`.
+/// Resolver over the name servers of the agent's `resolv.conf`.
 pub(crate) struct SystemResolver(Resolver);
 
 impl SystemResolver {
     pub(crate) fn new(config: &AgentConfig) -> Self {
         let sockets = apply_socket_options(Sockets::host(), &config.sockets);
-        Self(Resolver::new(&sockets, config.resolvers.clone(), PATIENCE))
+        Self(Resolver::new(&sockets, config.resolvers.clone(), SERVER_TIMEOUT))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Families about the process itself, the same for every role.
+//! Metrics of the process itself, the same for every role.
 
 use isthmus_rt::log::Handle;
 use isthmus_rt::metrics::process::Process;
@@ -7,18 +7,18 @@ use isthmus_rt::metrics::{Family, Registry};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::runtime;
 
-/// Declares what is known of the process: its log, its descriptors and the runtime of its connections.
+/// Registers metrics of the log, the file descriptors and the data plane's runtime.
 pub(crate) fn process(registry: &Registry, log: &Handle, data: &runtime::Handle) {
     log.register(registry);
     registry.collect(Process);
     registry.collect(Runtime::new(data.clone()));
 }
 
-/// Declares `istio_build`: dashboards count the proxies of a release by it.
+/// Registers `istio_build`, by which dashboards count proxies per release.
 pub(crate) fn build(registry: &Registry, tag: String) {
     let family = Family::<Vec<(&'static str, String)>, Gauge>::default();
     family.get_or_create(&vec![("component", "ztunnel".to_owned()), ("tag", tag)]).set(1);
-    registry.register("istio_build", "The release of the mesh that this was deployed for", family);
+    registry.register("istio_build", "Istio release that this proxy was deployed for", family);
 }
 
 #[cfg(test)]
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_families_of_a_process_are_there() {
+    fn process_metrics_are_registered() {
         let runtime = crate::runtime::data(1).unwrap();
         let registry = Registry::default();
         let log = isthmus_rt::log::init(isthmus_rt::log::Format::Text, "off").unwrap();

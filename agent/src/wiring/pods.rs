@@ -1,4 +1,5 @@
-//! ZDS's pods → data planes: makes the sockets inside a pod's namespace and starts its proxy and its DNS proxy.
+//! Starts and stops the data plane of each enrolled pod: binds sockets in the pod's network namespace, and runs its proxy
+//! and its DNS proxy.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -26,24 +27,24 @@ pub(crate) struct Pods {
     proxy_context: Arc<ProxyContext>,
     sockets: SocketConfig,
     dns: Option<Dns>,
-    /// For the data planes of pods; gone once no more are taken, since holding it would be being active.
+    /// Cloned for each pod; `None` once no more pods are accepted, since a held watch counts as active in the drain.
     drain: Mutex<Option<Watch>>,
     deadline: Duration,
-    /// What ZDS says of the pods.
+    /// The pods as ZDS announced them.
     table: PodList,
-    running: Mutex<HashMap<PodUid, Running>>,
-    /// Data planes of pods that are gone, whose connections may finish.
-    ending: Tasks,
+    running: Mutex<HashMap<PodUid, PodDataPlane>>,
+    /// Data planes of removed pods, whose connections drain.
+    draining: Tasks,
 }
 
-/// What the DNS proxies of all pods share.
+/// Settings and metrics that all DNS proxies share.
 struct Dns {
     config: isthmus_dns::Config,
     metrics: Arc<isthmus_dns::Metrics>,
 }
 
-/// One pod's data plane.
-struct Running {
+/// The data plane of one pod.
+struct PodDataPlane {
     proxy: PodProxy,
     dns: Option<DnsProxy>,
 }
@@ -57,9 +58,9 @@ impl Pods {
     ) -> Arc<Self> {
         let dns = config.dns.then(|| Dns {
             config: isthmus_dns::Config {
-                port: config.dns_port,
-                cluster_domain: config.place.domain.clone(),
-                preferred_namespace: config.place.preferred_namespace.clone(),
+                port: config.ports.dns,
+                cluster_domain: config.local_info.domain.clone(),
+                preferred_namespace: config.local_info.preferred_namespace.clone(),
                 upstream: config.resolvers.clone(),
                 ..isthmus_dns::Config::default()
             },
@@ -73,26 +74,26 @@ impl Pods {
             deadline: config.drain,
             table: PodList::default(),
             running: Mutex::default(),
-            ending: Tasks::new("pods that are gone"),
+            draining: Tasks::new("removed pods"),
         })
     }
 
-    /// Takes no more pods.
+    /// Accepts no more pods.
     pub(crate) fn close(&self) {
         *self.drain.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// What the DNS proxies count.
+    /// Metrics of the DNS proxies.
     pub(crate) fn dns_metrics(&self) -> Option<Arc<isthmus_dns::Metrics>> {
         self.dns.as_ref().map(|dns| Arc::clone(&dns.metrics))
     }
 
-    /// The table that ZDS fills.
+    /// The table that the ZDS client fills.
     pub(crate) fn table(&self) -> PodList {
         self.table.clone()
     }
 
-    /// The pods as the config dump shows them, by UID. Their connections are looked at one pod after the other.
+    /// The pods for the config dump, ordered by UID. Connections are read lazily, one pod after the other.
     pub(crate) fn view(&self) -> Each<'_, PodView<'_>> {
         let table = self.table.snapshot();
         let mut order: Vec<usize> = (0..table.len()).collect();
@@ -115,7 +116,7 @@ impl Pods {
         }
     }
 
-    fn launch(&self, enrolled: &EnrolledPod) -> Result<Running, StartError> {
+    fn launch(&self, enrolled: &EnrolledPod) -> Result<PodDataPlane, StartError> {
         let EnrolledPod { pod, netns } = enrolled;
         let drain = self.drain.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let drain = drain.ok_or(StartError::ShuttingDown)?;
@@ -129,12 +130,12 @@ impl Pods {
             .map_err(|error| StartError::Component { component: "listeners", cause: error.into() })?;
         let context = Arc::clone(&self.proxy_context);
         let proxy = PodProxy::start(context, pod.clone(), listeners, sockets.clone(), drain.clone());
-        // What failed to start drops the proxy, which has not been told to the node role yet.
+        // On failure the proxy is dropped; the node role has not been acknowledged yet.
         let dns = match &self.dns {
             None => None,
             Some(dns) => Some(self.launch_dns(dns, pod.clone(), &sockets, &drain, proxy.share())?),
         };
-        Ok(Running { proxy, dns })
+        Ok(PodDataPlane { proxy, dns })
     }
 
     fn launch_dns(
@@ -150,8 +151,8 @@ impl Pods {
             .map_err(|error| StartError::Component { component: "DNS proxy", cause: error.into() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<PodUid, Running>> {
-        // A panic cannot leave a pod half in.
+    fn lock(&self) -> MutexGuard<'_, HashMap<PodUid, PodDataPlane>> {
+        // A panic cannot leave the map inconsistent.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -167,14 +168,13 @@ impl PodRuntime for Pods {
 
     fn stop<'a>(&'a self, uid: &'a PodUid, mode: StopMode) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            let Some(Running { proxy, dns }) = self.lock().remove(uid) else { return };
+            let Some(PodDataPlane { proxy, dns }) = self.lock().remove(uid) else { return };
             drop(dns);
             match mode {
-                // Requests of the node role come one after the other and are answered within seconds: none waits for
-                // connections to finish.
+                // ZDS requests are serial and must be acknowledged within seconds, so they do not wait for the drain.
                 StopMode::Drain => {
                     let deadline = self.deadline;
-                    self.ending.spawn("drain", async move { proxy.stop(deadline).await });
+                    self.draining.spawn("drain", async move { proxy.stop(deadline).await });
                 }
                 StopMode::Immediate => proxy.stop(Duration::ZERO).await,
             }

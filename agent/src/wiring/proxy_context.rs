@@ -1,4 +1,4 @@
-//! Settings → [`ProxyContext`], what all pods of the process share.
+//! Builds the state and the [`ProxyContext`] that all pods share from the settings.
 
 use std::sync::Arc;
 
@@ -11,20 +11,22 @@ use isthmus_state::{Options, State};
 use isthmus_sys::socket::Transparent;
 
 use super::host_resolver::SystemResolver;
-use crate::config::agent::{AgentConfig, Place, TunnelConfig};
+use crate::config::agent::{AgentConfig, TunnelConfig};
 
-/// An empty mesh, seen from where we are.
-pub(crate) fn state(place: &Place) -> State {
+/// An empty state for this node.
+pub(crate) fn state(config: &AgentConfig) -> State {
+    let local_info = &config.local_info;
     State::new(Options {
-        own_network: place.network.clone(),
-        own_cluster: place.cluster.clone(),
-        own_node: place.node.clone(),
-        root_namespace: place.root_namespace.clone(),
-        loud_policies: place.loud_policies,
+        own_network: local_info.network.clone(),
+        own_cluster: local_info.cluster.clone(),
+        own_node: local_info.node.clone(),
+        ports: config.ports,
+        root_namespace: local_info.root_namespace.clone(),
+        log_dry_run_at_info: local_info.log_dry_run_at_info,
     })
 }
 
-/// The context of the data plane.
+/// The context that all pods share.
 pub(crate) fn proxy_context(
     config: &AgentConfig,
     state: State,
@@ -35,8 +37,8 @@ pub(crate) fn proxy_context(
         state,
         certs: Arc::new(certs),
         host_resolver: Arc::new(SystemResolver::new(config)),
-        network: config.place.network.clone(),
-        cluster_id: config.place.cluster.clone(),
+        network: config.local_info.network.clone(),
+        cluster_id: config.local_info.cluster.clone(),
         settings: settings(&config.tunnel),
         config: proxy_config(config),
         metrics: isthmus_proxy::Metrics::register(registry),
@@ -44,9 +46,10 @@ pub(crate) fn proxy_context(
     })
 }
 
-/// Settings of the data plane.
+/// Settings of the proxy.
 pub(crate) fn proxy_config(config: &AgentConfig) -> Config {
     Config {
+        ports: config.ports,
         original_source: match config.sockets.original_source {
             None => Transparent::BestEffort,
             Some(true) => Transparent::Required,
@@ -58,7 +61,8 @@ pub(crate) fn proxy_config(config: &AgentConfig) -> Config {
     }
 }
 
-/// A stream window that was set alone takes the connection's along, so that stalled streams still cannot stop others.
+/// HTTP/2 settings of tunnels. When only the stream window is set, the connection window grows with it to the sum of all
+/// streams: otherwise a few stalled streams could use up the connection window and block the others.
 pub(crate) fn settings(tunnel: &TunnelConfig) -> Settings {
     let default = Settings::default();
     let streams = usize::from(tunnel.max_streams).max(1);

@@ -1,12 +1,11 @@
-//! Files that say whom to trust → the process' [`Trust`] and the state. They are read before anything is served, and
-//! followed from then on. A file that cannot be used changes nothing: what was good stays in force.
+//! Follows the mesh config file and the revocation lists, and applies them to [`Trust`] and the state. Both are read
+//! before anything is served. An unusable file changes nothing: the last good content stays in force.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use isthmus_identity::Trust;
 use isthmus_identity::trust::Options;
-use isthmus_identity::trust::crl::Revocations;
+use isthmus_identity::{Revocations, Trust};
 use isthmus_rt::file::{Content, Follow};
 use isthmus_rt::metrics::{Family, Registry};
 use isthmus_rt::task::{Tasks, compute};
@@ -18,7 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use crate::config::mesh::{self, MeshTrust};
 use crate::config::trust::TrustConfig;
 
-/// What happened to the followed files.
+/// Metrics of the followed files.
 #[derive(Debug, Default)]
 struct Metrics {
     loads: Family<Load, Counter>,
@@ -39,7 +38,7 @@ struct File {
 const CRL: &str = "crl";
 const MESH: &str = "mesh_config";
 
-/// Reads the files and follows them in `tasks`.
+/// Reads the files, then follows them in `tasks`.
 pub(crate) fn start(config: &TrustConfig, state: &State, registry: &Registry, tasks: &Tasks) -> Trust {
     let metrics = Metrics::register(registry);
     let options = Options { key_exchange: config.key_exchange, revocable: config.crl.is_some() };
@@ -51,7 +50,7 @@ pub(crate) fn start(config: &TrustConfig, state: &State, registry: &Registry, ta
         metrics: Arc::clone(&metrics),
     };
     let mut follow = Follow::new(&config.mesh_config);
-    mesh.apply(&config.mesh_config, follow.look().unwrap_or(&Content::Missing));
+    mesh.apply(&config.mesh_config, follow.read_if_changed().unwrap_or(&Content::Missing));
     tasks.spawn("mesh config", async move {
         loop {
             let path = follow.path().to_owned();
@@ -61,7 +60,7 @@ pub(crate) fn start(config: &TrustConfig, state: &State, registry: &Registry, ta
     if let Some(path) = &config.crl {
         let mut lists = CrlFile { good: false, metrics };
         let mut follow = Follow::new(path);
-        if let Some(found) = lists.read(path, follow.look().unwrap_or(&Content::Missing)) {
+        if let Some(found) = lists.read(path, follow.read_if_changed().unwrap_or(&Content::Missing)) {
             trust.set_revocations(found);
         }
         let trust = trust.clone();
@@ -70,13 +69,10 @@ pub(crate) fn start(config: &TrustConfig, state: &State, registry: &Registry, ta
                 let path = follow.path().to_owned();
                 if let Some(found) = lists.read(&path, follow.changed().await) {
                     let trust = trust.clone();
-                    // Signatures are verified for those that a list mentions.
+                    // Off the runtime: certificates that a list mentions have their signatures verified.
                     let ended = compute("revocations", move || trust.set_revocations(found)).await;
                     if let Some(peers @ 1..) = ended {
-                        tracing::warn!(
-                            peers,
-                            "connections end: the certificates of their peers were revoked"
-                        );
+                        tracing::warn!(path = %path.display(), peers, "closed connections to peers whose certificates were revoked");
                     }
                 }
             }
@@ -98,13 +94,15 @@ impl MeshFile {
         let found = match content {
             Content::Missing => Ok(MeshTrust::default()),
             Content::Unreadable(error) => Err(error.clone()),
-            Content::Bytes(bytes) => mesh::trust(&String::from_utf8_lossy(bytes)),
+            Content::Bytes(bytes) => {
+                mesh::trust(&String::from_utf8_lossy(bytes)).map_err(|error| error.to_string())
+            }
         };
         self.metrics.loaded(MESH, found.is_ok());
         let found = match found {
             Ok(found) => found,
             Err(error) => {
-                tracing::error!(path = %path.display(), %error, "mesh config cannot be used: trust stays as it was");
+                tracing::error!(path = %path.display(), %error, "mesh config cannot be used, the last good trust domains and roots stay in force");
                 return;
             }
         };
@@ -112,7 +110,7 @@ impl MeshFile {
         if *content != Content::Missing || !domains.aliases().is_empty() {
             let aliases: Vec<_> = domains.aliases().iter().map(ToString::to_string).collect();
             let mesh = domains.mesh().map(tracing::field::display);
-            tracing::info!(path = %path.display(), trust_domain = mesh, ?aliases, roots = found.roots.len(), "trust is configured");
+            tracing::info!(path = %path.display(), trust_domain = mesh, ?aliases, roots = found.roots.len(), "trust domains and roots applied");
         }
         self.trust.set_domains(domains.clone(), found.roots);
         self.state.set_trust_domains(domains);
@@ -121,20 +119,20 @@ impl MeshFile {
 
 /// The file of revocation lists.
 struct CrlFile {
-    /// Whether the lists in force came from the file.
+    /// Whether the lists in force were read from the file.
     good: bool,
     metrics: Arc<Metrics>,
 }
 
 impl CrlFile {
-    /// What is in force from now on; `None` when nothing changes.
+    /// The lists to put in force; `None` when those in force stay.
     fn read(&mut self, path: &Path, content: &Content) -> Option<Revocations> {
         let path = path.display();
         let found = match content {
             Content::Missing => {
                 self.good = false;
                 self.metrics.loaded(CRL, true);
-                tracing::warn!(%path, "there is no revocation list: nobody is revoked");
+                tracing::warn!(%path, "revocation list does not exist, no certificate is treated as revoked; check CRL_PATH");
                 return Some(Revocations::None);
             }
             Content::Unreadable(error) => Err(error.clone()),
@@ -144,17 +142,18 @@ impl CrlFile {
         match found {
             Ok(found) => {
                 self.good = true;
-                tracing::info!(%path, lists = found.len(), "revocation lists are in force");
+                tracing::info!(%path, lists = found.len(), "revocation lists applied");
                 Some(found)
             }
             Err(error) if self.good => {
-                tracing::error!(%path, %error, "revocation lists cannot be used: the last good ones stay in force");
+                tracing::error!(%path, %error, "revocation lists cannot be used, the last good ones stay in force");
                 None
             }
             Err(error) => {
                 tracing::error!(
                     %path, %error,
-                    "revocation lists cannot be used and there are no earlier ones: no new connection is accepted or made"
+                    "revocation lists cannot be used and none were loaded before: no mutual TLS connection is accepted or made \
+                     until CRL_PATH is valid"
                 );
                 Some(Revocations::Unknown(format!("{path}: {error}")))
             }
@@ -169,12 +168,12 @@ impl Metrics {
         let metrics = Self::default();
         registry.register(
             "isthmus_trust_file_loads",
-            "Contents found in files that say whom to trust, by whether they could be used",
+            "Loads of followed trust files (mesh config, CRL) by result",
             metrics.loads.clone(),
         );
         registry.register(
             "isthmus_trust_file_rejected",
-            "Whether what is in such a file now cannot be used",
+            "1 while the current content of the trust file is rejected, 0 otherwise",
             metrics.rejected.clone(),
         );
         Arc::new(metrics)

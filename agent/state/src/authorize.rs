@@ -1,7 +1,7 @@
-//! Whether an inbound connection may go on. Only [`authorize`] makes a [`Permit`], and forwarding takes one.
+//! Authorization of inbound connections. Only [`authorize`] makes a [`Permit`], and forwarding takes one.
 //!
-//! A policy that the workload names and that has not arrived denies: what it would have said is not known, so nothing
-//! is let through on its behalf. Whether that is waited out is the caller's to say: see [`Denied::is_pending`].
+//! A policy that the workload names and that has not arrived denies: its verdict is not known, so the connection is
+//! refused rather than allowed by mistake. Whether to wait for it is up to the caller: see [`Denied::is_pending`].
 
 mod matcher;
 
@@ -22,24 +22,24 @@ pub struct Permit {
     allowed_by: Option<PolicyKey>,
 }
 
-/// A connection was judged and refused.
+/// The policies refuse a connection.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct Denied {
-    /// The policy that refused it; `None` when it was the lack of one that allows.
+    /// The policy that refuses it; `None` when there are ALLOW policies and none of them matches.
     pub policy: Option<PolicyKey>,
     /// Why.
     pub reason: Rejection,
 }
 
-/// Why a connection was refused.
+/// Why a connection is refused.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Rejection {
-    /// A DENY policy matched.
+    /// A DENY policy matches.
     Denied(PolicyKey),
     /// The workload names a policy that has not arrived.
     NotArrived(PolicyKey),
-    /// There are ALLOW policies and none of them matched.
+    /// There are ALLOW policies and none of them matches.
     NotAllowed,
 }
 
@@ -64,7 +64,7 @@ impl Permit {
         self.facts.peer.as_ref()
     }
 
-    /// The ALLOW policy that let it through; `None` when there is none for this workload.
+    /// The ALLOW policy that matched; `None` when no ALLOW policy applies to the workload.
     #[must_use]
     pub fn allowed_by(&self) -> Option<&PolicyKey> {
         self.allowed_by.as_ref()
@@ -74,7 +74,7 @@ impl Permit {
 // === impl Denied ===
 
 impl Denied {
-    /// Whether this is no verdict yet: a policy that applies has not arrived, and none that has refuses.
+    /// Whether the verdict may change soon: a policy that applies has not arrived, and no policy that has arrived denies.
     #[must_use]
     pub fn is_pending(&self) -> bool {
         matches!(self.reason, Rejection::NotArrived(_))
@@ -87,26 +87,32 @@ impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Denied(policy) => write!(f, "explicitly denied by: {policy}"),
-            Self::NotArrived(policy) => write!(f, "policy {policy} applies but has not arrived"),
+            Self::NotArrived(policy) => {
+                write!(f, "policy {policy} applies to the workload but the control plane has not sent it yet")
+            }
             Self::NotAllowed => f.write_str("allow policies exist, but none allowed"),
         }
     }
 }
 
-/// Judges a connection to `workload`: a DENY that matches refuses; without any ALLOW it goes through; otherwise an
-/// ALLOW must match. Dry-run policies change nothing: what each of them would have made of the connection is logged.
+/// Authorizes a connection to `workload`: a matching DENY policy refuses it; without any ALLOW policy it is allowed;
+/// otherwise an ALLOW policy must match. Dry-run policies have no effect on it: the verdict that there would be with each
+/// of them is logged.
 ///
 /// # Errors
-/// When the connection must be refused, with the policy that says so.
+/// When the connection must be refused, with the policy that refuses it.
 pub fn authorize(snapshot: &Snapshot, workload: &Workload, facts: &Facts) -> Result<Permit, Denied> {
-    let subject = Subject::new(facts).known_as(snapshot.trust_domains(), &workload.trust_domain);
+    let subject = Subject::new(facts).with_aliases(snapshot.trust_domains(), &workload.trust_domain);
     let verdict = enforce(snapshot, workload, &subject);
-    let loud = snapshot.options().loud_policies;
-    let logged =
-        if loud { tracing::enabled!(tracing::Level::INFO) } else { tracing::enabled!(tracing::Level::DEBUG) };
+    let at_info = snapshot.options().log_dry_run_at_info;
+    let logged = if at_info {
+        tracing::enabled!(tracing::Level::INFO)
+    } else {
+        tracing::enabled!(tracing::Level::DEBUG)
+    };
     if logged {
         let dry = applicable(snapshot, workload).filter(|(_, policy)| policy.dry_run);
-        dry.for_each(|(key, policy)| log_dry_run(loud, key, policy, &subject, &verdict));
+        dry.for_each(|(key, policy)| log_dry_run(at_info, key, policy, &subject, &verdict));
     }
     verdict
 }
@@ -144,7 +150,7 @@ fn deny(policy: &PolicyKey, reason: impl FnOnce(PolicyKey) -> Rejection) -> Deni
 }
 
 fn log_dry_run(
-    loud: bool,
+    at_info: bool,
     key: &PolicyKey,
     policy: &Policy,
     subject: &Subject<'_>,
@@ -152,8 +158,8 @@ fn log_dry_run(
 ) {
     let matched = subject.matches(policy);
     let facts = subject.facts();
-    // A line's level is part of the place that writes it, so there are two.
-    macro_rules! say {
+    // The level is part of the static call site, so there is one per level.
+    macro_rules! log {
         ($level:ident) => {
             tracing::$level!(
                 policy = %key,
@@ -167,17 +173,17 @@ fn log_dry_run(
             )
         };
     }
-    if loud { say!(info) } else { say!(debug) }
+    if at_info { log!(info) } else { log!(debug) }
 }
 
-/// What the verdict would have been had a dry-run policy been enforced beside the others.
+/// The verdict that there would be if the dry-run policy were enforced beside the others.
 fn would_allow(action: Action, matched: bool, verdict: &Result<Permit, Denied>) -> bool {
     match (action, matched, verdict) {
         (Action::Deny, true, _) => false,
         (Action::Deny, false, verdict) => verdict.is_ok(),
         (Action::Allow, true, Ok(_)) => true,
         (Action::Allow, true, Err(denied)) => denied.reason == Rejection::NotAllowed,
-        // It would have been one more that allows, so somebody had to.
+        // With one more ALLOW policy at least one has to match, so a permit without a match becomes a refusal.
         (Action::Allow, false, Ok(permit)) => permit.allowed_by.is_some(),
         (Action::Allow, false, Err(_)) => false,
     }

@@ -1,61 +1,63 @@
-//! Choosing an endpoint of a service: who takes part, who is nearest, and a random one of those by capacity. Every
-//! connection chooses anew; what is remembered is only what follows from the set of endpoints itself, see [`table`].
+//! Choosing an endpoint of a service: which endpoints take part, which are nearest, and a random one of those weighted
+//! by capacity.
+//!
+//! Each connection draws anew; the only thing kept between draws is what follows from the endpoint set itself, see
+//! [`table`]. It knows nothing of routes, waypoints or gateways.
 
 mod alias;
-mod ask;
+mod endpoint_set;
 mod locality;
+mod query;
 mod table;
 
 use std::sync::Arc;
 
 use isthmus_model::Workload;
 
-pub(crate) use ask::{Ask, Origin, among, is_here};
-pub(crate) use table::{ChunkTable, SetTable, Tables};
+pub(crate) use endpoint_set::EndpointSet;
+pub(crate) use query::{EndpointQuery, QueryOrigin, health_filter, is_gateway_endpoint};
 
-use crate::snapshot::Snapshot;
 use table::Tier;
 
-/// Choices that are drawn before those to be avoided are passed over one by one. Half of a service's endpoints may be
-/// avoided at most, so that so many draws all fall on one of them once in 256 times.
+/// Draws from a tier before endpoints to avoid are skipped by a linear walk. At most half of a service's endpoints are
+/// ejected, so this many draws all hit ejected ones once in 256 connections.
 const DRAWS: usize = 8;
 
 /// A chosen endpoint.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Picked<'s> {
     pub(crate) workload: &'s Arc<Workload>,
-    /// How many it was chosen from, of every rank.
+    /// Number of endpoints that took part in the choice, of every rank.
     pub(crate) of: usize,
 }
 
-/// Why none was chosen.
+/// Why no endpoint was chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum NoPick {
+pub(crate) enum NoEndpoint {
     /// No endpoint qualifies.
-    Nobody,
-    /// Those that do are to be avoided for now.
-    Avoided,
+    NoneQualify,
+    /// Endpoints qualify, and all of them are to be avoided for now.
+    AllAvoided,
 }
 
-/// Chooses an endpoint among those that are not to be avoided, of the highest rank that has one.
+/// Chooses an endpoint that is not to be avoided, of the highest rank that has one.
 pub(crate) fn choose<'s>(
-    snapshot: &'s Snapshot,
-    ask: &Ask<'_>,
+    set: &'s EndpointSet,
+    query: &EndpointQuery<'_>,
     avoid: impl Fn(&Workload) -> bool,
     rng: &mut fastrand::Rng,
-) -> Result<Picked<'s>, NoPick> {
-    let set = snapshot.services.endpoints(&ask.wanted.key).ok_or(NoPick::Nobody)?;
-    set.with_table(ask, |table| {
+) -> Result<Picked<'s>, NoEndpoint> {
+    set.with_table(query, |table| {
         if table.tiers.is_empty() {
-            return Err(NoPick::Nobody);
+            return Err(NoEndpoint::NoneQualify);
         }
         let member = |at| set.at(at);
-        let found = table.tiers.iter().find_map(|tier| one_of(tier, &member, &avoid, rng));
-        found.map(|workload| Picked { workload, of: table.count }).ok_or(NoPick::Avoided)
+        let found = table.tiers.iter().find_map(|tier| draw(tier, &member, &avoid, rng));
+        found.map(|workload| Picked { workload, of: table.count }).ok_or(NoEndpoint::AllAvoided)
     })
 }
 
-fn one_of<'s>(
+fn draw<'s>(
     tier: &Tier,
     member: &impl Fn((usize, usize)) -> &'s Arc<Workload>,
     avoid: &impl Fn(&Workload) -> bool,
@@ -67,8 +69,8 @@ fn one_of<'s>(
             return Some(drawn);
         }
     }
-    // Most of them, or all, are to be avoided. Each of the others replaces the choice so far with the probability that
-    // its share has in the sum so far.
+    // Most members are to be avoided, or all. Weighted reservoir sampling over the rest: each replaces the choice so far
+    // with the probability that its capacity has in the sum so far.
     let (mut sum, mut choice) = (0_u64, None);
     for workload in tier.all().map(member).filter(|workload| !avoid(workload)) {
         sum += u64::from(workload.capacity);

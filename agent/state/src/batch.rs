@@ -1,5 +1,5 @@
-//! One push: what it holds, and how the next snapshot is made of it. The cost follows the change: what is equal to
-//! what is held is not touched, and indices are changed in place in the copy that nobody reads yet.
+//! One push of the control plane, and how the next snapshot is made from it. The cost follows the change: a resource that
+//! is equal to the stored one is not touched, and indices are changed in place in a copy that has no readers yet.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use isthmus_model::{NamespacedHostname, Policy, PolicyKey, RefusedPolicy, Servic
 
 use crate::snapshot::Snapshot;
 
-/// A push. Removals come after everything else.
+/// A push. Removals are applied after everything else.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// Workloads, new or changed.
@@ -16,19 +16,19 @@ pub struct Batch {
     pub upsert_services: Vec<Service>,
     /// Policies, new or changed, by the name of their resource.
     pub upsert_policies: Vec<(PolicyKey, Policy)>,
-    /// Policies that were refused: the version that is held stays, and without one nothing is let through that they
-    /// might have refused.
+    /// Policies that were rejected: the stored version stays in force; without one, a stand-in denies what the policy might
+    /// have denied.
     pub refused_policies: Vec<RefusedPolicy>,
-    /// Names of resources that are gone: a workload's uid or a service's `<namespace>/<hostname>`.
+    /// Names of removed resources: a workload's uid or a service's `<namespace>/<hostname>`.
     pub remove_addresses: Vec<String>,
-    /// Policies that are gone.
+    /// Removed policies.
     pub remove_policies: Vec<PolicyKey>,
 }
 
-/// What a push changed. What it repeated does not count.
+/// What a push changed. Resources that were stored already do not count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Applied {
-    /// Version of the snapshot that holds it.
+    /// Version of the snapshot that has the change.
     pub version: u64,
     /// Workloads added, changed or removed.
     pub workloads: usize,
@@ -36,7 +36,7 @@ pub struct Applied {
     pub services: usize,
     /// Policies added, changed or removed.
     pub policies: usize,
-    /// Whether a workload of this agent's node was among them.
+    /// Whether a workload of this node was among them.
     pub own_node: bool,
 }
 
@@ -61,10 +61,10 @@ impl Snapshot {
         } = batch;
         let mut applied = Applied::default();
         for workload in upsert_workloads {
-            self.put_workload(workload, &mut applied);
+            self.upsert_workload(workload, &mut applied);
         }
         for service in upsert_services {
-            self.put_service(service, &mut applied);
+            self.upsert_service(service, &mut applied);
         }
         for (key, policy) in upsert_policies {
             applied.policies += usize::from(self.policies.accept(key, policy));
@@ -77,7 +77,7 @@ impl Snapshot {
             self.remove_address(&name, &mut applied);
         }
         for key in remove_policies {
-            applied.policies += usize::from(self.policies.take(&key));
+            applied.policies += usize::from(self.policies.remove(&key));
         }
         if applied.is_change() {
             self.version += 1;
@@ -86,28 +86,28 @@ impl Snapshot {
         applied
     }
 
-    fn put_workload(&mut self, workload: Workload, applied: &mut Applied) {
+    fn upsert_workload(&mut self, workload: Workload, applied: &mut Applied) {
         let old = self.workloads.get(workload.uid.as_str()).cloned();
         if old.as_deref() == Some(&workload) {
             return;
         }
-        self.count(&workload, applied);
+        self.count_change(&workload, applied);
         if let Some(old) = old {
-            applied.own_node |= self.options.is_here(&old);
-            self.workloads.take(&old);
-            self.services.leave(&old, Some(&workload));
+            applied.own_node |= self.options.is_on_own_node(&old);
+            self.workloads.remove(&old);
+            self.services.remove_endpoint(&old, Some(&workload));
         }
         let workload = Arc::new(workload);
-        self.workloads.put(&workload, &self.options);
-        self.services.join(&workload);
+        self.workloads.insert(&workload, &self.options);
+        self.services.add_endpoint(&workload);
     }
 
-    fn count(&self, workload: &Workload, applied: &mut Applied) {
+    fn count_change(&self, workload: &Workload, applied: &mut Applied) {
         applied.workloads += 1;
-        applied.own_node |= self.options.is_here(workload);
+        applied.own_node |= self.options.is_on_own_node(workload);
     }
 
-    fn put_service(&mut self, service: Service, applied: &mut Applied) {
+    fn upsert_service(&mut self, service: Service, applied: &mut Applied) {
         let old = self.services.get(&service.key()).cloned();
         if old.as_deref() == Some(&service) {
             return;
@@ -116,17 +116,17 @@ impl Snapshot {
         let service = Arc::new(service);
         match old {
             Some(old) => self.services.replace(&old, &service),
-            None => self.services.put(&service),
+            None => self.services.insert(&service),
         }
     }
 
-    /// A workload's uid goes first; anything else must be exactly the `<namespace>/<hostname>` of a service, however odd
-    /// that is: what can be added can be removed.
+    /// A workload of this uid wins; otherwise the name must be exactly the `<namespace>/<hostname>` of a service. It is not
+    /// validated: whatever could be added can be removed.
     fn remove_address(&mut self, name: &str, applied: &mut Applied) {
         if let Some(workload) = self.workloads.get(name).cloned() {
-            self.count(&workload, applied);
-            self.workloads.take(&workload);
-            self.services.leave(&workload, None);
+            self.count_change(&workload, applied);
+            self.workloads.remove(&workload);
+            self.services.remove_endpoint(&workload, None);
             return;
         }
         let key = name.split_once('/').map(|(namespace, hostname)| NamespacedHostname {
@@ -135,7 +135,7 @@ impl Snapshot {
         });
         if let Some(service) = key.and_then(|key| self.services.get(&key).cloned()) {
             applied.services += 1;
-            self.services.take(&service);
+            self.services.remove(&service);
         }
     }
 }

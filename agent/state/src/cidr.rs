@@ -1,5 +1,5 @@
-//! Services by ranges of virtual addresses. A lookup asks for each prefix length in use in that network (few, usually
-//! none), so its cost does not grow with the number of services.
+//! Services by ranges of virtual addresses. A lookup tries each prefix length in use in that network (few, usually none),
+//! so its cost does not grow with the number of services.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use isthmus_model::{NetworkAddress, NetworkId, Service};
 
 use crate::index::{Map, Multi};
 
-/// Prefix lengths in use, each with the family (IPv6 or not), and by how many ranges.
+/// Number of ranges by family (whether IPv6) and prefix length.
 type Lengths = BTreeMap<(bool, u8), usize>;
 
 /// Services by range.
@@ -22,17 +22,17 @@ pub(crate) struct CidrIndex {
 }
 
 impl CidrIndex {
-    /// Adds a range of a service, which must not be in here already.
-    pub(crate) fn put(&mut self, range: &NetworkCidr, service: &Arc<Service>) {
-        self.by_range.put(range, Arc::clone(service), |_| false);
+    /// Adds a range of a service, which must not be stored already.
+    pub(crate) fn insert(&mut self, range: &NetworkCidr, service: &Arc<Service>) {
+        self.by_range.insert(range, Arc::clone(service), |_| false);
         let mut lengths = self.lengths.get(&range.network).cloned().unwrap_or_default();
         *Arc::make_mut(&mut lengths).entry(length_of(range)).or_default() += 1;
         self.lengths.insert_mut(range.network.clone(), lengths);
     }
 
-    /// Removes what [`Self::put`] added.
-    pub(crate) fn take(&mut self, range: &NetworkCidr, service: &Arc<Service>) {
-        self.by_range.take(range, |held| Arc::ptr_eq(held, service));
+    /// Removes what [`Self::insert`] added.
+    pub(crate) fn remove(&mut self, range: &NetworkCidr, service: &Arc<Service>) {
+        self.by_range.remove(range, |stored| Arc::ptr_eq(stored, service));
         let Some(mut lengths) = self.lengths.get(&range.network).cloned() else { return };
         let counts = Arc::make_mut(&mut lengths);
         match counts.get_mut(&length_of(range)) {
@@ -46,14 +46,14 @@ impl CidrIndex {
         }
     }
 
-    /// Every service with a range around the address, with the range's length, longest first.
-    pub(crate) fn around<'s, 'a>(
+    /// Every service with a range that contains the address, with the range's length, longest first.
+    pub(crate) fn containing<'s, 'a>(
         &'s self,
         at: &'a NetworkAddress,
     ) -> impl Iterator<Item = (u8, &'s Arc<Service>)> + use<'s, 'a> {
-        let wanted = at.address.is_ipv6();
+        let is_v6 = at.address.is_ipv6();
         let lengths = self.lengths.get(&at.network).into_iter().flat_map(|lengths| lengths.keys().rev());
-        lengths.filter(move |(v6, _)| *v6 == wanted).flat_map(move |(_, length)| {
+        lengths.filter(move |(v6, _)| *v6 == is_v6).flat_map(move |(_, length)| {
             let range =
                 range_of(at.address, *length).map(|cidr| NetworkCidr { network: at.network.clone(), cidr });
             let found = range.map_or(&[][..], |range| self.by_range.get(&range));

@@ -1,4 +1,4 @@
-//! The handle: many readers, one writer, and a way to wait for the next snapshot. It owns no decision.
+//! The handle to the state: many readers, one writer, and a way to wait for the next snapshot. It makes no decisions.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,22 +8,23 @@ use isthmus_model::{PodRef, TrustDomains, Workload};
 use tokio::sync::watch;
 
 use crate::batch::{Applied, Batch};
-use crate::snapshot::{Options, Snapshot};
+use crate::options::Options;
+use crate::snapshot::Snapshot;
 
-/// The state of the mesh. Clones share it.
+/// The state of the mesh. Clones share it; readers never wait for a writer.
 #[derive(Clone, Debug)]
-pub struct State(Arc<Shared>);
+pub struct State(Arc<SharedState>);
 
 #[derive(Debug)]
-struct Shared {
+struct SharedState {
     current: ArcSwap<Snapshot>,
-    /// Held while a push is applied. Older snapshots that somebody still reads wait in here, so that it is the writer
-    /// that frees them and never a connection.
+    /// Older snapshots that still had readers when they were replaced. They are kept here so that the writer frees them and
+    /// never a connection: freeing 100,000 workloads takes milliseconds. Also the writers' lock.
     retired: Mutex<Vec<Arc<Snapshot>>>,
     version: watch::Sender<u64>,
 }
 
-/// Wakes at every change.
+/// Wakes at each change of the state.
 #[derive(Clone, Debug)]
 pub struct Changes {
     state: State,
@@ -36,26 +37,26 @@ impl State {
     /// An empty mesh.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(SharedState {
             current: ArcSwap::from_pointee(Snapshot::new(options)),
             retired: Mutex::default(),
             version: watch::Sender::new(0),
         }))
     }
 
-    /// The mesh as it is now. Cheap; take it anew for every decision and do not keep it across a wait.
+    /// The current snapshot. Cheap: load it for each decision and do not keep it across an await.
     #[must_use]
     pub fn load(&self) -> Arc<Snapshot> {
         self.0.current.load_full()
     }
 
-    /// Applies a push: the next snapshot is built beside the current one and then takes its place at once.
+    /// Applies a push: the next snapshot is built beside the current one and then replaces it atomically.
     pub fn apply(&self, batch: Batch) -> Applied {
         self.change(|next| next.apply(batch))
     }
 
     fn change(&self, make: impl FnOnce(&mut Snapshot) -> Applied) -> Applied {
-        // A panic in here leaves the current snapshot as it was.
+        // A panic while the next snapshot is built leaves the current one in place, so a poisoned lock is harmless.
         let mut retired = self.0.retired.lock().unwrap_or_else(PoisonError::into_inner);
         retired.retain(|old| Arc::strong_count(old) > 1);
         let mut next = Snapshot::clone(&self.0.current.load());
@@ -66,7 +67,7 @@ impl State {
         applied
     }
 
-    /// Replaces the names of the mesh's trust domain, by which policies know identities.
+    /// Replaces the trust domain of the mesh and its aliases, which policies match identities by.
     pub fn set_trust_domains(&self, domains: TrustDomains) {
         let mut retired = self.0.retired.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = Snapshot::clone(&self.0.current.load());
@@ -86,20 +87,20 @@ impl State {
         self.0.version.send_replace(version);
     }
 
-    /// Wakes at every change from now on.
+    /// Subscribes to the changes from now on.
     #[must_use]
     pub fn subscribe(&self) -> Changes {
         Changes { state: self.clone(), version: self.0.version.subscribe() }
     }
 
-    /// The workload of a pod of this node, waiting for it to arrive for as long as `patience` lasts.
-    pub async fn wait_for_pod(&self, pod: &PodRef, patience: Duration) -> Option<Arc<Workload>> {
+    /// The workload of a pod of this node; waits up to `timeout` for the control plane to send it.
+    pub async fn wait_for_pod(&self, pod: &PodRef, timeout: Duration) -> Option<Arc<Workload>> {
         if let Some(workload) = self.load().local_workload(pod) {
             return Some(Arc::clone(workload));
         }
         let mut changes = self.subscribe();
         let arrival = async {
-            // Subscribed first, looked again after, so that nothing is missed in between.
+            // Load after subscribing, so that no change in between is missed.
             let mut snapshot = self.load();
             loop {
                 if let Some(workload) = snapshot.local_workload(pod) {
@@ -108,16 +109,16 @@ impl State {
                 snapshot = changes.next().await;
             }
         };
-        tokio::time::timeout(patience, arrival).await.ok()
+        tokio::time::timeout(timeout, arrival).await.ok()
     }
 }
 
 // === impl Changes ===
 
 impl Changes {
-    /// The mesh after the next change. Several changes may be seen as one.
+    /// The snapshot after the next change. Several changes may be seen as one.
     pub async fn next(&mut self) -> Arc<Snapshot> {
-        // The sender lives as long as the state that is held here.
+        // Cannot fail: `self.state` keeps the sender alive.
         let _ = self.version.changed().await;
         self.state.load()
     }
@@ -127,7 +128,7 @@ impl Changes {
 mod tests {
     use super::*;
     use crate::fixture;
-    use crate::route::Route;
+    use crate::route::{Decision, Route};
     use isthmus_model::Facts;
     use std::net::SocketAddr;
     use std::sync::mpsc;
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_waiter_wakes_when_its_workload_arrives() {
+    async fn wait_for_pod_returns_when_the_workload_arrives() {
         let state = State::new(Options::default());
         let pod = pod();
         let wait = state.wait_for_pod(&pod, Duration::from_secs(5));
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_waiter_gives_up_at_its_deadline() {
+    async fn wait_for_pod_ends_at_its_timeout() {
         let state = State::new(Options::default());
         let start = tokio::time::Instant::now();
         assert!(state.wait_for_pod(&pod(), Duration::from_secs(5)).await.is_none());
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_real_change_wakes_and_older_snapshots_stay() {
+    async fn only_a_change_wakes_subscribers_and_older_snapshots_stay_valid() {
         let state = State::new(Options::default());
         let before = state.load();
         let mut changes = state.subscribe();
@@ -180,7 +181,7 @@ mod tests {
         assert!(state.0.retired.lock().unwrap().is_empty());
     }
 
-    /// What a connection asks of the mesh: where to, whether, what its pod is, what a name means.
+    /// The decisions that a connection needs: route, authorization, its own workload, a name.
     fn decide(state: &State) -> SocketAddr {
         let (snapshot, mut rng) = (state.load(), fastrand::Rng::with_seed(7));
         let client = fixture::pod("client", "10.9.0.1");
@@ -191,12 +192,12 @@ mod tests {
         crate::authorize(&snapshot, &client, &facts).unwrap();
         assert!(snapshot.local_workload(&pod()).is_none());
         assert!(snapshot.service_by_hostname(&"web.ns.svc.cluster.local".into(), None).is_some());
-        let Route::Hbone(upstream) = resolved.route else { panic!("{resolved:?}") };
-        upstream.tcp_to
+        let Decision::Connect(Route::Hbone(target)) = resolved.decision else { panic!("{resolved:?}") };
+        target.addr
     }
 
     #[test]
-    fn a_push_of_a_hundred_thousand_workloads_that_stands_still_half_way_is_felt_by_no_connection() {
+    fn readers_do_not_wait_for_a_push_that_is_half_applied() {
         const ALL: u32 = 100_000;
         const PATIENCE: Duration = Duration::from_secs(60);
         let state = State::new(Options::default());
@@ -224,7 +225,7 @@ mod tests {
             })
         });
         reached.recv_timeout(PATIENCE).unwrap();
-        // On a thread of its own, so that waiting for the writer would be seen as such.
+        // On a thread of its own, so that a reader that waits for the writer fails the test instead of hanging it.
         let (decided, answer) = mpsc::channel();
         std::thread::spawn(move || decided.send(decide(&reader)));
         let before = answer.recv_timeout(PATIENCE).expect("a connection waited for the push");

@@ -1,5 +1,5 @@
-//! Whether a CONNECT is really for this pod, and which port of it is meant. The address is always the one that the
-//! connection came to: a peer never chooses another.
+//! Whether a CONNECT is meant for this pod, and for which port of it. The address is always the one that the connection
+//! arrived at: a peer can never choose another one.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -8,45 +8,44 @@ use isthmus_model::workload::TunnelKind;
 use isthmus_model::{Authority, GatewayAddress, Hostname, NetworkAddress, NetworkId, Service, Workload};
 
 use crate::resolve::is_waypoint;
-use crate::services::Asker;
+use crate::services::NamespaceScope;
 use crate::snapshot::Snapshot;
-use crate::target::ILLEGAL_PORTS;
 
-/// Where an inbound stream goes.
+/// Where an inbound stream is forwarded to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InboundTarget {
     /// The application: the address that the peer connected to, and the final port.
     pub addr: SocketAddr,
-    /// The service that the authority named.
+    /// The service that the authority names.
     pub service: Option<Arc<Service>>,
-    /// What to tell an application that is behind a tunnel of its own.
-    pub tunnel: Option<TunnelTarget>,
+    /// How to announce the destination to an application with a tunnel protocol of its own (a sandwiched waypoint).
+    pub tunnel: Option<AppTunnelTarget>,
 }
 
-/// What an application behind a tunnel of its own is told.
+/// What an application with a tunnel protocol of its own needs to know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TunnelTarget {
-    /// How it is told.
+pub struct AppTunnelTarget {
+    /// The tunnel protocol.
     pub protocol: TunnelKind,
-    /// The destination that the client asked for.
+    /// The destination of the CONNECT.
     pub destination: SocketAddr,
 }
 
-/// Why a CONNECT is refused before anybody is asked whether it is allowed.
+/// Why a CONNECT is refused before any policy is evaluated.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum InboundError {
     /// The authority is another address than this pod's.
     #[error("ip mismatch: {local} != {authority}")]
     NotForUs {
-        /// Where the connection came to.
+        /// The address that the connection arrived at.
         local: IpAddr,
-        /// What it asked for.
+        /// The address of the CONNECT.
         authority: IpAddr,
     },
     /// No service of that name is visible to this pod.
     #[error("no service or workload for hostname: {0}")]
     UnknownHostname(Hostname),
-    /// The service does not have that port, or nobody knows which of this pod's it is.
+    /// The service has no such port, or its target port in this pod is not known.
     #[error("requested service {hostname}:{port} found, but cannot resolve port")]
     UnknownPort {
         /// The service.
@@ -75,10 +74,10 @@ impl InboundError {
     }
 }
 
-/// Finds the application's address for a CONNECT that came to `local_addr` of the pod `local`.
+/// Finds the application's address for a CONNECT that arrived at `local_addr` of the pod `local`.
 ///
 /// # Errors
-/// When it is not for this pod, or when the port cannot be known.
+/// When the CONNECT is not meant for this pod, or its port cannot be determined.
 pub fn inbound_target(
     snapshot: &Snapshot,
     local: &Workload,
@@ -100,7 +99,7 @@ pub fn inbound_target(
             (Some(service), target)
         }
     };
-    if ILLEGAL_PORTS.contains(&port) {
+    if snapshot.options.ports.loops_back(port) {
         return Err(InboundError::Recursive);
     }
     let Some(tunnel) = local.application_tunnel else {
@@ -120,12 +119,12 @@ pub fn inbound_target(
     Ok(InboundTarget {
         addr: SocketAddr::new(here, tunnel.port.unwrap_or(port)),
         service: service.cloned(),
-        tunnel: Some(TunnelTarget { protocol: tunnel.protocol, destination }),
+        tunnel: Some(AppTunnelTarget { protocol: tunnel.protocol, destination }),
     })
 }
 
-/// An address is for us when it is ours, when a tunnel of the application takes whatever comes, or when we are the
-/// waypoint of who has that address.
+/// Whether a CONNECT to the address `asked` may arrive here: it is the pod's own, the application has a tunnel protocol of
+/// its own and takes any destination, or the pod is the waypoint of the service or workload at that address.
 fn is_for_us(
     snapshot: &Snapshot,
     local: &Workload,
@@ -152,14 +151,13 @@ fn by_hostname<'s>(
     hostname: &Hostname,
     port: u16,
 ) -> Result<(&'s Arc<Service>, u16), InboundError> {
-    let asker = Asker { namespace: Some(&local.namespace), preferred: None };
-    let named = snapshot.services.named(hostname.as_str());
-    // The name may exist in several namespaces; a service that this pod serves is more likely meant than one that it
-    // does not.
+    let scope = NamespaceScope { client: Some(&local.namespace), preferred: None };
+    let named = snapshot.services.by_hostname(hostname.as_str());
+    // A hostname may exist in several namespaces; a service of which this pod is an endpoint is more likely meant.
     let served = named.iter().filter(|service| local.services.contains_key(&service.key()));
-    let service = asker
+    let service = scope
         .best(served)
-        .or_else(|| asker.best(named.iter()))
+        .or_else(|| scope.best(named.iter()))
         .ok_or_else(|| InboundError::UnknownHostname(hostname.clone()))?;
     let target = target_port(service, local, port)
         .ok_or_else(|| InboundError::UnknownPort { hostname: hostname.clone(), port })?;
@@ -179,8 +177,9 @@ fn vip(service: &Service, own_network: &NetworkId) -> Result<IpAddr, InboundErro
     best.map(|vip| vip.address).ok_or_else(|| InboundError::NoAddress(service.hostname.clone()))
 }
 
-/// The service to name in logs and metrics of an inbound connection to `port`: the one that the client says it asked
-/// for if this pod serves it, otherwise the first of the pod's services with that port. Never for a decision.
+/// The service for logs and metrics of an inbound connection to `port`: the one that the client claims to have addressed
+/// if this pod is an endpoint of it, otherwise the first of the pod's services with that port. Claims are not verified, so
+/// it must not be used for a decision.
 #[must_use]
 pub fn service_label<'s>(
     snapshot: &'s Snapshot,

@@ -1,4 +1,4 @@
-//! Persistent maps: a change copies the path to it and shares the rest with the older snapshot.
+//! Persistent maps: a change copies the path to the entry and shares the rest with older snapshots.
 
 use std::borrow::Borrow;
 use std::hash::{BuildHasherDefault, Hash};
@@ -6,7 +6,7 @@ use std::hash::{BuildHasherDefault, Hash};
 use rustc_hash::FxHasher;
 use smallvec::{SmallVec, smallvec};
 
-/// A persistent hash map. Keys come from the control plane, so a fast hash without a secret is enough.
+/// A persistent hash map. Keys come from the control plane, which is trusted, so a fast hash without a secret is enough.
 pub(crate) type Map<K, V> = rpds::HashTrieMapSync<K, V, BuildHasherDefault<FxHasher>>;
 
 /// A persistent map of keys that have one value, or rarely a few, in order of arrival.
@@ -29,21 +29,21 @@ impl<K: Eq + Hash + Clone, V: Clone> Multi<K, V> {
     }
 
     /// Replaces the value for which `same` holds, in its place, or adds one at the end.
-    pub(crate) fn put(&mut self, key: &K, value: V, same: impl Fn(&V) -> bool) {
+    pub(crate) fn insert(&mut self, key: &K, value: V, same: impl Fn(&V) -> bool) {
         let Some(values) = self.0.get_mut(key) else {
             self.0.insert_mut(key.clone(), smallvec![value]);
             return;
         };
-        match values.iter_mut().find(|held| same(held)) {
-            Some(held) => *held = value,
+        match values.iter_mut().find(|stored| same(stored)) {
+            Some(stored) => *stored = value,
             None => values.push(value),
         }
     }
 
     /// Removes the value for which `same` holds.
-    pub(crate) fn take(&mut self, key: &K, same: impl Fn(&V) -> bool) {
+    pub(crate) fn remove(&mut self, key: &K, same: impl Fn(&V) -> bool) {
         let Some(values) = self.0.get_mut(key) else { return };
-        values.retain(|held| !same(held));
+        values.retain(|stored| !same(stored));
         if values.is_empty() {
             self.0.remove_mut(key);
         }
@@ -55,18 +55,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_keep_their_place_and_old_versions_their_values() {
+    fn values_keep_their_position_and_older_versions_their_values() {
         let mut index = Multi::<u8, &str>::default();
         for value in ["a", "b", "c"] {
-            index.put(&1, value, |held| *held == value);
+            index.insert(&1, value, |held| *held == value);
         }
         let old = index.clone();
-        index.put(&1, "B", |held| *held == "b");
-        index.take(&1, |held| *held == "a");
-        index.take(&2, |_| true);
+        index.insert(&1, "B", |held| *held == "b");
+        index.remove(&1, |held| *held == "a");
+        index.remove(&2, |_| true);
         assert_eq!(index.get(&1), ["B", "c"]);
         assert_eq!(old.get(&1), ["a", "b", "c"]);
-        index.take(&1, |_| true);
+        index.remove(&1, |_| true);
         assert!(index.get(&1).is_empty());
     }
 }

@@ -1,20 +1,20 @@
-//! What the mesh looks like, and what to do about it: immutable snapshots with one writer, the resolving of outbound
-//! and inbound destinations, load balancing, mesh names and authorization.
+//! The state of the mesh and the decisions on it: immutable snapshots with one writer, resolution of outbound and
+//! inbound destinations, load balancing, DNS names and authorization.
 //!
 //! Everything but the handle is pure: it takes a [`Snapshot`] (and a random generator where it chooses) and returns a
-//! verdict *with its reason*. It must not know of sockets, xDS or TLS.
+//! decision *with its reason*. It must not know of sockets, xDS or TLS.
 
 mod authorize;
+mod avoid;
 mod balance;
 mod batch;
 mod cidr;
-mod endpoints;
+pub mod dns;
 mod gateway;
 mod handle;
-mod hints;
 mod inbound;
 mod index;
-pub mod names;
+mod options;
 mod policies;
 mod resolve;
 pub mod route;
@@ -25,14 +25,15 @@ mod target;
 mod workloads;
 
 pub use authorize::{Denied, Permit, Rejection, authorize};
+pub use avoid::{Avoid, Ejected, EjectedEndpoints, Ejection, EndpointGroup};
 pub use batch::{Applied, Batch};
 pub use gateway::{GatewayRefusal, GatewayTarget, gateway_target};
 pub use handle::{Changes, State};
-pub use hints::{Candidate, Hints, NoHints, Role};
 pub use inbound::{InboundError, InboundTarget, inbound_target, service_label};
-pub use policies::{Applicable, InForce};
-pub use resolve::{resolve, resolve_with};
-pub use snapshot::{Endpoint, Options, Snapshot};
+pub use options::Options;
+pub use policies::{ApplicablePolicy, EffectivePolicies};
+pub use resolve::{resolve, resolve_avoiding};
+pub use snapshot::{Endpoint, Snapshot};
 
 #[cfg(test)]
 mod fixture;

@@ -1,4 +1,4 @@
-//! Policies by key, and by what they apply to. Applying them is [`mod@crate::authorize`]'s.
+//! Policies by key, and by what they apply to. Evaluating them is the job of [`mod@crate::authorize`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,43 +9,42 @@ use isthmus_model::{
 
 use crate::index::Map;
 
-type Group = Arc<BTreeMap<PolicyKey, Arc<Policy>>>;
+type PolicyMap = Arc<BTreeMap<PolicyKey, Arc<Policy>>>;
 
 /// The store and its indices, which always agree.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Policies {
     by_key: Map<PolicyKey, Arc<Policy>>,
-    by_namespace: Map<Namespace, Group>,
-    global: Group,
-    /// Keys of those that only stand in for a refused one.
+    by_namespace: Map<Namespace, PolicyMap>,
+    global: PolicyMap,
+    /// Keys of policies that stand in for a rejected resource.
     stand_ins: Map<PolicyKey, ()>,
 }
 
-/// A policy that applies to a workload, or should.
+/// A policy that applies to a workload.
 #[derive(Clone, Copy, Debug)]
-pub struct Applicable<'a> {
+pub struct ApplicablePolicy<'a> {
     /// Its key.
     pub key: &'a PolicyKey,
     /// The policy; `None` when the workload names it but it has not arrived.
     pub policy: Option<&'a Arc<Policy>>,
 }
 
-/// Everything that connections to a workload were judged by at one moment. Two are equal when no verdict can have changed
-/// between them; comparing costs nothing that grows with the number of policies of the mesh.
+/// Everything that the verdict on connections to a workload depends on, in one snapshot. Two are equal when no verdict can
+/// have changed between them; the comparison does not depend on the number of policies in the mesh.
 #[derive(Clone, Debug)]
-pub struct InForce {
-    namespace: Option<Group>,
-    global: Group,
+pub struct EffectivePolicies {
+    namespace: Option<PolicyMap>,
+    global: PolicyMap,
     named: Vec<(PolicyKey, Option<Arc<Policy>>)>,
     own: TrustDomain,
     trust_domains: Arc<TrustDomains>,
 }
 
-// === impl InForce ===
+// === impl EffectivePolicies ===
 
-impl PartialEq for InForce {
-    /// Groups and policies are the same when they are the same value in memory: a change makes new ones, since this holds
-    /// the old.
+impl PartialEq for EffectivePolicies {
+    /// By pointer: a change never happens in place while this keeps the old value alive.
     fn eq(&self, other: &Self) -> bool {
         let same = |a: &Option<Arc<Policy>>, b: &Option<Arc<Policy>>| match (a, b) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
@@ -67,9 +66,13 @@ impl PartialEq for InForce {
 // === impl Policies ===
 
 impl Policies {
-    pub(crate) fn in_force(&self, workload: &Workload, trust_domains: &Arc<TrustDomains>) -> InForce {
+    pub(crate) fn effective_policies(
+        &self,
+        workload: &Workload,
+        trust_domains: &Arc<TrustDomains>,
+    ) -> EffectivePolicies {
         let named = workload.authorization_policies.iter();
-        InForce {
+        EffectivePolicies {
             namespace: self.by_namespace.get(&workload.namespace).cloned(),
             global: Arc::clone(&self.global),
             named: named.map(|key| (key.clone(), self.by_key.get(key).cloned())).collect(),
@@ -86,60 +89,68 @@ impl Policies {
         self.by_key.iter()
     }
 
-    /// Policies of the workload's namespace, global ones, and those that it names itself.
-    pub(crate) fn of<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = Applicable<'a>> {
+    /// Policies of the workload's namespace, global ones, and those that the workload names itself.
+    pub(crate) fn applying_to<'a>(
+        &'a self,
+        workload: &'a Workload,
+    ) -> impl Iterator<Item = ApplicablePolicy<'a>> {
         let namespace = self.by_namespace.get(&workload.namespace).into_iter().flat_map(|group| group.iter());
         let found = namespace.chain(self.global.iter());
         let named = workload.authorization_policies.iter();
         found
-            .map(|(key, policy)| Applicable { key, policy: Some(policy) })
-            .chain(named.map(|key| Applicable { key, policy: self.by_key.get(key) }))
+            .map(|(key, policy)| ApplicablePolicy { key, policy: Some(policy) })
+            .chain(named.map(|key| ApplicablePolicy { key, policy: self.by_key.get(key) }))
     }
 
-    /// Takes a policy that was understood; whether it is news.
+    /// Stores an accepted policy; whether that changes anything.
     pub(crate) fn accept(&mut self, key: PolicyKey, policy: Policy) -> bool {
         let stood_in = self.stand_ins.remove_mut(&key);
-        let news = self.by_key.get(&key).is_none_or(|held| **held != policy);
-        if news {
-            self.put(key, Arc::new(policy));
+        let changed = self.by_key.get(&key).is_none_or(|stored| **stored != policy);
+        if changed {
+            self.insert(key, Arc::new(policy));
         }
-        news || stood_in
+        changed || stood_in
     }
 
-    /// Takes note of a policy that was refused; whether that changes anything. A version that was accepted stays.
+    /// Records that a policy was rejected; whether that changes anything. An accepted version stays in force.
     pub(crate) fn refuse(&mut self, refused: &RefusedPolicy, root: Option<&Namespace>) -> bool {
         let key = &refused.key;
-        let held = self.by_key.get(key);
-        if held.is_some() && !self.stand_ins.contains_key(key) {
+        let stored = self.by_key.get(key);
+        if stored.is_some() && !self.stand_ins.contains_key(key) {
             return false;
         }
         let stand_in = refused.stand_in(self.root(refused, root));
-        if held.is_some_and(|held| **held == stand_in) {
+        if stored.is_some_and(|stored| **stored == stand_in) {
             return false;
         }
         tracing::warn!(
             policy = %key, scope = ?stand_in.scope, action = ?stand_in.action,
-            "a refused policy without an earlier version lets nothing through where it may apply"
+            "policy rejected and no earlier version is known: a stand-in denies all connections that it may apply to, until the policy is corrected"
         );
-        self.put(key.clone(), Arc::new(stand_in));
+        self.insert(key.clone(), Arc::new(stand_in));
         self.stand_ins.insert_mut(key.clone(), ());
         true
     }
 
-    /// The root namespace as far as it matters for one policy: a namespace that has a policy of the whole mesh is it.
-    fn root<'a>(&'a self, refused: &RefusedPolicy, told: Option<&'a Namespace>) -> Option<&'a Namespace> {
+    /// The root namespace for a rejected policy: the configured one, or the policy's own namespace if a global policy of it
+    /// is known, which only the root namespace can have.
+    fn root<'a>(
+        &'a self,
+        refused: &RefusedPolicy,
+        configured: Option<&'a Namespace>,
+    ) -> Option<&'a Namespace> {
         let (namespace, _) = refused.key.as_str().split_once('/')?;
         let seen = self.global.values().map(|policy| &policy.namespace);
-        told.into_iter().chain(seen).find(|root| root.as_str() == namespace).or(told)
+        configured.into_iter().chain(seen).find(|root| root.as_str() == namespace).or(configured)
     }
 
-    fn put(&mut self, key: PolicyKey, policy: Arc<Policy>) {
+    fn insert(&mut self, key: PolicyKey, policy: Arc<Policy>) {
         self.unlist(&key);
         match policy.scope {
             Scope::Global => drop(Arc::make_mut(&mut self.global).insert(key.clone(), Arc::clone(&policy))),
             Scope::Namespace => {
                 if !self.by_namespace.contains_key(&policy.namespace) {
-                    self.by_namespace.insert_mut(policy.namespace.clone(), Group::default());
+                    self.by_namespace.insert_mut(policy.namespace.clone(), PolicyMap::default());
                 }
                 if let Some(group) = self.by_namespace.get_mut(&policy.namespace) {
                     Arc::make_mut(group).insert(key.clone(), Arc::clone(&policy));
@@ -151,7 +162,7 @@ impl Policies {
     }
 
     /// Removes a policy; whether there was one.
-    pub(crate) fn take(&mut self, key: &PolicyKey) -> bool {
+    pub(crate) fn remove(&mut self, key: &PolicyKey) -> bool {
         self.stand_ins.remove_mut(key);
         self.unlist(key)
     }

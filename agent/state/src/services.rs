@@ -1,14 +1,14 @@
-//! Services and the ways to find one (by key, virtual address, range, hostname), and the endpoints of each.
+//! The store of services and its indices (by key, virtual address, range, hostname), and the endpoints of each.
 //!
-//! Endpoints are kept by service key whether or not the service is known, so they may arrive in any order: those of an
+//! Endpoints are stored by service key whether or not the service is known, so they may arrive in any order: those of an
 //! unknown service are *staged*.
 
 use std::sync::Arc;
 
 use isthmus_model::{Hostname, Namespace, NamespacedHostname, NetworkAddress, Service, Visibility, Workload};
 
+use crate::balance::EndpointSet;
 use crate::cidr::CidrIndex;
-use crate::endpoints::EndpointSet;
 use crate::index::{Map, Multi};
 
 /// The store and its indices, which always agree.
@@ -21,35 +21,35 @@ pub(crate) struct Services {
     endpoints: Map<NamespacedHostname, EndpointSet>,
 }
 
-/// Who asks for a service, as far as the answer depends on it.
+/// The namespaces that decide which of several services a client means.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Asker<'a> {
-    /// Namespace of the client; `None` sees everything.
-    pub(crate) namespace: Option<&'a Namespace>,
+pub(crate) struct NamespaceScope<'a> {
+    /// The namespace of the client; `None` sees every service.
+    pub(crate) client: Option<&'a Namespace>,
     /// A namespace that wins when neither the client's nor a canonical service does.
     pub(crate) preferred: Option<&'a Namespace>,
 }
 
-// === impl Asker ===
+// === impl NamespaceScope ===
 
-impl Asker<'_> {
+impl NamespaceScope<'_> {
     fn sees(&self, service: &Service) -> bool {
         let hidden = service.visibility == Visibility::Namespace
-            && self.namespace.is_some_and(|namespace| *namespace != service.namespace);
+            && self.client.is_some_and(|namespace| *namespace != service.namespace);
         !hidden
     }
 
-    fn near(&self, service: &Service) -> bool {
-        self.namespace == Some(&service.namespace)
+    fn is_own(&self, service: &Service) -> bool {
+        self.client == Some(&service.namespace)
     }
 
-    /// The best of what is visible; the first of equals.
+    /// The best of the visible services; the first of equals.
     pub(crate) fn best<'s>(
         &self,
         candidates: impl Iterator<Item = &'s Arc<Service>>,
     ) -> Option<&'s Arc<Service>> {
         let rank = |service: &Service| {
-            (self.near(service), service.canonical, self.preferred == Some(&service.namespace))
+            (self.is_own(service), service.canonical, self.preferred == Some(&service.namespace))
         };
         candidates
             .filter(|service| self.sees(service))
@@ -69,16 +69,20 @@ impl Services {
     }
 
     /// By exact virtual address, otherwise by range.
-    pub(crate) fn at<'s>(&'s self, address: &NetworkAddress, asker: Asker<'_>) -> Option<&'s Arc<Service>> {
-        asker.best(self.by_vip.get(address).iter()).or_else(|| {
+    pub(crate) fn by_vip<'s>(
+        &'s self,
+        address: &NetworkAddress,
+        scope: NamespaceScope<'_>,
+    ) -> Option<&'s Arc<Service>> {
+        scope.best(self.by_vip.get(address).iter()).or_else(|| {
             let rank =
-                |(length, service): &(u8, &Arc<Service>)| (asker.near(service), *length, service.canonical);
-            let around = self.by_range.around(address).filter(|(_, service)| asker.sees(service));
+                |(length, service): &(u8, &Arc<Service>)| (scope.is_own(service), *length, service.canonical);
+            let around = self.by_range.containing(address).filter(|(_, service)| scope.sees(service));
             around.reduce(|best, next| if rank(&next) > rank(&best) { next } else { best }).map(|(_, s)| s)
         })
     }
 
-    pub(crate) fn named(&self, hostname: &str) -> &[Arc<Service>] {
+    pub(crate) fn by_hostname(&self, hostname: &str) -> &[Arc<Service>] {
         self.by_hostname.get(hostname)
     }
 
@@ -90,56 +94,56 @@ impl Services {
         self.endpoints.iter().filter(|(key, _)| !self.by_key.contains_key(*key))
     }
 
-    /// Adds a service that is not in here.
-    pub(crate) fn put(&mut self, service: &Arc<Service>) {
+    /// Adds a service that is not stored yet.
+    pub(crate) fn insert(&mut self, service: &Arc<Service>) {
         let key = service.key();
-        let same = |held: &Arc<Service>| is(held, &key);
+        let same = |stored: &Arc<Service>| is(stored, &key);
         for vip in &service.vips {
-            self.by_vip.put(vip, Arc::clone(service), same);
+            self.by_vip.insert(vip, Arc::clone(service), same);
         }
         for range in &service.cidr_vips {
-            self.by_range.put(range, service);
+            self.by_range.insert(range, service);
         }
-        self.by_hostname.put(&service.hostname, Arc::clone(service), same);
+        self.by_hostname.insert(&service.hostname, Arc::clone(service), same);
         self.by_key.insert_mut(key, Arc::clone(service));
     }
 
-    /// Replaces a service. Indices that hold both keep the place of the older one, so that an update does not change
+    /// Replaces a service. In the indices the new one takes the position of the old one, so that an update does not change
     /// which of several services wins.
     pub(crate) fn replace(&mut self, old: &Arc<Service>, new: &Arc<Service>) {
         let key = new.key();
-        let same = |held: &Arc<Service>| is(held, &key);
+        let same = |stored: &Arc<Service>| is(stored, &key);
         for vip in old.vips.iter().filter(|vip| !new.vips.contains(vip)) {
-            self.by_vip.take(vip, same);
+            self.by_vip.remove(vip, same);
         }
         for range in &old.cidr_vips {
-            self.by_range.take(range, old);
+            self.by_range.remove(range, old);
         }
-        self.put(new);
+        self.insert(new);
     }
 
-    /// Removes a service that is in here; its endpoints stay, staged.
-    pub(crate) fn take(&mut self, service: &Arc<Service>) {
+    /// Removes a stored service; its endpoints stay, staged.
+    pub(crate) fn remove(&mut self, service: &Arc<Service>) {
         let key = service.key();
-        let same = |held: &Arc<Service>| is(held, &key);
+        let same = |stored: &Arc<Service>| is(stored, &key);
         for vip in &service.vips {
-            self.by_vip.take(vip, same);
+            self.by_vip.remove(vip, same);
         }
         for range in &service.cidr_vips {
-            self.by_range.take(range, service);
+            self.by_range.remove(range, service);
         }
-        self.by_hostname.take(&service.hostname, same);
+        self.by_hostname.remove(&service.hostname, same);
         self.by_key.remove_mut(&key);
     }
 
     /// Adds a workload to the endpoints of its services, or replaces it there.
-    pub(crate) fn join(&mut self, workload: &Arc<Workload>) {
+    pub(crate) fn add_endpoint(&mut self, workload: &Arc<Workload>) {
         for key in workload.services.keys() {
             match self.endpoints.get_mut(key) {
-                Some(set) => set.put(Arc::clone(workload)),
+                Some(set) => set.insert(Arc::clone(workload)),
                 None => {
                     let mut set = EndpointSet::default();
-                    set.put(Arc::clone(workload));
+                    set.insert(Arc::clone(workload));
                     self.endpoints.insert_mut(key.clone(), set);
                 }
             }
@@ -147,11 +151,11 @@ impl Services {
     }
 
     /// Removes a workload from the endpoints of those of its services that `keeps` does not name.
-    pub(crate) fn leave(&mut self, workload: &Workload, keeps: Option<&Workload>) {
+    pub(crate) fn remove_endpoint(&mut self, workload: &Workload, keeps: Option<&Workload>) {
         let stays = |key: &&NamespacedHostname| keeps.is_some_and(|next| next.services.contains_key(*key));
         for key in workload.services.keys().filter(|key| !stays(key)) {
             let Some(set) = self.endpoints.get_mut(key) else { continue };
-            set.take(&workload.uid);
+            set.remove(&workload.uid);
             if set.is_empty() {
                 self.endpoints.remove_mut(key);
             }

@@ -1,34 +1,21 @@
-//! One immutable picture of the mesh. Readers hold it for as long as one decision takes.
+//! One immutable version of the mesh: the stores and their indices, and the queries that every decision starts from.
+//! Readers hold a snapshot for one decision. It decides nothing itself.
 
 use std::sync::Arc;
 
 use isthmus_model::workload::PortMap;
 use isthmus_model::{
-    ClusterId, Health, Hostname, Namespace, NamespacedHostname, NetworkAddress, NetworkId, NodeName, PodRef,
-    Policy, PolicyKey, Service, TrustDomains, Workload, WorkloadUid,
+    Health, Hostname, Namespace, NamespacedHostname, NetworkAddress, NodeName, PodRef, Policy, PolicyKey,
+    Service, TrustDomains, Workload, WorkloadUid,
 };
 
-use crate::endpoints::EndpointSet;
-use crate::policies::{Applicable, InForce, Policies};
-use crate::services::{Asker, Services};
+use crate::balance::EndpointSet;
+use crate::options::Options;
+use crate::policies::{ApplicablePolicy, EffectivePolicies, Policies};
+use crate::services::{NamespaceScope, Services};
 use crate::workloads::Workloads;
 
-/// Where this agent is, and what it tells.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Options {
-    /// Its network.
-    pub own_network: NetworkId,
-    /// Its cluster.
-    pub own_cluster: ClusterId,
-    /// Its node.
-    pub own_node: NodeName,
-    /// The namespace whose policies may apply to the whole mesh; empty when it is not known.
-    pub root_namespace: Namespace,
-    /// Whether dry-run policies are logged at info instead of debug (`AUTHZ_POLICY_INFO_LOGGING`).
-    pub loud_policies: bool,
-}
-
-/// The mesh at one moment. Cloning shares everything.
+/// The mesh at one version. A clone shares everything, and a change to the clone copies only what it touches.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub(crate) options: Arc<Options>,
@@ -48,26 +35,16 @@ pub struct Endpoint<'a> {
     pub ports: &'a PortMap,
 }
 
-// === impl Options ===
-
-impl Options {
-    /// Whether a workload is of this agent's node. An agent that does not know its node takes every workload for its
-    /// own.
-    pub(crate) fn is_here(&self, workload: &Workload) -> bool {
-        self.own_node.is_empty() || workload.node == self.own_node
-    }
-}
-
 // === impl Endpoint ===
 
 impl<'a> Endpoint<'a> {
-    /// Key of the workload.
+    /// The uid of the workload.
     #[must_use]
     pub fn uid(&self) -> &'a WorkloadUid {
         &self.workload.uid
     }
 
-    /// Whether it takes traffic.
+    /// Its health, as the control plane reports it.
     #[must_use]
     pub fn status(&self) -> Health {
         self.workload.status
@@ -83,51 +60,52 @@ impl Snapshot {
         Self { options: Arc::new(options), ..Self::default() }
     }
 
-    /// Where this agent is.
+    /// The settings of this agent.
     #[must_use]
     pub fn options(&self) -> &Options {
         &self.options
     }
 
-    /// The names of the mesh's trust domain.
+    /// The trust domain of the mesh and its aliases.
     #[must_use]
     pub fn trust_domains(&self) -> &Arc<TrustDomains> {
         &self.trust_domains
     }
 
-    /// How many batches came before this picture.
+    /// Number of changes that led to this snapshot.
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// The workload of this key.
+    /// The workload of this uid.
     #[must_use]
     pub fn workload(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {
         self.workloads.get(uid.as_str())
     }
 
-    /// Every workload, in no order.
+    /// Every workload, in no particular order.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
         self.workloads.iter()
     }
 
-    /// How many workloads there are.
+    /// Number of workloads.
     #[must_use]
     pub fn workload_count(&self) -> usize {
         self.workloads.len()
     }
 
-    /// The workload at an address; a pod in the mesh wins over others, and one on its node's network is never found.
+    /// The workload at an address. Of several, a pod in the mesh wins. A pod on the host network is never found this way:
+    /// it shares its address with the node and with other such pods.
     #[must_use]
     pub fn workload_by_addr(&self, address: &NetworkAddress) -> Option<&Arc<Workload>> {
-        self.workloads.at(address)
+        self.workloads.by_address(address)
     }
 
     /// The workload of a pod of this node.
     #[must_use]
     pub fn local_workload(&self, pod: &PodRef) -> Option<&Arc<Workload>> {
-        self.workloads.of_pod(pod, &self.options)
+        self.workloads.by_pod(pod, &self.options)
     }
 
     /// Every workload of a node, by uid.
@@ -141,7 +119,7 @@ impl Snapshot {
         self.workloads.by_hostname(name)
     }
 
-    /// Every service, in no order.
+    /// Every service, in no particular order.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.iter()
     }
@@ -152,11 +130,11 @@ impl Snapshot {
         self.services.get(key)
     }
 
-    /// The service of a virtual address, exact or by range, as a client of this namespace sees it (`None`: as nobody
-    /// in particular does, nothing hidden).
+    /// The service of a virtual address, exact or by range, as a client of this namespace sees it. With `None` nothing
+    /// is hidden.
     #[must_use]
     pub fn service_by_vip(&self, vip: &NetworkAddress, client: Option<&Namespace>) -> Option<&Arc<Service>> {
-        self.services.at(vip, Asker { namespace: client, preferred: None })
+        self.services.by_vip(vip, NamespaceScope { client, preferred: None })
     }
 
     /// The service of a hostname, as a client of this namespace sees it.
@@ -166,22 +144,22 @@ impl Snapshot {
         hostname: &Hostname,
         client: Option<&Namespace>,
     ) -> Option<&Arc<Service>> {
-        let asker = Asker { namespace: client, preferred: None };
-        asker.best(self.services.named(hostname.as_str()).iter())
+        let scope = NamespaceScope { client, preferred: None };
+        scope.best(self.services.by_hostname(hostname.as_str()).iter())
     }
 
-    /// Endpoints of a service, known or staged, by uid.
+    /// Endpoints of a service in the order of their uids, whether or not the service itself has arrived.
     pub fn endpoints<'a>(&'a self, key: &'a NamespacedHostname) -> impl Iterator<Item = Endpoint<'a>> {
         let members = self.services.endpoints(key).into_iter().flat_map(EndpointSet::iter);
         members.filter_map(|workload| workload.services.get(key).map(|ports| Endpoint { workload, ports }))
     }
 
-    /// Services that have endpoints but have not arrived themselves.
+    /// Services that endpoints refer to but that have not arrived.
     pub fn staged(&self) -> impl Iterator<Item = &NamespacedHostname> {
         self.services.staged().map(|(key, _)| key)
     }
 
-    /// Every policy with its key, in no order.
+    /// Every policy with its key, in no particular order.
     pub fn policies(&self) -> impl Iterator<Item = (&PolicyKey, &Arc<Policy>)> {
         self.policies.iter()
     }
@@ -192,14 +170,15 @@ impl Snapshot {
         self.policies.get(key)
     }
 
-    /// What applies to a workload: policies of its namespace, global ones, and those that it names, arrived or not.
-    pub fn policies_for<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = Applicable<'a>> {
-        self.policies.of(workload)
+    /// The policies that apply to a workload: those of its namespace, global ones, and those that it names, arrived or
+    /// not.
+    pub fn policies_for<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = ApplicablePolicy<'a>> {
+        self.policies.applying_to(workload)
     }
 
-    /// By what connections to a workload are judged, to be compared with what it is later.
+    /// The policies in force for a workload, to be compared with those of a later snapshot.
     #[must_use]
-    pub fn in_force(&self, workload: &Workload) -> InForce {
-        self.policies.in_force(workload, &self.trust_domains)
+    pub fn effective_policies(&self, workload: &Workload) -> EffectivePolicies {
+        self.policies.effective_policies(workload, &self.trust_domains)
     }
 }

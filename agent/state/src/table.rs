@@ -1,9 +1,9 @@
-//! A persistent hash table of values that hold their own keys. A value costs a slot of 16 bytes and little more, where a
-//! map would keep its key beside it in boxes of their own: in a mesh of 100,000 workloads the indices would outweigh
-//! what they find.
+//! A persistent hash table of values that contain their own keys. A value costs a slot of 16 bytes and little more, where
+//! a persistent map would box each key beside it: in a mesh of 100,000 workloads the indices would outweigh the
+//! workloads.
 //!
-//! It is a trie over the bits of a hash whose leaves hold up to [`LEAF`] slots. A change copies one leaf and the way to
-//! it, and nothing that no older snapshot shares.
+//! It is a trie over the bits of a hash whose leaves hold up to [`LEAF`] slots. A change copies one leaf and the path to
+//! it, as far as an older snapshot shares them.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use rustc_hash::FxHasher;
 const WIDTH: usize = 1 << BITS;
 /// Bits of the hash that one level looks at.
 const BITS: u32 = 4;
-/// Most slots of a leaf whose hash has bits left to part them by.
+/// Most slots of a leaf, unless the bits of the hash are used up.
 const LEAF: usize = 32;
 
-/// The hash under which a value is put and found.
+/// The hash under which a value is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Key(u32);
 
-/// A persistent set of values, each found by one or more keys. Those of one key keep the order of their arrival.
+/// A persistent set of values, each found by one or more keys. Values of one key keep the order of their arrival.
 #[derive(Clone, Debug)]
 pub(crate) struct Table<V> {
     root: Node<V>,
@@ -44,7 +44,7 @@ struct Slot<V> {
 /// The values of a table.
 #[derive(Debug)]
 pub(crate) struct Iter<'a, V> {
-    /// What is left of every node on the way to the leaf.
+    /// The children not yet visited of each node on the path to the leaf.
     open: Vec<std::slice::Iter<'a, Node<V>>>,
     leaf: std::slice::Iter<'a, Slot<V>>,
     left: usize,
@@ -53,7 +53,7 @@ pub(crate) struct Iter<'a, V> {
 // === impl Key ===
 
 impl Key {
-    /// The key of anything.
+    /// The key of a hashable value.
     pub(crate) fn of(what: &(impl Hash + ?Sized)) -> Self {
         let mut hasher = FxHasher::default();
         what.hash(&mut hasher);
@@ -92,15 +92,15 @@ impl<V: Clone> Node<V> {
             }
             Self::Leaf(slots) if slots.len() < LEAF || level * BITS >= u32::BITS => {
                 let slots = Arc::make_mut(slots);
-                // Exactly, because most leaves never see another one.
+                // Exactly one more: most leaves never get another.
                 slots.reserve_exact(1);
                 slots.push(slot);
             }
             Self::Leaf(slots) => {
                 let slots = std::mem::take(slots);
                 *self = Self::branch();
-                for held in Arc::unwrap_or_clone(slots) {
-                    self.push(level, held);
+                for stored in Arc::unwrap_or_clone(slots) {
+                    self.push(level, stored);
                 }
                 self.push(level, slot);
             }
@@ -108,14 +108,14 @@ impl<V: Clone> Node<V> {
     }
 
     /// Removes the first slot of this key and this value; whether there was one.
-    fn take(&mut self, level: u32, key: Key, is: &impl Fn(&V) -> bool) -> bool {
+    fn remove(&mut self, level: u32, key: Key, is: &impl Fn(&V) -> bool) -> bool {
         match self {
             Self::Empty => false,
-            // Branches stay when they get empty: what a mesh had it will have again.
+            // Empty branches stay: a mesh grows back to the size that it had.
             Self::Branch(children) => {
-                let held =
+                let stored =
                     children[key.child(level)].find(level + 1, key).iter().any(|slot| slot.is(key, is));
-                held && Arc::make_mut(children)[key.child(level)].take(level + 1, key, is)
+                stored && Arc::make_mut(children)[key.child(level)].remove(level + 1, key, is)
             }
             Self::Leaf(slots) => {
                 let Some(at) = slots.iter().position(|slot| slot.is(key, is)) else { return false };
@@ -163,18 +163,18 @@ impl<V> Default for Table<V> {
 }
 
 impl<V> Table<V> {
-    /// How many slots there are.
+    /// Number of slots.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Values of this key, and rarely some of others: the caller must compare.
+    /// Values of this key, and rarely some of another key with the same hash: the caller must compare.
     pub(crate) fn get(&self, key: Key) -> impl DoubleEndedIterator<Item = &V> {
         let slots = self.root.find(0, key).iter();
         slots.filter(move |slot| slot.key == key).map(|slot| &slot.value)
     }
 
-    /// Every value, once for each key that it was put under, in no order.
+    /// Every value, once for each of its keys, in no particular order.
     pub(crate) fn iter(&self) -> Iter<'_, V> {
         Iter { open: vec![std::slice::from_ref(&self.root).iter()], leaf: [].iter(), left: self.len }
     }
@@ -200,22 +200,22 @@ impl<'a, V> Iterator for Iter<'a, V> {
         }
     }
 
-    /// Exact: whoever collects them all takes no more room than it needs.
+    /// Exact, so that collecting allocates once.
     fn size_hint(&self) -> (usize, Option<usize>) {
         (self.left, Some(self.left))
     }
 }
 
 impl<V: Clone> Table<V> {
-    /// Adds a value that is not in here under this key.
-    pub(crate) fn put(&mut self, key: Key, value: V) {
+    /// Adds a value that is not stored under this key yet.
+    pub(crate) fn insert(&mut self, key: Key, value: V) {
         self.root.push(0, Slot { key, value });
         self.len += 1;
     }
 
     /// Removes the value of this key for which `is` holds.
-    pub(crate) fn take(&mut self, key: Key, is: impl Fn(&V) -> bool) {
-        self.len -= usize::from(self.root.take(0, key, &is));
+    pub(crate) fn remove(&mut self, key: Key, is: impl Fn(&V) -> bool) {
+        self.len -= usize::from(self.root.remove(0, key, &is));
     }
 }
 

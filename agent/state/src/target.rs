@@ -1,15 +1,11 @@
-//! Which address and port of a chosen workload a connection goes to. Pure functions of the three records involved.
+//! Which address and port of a chosen workload a connection goes to: pure functions of the workload, the service and the
+//! original destination.
 
 use std::net::IpAddr;
 
 use isthmus_model::{IpFamilies, NamespacedHostname, Service, Workload};
 
-/// The port of HBONE.
-pub(crate) const HBONE_PORT: u16 = 15008;
-/// Ports of the agent itself, to which nothing may be sent on a workload's behalf.
-pub(crate) const ILLEGAL_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
-
-/// What is asked of the port of a service.
+/// What a service port must satisfy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PortRule {
     /// The service must declare it.
@@ -18,24 +14,24 @@ pub(crate) enum PortRule {
     Waypoint,
 }
 
-/// A service with what is looked up again and again while choosing an endpoint of it.
+/// A port of a service, with the key that choosing an endpoint needs again and again.
 #[derive(Clone, Debug)]
-pub(crate) struct Wanted<'a> {
+pub(crate) struct ServicePort<'a> {
     pub(crate) service: &'a Service,
     pub(crate) key: NamespacedHostname,
     pub(crate) port: u16,
     pub(crate) rule: PortRule,
 }
 
-// === impl Wanted ===
+// === impl ServicePort ===
 
-impl<'a> Wanted<'a> {
+impl<'a> ServicePort<'a> {
     pub(crate) fn new(service: &'a Service, port: u16, rule: PortRule) -> Self {
         Self { service, key: service.key(), port, rule }
     }
 
-    /// The workload's port: what the endpoint says, then what the service says, then the port itself if that is where
-    /// the workload's application tunnel listens.
+    /// The workload's port: the endpoint's target port, then the service's, then the port itself if the workload's
+    /// application tunnel listens there.
     pub(crate) fn port_of(&self, workload: &Workload) -> Option<u16> {
         let declared = self.service.ports.get(&self.port);
         let tunnel = workload.application_tunnel;
@@ -49,8 +45,8 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// The workload's address: the one that was asked for, otherwise one of an allowed family, of the asked one if there
-/// is such.
+/// The workload's address: the original one if the workload has it, otherwise one of an allowed family, preferably the
+/// family of the original one.
 pub(crate) fn address_of(
     workload: &Workload,
     families: Option<IpFamilies>,
@@ -66,8 +62,7 @@ pub(crate) fn address_of(
     Some(if same(&first) { first } else { fitting.find(same).unwrap_or(first) })
 }
 
-/// Whether traffic for this workload could get anywhere: it has an address or a name, or there is a gateway to its
-/// network.
+/// Whether a client can reach this workload at all: it has an address or a hostname, or its network has a gateway.
 pub(crate) fn is_reachable(workload: &Workload, from: &Workload) -> bool {
     !workload.addresses.is_empty()
         || !workload.hostname.is_empty()
@@ -106,7 +101,7 @@ mod tests {
             let ports = endpoint.map(|target| (80, target)).into_iter().collect();
             workload.services.insert(service.key(), ports);
             workload.application_tunnel = tunnel;
-            let got = Wanted::new(&service, 80, rule).port_of(&workload);
+            let got = ServicePort::new(&service, 80, rule).port_of(&workload);
             assert_eq!(got, want, "{declared:?} {endpoint:?} {tunnel:?} {rule:?}");
         }
     }

@@ -1,4 +1,4 @@
-//! Workloads and the ways to find one: by uid, address, pod, node and hostname.
+//! The store of workloads and its indices: by uid, address, pod, node and hostname.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use isthmus_model::{
 };
 
 use crate::index::{Map, Multi};
-use crate::snapshot::Options;
+use crate::options::Options;
 use crate::table::{Key, Table};
 
 /// What finds the workload of a pod: a [`PodRef`] without its UID, which the workload API does not carry.
@@ -26,7 +26,7 @@ struct PodKey {
 pub(crate) struct Workloads {
     by_uid: Table<Arc<Workload>>,
     by_address: Table<Arc<Workload>>,
-    /// Those of this agent's node; all of them when it does not know its node.
+    /// Workloads of this node; all of them when the agent does not know its node.
     by_pod: Multi<PodKey, Arc<Workload>>,
     by_node: Map<NodeName, Arc<BTreeMap<WorkloadUid, Arc<Workload>>>>,
     by_hostname: Multi<NamespacedHostname, Arc<Workload>>,
@@ -70,9 +70,9 @@ impl Workloads {
         self.by_uid.len()
     }
 
-    /// Of several workloads at one address a pod in the mesh is most likely the one meant: pod and HBONE, then pod,
-    /// then HBONE, then the rest; the latest of equals.
-    pub(crate) fn at(&self, address: &NetworkAddress) -> Option<&Arc<Workload>> {
+    /// The workload at an address. Of several, a pod in the mesh is most likely meant: pod and HBONE, then pod, then HBONE,
+    /// then the rest; the latest of equals.
+    pub(crate) fn by_address(&self, address: &NetworkAddress) -> Option<&Arc<Workload>> {
         let NetworkAddress { network, address } = address;
         let there = self
             .by_address
@@ -83,8 +83,8 @@ impl Workloads {
         })
     }
 
-    /// The workload of a pod of this node. Clusters may hold pods of one name, so our own come first.
-    pub(crate) fn of_pod(&self, pod: &PodRef, own: &Options) -> Option<&Arc<Workload>> {
+    /// The workload of a pod of this node. Other clusters may have pods of the same name, so those of this one come first.
+    pub(crate) fn by_pod(&self, pod: &PodRef, own: &Options) -> Option<&Arc<Workload>> {
         self.by_pod.get(&pod.into()).iter().max_by_key(|workload| {
             (
                 workload.network == own.own_network,
@@ -102,18 +102,18 @@ impl Workloads {
         self.by_hostname.get(name).first()
     }
 
-    /// Adds a workload that is not in here.
-    pub(crate) fn put(&mut self, workload: &Arc<Workload>, own: &Options) {
-        let same = |held: &Arc<Workload>| held.uid == workload.uid;
-        self.by_uid.put(Key::of(workload.uid.as_str()), Arc::clone(workload));
+    /// Adds a workload that is not stored yet.
+    pub(crate) fn insert(&mut self, workload: &Arc<Workload>, own: &Options) {
+        let same = |stored: &Arc<Workload>| stored.uid == workload.uid;
+        self.by_uid.insert(Key::of(workload.uid.as_str()), Arc::clone(workload));
         for key in address_keys(workload) {
-            self.by_address.put(key, Arc::clone(workload));
+            self.by_address.insert(key, Arc::clone(workload));
         }
-        if own.is_here(workload) {
-            self.by_pod.put(&PodKey::of(workload), Arc::clone(workload), same);
+        if own.is_on_own_node(workload) {
+            self.by_pod.insert(&PodKey::of(workload), Arc::clone(workload), same);
         }
         if let Some(name) = hostname(workload) {
-            self.by_hostname.put(&name, Arc::clone(workload), same);
+            self.by_hostname.insert(&name, Arc::clone(workload), same);
         }
         if !workload.node.is_empty() {
             if !self.by_node.contains_key(&workload.node) {
@@ -125,16 +125,16 @@ impl Workloads {
         }
     }
 
-    /// Removes a workload that is in here.
-    pub(crate) fn take(&mut self, workload: &Arc<Workload>) {
-        let same = |held: &Arc<Workload>| held.uid == workload.uid;
-        self.by_uid.take(Key::of(workload.uid.as_str()), same);
+    /// Removes a stored workload.
+    pub(crate) fn remove(&mut self, workload: &Arc<Workload>) {
+        let same = |stored: &Arc<Workload>| stored.uid == workload.uid;
+        self.by_uid.remove(Key::of(workload.uid.as_str()), same);
         for key in address_keys(workload) {
-            self.by_address.take(key, same);
+            self.by_address.remove(key, same);
         }
-        self.by_pod.take(&PodKey::of(workload), same);
+        self.by_pod.remove(&PodKey::of(workload), same);
         if let Some(name) = hostname(workload) {
-            self.by_hostname.take(&name, same);
+            self.by_hostname.remove(&name, same);
         }
         if let Some(there) = self.by_node.get_mut(&workload.node) {
             Arc::make_mut(there).remove(&workload.uid);
@@ -149,8 +149,8 @@ fn address_key(network: &NetworkId, address: &IpAddr) -> Key {
     Key::of(&(network.as_str(), address))
 }
 
-/// The keys of the addresses by which a workload is found, each once: none of a node's, which belong to every such pod
-/// and to none.
+/// The keys of the addresses by which a workload is found, without duplicates. None for a pod on the host network: its
+/// address is the node's, which all such pods share.
 fn address_keys(workload: &Workload) -> impl Iterator<Item = Key> {
     let own = workload.network_mode != NetworkMode::HostNetwork;
     let addresses = if own { workload.addresses.as_slice() } else { &[] };

@@ -15,7 +15,7 @@ fn policy(name: &str, action: Action, principal: &str) -> Policy {
 }
 
 #[test]
-fn dry_run_policies_are_logged_with_the_verdict_that_there_would_have_been() {
+fn dry_run_policies_are_logged_with_the_verdict_they_would_give() {
     use Action::{Allow, Deny};
     type Case = (Vec<Policy>, Action, &'static str, bool, &'static str);
     let cases: [Case; 11] = [
@@ -42,7 +42,7 @@ fn dry_run_policies_are_logged_with_the_verdict_that_there_would_have_been() {
     {
         let dry = Policy { dry_run: true, ..policy("dry", action, principal) };
         let case = format!("{action:?} of {principal} beside {enforced:?}");
-        let state = State::new(Options { loud_policies: loud, ..Options::default() });
+        let state = State::new(Options { log_dry_run_at_info: loud, ..Options::default() });
         let all = [vec![dry], enforced].concat();
         let upsert_policies = all.into_iter().map(|policy| (policy.key(), policy)).collect();
         state.apply(Batch { upsert_policies, ..Batch::default() });

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use isthmus_control::xds::session::{Push, Session};
 use isthmus_model::{Authority, Facts, NetworkAddress, NetworkMode, PolicyKey, Resource, Workload};
 use isthmus_proto::discovery::{DeltaDiscoveryResponse, Node};
-use isthmus_state::names::{self, Answer, Domains, Family};
-use isthmus_state::route::Route;
+use isthmus_state::dns::{self, Answer, Domains, Family};
+use isthmus_state::route::{Decision, Route};
 use isthmus_state::{Batch, Options, Snapshot, State};
 
 use crate::resources::ADDRESSES;
@@ -40,11 +40,11 @@ impl Mesh {
     /// When the answer is wrong, or anything panics.
     pub fn take(&mut self, response: DeltaDiscoveryResponse) {
         let names: BTreeSet<String> = response.resources.iter().map(|one| one.name.clone()).collect();
-        let reaction = self.session.response(response);
-        assert_eq!(reaction.reply.error_detail.is_some(), !reaction.rejected.is_empty());
-        assert!(reaction.rejected.iter().all(|rejection| names.contains(&rejection.name)));
+        let handled = self.session.handle_response(response);
+        assert_eq!(handled.reply.error_detail.is_some(), !handled.rejected.is_empty());
+        assert!(handled.rejected.iter().all(|rejection| names.contains(&rejection.name)));
         let mut batch = Batch::default();
-        match reaction.push {
+        match handled.push {
             Some(Push::Addresses { upserts, removed }) => {
                 for resource in upserts {
                     match resource {
@@ -105,7 +105,7 @@ impl Mesh {
                 ["web", "db.b", "web.a.svc.cluster.local", "www.example.com", "x.y.example.com", ".", ""]
             {
                 for family in [Family::V4, Family::V6] {
-                    let answer = names::lookup(&snapshot, source, name, family, &Domains::default());
+                    let answer = dns::lookup(&snapshot, source, name, family, &Domains::default());
                     if let Answer::Addresses(found) = answer {
                         answers.insert("name");
                         assert!(!found.addresses.is_empty());
@@ -133,19 +133,18 @@ fn connection(
     rng: &mut fastrand::Rng,
 ) -> &'static str {
     let resolved = isthmus_state::resolve(snapshot, source, to, &snapshot.options().own_network, rng);
-    let answer = match &resolved.route {
-        Route::Passthrough { to: through } => {
-            assert_eq!(through.port(), to.port());
-            "passthrough"
+    let answer = match &resolved.decision {
+        Decision::Connect(route) => {
+            if let Route::Passthrough { to: through } = route {
+                assert_eq!(through.port(), to.port());
+            }
+            route.kind()
         }
-        Route::Hbone(upstream) | Route::DoubleHbone(upstream) => {
-            assert!(!upstream.identities.is_empty(), "no identity is accepted for {upstream:?}");
-            let inner = upstream.inner.is_some();
-            assert_eq!(inner, matches!(resolved.route, Route::DoubleHbone(_)));
-            if inner { "double HBONE" } else { "HBONE" }
+        Decision::NeedsAddress(pending) => {
+            assert!(!pending.hostname().is_empty());
+            "needs an address"
         }
-        Route::Tcp(_) => "TCP",
-        Route::Deny(_) => "deny",
+        Decision::Deny(_) => "deny",
     };
     let facts = Facts { peer: Some(source.identity()), source: to.ip(), destination: to };
     let _ = isthmus_state::authorize(snapshot, source, &facts);

@@ -92,7 +92,7 @@ async fn connection(bytes: &[u8]) {
                 drop(request.accept(baggage));
             }
             Err(bad) => {
-                let status = bad.status;
+                let status = bad.status();
                 request.reject(status);
             }
         }

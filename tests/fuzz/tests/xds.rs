@@ -68,6 +68,6 @@ fn generated_responses_reach_every_kind_of_decision() {
         }
         reached.extend(mesh.ask(seed));
     }
-    let all = ["HBONE", "TCP", "deny", "double HBONE", "name", "passthrough"];
+    let all = ["deny", "double hbone", "hbone", "name", "passthrough", "tcp"];
     assert!(reached.iter().eq(all.iter()), "{reached:?}");
 }

@@ -1,4 +1,4 @@
-//! Certificates of the dump: what is managed, in which state, and what the chain says of itself.
+//! `certificates` of the dump: managed certificates with their state and chain.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,21 +8,21 @@ use super::json::Json;
 use super::{CertificateView, Filter, PemView};
 use crate::Each;
 
-/// The list, as it is lent.
+/// Writes the list.
 pub(super) async fn list(all: Each<'_, CertificateView>, filter: &Filter, json: &mut Json) {
     json.open(b'[');
     for view in all {
         if fits(filter, &view.identity) {
             json.item();
             json.value(&one(&view));
-            json.breathe().await;
+            json.send_if_full().await;
         }
-        json.look().await;
+        json.yield_if_long().await;
     }
     json.close(b']');
 }
 
-/// A certificate's namespace and name are those of the service account.
+/// For the filter, a certificate has the namespace and name of its service account.
 fn fits(filter: &Filter, identity: &str) -> bool {
     let mut parts = identity.rsplit('/');
     let (account, _, namespace) = (parts.next(), parts.next(), parts.next());

@@ -1,5 +1,5 @@
-//! JSON written piece by piece, looking as `serde_json` would print the whole: what has been written leaves in chunks,
-//! so that neither the text nor anybody's patience is held for longer than one of them takes.
+//! A streaming JSON writer with the layout of `serde_json::to_string_pretty`. The text leaves in chunks, which bounds both
+//! memory and the time between yields to the runtime.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -8,26 +8,26 @@ use tokio::sync::mpsc;
 
 /// Bytes of a chunk, give or take one object.
 const CHUNK: usize = 16 << 10;
-/// Objects looked at without any text coming of it before others may run.
-const LOOKS: usize = 512;
+/// Objects visited between two yields, whether they were written or not.
+const OBJECTS: usize = 512;
 
-/// The writer. Nothing is awaited but in [`Json::breathe`], [`Json::look`] and [`Json::finish`].
+/// The writer. Nothing awaits but [`Json::send_if_full`], [`Json::yield_if_long`] and [`Json::finish`].
 pub(super) struct Json {
     text: Vec<u8>,
     scratch: Vec<u8>,
     depth: usize,
     /// Whether the innermost list or object has no item yet.
     empty: bool,
-    looks: usize,
+    objects: usize,
     out: mpsc::Sender<Bytes>,
 }
 
 impl Json {
     pub(super) fn new(out: mpsc::Sender<Bytes>) -> Self {
-        Self { text: Vec::with_capacity(CHUNK), scratch: Vec::new(), depth: 0, empty: true, looks: 0, out }
+        Self { text: Vec::with_capacity(CHUNK), scratch: Vec::new(), depth: 0, empty: true, objects: 0, out }
     }
 
-    /// Begins a list (`[`) or an object (`{`), as a value or, in a list, as an item.
+    /// Begins a list (`[`) or an object (`{`).
     pub(super) fn open(&mut self, bracket: u8) {
         self.text.push(bracket);
         self.depth += 1;
@@ -63,13 +63,13 @@ impl Json {
     /// Writes a value.
     pub(super) fn value(&mut self, value: &impl Serialize) {
         self.scratch.clear();
-        // Our values have text keys only, so this cannot fail; were one to, it would show as null.
+        // Cannot fail: our values have string keys only. If it did, the value would be shown as null.
         if serde_json::to_writer_pretty(&mut self.scratch, value).is_err() {
             self.scratch.clear();
             self.scratch.extend_from_slice(b"null");
         }
         let scratch = std::mem::take(&mut self.scratch);
-        // A line break inside of a text is escaped, so what breaks a line is layout.
+        // Line breaks inside strings are escaped, so every newline here is layout.
         for (at, line) in scratch.split(|byte| *byte == b'\n').enumerate() {
             if at > 0 {
                 self.line();
@@ -94,30 +94,30 @@ impl Json {
         self.text.resize(self.text.len() + 2 * self.depth, b' ');
     }
 
-    /// Hands over what was written when it is enough, and lets others run.
-    pub(super) async fn breathe(&mut self) {
+    /// Sends the text if it fills a chunk, and yields.
+    pub(super) async fn send_if_full(&mut self) {
         if self.text.len() >= CHUNK {
             self.send().await;
             tokio::task::yield_now().await;
         }
     }
 
-    /// Lets others run when many objects were looked at.
-    pub(super) async fn look(&mut self) {
-        self.looks += 1;
-        if self.looks.is_multiple_of(LOOKS) {
+    /// Yields after many objects.
+    pub(super) async fn yield_if_long(&mut self) {
+        self.objects += 1;
+        if self.objects.is_multiple_of(OBJECTS) {
             tokio::task::yield_now().await;
         }
     }
 
-    /// Hands over the rest.
+    /// Sends the rest.
     pub(super) async fn finish(mut self) {
         self.text.push(b'\n');
         self.send().await;
     }
 
     async fn send(&mut self) {
-        // Who reads drives us: when it is gone, so are we.
+        // The reader polls this future, so it is dropped together with the reader.
         let chunk = std::mem::replace(&mut self.text, Vec::with_capacity(CHUNK));
         let _ = self.out.send(chunk.into()).await;
     }

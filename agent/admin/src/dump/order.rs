@@ -1,5 +1,5 @@
-//! Objects in order, at the price of one pointer each and without a sort that would hold the thread: each is pushed and
-//! popped by itself, so the caller can pause in between.
+//! Iterates over objects in order, with one pointer per object. A heap instead of a sort: each push and pop is short, so
+//! the caller can yield in between.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -37,10 +37,10 @@ impl Ordered for NamespacedHostname {
     }
 }
 
-/// What is left, smallest first.
+/// The remaining objects, smallest first.
 pub(super) struct Order<'a, T: Ordered>(BinaryHeap<First<'a, T>>);
 
-/// The heap gives the greatest first; the smallest object is the greatest of these.
+/// Reverses the order: `BinaryHeap` pops the greatest first.
 struct First<'a, T>(&'a T);
 
 impl<T: Ordered> Ord for First<'_, T> {
@@ -64,19 +64,19 @@ impl<T: Ordered> PartialEq for First<'_, T> {
 impl<T: Ordered> Eq for First<'_, T> {}
 
 impl<'a, T: Ordered> Order<'a, T> {
-    /// Takes the objects that are wanted, letting others run meanwhile.
+    /// Collects the selected objects, with yields.
     pub(super) async fn of(
         all: impl Iterator<Item = &'a T>,
         wanted: impl Fn(&T) -> bool,
         json: &mut Json,
     ) -> Self {
-        // Exactly one pointer for each: growing by doubling would cost up to three.
+        // The exact capacity: growing by doubling would take up to three pointers per object.
         let mut heap = BinaryHeap::with_capacity(all.size_hint().0);
         for object in all {
             if wanted(object) {
                 heap.push(First(object));
             }
-            json.look().await;
+            json.yield_if_long().await;
         }
         Self(heap)
     }

@@ -19,11 +19,11 @@ pub struct PodView<'a> {
     pub namespace: Namespace,
     /// Its service account.
     pub service_account: ServiceAccount,
-    /// Its connections; `None` while its listeners are pending.
+    /// Its open connections; `None` until its listeners are bound.
     pub connections: Option<Connections<'a>>,
 }
 
-/// Open connections of a pod, lent one by one: none of them is looked at before its turn.
+/// Open connections of a pod, read lazily.
 pub struct Connections<'a> {
     /// Towards the pod.
     pub inbound: Each<'a, ConnectionView>,
@@ -36,9 +36,9 @@ pub struct Connections<'a> {
 pub struct ConnectionView {
     /// Source address.
     pub src: String,
-    /// What was asked for.
+    /// Destination that the client asked for.
     pub original_dst: Option<String>,
-    /// Where it went.
+    /// Destination that was dialled.
     pub actual_dst: String,
     /// `TCP`, `HBONE` or `DOUBLEHBONE`.
     pub protocol: &'static str,
@@ -56,7 +56,7 @@ impl fmt::Debug for Connections<'_> {
     }
 }
 
-/// The object, keyed by pod UID, as it is lent.
+/// Writes the object, keyed by pod UID.
 pub(super) async fn map(pods: Each<'_, PodView<'_>>, filter: &Filter, json: &mut Json) {
     json.open(b'{');
     for pod in pods {
@@ -64,7 +64,7 @@ pub(super) async fn map(pods: Each<'_, PodView<'_>>, filter: &Filter, json: &mut
             json.key(pod.uid.as_str());
             one(pod, json).await;
         }
-        json.look().await;
+        json.yield_if_long().await;
     }
     json.close(b'}');
 }
@@ -82,7 +82,7 @@ async fn one(pod: PodView<'_>, json: &mut Json) {
             for view in list {
                 json.item();
                 json.value(&connection(&view));
-                json.breathe().await;
+                json.send_if_full().await;
             }
             json.close(b']');
         }
@@ -95,7 +95,7 @@ async fn one(pod: PodView<'_>, json: &mut Json) {
         "serviceAccount": pod.service_account.as_str(),
     }));
     json.close(b'}');
-    json.breathe().await;
+    json.send_if_full().await;
 }
 
 fn connection(view: &ConnectionView) -> Value {

@@ -1,4 +1,4 @@
-//! Policies of the dump: rules as list of list of list of matches, string matches as one-key objects.
+//! `policies` of the dump: rules as list of list of list of matches, string matches as one-key objects.
 
 use isthmus_model::policy::{AccountMatch, Match, StringMatch};
 use isthmus_model::{Action, Policy, Scope};

@@ -1,4 +1,4 @@
-//! Services of the dump, with their endpoints by workload uid.
+//! `services` of the dump, with their endpoints by workload uid.
 
 use std::collections::BTreeMap;
 
@@ -69,7 +69,7 @@ pub(super) async fn endpoints(key: &NamespacedHostname, view: &dyn View, json: &
             "port": super::ports(endpoint.ports),
             "status": super::workload::health(endpoint.status),
         }));
-        json.breathe().await;
+        json.send_if_full().await;
     }
     json.close(b'}');
 }

@@ -199,7 +199,7 @@ async fn the_keys_are_those_that_istioctl_reads() {
 }
 
 #[tokio::test]
-async fn it_looks_as_if_it_had_been_printed_in_one_piece() {
+async fn streamed_json_equals_pretty_printed_json() {
     let text = String::from_utf8(chunks(world(), "").await.0.concat()).unwrap();
     let whole: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(text, serde_json::to_string_pretty(&whole).unwrap() + "\n");
@@ -219,7 +219,7 @@ async fn a_filter_narrows_the_dump() {
 }
 
 #[tokio::test]
-async fn many_objects_are_written_in_order_and_in_small_pieces() {
+async fn many_objects_are_written_in_order_and_in_small_chunks() {
     const ALL: usize = 5000;
     let mut rng = 7_usize;
     let mut names: Vec<_> = (0..ALL).map(|number| format!("{number:06}")).collect();

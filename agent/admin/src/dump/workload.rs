@@ -1,4 +1,4 @@
-//! Workloads of the dump. Empty texts are left out, as istioctl's structs expect.
+//! `workloads` of the dump. Empty strings are left out, as istioctl's structs expect.
 
 use isthmus_model::workload::TunnelKind;
 use isthmus_model::{Health, NetworkMode, Protocol, Workload};

@@ -1,4 +1,4 @@
-//! Bodies of answers: a text that is there, or one that is written while it is read.
+//! Response bodies: complete texts, and texts that are generated while they are read.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -16,14 +16,14 @@ pub struct Body(Kind);
 enum Kind {
     Whole(Option<Bytes>),
     Generated {
-        /// Writes into the channel; it runs only while somebody reads, and is gone with the body.
+        /// Writes into the channel. Polled by the reader only, and dropped with the body.
         writer: Option<BoxFuture<'static, ()>>,
         chunks: mpsc::Receiver<Bytes>,
     },
 }
 
 impl Body {
-    /// One that `write` writes into a channel of one chunk.
+    /// A body whose chunks `write` sends.
     pub(super) fn generated<F>(write: impl FnOnce(mpsc::Sender<Bytes>) -> F) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
@@ -58,7 +58,7 @@ impl HttpBody for Body {
             Kind::Generated { writer, chunks } => (writer, chunks),
         };
         loop {
-            // None: whoever wrote has ended and everything was read.
+            // `None`: the writer has ended and every chunk was read.
             if let Poll::Ready(chunk) = chunks.poll_recv(cx) {
                 return Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))));
             }
@@ -66,8 +66,8 @@ impl HttpBody for Body {
             if running.as_mut().poll(cx).is_ready() {
                 *writer = None;
             } else {
-                // Whether it wrote something or not, this is asked once: when the task has had its share of the thread,
-                // the channel says that there is nothing although there is, and says it until the task has yielded.
+                // Polled once only, whether the writer sent something or not: when the task's cooperative budget is used
+                // up, the channel returns pending although it has a chunk, until the task has yielded.
                 return chunks.poll_recv(cx).map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk))));
             }
         }
@@ -96,9 +96,9 @@ mod tests {
 
     use super::*;
 
-    /// A reader that takes everything at once uses up its task's share of the thread somewhere in the middle.
+    /// A reader that takes everything at once exhausts its task's cooperative budget in the middle.
     #[test]
-    fn a_long_answer_does_not_keep_the_thread_for_ever() {
+    fn a_long_body_yields_to_the_runtime() {
         const CHUNKS: usize = 10_000;
         let (done, end) = channel();
         std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! `Accept-Encoding`: which compression an answer may have, and the compression itself.
+//! Response compression: negotiation by `Accept-Encoding`, and the encoders.
 
 use std::fmt;
 use std::io::{self, BufWriter, Write};
@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Write};
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 
-/// How an answer is compressed.
+/// Content coding of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
     Identity,
@@ -15,7 +15,7 @@ pub(super) enum Encoding {
 }
 
 impl Encoding {
-    /// The best one that the client takes; the order is ours, a `q` of 0 is a refusal.
+    /// The preferred coding among those that the client accepts. Weights are ignored, except that `q=0` excludes one.
     pub(super) fn of(accepted: &str) -> Self {
         let takes = |name: &str| accepted.split(',').any(|entry| accepts(entry, name));
         if takes("gzip") {
@@ -27,7 +27,7 @@ impl Encoding {
         }
     }
 
-    /// The value of `Content-Encoding`; none for an answer as it is.
+    /// The value of `Content-Encoding`; none for identity.
     pub(super) fn name(self) -> Option<&'static str> {
         match self {
             Self::Identity => None,
@@ -36,9 +36,9 @@ impl Encoding {
         }
     }
 
-    /// The text that `write` writes, compressed while it is written.
+    /// Compresses the text that `write` produces.
     pub(super) fn encode(self, write: impl FnOnce(&mut Text<'_>) -> fmt::Result) -> io::Result<Vec<u8>> {
-        // Speed matters more than the last percent: this goes to somebody in the same cluster.
+        // Fast rather than small: clients are in the same cluster.
         let level = Compression::fast();
         match self {
             Self::Identity => {
@@ -60,14 +60,14 @@ impl Encoding {
     }
 }
 
-/// A compression that text is put through piece by piece.
+/// A streaming encoder.
 pub(super) enum Stream {
     Gzip(GzEncoder<Vec<u8>>),
     Deflate(ZlibEncoder<Vec<u8>>),
 }
 
 impl Stream {
-    /// `None` where there is nothing to do.
+    /// `None` for identity.
     pub(super) fn new(encoding: Encoding) -> Option<Self> {
         match encoding {
             Encoding::Identity => None,
@@ -76,7 +76,7 @@ impl Stream {
         }
     }
 
-    /// Takes a piece; gives what is ready to go, often nothing.
+    /// Compresses a piece; returns the output so far, often nothing.
     pub(super) fn push(&mut self, text: &[u8]) -> io::Result<Vec<u8>> {
         match self {
             Self::Gzip(out) => {
@@ -90,7 +90,7 @@ impl Stream {
         }
     }
 
-    /// The rest.
+    /// Ends the stream and returns its rest.
     pub(super) fn finish(self) -> io::Result<Vec<u8>> {
         match self {
             Self::Gzip(out) => out.finish(),
@@ -106,7 +106,7 @@ fn accepts(entry: &str, name: &str) -> bool {
     (coding.eq_ignore_ascii_case(name) || coding == "*") && !refused
 }
 
-/// Text on its way into bytes.
+/// Adapts `fmt::Write` to an encoder.
 pub(super) struct Text<'a> {
     out: BufWriter<&'a mut dyn Write>,
     error: Option<io::Error>,

@@ -1,24 +1,26 @@
-//! `/`: a page for a person, with everything that the endpoint can do.
+//! `/`: an HTML page with links and forms for everything that the admin interface offers.
+
+use isthmus_model::AgentPorts;
 
 use crate::build;
 use crate::logging::LEVELS;
 
-/// Kinds of objects that a dump can be narrowed to, and what they are.
+/// Kinds that a dump can be restricted to, with a description.
 const KINDS: [(&str, &str); 10] = [
-    ("certificates", "certificates of this node's workloads, with their state"),
-    ("config", "the configuration in force, without secrets"),
+    ("certificates", "certificates of this node's workloads and their state"),
+    ("config", "settings of this process, without secrets"),
     ("policies", "authorization policies"),
     ("services", "services and their endpoints"),
-    ("stagedServices", "services that have endpoints and have not arrived themselves"),
-    ("staticConfig", "what the local file brought"),
-    ("version", "what this program was built from"),
+    ("stagedServices", "services that workloads refer to and that have not arrived from the control plane"),
+    ("staticConfig", "workloads, services and policies from LOCAL_XDS_PATH or LOCAL_XDS"),
+    ("version", "version, revision and compiler of this build"),
     ("workloads", "workloads of the mesh"),
-    ("rejectedResources", "resources that were refused, and why"),
-    ("workloadState", "pods of this node and their open connections"),
+    ("rejectedResources", "xDS resources that were rejected, with the reason"),
+    ("workloadState", "enrolled pods of this node and their open connections"),
 ];
 
 /// The page. `filter` is the log filter in force.
-pub(super) fn page(filter: &str) -> String {
+pub(super) fn page(filter: &str, ports: AgentPorts) -> String {
     let list: String = KINDS
         .iter()
         .map(|(kind, what)| format!("<li><a href=\"config_dump?kind={kind}\">{kind}</a>: {what}</li>\n"))
@@ -32,30 +34,35 @@ pub(super) fn page(filter: &str) -> String {
 <h1>isthmus {version}</h1>
 <p>revision {revision}</p>
 <h2>Config dump</h2>
-<p><a href=\"config_dump\">All of it</a> (<code>istioctl ztunnel-config</code> reads this), or one kind:</p>
+<p><a href=\"config_dump\">Everything</a> (as <code>istioctl ztunnel-config</code> reads it), or one kind:</p>
 <ul>
 {list}</ul>
-<p>Only some objects (a field that is empty does not narrow; names are exact; a certificate's are those of its identity):</p>
+<p>Filter: empty fields match everything, names match exactly, and a certificate has the namespace and service account of
+its identity.</p>
 <form method=\"get\" action=\"config_dump\">
 <label>kind <select name=\"kind\"><option value=\"\">any</option>{options}</select></label>
 <label>namespace <input name=\"namespace\"></label>
 <label>name <input name=\"name\"></label>
 <button>show</button></form>
 <h2>Logging</h2>
-<p>The filter is <code>{filter}</code>. Everything at: {levels} {reset}</p>
-<p>One scope: <code>curl -X POST 'localhost:15000/logging?level=access:debug'</code>; several by commas. Levels: off, error,
+<p>Current filter: <code>{filter}</code>. Set the level of all scopes: {levels} {reset}</p>
+<p>Set the level of one scope: <code>curl -X POST 'localhost:{admin}/logging?level=access:debug'</code>; separate several with
+commas. Levels: off, error,
 warn, info, debug, trace.</p>
-<h2>Ending the process</h2>
-<p><code>curl -X POST localhost:15000/quitquitquit</code> drains its connections as SIGTERM does.</p>
-<h2>Elsewhere</h2>
-<p>Metrics: <code>/metrics</code> and <code>/stats/prometheus</code> on port 15020. Readiness: <code>/healthz/ready</code> on
-port 15021.</p>
+<h2>Shutdown</h2>
+<p><code>curl -X POST localhost:{admin}/quitquitquit</code> drains connections and ends the process, as SIGTERM does.</p>
+<h2>Other endpoints</h2>
+<p>Metrics: <code>/metrics</code> and <code>/stats/prometheus</code> on port {metrics}. Readiness: <code>/healthz/ready</code> on
+port {readiness}.</p>
 </body></html>
 ",
+        admin = ports.admin,
+        metrics = ports.metrics,
+        readiness = ports.readiness,
         version = build::VERSION,
         revision = escaped(build::REVISION),
         filter = escaped(filter),
-        reset = button("reset", "as at the start"),
+        reset = button("reset", "reset to the initial filter"),
     )
 }
 
@@ -82,13 +89,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_link_and_button_is_there_and_what_is_shown_is_no_markup() {
-        let page = page("info,<script>=debug");
+    fn links_and_buttons_are_present_and_texts_are_escaped() {
+        let ports = AgentPorts { metrics: 15090, ..AgentPorts::default() };
+        let page = page("info,<script>=debug", ports);
+        assert!(page.contains("port 15090") && !page.contains("15020"), "the configured port is named");
         assert!(page.contains("info,&lt;script&gt;=debug") && !page.contains("<script>"));
         for (kind, _) in KINDS {
             assert!(page.contains(&format!("href=\"config_dump?kind={kind}\"")), "{kind}");
         }
         assert!(page.contains("action=\"logging?level=debug\"") && page.contains("action=\"logging?reset\""));
-        assert!(!page.contains("action=\"quitquitquit"), "a slip of the hand must not end the process");
+        assert!(!page.contains("action=\"quitquitquit"), "one click must not end the process");
     }
 }

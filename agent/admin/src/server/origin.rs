@@ -1,11 +1,11 @@
-//! Whether a request that changes something comes from where it may: a page of somebody else's, open in the browser of
-//! whoever forwards the port, must not be able to make one.
+//! Protection against cross-site requests: a page of another site, open in the browser of an operator who forwards the
+//! admin port, must not be able to change anything.
 
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
 use http::uri::Authority;
 
-/// Whether a browser says that another site is behind the request. Programs that are no browsers say nothing.
+/// Whether a browser sent the request on behalf of another site. Other clients send none of these headers.
 pub(super) fn is_foreign(request: &Parts) -> bool {
     let text = |name: &str| request.headers.get(name).map(|value| value.to_str().unwrap_or_default());
     if text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none")) {
@@ -16,7 +16,7 @@ pub(super) fn is_foreign(request: &Parts) -> bool {
     else {
         return true;
     };
-    // A name that somebody made point here is still theirs.
+    // DNS rebinding: a foreign name that resolves to this address is still a foreign site.
     let host = authority.host().trim_matches(['[', ']']);
     let ours = host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok();
     !ours || text(HOST.as_str()).is_none_or(|host| !host.eq_ignore_ascii_case(authority.as_str()))

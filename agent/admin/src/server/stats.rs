@@ -1,5 +1,5 @@
-//! `/metrics` and `/stats/prometheus`. Encoding thousands of series takes a while, so it is done on a thread of its own,
-//! one scrape after the other.
+//! `/metrics` and `/stats/prometheus`. Encoding thousands of series takes a while, so it runs on the blocking pool, one
+//! scrape at a time.
 
 use http::HeaderValue;
 use http::header::{ACCEPT, ACCEPT_ENCODING, VARY};
@@ -14,18 +14,18 @@ use super::{PLAIN, Reply, Routes, encoded, header, reply};
 
 const OPENMETRICS: &str = "application/openmetrics-text;charset=utf-8;version=1.0.0";
 
-/// The endpoint over a registry.
+/// The metrics endpoint.
 #[derive(Debug)]
 pub struct Stats {
     registry: Registry,
-    turn: Mutex<()>,
+    scrape: Mutex<()>,
 }
 
 impl Stats {
     /// Over a registry.
     #[must_use]
     pub fn new(registry: Registry) -> Self {
-        Self { registry, turn: Mutex::new(()) }
+        Self { registry, scrape: Mutex::new(()) }
     }
 
     async fn answer(&self, request: Parts) -> Reply {
@@ -36,9 +36,9 @@ impl Stats {
         let kind = if openmetrics { OPENMETRICS } else { PLAIN };
         let encoding = Encoding::of(&header(&request, ACCEPT_ENCODING));
         let registry = self.registry.clone();
-        let turn = self.turn.lock().await;
+        let scrape = self.scrape.lock().await;
         let text = compute("metrics", move || encoding.encode(|out| registry.encode_to(out))).await;
-        drop(turn);
+        drop(scrape);
         let mut answer = match text {
             Some(Ok(text)) => reply(200, kind, text),
             Some(Err(error)) => return reply(500, PLAIN, format!("metrics: {error}\n")),

@@ -3,6 +3,7 @@ use std::io::Read as _;
 
 use flate2::read::{GzDecoder, ZlibDecoder};
 use http_body_util::BodyExt as _;
+use isthmus_model::AgentPorts;
 use isthmus_rt::metrics::Registry;
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -67,7 +68,7 @@ async fn metrics_are_openmetrics_text_on_both_paths() {
 }
 
 #[tokio::test]
-async fn metrics_are_compressed_for_who_takes_it() {
+async fn metrics_are_compressed_if_the_client_accepts_it() {
     let registry = Registry::default();
     (0..100).for_each(|n| registry.register(&format!("seen_{n}"), "Seen", Counter::<u64>::default()));
     let stats = Stats::new(registry.clone());
@@ -108,11 +109,11 @@ async fn a_body_ends_when_its_writer_does_and_runs_only_while_it_is_read() {
 fn admin() -> (Admin, mpsc::Receiver<()>) {
     let (quit, asked) = mpsc::channel(1);
     let log = isthmus_rt::log::init(isthmus_rt::log::Format::Text, "info").unwrap();
-    (Admin::new(crate::dump::tests::source(5000), Logging::new(log), quit), asked)
+    (Admin::new(crate::dump::tests::source(5000), Logging::new(log), quit, AgentPorts::default()), asked)
 }
 
 #[tokio::test]
-async fn the_dump_is_compressed_piece_by_piece_for_who_takes_it() {
+async fn the_dump_is_compressed_while_it_is_written() {
     let (admin, _asked) = admin();
     let (_, name, plain) = ask(&admin, "/config_dump", &[], "content-encoding").await;
     assert_eq!(name, "");
@@ -141,7 +142,7 @@ async fn the_dump_is_compressed_piece_by_piece_for_who_takes_it() {
 }
 
 #[tokio::test]
-async fn the_index_shows_what_there_is() {
+async fn the_index_page_is_served() {
     let (admin, _asked) = admin();
     let (status, kind, page) = ask(&admin, "/", &[], "content-type").await;
     let page = String::from_utf8(page).unwrap();
@@ -156,7 +157,7 @@ async fn the_index_shows_what_there_is() {
 }
 
 #[tokio::test]
-async fn a_page_of_somebody_else_ends_nothing() {
+async fn a_cross_site_post_is_refused() {
     let (admin, mut asked) = admin();
     let post = async |headers: &[(&str, &str)]| {
         let request = headers.iter().fold(http::Request::post("/quitquitquit"), |r, (n, v)| r.header(*n, *v));

@@ -22,7 +22,8 @@ use crate::world::World;
 async fn dump(query: &str) -> Value {
     let log = isthmus_rt::log::init(isthmus_rt::log::Format::Text, "off").unwrap();
     let (quit, _asked) = tokio::sync::mpsc::channel(1);
-    let admin = Admin::new(Arc::new(World::read()), Logging::new(log), quit);
+    let admin =
+        Admin::new(Arc::new(World::read()), Logging::new(log), quit, isthmus_model::AgentPorts::default());
     let request = Request::get(format!("/config_dump?{query}")).body(()).unwrap().into_parts().0;
     let reply = admin.route(request).await;
     assert_eq!(reply.status(), 200);

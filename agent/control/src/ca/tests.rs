@@ -41,7 +41,7 @@ async fn sign(client: &CaClient) -> Result<Vec<String>, SignError> {
 }
 
 #[tokio::test]
-async fn a_certificate_comes_all_the_way() {
+async fn a_certificate_is_requested_and_returned() {
     let (ca, istiod) = istiod().await;
     let tasks = Tasks::new("test");
     let client = Arc::new(CaClient::new(config(&istiod)).unwrap());
@@ -72,7 +72,7 @@ async fn a_certificate_comes_all_the_way() {
 }
 
 #[tokio::test]
-async fn without_impersonation_nobody_is_named() {
+async fn without_impersonation_no_identity_is_sent() {
     let (_, istiod) = istiod().await;
     istiod.on_sign(|_| Answer::Chain(vec!["leaf".to_owned(), "root".to_owned()]));
     let client = CaClient::new(Config { impersonate: false, ..config(&istiod) }).unwrap();
@@ -81,7 +81,7 @@ async fn without_impersonation_nobody_is_named() {
 }
 
 #[tokio::test]
-async fn bad_answers_are_told_apart() {
+async fn error_responses_map_to_distinct_errors() {
     let (_, istiod) = istiod().await;
     let client = CaClient::new(Config { deadline: Duration::from_millis(300), ..config(&istiod) }).unwrap();
     for length in [0, 1] {
@@ -96,7 +96,7 @@ async fn bad_answers_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_ca_that_went_away_is_named_and_used_again_when_it_is_back() {
+async fn an_unreachable_ca_is_named_and_used_again_once_it_is_back() {
     let (ca, istiod) = istiod().await;
     let config = config(&istiod);
     let (address, url) = (istiod.address(), istiod.url());
@@ -144,7 +144,7 @@ async fn a_missing_token_and_a_foreign_ca_are_named() {
 }
 
 #[tokio::test]
-async fn the_ca_is_asked_over_the_same_roots_until_others_are_there_and_only_over_those_then() {
+async fn the_connection_is_replaced_only_when_new_roots_distrust_the_ca() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("root-cert.pem");
     let (ca, istiod) = istiod().await;
@@ -172,7 +172,7 @@ async fn the_ca_is_asked_over_the_same_roots_until_others_are_there_and_only_ove
 }
 
 #[tokio::test]
-async fn a_ca_that_takes_the_connection_and_says_nothing_is_given_up_in_time() {
+async fn a_silent_ca_fails_at_the_deadline() {
     let (_, istiod) = istiod().await;
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = Config { deadline: Duration::from_millis(300), ..config(&istiod) };
@@ -182,7 +182,7 @@ async fn a_ca_that_takes_the_connection_and_says_nothing_is_given_up_in_time() {
 }
 
 #[tokio::test]
-async fn a_garbage_token_is_named_and_not_shown_and_nothing_is_sent() {
+async fn an_invalid_token_is_reported_without_its_text_and_not_sent() {
     let (_, istiod) = istiod().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("istio-token");

@@ -1,4 +1,4 @@
-//! The connector under the gRPC channel: TCP, then TLS unless the address says `http`.
+//! The connector under the gRPC channel: TCP, then TLS unless the scheme is `http`.
 
 use std::fmt;
 use std::future::Future;
@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use super::roots::Roots;
 use super::{RootError, Server};
 
-/// Why no connection to the control plane came about.
+/// Why no connection to the control plane was made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// Name resolution or TCP failed.
@@ -33,17 +33,17 @@ pub enum ConnectError {
         /// Why.
         source: std::io::Error,
     },
-    /// It took too long.
-    #[error("{host}:{port}: no connection within {after:?}")]
+    /// Name resolution, TCP and TLS took too long.
+    #[error("{host}:{port}: not connected within {after:?}")]
     Timeout {
         /// Host of the address.
         host: String,
         /// Its port.
         port: u16,
-        /// How long was waited.
+        /// The timeout.
         after: Duration,
     },
-    /// There are no roots to verify with.
+    /// There are no roots to verify the server with.
     #[error(transparent)]
     Roots(#[from] RootError),
     /// The handshake failed.
@@ -58,34 +58,52 @@ pub enum ConnectError {
     },
 }
 
-/// Makes connections to one server.
+/// Opens connections to one server.
 #[derive(Clone)]
 pub(super) struct Connector {
     server: Arc<Server>,
     roots: Arc<Roots>,
     timeout: Duration,
-    shown: Arc<Mutex<Option<Shown>>>,
+    last: Arc<Mutex<Option<VerifiedServer>>>,
 }
 
-/// What the server of the last connection showed.
-struct Shown {
+/// The certificate chain that the server of the last connection presented.
+struct VerifiedServer {
     chain: Vec<CertificateDer<'static>>,
     name: ServerName<'static>,
-    /// The roots that it was last held against.
-    by: Arc<RootCertStore>,
+    /// The roots that it was last verified against.
+    roots: Arc<RootCertStore>,
+}
+
+/// The current roots do not trust the server of the open connection.
+#[derive(Debug, PartialEq, thiserror::Error)]
+#[error("the current root certificates do not trust the server: {0}")]
+pub(crate) struct DistrustedServer(#[source] VerifyError);
+
+/// Why a server's certificate was not accepted.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub(crate) enum VerifyError {
+    #[error("the server presented no certificate")]
+    NoCertificate,
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+    #[error("cannot build a verifier: {0}")]
+    Verifier(String),
+    #[error("alternative hostname {0:?} is not a valid DNS name")]
+    AltHostname(String),
 }
 
 /// A connected byte stream, encrypted or not.
 pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// Accepts the server by its host name, or else by the alternative one.
+/// Accepts a server whose certificate has its host name, or else the alternative one.
 struct EitherName {
     inner: Arc<WebPkiServerVerifier>,
     alternative: ServerName<'static>,
 }
 
-/// A host name or an address, in brackets or not.
+/// A host name or an address, with or without brackets.
 pub(super) fn server_name(host: &str) -> Result<ServerName<'static>, InvalidDnsNameError> {
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     ServerName::try_from(bare.to_owned())
@@ -96,52 +114,51 @@ pub(super) fn server_name(host: &str) -> Result<ServerName<'static>, InvalidDnsN
 impl Connector {
     pub(super) fn new(server: Arc<Server>, timeout: Duration) -> Self {
         let roots = Arc::new(Roots::new(server.roots.clone()));
-        Self { server, roots, timeout, shown: Arc::default() }
+        Self { server, roots, timeout, last: Arc::default() }
     }
 
     pub(super) fn server(&self) -> &Arc<Server> {
         &self.server
     }
 
-    /// Reads the roots anew and holds the server of the open connection against them when they are others.
-    pub(super) async fn recheck(&self) -> Result<(), String> {
-        if self.shown().is_none() {
+    /// Reads the roots, and verifies the server of the open connection again if they changed.
+    pub(super) async fn recheck(&self) -> Result<(), DistrustedServer> {
+        if self.last().is_none() {
             return Ok(());
         }
-        let Ok(roots) = self.roots.load().await else { return Ok(()) };
-        let Some(Shown { chain, name, by }) = &mut *self.shown() else { return Ok(()) };
-        if Arc::ptr_eq(by, &roots) {
+        let Ok(current) = self.roots.load().await else { return Ok(()) };
+        let Some(VerifiedServer { chain, name, roots }) = &mut *self.last() else { return Ok(()) };
+        if Arc::ptr_eq(roots, &current) {
             return Ok(());
         }
-        let verdict = self.verifier(&roots).and_then(|verifier| {
-            let (leaf, rest) = chain.split_first().ok_or("it showed no certificate")?;
-            let verdict = verifier.verify_server_cert(leaf, rest, name, &[], UnixTime::now());
-            verdict.map(drop).map_err(|error| error.to_string())
+        let verified = self.verifier(&current).and_then(|verifier| {
+            let (leaf, rest) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
+            Ok(verifier.verify_server_cert(leaf, rest, name, &[], UnixTime::now()).map(drop)?)
         });
-        *by = roots;
+        *roots = current;
         let address = &self.server.address;
-        match verdict {
+        match verified {
             Ok(()) => {
-                tracing::info!(%address, "roots of the control plane changed, the open connection is still trusted");
+                tracing::info!(%address, "root certificates changed and still trust the open connection to the control plane");
                 Ok(())
             }
-            Err(error) => Err(format!("the server is not trusted by the roots of now: {error}")),
+            Err(error) => Err(DistrustedServer(error)),
         }
     }
 
-    fn shown(&self) -> MutexGuard<'_, Option<Shown>> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last(&self) -> MutexGuard<'_, Option<VerifiedServer>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn verifier(&self, roots: &Arc<RootCertStore>) -> Result<Arc<dyn ServerCertVerifier>, String> {
+    fn verifier(&self, roots: &Arc<RootCertStore>) -> Result<Arc<dyn ServerCertVerifier>, VerifyError> {
         let provider = self.server.key_exchange.provider();
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), provider)
             .build()
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| VerifyError::Verifier(error.to_string()))?;
         Ok(match &self.server.alt_hostname {
             None => verifier,
             Some(other) => {
-                let alternative = server_name(other).map_err(|error| error.to_string())?;
+                let alternative = server_name(other).map_err(|_| VerifyError::AltHostname(other.clone()))?;
                 Arc::new(EitherName { inner: verifier, alternative })
             }
         })
@@ -170,9 +187,9 @@ impl Connector {
         port: u16,
     ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, ConnectError> {
         let failed = |reason: String| ConnectError::Tls { host: host.to_owned(), port, reason };
-        let by = self.roots.load().await?;
+        let roots = self.roots.load().await?;
         let name = server_name(host).map_err(|error| failed(error.to_string()))?;
-        let verifier = self.verifier(&by).map_err(failed)?;
+        let verifier = self.verifier(&roots).map_err(|error| failed(error.to_string()))?;
         let mut config = ClientConfig::builder_with_provider(self.server.key_exchange.provider())
             .with_protocol_versions(VERSIONS)
             .map_err(|error| failed(error.to_string()))?
@@ -186,7 +203,7 @@ impl Connector {
             connector.connect(name.clone(), tcp).await.map_err(|error| failed(error.to_string()))?;
         let chain = connected.get_ref().1.peer_certificates().unwrap_or_default();
         let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
-        *self.shown() = Some(Shown { chain, name, by });
+        *self.last() = Some(VerifiedServer { chain, name, roots });
         Ok(connected)
     }
 }

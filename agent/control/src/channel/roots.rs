@@ -1,4 +1,4 @@
-//! The roots that the control plane's certificate must chain to.
+//! Root certificates that the control plane's certificate must chain to, followed while they are in use.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,14 +8,14 @@ use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-/// Where the roots come from.
+/// Source of the roots.
 #[derive(Clone, PartialEq, Eq)]
 pub enum RootSource {
-    /// A PEM file, read again for every connection and while one is open.
+    /// A PEM file, read for every connection and while one is open.
     File(PathBuf),
     /// PEM text.
     Pem(String),
-    /// The system's trust store.
+    /// The operating system's trust store; not supported.
     System,
 }
 
@@ -23,7 +23,7 @@ pub enum RootSource {
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
     /// Not supported.
-    #[error("the system's trust store is not supported, give a PEM file")]
+    #[error("the system's trust store is not supported, set the path of a PEM file")]
     System,
     /// The file cannot be read.
     #[error("root certificate file {path}: {source}")]
@@ -33,12 +33,12 @@ pub enum RootError {
         /// Why.
         source: std::io::Error,
     },
-    /// There is no certificate in it, or a bad one.
+    /// There is no certificate in it, or an invalid one.
     #[error("root certificates of {from}: {reason}")]
     Bad {
-        /// Where they come from.
+        /// The source.
         from: String,
-        /// What is wrong.
+        /// Why.
         reason: String,
     },
 }
@@ -46,7 +46,7 @@ pub enum RootError {
 // === impl RootSource ===
 
 impl RootSource {
-    /// Finds what can never work.
+    /// Finds a source that can never work.
     pub(super) fn check(&self) -> Result<(), RootError> {
         match self {
             Self::System => Err(RootError::System),
@@ -55,7 +55,7 @@ impl RootSource {
         }
     }
 
-    /// The text as it is now.
+    /// The current PEM text.
     async fn read(&self) -> Result<String, RootError> {
         match self {
             Self::System => Err(RootError::System),
@@ -78,52 +78,51 @@ impl RootSource {
     }
 }
 
-/// Roots as they were last good: a file that is half written, or gone for a moment, takes nobody's trust away.
+/// The last valid roots: a file that is half written or missing for a moment does not end trust.
 #[derive(Debug)]
 pub(super) struct Roots {
     source: RootSource,
-    held: Mutex<Held>,
+    state: Mutex<RootsState>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct RootsState {
     text: String,
     good: Option<Arc<RootCertStore>>,
-    /// What was last said to be wrong.
-    complaint: Option<String>,
+    /// The last error that was logged.
+    logged: Option<String>,
 }
 
 // === impl Roots ===
 
 impl Roots {
     pub(super) fn new(source: RootSource) -> Self {
-        Self { source, held: Mutex::default() }
+        Self { source, state: Mutex::default() }
     }
 
-    /// Reads them anew. The same value is answered for as long as they are the same, and for as long as what is there
-    /// now is none.
+    /// Reads the roots. Returns the same `Arc` while they are unchanged, and while the current content is invalid.
     pub(super) async fn load(&self) -> Result<Arc<RootCertStore>, RootError> {
         let read = self.source.read().await;
         // Nothing panics while this is half changed.
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Ok(text), Some(good)) = (&read, &held.good)
-            && *text == held.text
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Ok(text), Some(good)) = (&read, &state.good)
+            && *text == state.text
         {
             let same = Arc::clone(good);
-            held.complaint = None;
+            state.logged = None;
             return Ok(same);
         }
         let found = read.and_then(|text| self.source.parse(&text).map(|roots| (text, Arc::new(roots))));
-        match (found, held.good.clone()) {
+        match (found, state.good.clone()) {
             (Ok((text, roots)), _) => {
-                *held = Held { text, good: Some(Arc::clone(&roots)), complaint: None };
+                *state = RootsState { text, good: Some(Arc::clone(&roots)), logged: None };
                 Ok(roots)
             }
             (Err(error), Some(good)) => {
-                let complaint = Some(error.to_string());
-                if held.complaint != complaint {
-                    tracing::warn!(%error, "roots of the control plane cannot be used, the last good ones stay in force");
-                    held.complaint = complaint;
+                let message = Some(error.to_string());
+                if state.logged != message {
+                    tracing::warn!(%error, "root certificates of the control plane cannot be used, the last good ones stay in force");
+                    state.logged = message;
                 }
                 Ok(good)
             }

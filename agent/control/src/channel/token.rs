@@ -1,16 +1,16 @@
-//! The bearer token that proves us to the control plane.
+//! The bearer token by which the control plane authenticates the agent.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use tonic::metadata::{Ascii, MetadataValue};
 
-/// Where the token comes from.
+/// Source of the token.
 #[derive(Clone, PartialEq, Eq)]
 pub enum TokenSource {
-    /// There is none.
+    /// No token.
     None,
-    /// A file, read again for each request: the kubelet rotates it.
+    /// A file, read for each request: the kubelet rotates it.
     File(PathBuf),
     /// The token itself.
     Literal(String),
@@ -27,15 +27,15 @@ pub enum TokenError {
         /// Why.
         source: std::io::Error,
     },
-    /// It is no token. The text is not shown.
-    #[error("token of {0}: it is empty, or holds more than visible ASCII")]
+    /// Not a token. Its text is not shown.
+    #[error("token of {0}: empty, or contains characters other than visible ASCII")]
     Bad(String),
 }
 
 // === impl TokenSource ===
 
 impl TokenSource {
-    /// The value of the `authorization` header as it is now.
+    /// The current value of the `authorization` header.
     pub(super) async fn read(&self) -> Result<Option<MetadataValue<Ascii>>, TokenError> {
         match self {
             Self::None => Ok(None),

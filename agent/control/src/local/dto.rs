@@ -1,4 +1,4 @@
-//! The shape of the file: names, and which of them may be left out. Its way into the vocabulary is in `convert`.
+//! The schema of the file: keys, and which of them are optional. `convert` turns it into the model.
 
 mod convert;
 

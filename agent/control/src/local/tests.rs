@@ -98,7 +98,7 @@ policies:
 "#;
 
 #[test]
-fn the_usual_file_is_read() {
+fn a_typical_file_is_read() {
     let LocalConfig { workloads, services, policies } = load(MINIMAL).unwrap();
     let local = &workloads[0];
     assert_eq!(local.uid.as_str(), "c//v1/Pod/default/local");
@@ -123,7 +123,7 @@ fn the_usual_file_is_read() {
 }
 
 #[test]
-fn every_name_of_the_dump_is_understood() {
+fn every_key_of_the_config_dump_is_accepted() {
     let LocalConfig { workloads, services, policies } = load(EVERYTHING).unwrap();
     let workload = &workloads[0];
     assert_eq!((workload.network_mode, workload.status), (NetworkMode::HostNetwork, Health::Unhealthy));
@@ -165,7 +165,7 @@ fn an_empty_file_is_an_empty_configuration() {
 }
 
 #[test]
-fn what_is_not_understood_is_named() {
+fn unknown_keys_and_values_are_named() {
     let workload = |line: &str| {
         format!("workloads:\n- uid: u\n  namespace: n\n  workloadIps: []\n  services: {{}}\n  {line}\n")
     };
@@ -196,7 +196,7 @@ fn what_is_not_understood_is_named() {
         ),
         (
             "workloads:\n- namespace: n\n  workloadIps: []\n  services: {}\n".to_owned(),
-            vec!["workloads[0]", "uid or a name"],
+            vec!["workloads[0]", "neither uid nor name"],
         ),
         (
             "workloads:\n- namespace: n\n  workloadIps: []\n  services: {host: {}}\n".to_owned(),

@@ -1,5 +1,6 @@
-//! Responses off the stream: gRPC's framing, read here rather than by the library because that keeps a buffer of the
-//! largest message for as long as the stream is open. The first push is a whole mesh, and no later one is nearly as large.
+//! Reads responses from the stream: gRPC's message framing. tonic's own decoder keeps a buffer of the size of the largest
+//! message for as long as the stream is open; the first push is a whole mesh and no later one is nearly as large, so this
+//! one releases the buffer with each message.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -10,44 +11,44 @@ use prost::Message as _;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-/// Largest response: a whole mesh in one push.
+/// Limit of one response, which may be a whole mesh.
 const LIMIT: usize = 200 * 1024 * 1024;
-/// One byte for whether the message is compressed, four for its length.
+/// gRPC message prefix: one byte for the compression flag, four for the length.
 const HEADER: usize = 5;
 
 /// The responses of one stream.
 #[derive(Debug)]
 pub(super) struct Incoming {
     body: Body,
-    /// What was read and is no whole message yet.
+    /// The incomplete message.
     buffer: Vec<u8>,
-    /// How the stream ended, when that was said in its head.
+    /// Status of the stream, once headers or trailers carried it.
     ended: Option<Status>,
 }
 
 impl Incoming {
-    /// Reads the answer to the request that opened the stream.
+    /// Wraps the response to the request that opened the stream.
     ///
     /// # Errors
-    /// When the server refused it.
+    /// When the server rejected it.
     pub(super) fn new(response: http::Response<Body>) -> Result<Self, Status> {
         let ended = Status::from_header_map(response.headers());
         if let Some(status) = ended.as_ref().filter(|status| status.code() != Code::Ok) {
             return Err(status.clone());
         }
         if response.status() != http::StatusCode::OK {
-            return Err(refused(response.status()));
+            return Err(http_error(response.status()));
         }
         Ok(Self { body: response.into_body(), buffer: Vec::new(), ended })
     }
 
-    /// The next response; `None` when the server has ended the stream well.
+    /// The next response; `None` when the server closed the stream without an error.
     ///
     /// # Errors
-    /// When the stream broke, or what came is no response.
+    /// When the stream broke, or a message cannot be decoded.
     pub(super) async fn message(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
         loop {
-            if let Some(message) = self.whole()? {
+            if let Some(message) = self.take_message()? {
                 return Ok(Some(message));
             }
             if self.ended.is_some() {
@@ -65,14 +66,14 @@ impl Incoming {
         }
     }
 
-    /// Takes a whole message off the buffer, and the buffer's memory with it.
-    fn whole(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
+    /// Decodes a complete message and releases its memory.
+    fn take_message(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
         let Some((&[compressed, a, b, c, d], _)) = self.buffer.split_first_chunk::<HEADER>() else {
             return Ok(None);
         };
         if compressed != 0 {
             return Err(Status::internal(format!(
-                "message with compression {compressed}, which nobody asked for"
+                "message with compression flag {compressed}, although compression was not negotiated"
             )));
         }
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
@@ -102,8 +103,8 @@ impl Incoming {
     }
 }
 
-/// What an answer of HTTP alone means; something between us and the server gave it.
-fn refused(status: http::StatusCode) -> Status {
+/// Maps an HTTP status without a gRPC status, which a proxy in front of the server sent, as gRPC specifies.
+fn http_error(status: http::StatusCode) -> Status {
     use http::StatusCode as Http;
     let code = match status {
         Http::UNAUTHORIZED => Code::Unauthenticated,
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_takes_its_memory_along() {
+    fn a_decoded_message_releases_its_memory() {
         let large =
             DeltaDiscoveryResponse { nonce: "n".repeat(1 << 20), ..DeltaDiscoveryResponse::default() };
         let small = DeltaDiscoveryResponse { nonce: "small".to_owned(), ..DeltaDiscoveryResponse::default() };
@@ -139,7 +140,7 @@ mod tests {
             ([framed(&large), framed(&small)].concat(), incoming(), Vec::new());
         for part in bytes.chunks(10_007) {
             incoming.buffer.extend_from_slice(part);
-            while let Some(message) = incoming.whole().unwrap() {
+            while let Some(message) = incoming.take_message().unwrap() {
                 got.push(message);
             }
         }
@@ -148,14 +149,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_named() {
+    fn invalid_framing_is_reported() {
         for (header, want) in [
-            ([1, 0, 0, 0, 0], "compression 1"),
+            ([1, 0, 0, 0, 0], "compression flag 1"),
             ([0, 0xff, 0xff, 0xff, 0xff], "decoded message length too large: 4294967295 bytes"),
         ] {
             let mut incoming = incoming();
             incoming.buffer.extend(header);
-            assert!(incoming.whole().unwrap_err().message().contains(want));
+            assert!(incoming.take_message().unwrap_err().message().contains(want));
             assert!(incoming.buffer.capacity() < 100);
         }
     }

@@ -1,4 +1,4 @@
-//! How the agent introduces itself to the control plane.
+//! The xDS node: id and metadata by which the control plane recognises the agent.
 
 use std::collections::BTreeMap;
 
@@ -7,22 +7,22 @@ use isthmus_proto::discovery;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 
-/// Who we say we are.
+/// The node, before it is encoded.
 #[derive(Debug, Clone, Default)]
 pub struct Node {
-    /// Our address, as text; `1.1.1.1` when it is not known.
+    /// Address of the agent's pod; sent as `1.1.1.1` when it is empty.
     pub instance_ip: Text,
-    /// Our pod.
+    /// Name of the agent's pod.
     pub pod_name: Text,
     /// Its namespace.
     pub namespace: Namespace,
-    /// The node we run on.
+    /// Kubernetes node.
     pub node_name: NodeName,
-    /// More metadata, without the `ISTIO_META_` and `ISTIO_METAJSON_` prefixes.
+    /// Additional metadata; keys are without the `ISTIO_META_` and `ISTIO_METAJSON_` prefixes.
     pub metadata: BTreeMap<String, Metadata>,
 }
 
-/// One value of the metadata.
+/// A metadata value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Metadata {
     /// From `ISTIO_META_…`.
@@ -32,7 +32,7 @@ pub enum Metadata {
 }
 
 impl Node {
-    /// The message. The domain in the id is fixed, whatever the cluster's domain is; control planes expect it so.
+    /// Encodes it. The domain in the id is always `svc.cluster.local`, whatever the cluster's domain is: istiod parses it.
     #[must_use]
     pub fn to_proto(&self) -> discovery::Node {
         let Self { instance_ip, pod_name, namespace, node_name, metadata } = self;
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_node_has_the_id_and_metadata_that_control_planes_expect() {
+    fn id_and_metadata_have_the_form_that_istiod_expects() {
         let node = Node {
             instance_ip: "10.0.0.7".into(),
             pod_name: "ztunnel-x".into(),
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_address_the_well_known_placeholder_is_sent() {
+    fn an_unknown_address_is_sent_as_the_placeholder() {
         assert!(Node::default().to_proto().id.starts_with("ztunnel~1.1.1.1~"));
     }
 }

@@ -1,4 +1,5 @@
-//! The loop that keeps an ADS stream open: connect, talk through the session, wait, again.
+//! Keeps an ADS stream open: connects, exchanges messages through the session, and reconnects with backoff. It does not
+//! know what a resource means.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -20,17 +21,17 @@ use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
 use super::incoming::Incoming;
-use super::session::{Push, Reaction, Session};
+use super::session::{HandledResponse, Push, Session};
 use super::{Config, Rejections, Sink};
 use crate::channel::{Dialer, status_text};
 use crate::metrics::{Metrics, Reason};
 
 const METHOD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
-const FIRST_WAIT: Duration = Duration::from_millis(10);
-const LONGEST_WAIT: Duration = Duration::from_secs(15);
+const MIN_BACKOFF: Duration = Duration::from_millis(10);
+const MAX_BACKOFF: Duration = Duration::from_secs(15);
 
-/// Keeps the mesh's configuration flowing into `sink` until the drain begins. `ready` is released once the first push of
-/// both types was applied; a refused resource does not hold it.
+/// Feeds the mesh's configuration into `sink` until the drain begins. `ready` is released once the first push of every
+/// type was applied; rejected resources do not delay it.
 pub async fn run(
     config: Config,
     sink: Arc<dyn Sink>,
@@ -48,7 +49,7 @@ pub async fn run(
         progress: false,
     };
     tokio::select! {
-        () = client.forever() => {}
+        () = client.run() => {}
         () = drain.graceful() => {}
     }
 }
@@ -60,12 +61,12 @@ struct Client {
     sink: Arc<dyn Sink>,
     ready: Option<BlockReady>,
     metrics: Arc<Metrics>,
-    /// Whether the present stream brought anything.
+    /// Whether the current stream delivered a response.
     progress: bool,
 }
 
-/// How a stream ended.
-struct End {
+/// Why a stream ended, for metric and log.
+struct StreamEnd {
     reason: Reason,
     text: String,
 }
@@ -79,13 +80,13 @@ struct Stream {
 // === impl Client ===
 
 impl Client {
-    async fn forever(mut self) {
-        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+    async fn run(mut self) {
+        let mut backoff = Backoff::new(MIN_BACKOFF, MAX_BACKOFF);
         let mut last = String::new();
         loop {
             self.progress = false;
-            let end = match self.open().await {
-                Ok(stream) => self.talk(stream).await,
+            let end = match self.open_stream().await {
+                Ok(stream) => self.serve_stream(stream).await,
                 Err(end) => end,
             };
             self.metrics.ended(end.reason);
@@ -93,67 +94,72 @@ impl Client {
                 backoff.reset();
             }
             let wait = backoff.next_delay();
-            // An outage is one line, not one per attempt.
+            // One warning per outage, not per attempt.
             if end.text != last || self.progress {
                 tracing::warn!(
-                    address = %self.address(), reason = ?end.reason, error = %end.text,
-                    "xDS stream ended, what is known stays in force"
+                    address = %self.address(), reason = ?end.reason, error = %end.text, retry_in = ?wait,
+                    "xDS stream ended, the last configuration stays in force; reconnecting"
                 );
             } else {
-                tracing::debug!(address = %self.address(), error = %end.text, "xDS stream failed again");
+                tracing::debug!(address = %self.address(), error = %end.text, "xDS reconnect failed");
             }
             last = end.text;
             tokio::time::sleep(wait).await;
         }
     }
 
-    /// Connects and opens a stream. The first requests are queued before the server is asked for its headers, which it
-    /// may hold back until it has read them.
-    async fn open(&self) -> Result<Stream, End> {
-        let failed = |text: String| End { reason: Reason::ConnectionError, text };
+    /// Connects and opens a stream. The first requests are queued before the response headers are awaited: a server may
+    /// withhold its headers until it has read a request.
+    async fn open_stream(&self) -> Result<Stream, StreamEnd> {
+        let failed = |text: String| StreamEnd { reason: Reason::ConnectionError, text };
         let (requests, queue) = mpsc::unbounded_channel();
         let mut request = Request::new(UnboundedReceiverStream::new(queue));
-        // Before the connection: without a token there is no point in one.
+        // First, since a connection without a token is useless.
         self.dialer
             .server()
             .authorize(request.metadata_mut())
             .await
             .map_err(|error| failed(error.to_string()))?;
-        for first in self.session.opened() {
+        for first in self.session.initial_requests() {
             // The receiver is in the request above.
             let _ = requests.send(first);
         }
-        let mut channel = self.dialer.connect().await.map_err(failed)?;
-        let lost = |error: tonic::transport::Error| End::of(&Status::from_error(error.into()));
+        let mut channel = self.dialer.connect().await.map_err(|error| failed(error.to_string()))?;
+        let lost = |error: tonic::transport::Error| StreamEnd::of(&Status::from_error(error.into()));
         poll_fn(|cx| channel.poll_ready(cx)).await.map_err(lost)?;
-        let response = channel.call(opening(request)).await.map_err(lost)?;
-        let responses = Incoming::new(response).map_err(|status| End::of(&status))?;
+        let response = channel.call(stream_request(request)).await.map_err(lost)?;
+        let responses = Incoming::new(response).map_err(|status| StreamEnd::of(&status))?;
         Ok(Stream { requests, responses })
     }
 
-    async fn talk(&mut self, mut stream: Stream) -> End {
+    async fn serve_stream(&mut self, mut stream: Stream) -> StreamEnd {
         tracing::info!(address = %self.address(), "xDS stream opened");
-        let mut looks = tokio::time::interval(file::POLL);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut roots_check = tokio::time::interval(file::POLL);
+        roots_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let message = tokio::select! {
                 message = stream.responses.message() => message,
-                _ = looks.tick() => match self.dialer.recheck().await {
+                _ = roots_check.tick() => match self.dialer.recheck().await {
                     Ok(()) => continue,
-                    Err(text) => return End { reason: Reason::ConnectionError, text },
+                    Err(error) => {
+                        return StreamEnd { reason: Reason::ConnectionError, text: error.to_string() };
+                    }
                 },
             };
             let response = match message {
                 Ok(Some(response)) => response,
                 Ok(None) => {
-                    return End { reason: Reason::Complete, text: "the server ended the stream".to_owned() };
+                    return StreamEnd {
+                        reason: Reason::Complete,
+                        text: "the server closed the stream".to_owned(),
+                    };
                 }
-                Err(status) => return End::of(&status),
+                Err(status) => return StreamEnd::of(&status),
             };
             self.progress = true;
             let reply = self.apply(response);
             if stream.requests.send(reply).is_err() {
-                // The response side says why, on the next turn.
+                // The response side reports why, in the next iteration.
                 tracing::debug!("xDS request stream is closed");
             }
         }
@@ -163,41 +169,41 @@ impl Client {
         &self.dialer.server().address
     }
 
-    /// Applies one response and returns the answer to it.
+    /// Applies one response and returns the ACK or NACK.
     fn apply(&mut self, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
         let url = response.type_url.clone();
         let (count, removed) = (response.resources.len(), response.removed_resources.len());
         self.metrics.message(&url, bytes(&response));
-        let Reaction { push, reply, rejected } = self.session.response(response);
+        let HandledResponse { push, reply, rejected } = self.session.handle_response(response);
         match push {
             Some(Push::Addresses { upserts, removed }) => self.sink.addresses(upserts, removed),
             Some(Push::Policies { upserts, removed, refused }) => {
                 self.sink.policies(upserts, removed, refused);
             }
-            None => tracing::debug!(%url, "xDS response of a type that was not asked for is ignored"),
+            None => tracing::debug!(%url, "ignored an xDS response of a type that is not subscribed"),
         }
         tracing::debug!(%url, resources = count, removed, rejected = rejected.len(), "xDS response applied");
         for rejection in &rejected {
-            tracing::warn!(%url, name = %rejection.name, error = %rejection.reason, "xDS resource refused");
+            tracing::warn!(%url, name = %rejection.name, error = %rejection.reason, "xDS resource refused, its last accepted version stays in force");
         }
-        let standing = self.session.rejections();
+        let rejections = self.session.rejections();
         for kind in super::Kind::ALL {
-            let count = standing.iter().filter(|rejection| rejection.kind == kind).count();
+            let count = rejections.iter().filter(|rejection| rejection.kind == kind).count();
             self.metrics.rejected(kind.type_url(), count);
         }
-        self.rejections.set(standing);
+        self.rejections.set(rejections);
         if self.ready.is_some() && self.session.is_synced() {
-            tracing::info!("xDS: the first configuration is in force");
+            tracing::info!("first xDS configuration applied");
             self.ready = None;
         }
         reply
     }
 }
 
-// === impl End ===
+// === impl StreamEnd ===
 
-impl End {
-    /// A failure of the network is told from one of the server or of ours.
+impl StreamEnd {
+    /// Distinguishes a lost connection, as when the server restarts, from an error of the server or the client.
     fn of(status: &Status) -> Self {
         let lost = match status.code() {
             Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => true,
@@ -212,8 +218,8 @@ impl End {
     }
 }
 
-/// The request that opens a stream and carries all others.
-fn opening(
+/// The HTTP request that opens the stream; its body carries the xDS requests.
+fn stream_request(
     request: Request<UnboundedReceiverStream<DeltaDiscoveryRequest>>,
 ) -> http::Request<tonic::body::Body> {
     let (metadata, _, requests) = request.into_parts();

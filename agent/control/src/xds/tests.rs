@@ -137,7 +137,7 @@ fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn bytes_put_together_by_hand_are_understood_and_answered_in_kind() {
+async fn the_wire_format_is_that_of_delta_ads() {
     let (_, mut istiod) = istiod().await;
     let mut client = Client::start(server(&istiod));
     let mut stream = istiod.next_stream().await.unwrap();
@@ -172,7 +172,7 @@ async fn bytes_put_together_by_hand_are_understood_and_answered_in_kind() {
 }
 
 #[tokio::test]
-async fn a_bad_resource_is_named_and_readiness_does_not_wait_for_it() {
+async fn a_bad_resource_is_nacked_by_name_and_does_not_block_readiness() {
     let (_, mut istiod) = istiod().await;
     let mut client = Client::start(server(&istiod));
     let mut stream = istiod.next_stream().await.unwrap();
@@ -227,7 +227,7 @@ async fn resumes(istiod: &mut Istiod) -> AdsStream {
 }
 
 #[tokio::test]
-async fn every_end_of_a_stream_is_counted_and_the_next_one_resumes() {
+async fn every_stream_end_is_counted_and_the_next_stream_resumes() {
     let (ca, mut istiod) = istiod().await;
     let mut client = Client::start(server(&istiod));
     let count =
@@ -266,7 +266,7 @@ async fn connection_failure_is_counted(client: &Client) {
 }
 
 #[tokio::test]
-async fn a_token_that_is_missing_is_waited_for_and_read_again_for_each_stream() {
+async fn a_missing_token_is_retried_and_the_token_is_read_for_each_stream() {
     let folder = Folder::new("token");
     let token = folder.0.join("istio-token");
     let (_, mut istiod) = istiod().await;
@@ -282,7 +282,7 @@ async fn a_token_that_is_missing_is_waited_for_and_read_again_for_each_stream() 
 }
 
 #[tokio::test]
-async fn roots_are_read_again_for_each_connection() {
+async fn roots_are_read_for_each_connection() {
     let folder = Folder::new("roots");
     let roots = folder.0.join("root-cert.pem");
     std::fs::write(&roots, Ca::new("another").unwrap().root_pem()).unwrap();
@@ -294,7 +294,7 @@ async fn roots_are_read_again_for_each_connection() {
 }
 
 #[tokio::test]
-async fn the_server_may_prove_its_other_name() {
+async fn the_server_may_present_the_alternative_hostname() {
     let ca = Arc::new(Ca::new("root").unwrap());
     // An address that is not in its certificate.
     let mut istiod = Istiod::start_at("127.0.0.2:0".parse().unwrap(), &ca).await.unwrap();
@@ -318,7 +318,7 @@ async fn the_drain_ends_the_client() {
 }
 
 #[tokio::test]
-async fn a_stream_outlives_a_rotation_and_ends_with_the_last_root_that_its_server_is_trusted_by() {
+async fn a_stream_survives_root_rotation_until_no_root_trusts_its_server() {
     let folder = Folder::new("rotation");
     let roots = folder.0.join("root-cert.pem");
     let (ca, mut istiod) = istiod().await;

@@ -57,7 +57,7 @@ fn the_bytes_of_an_empty_answer_with_edns_and_without_recursion() {
 }
 
 #[test]
-fn what_does_not_fit_a_datagram_is_left_out_and_said_to_be() {
+fn an_answer_too_long_for_udp_is_truncated_with_tc_set() {
     let many: Vec<IpAddr> = (0..100).map(|n| IpAddr::from([10, 0, 0, n])).collect();
     let records = |answer: &[u8]| u16::from_be_bytes([answer[6], answer[7]]);
     let cut = |answer: &[u8]| answer[2] & 2 != 0;
@@ -78,7 +78,7 @@ fn what_does_not_fit_a_datagram_is_left_out_and_said_to_be() {
 }
 
 #[test]
-fn a_failure_keeps_what_identifies_the_query() {
+fn a_failure_keeps_id_opcode_and_question() {
     let message = query("web", 15, 1, [0, 0, 1], &opt(4096));
     let question = &message[12..message.len() - 11];
     let want = [&[0xab, 0xcd, 0x81, 0x82, 0, 1, 0, 0, 0, 0, 0, 0][..], question].concat();

@@ -25,7 +25,7 @@ pub(crate) fn opt(size: u16) -> Vec<u8> {
 }
 
 #[test]
-fn questions_for_addresses_are_read() {
+fn a_and_aaaa_queries_are_parsed() {
     for (name, kind, want, family) in [
         ("web.ns", 1, "web.ns", Family::V4),
         ("WEB.Ns.svc.Cluster.LOCAL", 28, "web.ns.svc.cluster.local", Family::V6),
@@ -41,7 +41,7 @@ fn questions_for_addresses_are_read() {
 }
 
 #[test]
-fn what_edns_says_of_sizes_is_read_and_never_less_than_what_everybody_takes() {
+fn the_edns_payload_size_is_at_least_512() {
     for (size, want) in [(4096, 4096), (1232, 1232), (0, 512), (512, 512), (65_535, 65_535)] {
         let message = query("web", 1, 1, [0, 0, 1], &opt(size));
         let Message::Addresses(read) = read(&message) else { panic!("{size}") };
@@ -56,7 +56,7 @@ fn what_edns_says_of_sizes_is_read_and_never_less_than_what_everybody_takes() {
 }
 
 #[test]
-fn everything_else_is_somebody_elses() {
+fn other_queries_are_forwarded() {
     let change = |at: usize, value: u8| {
         let mut message = plain("web", 1);
         message[at] = value;
@@ -87,7 +87,7 @@ fn everything_else_is_somebody_elses() {
 }
 
 #[test]
-fn answers_and_runts_are_told_apart() {
+fn responses_and_short_messages_are_recognised() {
     let mut answer = plain("web", 1);
     answer[2] |= 0x80;
     assert!(matches!(read(&answer), Message::Response));
@@ -97,7 +97,7 @@ fn answers_and_runts_are_told_apart() {
 }
 
 #[test]
-fn types_have_the_names_that_metrics_know() {
+fn query_types_have_their_metric_labels() {
     for (kind, want) in [
         (1, "a"),
         (28, "aaaa"),
@@ -114,7 +114,7 @@ fn types_have_the_names_that_metrics_know() {
 }
 
 #[test]
-fn no_bytes_upset_the_reader() {
+fn arbitrary_bytes_do_not_panic() {
     let mut rng = fastrand::Rng::with_seed(3);
     for _ in 0..20_000 {
         let mut message = query("web.ns", 1, 1, [0, 0, 1], &opt(4096));

@@ -47,7 +47,7 @@ impl Server {
         Self { at, asked, _tasks: tasks }
     }
 
-    fn asked(&self) -> usize {
+    fn queries(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
 
@@ -123,43 +123,46 @@ async fn a_name_has_the_addresses_of_both_families() {
 }
 
 #[tokio::test]
-async fn an_answer_is_kept_for_as_long_as_it_holds() {
+async fn an_answer_is_cached_for_its_ttl() {
     let server = Server::start().await;
     let resolver = server.resolver();
     for _ in 0..3 {
         resolver.lookup("both.example.com").await.unwrap();
     }
-    assert_eq!(server.asked(), 2, "once for each family");
+    assert_eq!(server.queries(), 2, "once for each family");
     tokio::time::pause();
     tokio::time::advance(Duration::from_millis(19_500)).await;
     resolver.lookup("both.example.com").await.unwrap();
-    assert_eq!(server.asked(), 2);
+    assert_eq!(server.queries(), 2);
     // The shorter of the two has passed.
     tokio::time::advance(Duration::from_secs(1)).await;
     tokio::time::resume();
     resolver.lookup("both.example.com").await.unwrap();
-    assert_eq!(server.asked(), 4);
+    assert_eq!(server.queries(), 4);
     for _ in 0..2 {
         resolver.lookup("moment.example.com").await.unwrap();
     }
-    assert_eq!(server.asked(), 8, "what does not hold is asked again");
+    assert_eq!(server.queries(), 8, "what does not hold is asked again");
 }
 
 #[tokio::test]
-async fn what_has_no_address_says_why() {
+async fn a_lookup_without_address_says_why() {
     let server = Server::start().await;
     let resolver = Resolver::new(&Sockets::host(), vec![server.at], Duration::from_millis(50));
     for (name, want) in [
-        ("nowhere.example.com", "the name server answered NameError"),
-        ("empty.example.com", "the name has no address"),
-        ("other.example.com", "the answer makes no sense: it answers another question"),
+        ("nowhere.example.com", "DNS server answered NameError"),
+        ("empty.example.com", "the name exists but has no address"),
+        ("other.example.com", "invalid DNS response: it is for another question"),
     ] {
         assert_eq!(resolver.lookup(name).await.unwrap_err().to_string(), want);
     }
     let silence = resolver.lookup("silent.example.com").await.unwrap_err().to_string();
     assert_eq!(silence, format!("DNS server {}: no answer within 50ms", server.at));
-    let nobody = Resolver::new(&Sockets::host(), vec![], Duration::from_millis(50));
-    assert_eq!(nobody.lookup("a.example.com").await.unwrap_err().to_string(), "no DNS server is configured");
+    let without_servers = Resolver::new(&Sockets::host(), vec![], Duration::from_millis(50));
+    assert_eq!(
+        without_servers.lookup("a.example.com").await.unwrap_err().to_string(),
+        "no DNS server is known: resolv.conf names none"
+    );
     let long = "x".repeat(64);
     assert!(matches!(resolver.lookup(&long).await, Err(LookupError::BadName(_))));
 }

@@ -1,12 +1,12 @@
-//! What becomes of one query: answered from the state at once, or after waiting for the pod's workload to be known, or
-//! relayed. Counts and logs it.
+//! Handles one query: answers it from the state, at once or when the pod's workload becomes known, or forwards it. Records
+//! metrics and log.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_model::{PodRef, Workload};
-use isthmus_state::names::{self, Answer, Domains};
+use isthmus_state::dns::{self, Answer, Domains};
 use isthmus_state::{Snapshot, State};
 use isthmus_sys::conntrack::Conntrack;
 use isthmus_sys::socket::Sockets;
@@ -20,12 +20,12 @@ use crate::metrics::{Labels, Metrics};
 use crate::query::{self, Addresses, Message};
 use crate::relay::Relay;
 
-/// How long a name may wait for the pod's workload to be known.
-const POD_PATIENCE: Duration = Duration::from_secs(5);
-/// Scope of the log.
+/// How long a query waits for the pod's workload to arrive from the control plane.
+const WORKLOAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Log scope.
 const LOG: &str = "dns";
 
-/// Everything that one pod's queries need.
+/// Handler of one pod's queries.
 #[derive(Debug)]
 pub(super) struct Handler {
     state: State,
@@ -33,26 +33,26 @@ pub(super) struct Handler {
     domains: Domains,
     relay: Relay,
     metrics: Arc<Metrics>,
-    /// Knows whom a datagram was for; `None` where it cannot be asked.
+    /// Finds the original destination of a datagram; `None` if conntrack is unavailable.
     conntrack: Option<Conntrack>,
-    /// Queries that may wait for somebody at a time.
+    /// Limits the queries in flight.
     pub(super) waiting: Arc<Semaphore>,
 }
 
-/// What to do with a query now.
+/// What to do with a query.
 pub(super) enum Outcome {
-    /// It deserves no answer.
+    /// Send no response.
     Ignore,
-    /// Here is one.
+    /// Send this response.
     Answer(Vec<u8>),
-    /// Somebody has to be waited for: [`Handler::finish`].
+    /// Wait for a server or the pod's workload: [`Handler::finish`].
     Wait,
 }
 
-/// What is done with a name whose asker is known.
-enum Verdict {
+/// Result of looking a name up for a known client.
+enum Resolution {
     Answer(Vec<u8>),
-    Relay,
+    Forward,
 }
 
 // === impl Handler ===
@@ -67,21 +67,21 @@ impl Handler {
     ) -> Self {
         let conntrack = sockets.conntrack();
         if let Err(error) = &conntrack {
-            tracing::debug!(pod = %pod.name, %error, "the agent's own resolver is asked whomever an application asks");
+            tracing::debug!(pod = %pod.name, %error, "conntrack is unavailable, UDP queries are forwarded to the agent's own DNS servers instead of the addressed one");
         }
-        let Config { cluster_domain, preferred_namespace, upstream, patience, max_waiting, .. } = config;
+        let Config { cluster_domain, preferred_namespace, upstream, timeout, max_waiting, .. } = config;
         Self {
             state,
             pod,
             domains: Domains { cluster: cluster_domain, preferred_namespace },
-            relay: Relay::new(sockets, upstream, patience),
+            relay: Relay::new(sockets, upstream, timeout),
             metrics,
             conntrack: conntrack.ok(),
             waiting: Arc::new(Semaphore::new(max_waiting)),
         }
     }
 
-    /// Counts a query and answers it when that needs nobody else.
+    /// Counts a query, and answers it if that needs no waiting.
     pub(super) fn decide(&self, message: &[u8], transport: Transport) -> Outcome {
         let snapshot = self.state.load();
         let client = snapshot.local_workload(&self.pod);
@@ -96,89 +96,89 @@ impl Handler {
             }
             (Message::Other, _) | (Message::Addresses(_), None) => Outcome::Wait,
             (Message::Addresses(query), Some(client)) => {
-                match self.verdict(&snapshot, client, &query, message, transport) {
-                    Verdict::Answer(answer) => Outcome::Answer(answer),
-                    Verdict::Relay => Outcome::Wait,
+                match self.resolve(&snapshot, client, &query, message, transport) {
+                    Resolution::Answer(answer) => Outcome::Answer(answer),
+                    Resolution::Forward => Outcome::Wait,
                 }
             }
         }
     }
 
-    /// The server that a datagram was for which came `from` there to our socket `at`; `None` when it was for us or
-    /// nobody knows.
-    pub(super) fn asked(&self, from: SocketAddr, at: SocketAddr) -> Option<SocketAddr> {
+    /// The server to which the client `from` addressed a datagram that arrived at our socket `at`; `None` when it was
+    /// addressed to us, or is unknown.
+    pub(super) fn original_server(&self, from: SocketAddr, at: SocketAddr) -> Option<SocketAddr> {
         match self.conntrack.as_ref()?.original_udp(from, at) {
             Ok(found) => found.filter(|server| *server != at),
             Err(error) => {
-                tracing::debug!(pod = %self.pod.name, %error, "cannot tell which DNS server was asked");
+                tracing::debug!(pod = %self.pod.name, %error, "cannot look up the original DNS server in conntrack, using the agent's own");
                 None
             }
         }
     }
 
-    /// Answers a query that had to wait. `asked` is the server that the client meant, where that is known.
+    /// Answers a query that had to wait. `original` is the server that the client addressed, if it is known.
     pub(super) async fn finish(
         &self,
         message: &[u8],
         transport: Transport,
-        asked: Option<SocketAddr>,
+        original: Option<SocketAddr>,
     ) -> Option<Vec<u8>> {
         let mut client = self.state.load().local_workload(&self.pod).cloned();
         if let Message::Addresses(query) = query::read(message) {
             if client.is_none() {
-                client = self.state.wait_for_pod(&self.pod, POD_PATIENCE).await;
+                client = self.state.wait_for_pod(&self.pod, WORKLOAD_TIMEOUT).await;
             }
             let Some(known) = &client else {
                 self.log(message, "unknown client workload", 0);
                 return failure(message, Failure::Server);
             };
-            if let Verdict::Answer(answer) =
-                self.verdict(&self.state.load(), known, &query, message, transport)
+            if let Resolution::Answer(answer) =
+                self.resolve(&self.state.load(), known, &query, message, transport)
             {
                 return Some(answer);
             }
         }
-        self.relay(message, transport, client.as_deref(), asked).await
+        self.relay(message, transport, client.as_deref(), original).await
     }
 
-    /// Gives a TCP connection to the server for good, from a message on to which there may be more than one answer.
-    pub(super) async fn pass(&self, stream: &mut TcpStream, message: &[u8], asked: Option<SocketAddr>) {
+    /// Hands a TCP connection over to the server, from a message on that may have several responses.
+    pub(super) async fn pass(&self, stream: &mut TcpStream, message: &[u8], original: Option<SocketAddr>) {
         let snapshot = self.state.load();
         let labels =
             Labels::new(message, Transport::Tcp, snapshot.local_workload(&self.pod).map(AsRef::as_ref));
         drop(snapshot);
         self.metrics.upstream_requests.get_or_create(&labels).inc();
         self.log(message, "forwarded", 0);
-        if let Err(error) = self.relay.pass(stream, message, asked).await {
+        if let Err(error) = self.relay.pass(stream, message, original).await {
             self.metrics.upstream_failures.get_or_create(&labels).inc();
             self.log(message, &format!("forwarding failed ({error})"), 0);
         }
     }
 
-    fn verdict(
+    fn resolve(
         &self,
         snapshot: &Snapshot,
         client: &Workload,
         query: &Addresses<'_>,
         message: &[u8],
         transport: Transport,
-    ) -> Verdict {
+    ) -> Resolution {
         let (canonical, addresses) =
-            match names::lookup(snapshot, client, &query.name, query.family, &self.domains) {
+            match dns::lookup(snapshot, client, &query.name, query.family, &self.domains) {
                 Answer::Addresses(found) => (found.canonical, found.addresses),
                 Answer::Empty => (None, Vec::new()),
-                Answer::NotOurs => return Verdict::Relay,
+                Answer::NotOurs => return Resolution::Forward,
             };
         let mut addresses = addresses;
         fastrand::shuffle(&mut addresses);
         let result = if addresses.is_empty() { "no records" } else { "success" };
         self.log(message, result, addresses.len());
         match answer::addresses(query, canonical.as_deref(), &addresses, transport) {
-            Ok(answer) => Verdict::Answer(answer),
-            // A name that was read can be written, unless it is the configured domain that cannot.
+            Ok(answer) => Resolution::Answer(answer),
+            // A parsed name can be encoded; only a malformed cluster domain can fail here.
             Err(error) => {
-                tracing::warn!(name = query.name, %error, "cannot make a DNS answer");
-                Verdict::Relay
+                tracing::warn!(name = query.name, %error, "cannot encode DNS response, forwarding the query; check CLUSTER_DOMAIN");
+                Resolution::Forward
             }
         }
     }
@@ -188,12 +188,12 @@ impl Handler {
         message: &[u8],
         transport: Transport,
         client: Option<&Workload>,
-        asked: Option<SocketAddr>,
+        original: Option<SocketAddr>,
     ) -> Option<Vec<u8>> {
         let labels = Labels::new(message, transport, client);
         self.metrics.upstream_requests.get_or_create(&labels).inc();
         let start = Instant::now();
-        match self.relay.ask(message, transport, asked).await {
+        match self.relay.ask(message, transport, original).await {
             Ok(answer) => {
                 self.metrics.relayed(&labels, start.elapsed());
                 self.log(message, "forwarded", 0);
@@ -207,7 +207,7 @@ impl Handler {
         }
     }
 
-    /// Counts a query that is refused because too many wait already.
+    /// Counts a query that fails because too many are in flight.
     pub(super) fn overloaded(&self, message: &[u8], transport: Transport) {
         let snapshot = self.state.load();
         let client = snapshot.local_workload(&self.pod).map(AsRef::as_ref);

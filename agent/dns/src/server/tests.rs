@@ -172,7 +172,7 @@ fn foreign() -> Vec<(Vec<u8>, Vec<u8>)> {
 }
 
 #[tokio::test]
-async fn names_of_the_mesh_are_answered_over_both_transports() {
+async fn mesh_names_are_answered_over_udp_and_tcp() {
     let world = World::new(|_| {});
     let message = plain("web", 1);
     let address = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4, 10, 96, 0, 1];
@@ -204,7 +204,7 @@ async fn queries_are_charged_to_the_pods_share_over_both_transports() {
 }
 
 #[tokio::test]
-async fn everything_else_is_relayed_byte_for_byte_over_udp() {
+async fn other_queries_are_forwarded_unchanged_over_udp() {
     let (server, _tasks) = udp_server(foreign()).await;
     let world = World::new(|config| config.upstream = vec![server]);
     for (query, answer) in foreign() {
@@ -220,7 +220,7 @@ async fn everything_else_is_relayed_byte_for_byte_over_udp() {
 }
 
 #[tokio::test]
-async fn everything_else_is_relayed_byte_for_byte_over_tcp() {
+async fn other_queries_are_forwarded_unchanged_over_tcp() {
     let mut script = foreign();
     script[0].1.resize(60_000, 7);
     let (server, _tasks) = tcp_server(script.clone()).await;
@@ -232,7 +232,7 @@ async fn everything_else_is_relayed_byte_for_byte_over_tcp() {
 }
 
 #[tokio::test]
-async fn the_next_server_is_asked_when_one_fails_and_without_any_the_query_fails() {
+async fn the_next_server_is_tried_and_without_servers_the_query_fails() {
     let (server, _tasks) = tcp_server(foreign()).await;
     let dead = {
         let listener = TcpListener::bind(loopback()).await.unwrap();
@@ -253,11 +253,11 @@ async fn the_next_server_is_asked_when_one_fails_and_without_any_the_query_fails
 }
 
 #[tokio::test]
-async fn a_silent_server_fails_the_query_and_holds_nobody_else_up() {
+async fn a_silent_server_fails_its_query_and_delays_no_other() {
     let silent = UdpSocket::bind(loopback()).await.unwrap();
     let world = World::new(|config| {
         config.upstream = vec![silent.local_addr().unwrap()];
-        config.patience = Duration::from_millis(300);
+        config.timeout = Duration::from_millis(300);
         config.max_waiting = 1;
     });
     let (slow, mesh) = (plain("example.com", 1), plain("web", 1));
@@ -268,7 +268,7 @@ async fn a_silent_server_fails_the_query_and_holds_nobody_else_up() {
     let mut buffer = vec![0; 512];
     let (length, _) = soon(silent.recv_from(&mut buffer)).await.unwrap();
     assert_eq!(buffer[..length], slow);
-    assert_eq!(world.udp(&mesh).await[3], 0x80, "names of the mesh need nobody else");
+    assert_eq!(world.udp(&mesh).await[3], 0x80, "mesh names need no server");
     let refused = world.udp(&plain("example.org", 1)).await;
     assert_eq!(refused[3], 0x82, "no more may wait");
     let refused = ask(&mut world.tcp().await, &plain("example.org", 1)).await;
@@ -299,7 +299,7 @@ async fn a_query_waits_for_its_pods_workload_to_be_known() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unknown_pod_is_told_that_it_failed_after_a_while() {
+async fn queries_of_an_unknown_pod_fail_after_a_timeout() {
     let state = State::new(Options::default());
     let config = Config::default();
     let registry = isthmus_rt::metrics::Registry::default();
@@ -313,7 +313,7 @@ async fn an_unknown_pod_is_told_that_it_failed_after_a_while() {
 }
 
 #[tokio::test]
-async fn nonsense_is_refused_or_ignored() {
+async fn malformed_messages_get_formerr_or_no_answer() {
     let world = World::new(|_| {});
     let mut response = plain("web", 1);
     response[2] |= 0x80;
@@ -332,7 +332,7 @@ async fn nonsense_is_refused_or_ignored() {
 }
 
 #[tokio::test]
-async fn a_drained_proxy_finishes_what_it_has_and_takes_no_more() {
+async fn a_draining_proxy_finishes_its_queries_and_accepts_no_more() {
     let upstream = UdpSocket::bind(loopback()).await.unwrap();
     let mut world = World::new(|config| config.upstream = vec![upstream.local_addr().unwrap()]);
     let message = plain("example.com", 1);
@@ -383,7 +383,7 @@ async fn no_query_is_lost_while_another_agent_takes_over() {
     let waiting = UdpSocket::bind(loopback()).await.unwrap();
     waiting.send_to(&plain("example.com", 1), udp).await.unwrap();
     soon(upstream.recv_from(&mut [0; 512])).await.unwrap();
-    // The old agent has not run since: these stand in its queues when it is told to end.
+    // The old agent has not run since, so these are in its queues when its drain begins.
     let asked = |client: &std::net::UdpSocket| client.send_to(&plain("web", 1), udp).unwrap();
     let clients: Vec<_> = (0..50).map(|_| std::net::UdpSocket::bind(loopback()).unwrap()).collect();
     clients.iter().for_each(|client| assert!(asked(client) > 0));
@@ -410,7 +410,7 @@ async fn no_query_is_lost_while_another_agent_takes_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_never_reads_loses_its_place() {
+async fn a_client_that_never_reads_is_disconnected() {
     let world = World::new(|config| config.max_connections = 1);
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();

@@ -1,4 +1,4 @@
-//! The copy between two TCP connections, as one state machine without a task of its own.
+//! The copy between two TCP connections: one state machine, polled by its owner's task.
 
 use std::io;
 use std::pin::Pin;
@@ -8,60 +8,72 @@ use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
-use super::chunk::Chunk;
-use super::{CopyError, Count, Ended, Side};
+use super::outcome::{ByteCounter, CopyError, CopyOutcome, Side};
+use super::read_buffer::ReadBuffer;
 
 /// One direction.
 #[derive(Debug)]
-struct Pipe {
-    chunk: Chunk,
+struct Direction {
+    buffer: ReadBuffer,
     unwritten: Bytes,
     bytes: u64,
     eof: bool,
     done: bool,
-    /// The receiver closed for good after its FIN; nobody reads this direction.
+    /// The receiver closed its socket after its FIN: this direction has no reader any more.
     refused: bool,
 }
 
-/// Why a direction broke, and on which of its ends.
-enum Broken {
+/// Why a direction failed, and at which of its ends.
+enum DirectionError {
     Reading(io::Error),
     Writing(io::Error),
 }
 
-/// Both directions.
+/// The copy: both directions and their connections.
 #[derive(Debug)]
 pub(super) struct Copy {
     local: Option<TcpStream>,
     remote: Option<TcpStream>,
-    up: Pipe,
-    down: Pipe,
-    first: Option<Side>,
+    to_remote: Direction,
+    to_local: Direction,
+    /// The side that closed first.
+    closed_by: Option<Side>,
 }
 
 // === impl Copy ===
 
 impl Copy {
     pub(super) fn new(local: TcpStream, remote: TcpStream) -> Self {
-        Self { local: Some(local), remote: Some(remote), up: Pipe::new(), down: Pipe::new(), first: None }
+        Self {
+            local: Some(local),
+            remote: Some(remote),
+            to_remote: Direction::new(),
+            to_local: Direction::new(),
+            closed_by: None,
+        }
     }
 
-    /// Runs until both directions have ended or one has broken; names the side that should be let finish sending.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, counts: &impl Count) -> Poll<(Ended, Option<Side>)> {
-        let error = match ready!(self.advance(cx, counts)) {
+    /// Runs until both directions have ended or one has failed. The side in the result, if any, should be allowed to finish
+    /// sending before its connection is closed.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        counter: &impl ByteCounter,
+    ) -> Poll<(CopyOutcome, Option<Side>)> {
+        let error = match ready!(self.advance(cx, counter)) {
             Ok(()) => {
-                let calm = match (self.up.refused, self.down.refused) {
+                let linger = match (self.to_remote.refused, self.to_local.refused) {
                     (true, _) => Some(Side::Local),
                     (_, true) => Some(Side::Remote),
                     _ => None,
                 };
-                return Poll::Ready((self.ended(None), calm));
+                return Poll::Ready((self.outcome(None), linger));
             }
             Err(error) => error,
         };
-        self.first = Some(error.side());
+        self.closed_by = Some(error.side());
         self.reset_both();
-        Poll::Ready((self.ended(Some(error)), None))
+        Poll::Ready((self.outcome(Some(error)), None))
     }
 
     /// Both connections, to be closed.
@@ -71,57 +83,57 @@ impl Copy {
         local.into_iter().chain(remote)
     }
 
-    fn advance(&mut self, cx: &mut Context<'_>, counts: &impl Count) -> Poll<Result<(), CopyError>> {
-        let Self { local: Some(local), remote: Some(remote), up, down, first } = self else {
+    fn advance(&mut self, cx: &mut Context<'_>, counter: &impl ByteCounter) -> Poll<Result<(), CopyError>> {
+        let Self { local: Some(local), remote: Some(remote), to_remote, to_local, closed_by } = self else {
             return Poll::Ready(Ok(()));
         };
-        let broken = |sides: (Side, Side)| {
-            move |broken| match broken {
-                Broken::Reading(error) => CopyError::Tcp { side: sides.0, error },
-                Broken::Writing(error) => CopyError::Tcp { side: sides.1, error },
+        let failed = |(from, to): (Side, Side)| {
+            move |failed| match failed {
+                DirectionError::Reading(error) => CopyError::Tcp { side: from, error },
+                DirectionError::Writing(error) => CopyError::Tcp { side: to, error },
             }
         };
-        if !up.done {
-            let polled = up.poll(cx, local, remote, |n| counts.sent(n));
-            if polled.map_err(broken((Side::Local, Side::Remote)))?.is_ready() {
-                first.get_or_insert(if up.refused { Side::Remote } else { Side::Local });
+        if !to_remote.done {
+            let polled = to_remote.poll(cx, local, remote, |n| counter.sent(n));
+            if polled.map_err(failed((Side::Local, Side::Remote)))?.is_ready() {
+                closed_by.get_or_insert(if to_remote.refused { Side::Remote } else { Side::Local });
             }
         }
-        if !down.done {
-            let polled = down.poll(cx, remote, local, |n| counts.received(n));
-            if polled.map_err(broken((Side::Remote, Side::Local)))?.is_ready() {
-                first.get_or_insert(if down.refused { Side::Local } else { Side::Remote });
+        if !to_local.done {
+            let polled = to_local.poll(cx, remote, local, |n| counter.received(n));
+            if polled.map_err(failed((Side::Remote, Side::Local)))?.is_ready() {
+                closed_by.get_or_insert(if to_local.refused { Side::Local } else { Side::Remote });
             }
         }
-        if up.done && down.done { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if to_remote.done && to_local.done { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     fn reset_both(&self) {
         for tcp in [&self.local, &self.remote].into_iter().flatten() {
-            // A socket that cannot be told is closed already.
+            // Fails only when the socket is closed already.
             let _ = tcp.set_zero_linger();
         }
     }
 
-    fn ended(&self, error: Option<CopyError>) -> Ended {
-        let closed_by = self.first.unwrap_or(Side::Remote);
-        Ended { sent: self.up.bytes, received: self.down.bytes, closed_by, error }
+    fn outcome(&self, error: Option<CopyError>) -> CopyOutcome {
+        let closed_by = self.closed_by.unwrap_or(Side::Remote);
+        CopyOutcome { sent: self.to_remote.bytes, received: self.to_local.bytes, closed_by, error }
     }
 }
 
 impl Drop for Copy {
     fn drop(&mut self) {
-        // Dropped half way: neither side may take this for the end.
+        // Dropped half way: neither side may take this for a proper end.
         self.reset_both();
     }
 }
 
-// === impl Pipe ===
+// === impl Direction ===
 
-impl Pipe {
+impl Direction {
     fn new() -> Self {
-        let chunk = Chunk::new();
-        Self { chunk, unwritten: Bytes::new(), bytes: 0, eof: false, done: false, refused: false }
+        let buffer = ReadBuffer::new();
+        Self { buffer, unwritten: Bytes::new(), bytes: 0, eof: false, done: false, refused: false }
     }
 
     fn poll(
@@ -130,7 +142,7 @@ impl Pipe {
         from: &mut TcpStream,
         to: &mut TcpStream,
         count: impl Fn(u64),
-    ) -> Poll<Result<(), Broken>> {
+    ) -> Poll<Result<(), DirectionError>> {
         loop {
             while !self.unwritten.is_empty() {
                 match ready!(Pin::new(&mut *to).poll_write(cx, &self.unwritten)) {
@@ -139,22 +151,22 @@ impl Pipe {
                         self.bytes += n as u64;
                         count(n as u64);
                     }
-                    // Closed for good after its FIN: what it sent is complete, and it reads no more.
+                    // EPIPE: the receiver had sent its FIN before it closed, so what it sent is complete.
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                         (self.done, self.refused) = (true, true);
                         self.unwritten.clear();
                         return Poll::Ready(Ok(()));
                     }
-                    Err(error) => return Poll::Ready(Err(Broken::Writing(error))),
+                    Err(error) => return Poll::Ready(Err(DirectionError::Writing(error))),
                 }
             }
             if self.eof {
-                // A connection that cannot be shut down any more has been closed by its owner.
+                // Shutdown fails when the receiver has closed the connection.
                 let _ = ready!(Pin::new(to).poll_shutdown(cx));
                 self.done = true;
                 return Poll::Ready(Ok(()));
             }
-            self.unwritten = ready!(self.chunk.poll_fill(cx, from)).map_err(Broken::Reading)?;
+            self.unwritten = ready!(self.buffer.poll_fill(cx, from)).map_err(DirectionError::Reading)?;
             self.eof = self.unwritten.is_empty();
         }
     }

@@ -1,4 +1,4 @@
-//! The copy between an application's connection and a stream, as one state machine without a task of its own.
+//! The copy between an application's connection and a stream: one state machine, polled by its owner's task.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -9,48 +9,51 @@ use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
-use super::chunk::Chunk;
-use super::{CopyError, Count, Ended, Side};
-use crate::{Reason, RecvHalf, SendHalf, Stream, StreamError};
+use super::outcome::{ByteCounter, CopyError, CopyOutcome, Side};
+use super::read_buffer::ReadBuffer;
+use crate::error::StreamError;
+use crate::reason::Reason;
+use crate::stream::{RecvHalf, SendHalf, Stream};
 
-/// Received frames that are written to the application together, at most.
+/// Maximum number of received frames per write to the application.
 const GATHER: usize = 32;
-/// Bytes of them, at most.
+/// Maximum number of their bytes.
 const GATHER_BYTES: usize = 512 * 1024;
 
 /// Application → stream.
 #[derive(Debug)]
-struct Up {
-    chunk: Chunk,
+struct ToStream {
+    buffer: ReadBuffer,
     unsent: Bytes,
     bytes: u64,
-    /// The application's FIN was passed on.
+    /// The application's FIN was passed on as END_STREAM.
     done: bool,
-    /// The peer takes no more: reset, or its tunnel lost.
+    /// The peer accepts no more data: it reset the stream, or the tunnel was lost.
     refused: Option<StreamError>,
 }
 
 /// Stream → application.
 #[derive(Debug)]
-struct Down {
+struct ToApp {
     queue: VecDeque<Bytes>,
     queued: usize,
     bytes: u64,
-    /// How the stream ended, behind what is queued.
+    /// How the stream ended, after the queued data.
     end: Option<Result<(), StreamError>>,
     done: bool,
 }
 
-/// Both directions.
+/// The copy: both directions and the connections they share.
 #[derive(Debug)]
 pub(super) struct Copy {
-    /// Taken when the copy is over; a copy that is dropped before resets the application.
+    /// Taken when the copy is over; dropping the copy before that resets the application.
     tcp: Option<TcpStream>,
     recv: RecvHalf,
     send: SendHalf,
-    up: Up,
-    down: Down,
-    first: Option<Side>,
+    to_stream: ToStream,
+    to_app: ToApp,
+    /// The side that closed first.
+    closed_by: Option<Side>,
 }
 
 // === impl Copy ===
@@ -58,27 +61,37 @@ pub(super) struct Copy {
 impl Copy {
     pub(super) fn new(tcp: TcpStream, stream: Stream) -> Self {
         let (recv, send) = stream.split();
-        let up = Up { chunk: Chunk::new(), unsent: Bytes::new(), bytes: 0, done: false, refused: None };
-        let down = Down { queue: VecDeque::new(), queued: 0, bytes: 0, end: None, done: false };
-        Self { tcp: Some(tcp), recv, send, up, down, first: None }
+        let to_stream = ToStream {
+            buffer: ReadBuffer::new(),
+            unsent: Bytes::new(),
+            bytes: 0,
+            done: false,
+            refused: None,
+        };
+        let to_app = ToApp { queue: VecDeque::new(), queued: 0, bytes: 0, end: None, done: false };
+        Self { tcp: Some(tcp), recv, send, to_stream, to_app, closed_by: None }
     }
 
-    /// Runs until both directions have ended or one has broken. The flag asks to let the application finish sending
-    /// before its connection is closed.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, counts: &impl Count) -> Poll<(Ended, bool)> {
-        match self.advance(cx, counts) {
+    /// Runs until both directions have ended or one has failed. The flag asks to let the application finish sending before
+    /// its connection is closed.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        counter: &impl ByteCounter,
+    ) -> Poll<(CopyOutcome, bool)> {
+        match self.advance(cx, counter) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(())) => {
-                let calm = self.up.refused.is_some();
-                // NO_ERROR behind END_STREAM only says that nobody reads what else the application might send.
-                let refused = self.up.refused.take();
+                let linger = self.to_stream.refused.is_some();
+                // NO_ERROR after END_STREAM only says that further data of the application will not be read.
+                let refused = self.to_stream.refused.take();
                 let error = refused.filter(|error| error.reason() != Some(Reason::NO_ERROR));
-                Poll::Ready((self.ended(error.map(CopyError::Stream)), calm))
+                Poll::Ready((self.outcome(error.map(CopyError::Stream)), linger))
             }
             Poll::Ready(Err(error)) => {
-                self.break_off(&error);
-                self.first = Some(error.side());
-                Poll::Ready((self.ended(Some(error)), false))
+                self.notify_other_side(&error);
+                self.closed_by = Some(error.side());
+                Poll::Ready((self.outcome(Some(error)), false))
             }
         }
     }
@@ -88,17 +101,19 @@ impl Copy {
         self.tcp.take()
     }
 
-    fn advance(&mut self, cx: &mut Context<'_>, counts: &impl Count) -> Poll<Result<(), CopyError>> {
-        let Self { tcp: Some(tcp), recv, send, up, down, first } = self else { return Poll::Ready(Ok(())) };
-        if up.refused.is_none() {
-            let refused = if up.done {
-                // Nothing is left to send, but a reset must reach an application that does not read.
+    fn advance(&mut self, cx: &mut Context<'_>, counter: &impl ByteCounter) -> Poll<Result<(), CopyError>> {
+        let Self { tcp: Some(tcp), recv, send, to_stream, to_app, closed_by } = self else {
+            return Poll::Ready(Ok(()));
+        };
+        if to_stream.refused.is_none() {
+            let refused = if to_stream.done {
+                // All data was sent, but a reset must reach an application that does not read.
                 send.poll_lost(cx).map(Some)
             } else {
-                match up.poll(cx, tcp, send, counts) {
+                match to_stream.poll(cx, tcp, send, counter) {
                     Poll::Ready(Ok(())) => {
-                        up.done = true;
-                        first.get_or_insert(Side::Local);
+                        to_stream.done = true;
+                        closed_by.get_or_insert(Side::Local);
                         Poll::Pending
                     }
                     Poll::Ready(Err(CopyError::Stream(error))) => Poll::Ready(Some(error)),
@@ -107,26 +122,26 @@ impl Copy {
                 }
             };
             if let Poll::Ready(Some(error)) = refused {
-                down.fetch_all(cx, recv);
-                up.refused = Some(error);
+                to_app.fetch_all(cx, recv);
+                to_stream.refused = Some(error);
             }
         }
-        if !down.done {
-            match down.poll(cx, tcp, recv, counts) {
+        if !to_app.done {
+            match to_app.poll(cx, tcp, recv, counter) {
                 Poll::Ready(Ok(side)) => {
-                    down.done = true;
-                    first.get_or_insert(side);
+                    to_app.done = true;
+                    closed_by.get_or_insert(side);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {}
             }
         }
-        let over = down.done && (up.done || up.refused.is_some());
+        let over = to_app.done && (to_stream.done || to_stream.refused.is_some());
         if over { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
-    /// Tells the side that did not break.
-    fn break_off(&mut self, error: &CopyError) {
+    /// Resets the side that did not fail.
+    fn notify_other_side(&mut self, error: &CopyError) {
         match error.side() {
             Side::Local => self.send.reset(Reason::CONNECT_ERROR),
             Side::Remote => self.reset_tcp(),
@@ -135,49 +150,49 @@ impl Copy {
 
     fn reset_tcp(&self) {
         if let Some(tcp) = &self.tcp {
-            // A socket that cannot be told is closed already.
+            // Fails only when the socket is closed already.
             let _ = tcp.set_zero_linger();
         }
     }
 
-    fn ended(&self, error: Option<CopyError>) -> Ended {
-        let closed_by = self.first.unwrap_or(Side::Remote);
-        Ended { sent: self.up.bytes, received: self.down.bytes, closed_by, error }
+    fn outcome(&self, error: Option<CopyError>) -> CopyOutcome {
+        let closed_by = self.closed_by.unwrap_or(Side::Remote);
+        CopyOutcome { sent: self.to_stream.bytes, received: self.to_app.bytes, closed_by, error }
     }
 }
 
 impl Drop for Copy {
     fn drop(&mut self) {
-        // Dropped half way: the application must not take this for the end. The stream resets itself.
+        // Dropped half way: the application must not take this for a proper end. The stream resets itself.
         self.reset_tcp();
     }
 }
 
-// === impl Up ===
+// === impl ToStream ===
 
-impl Up {
+impl ToStream {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         tcp: &mut TcpStream,
         send: &mut SendHalf,
-        counts: &impl Count,
+        counter: &impl ByteCounter,
     ) -> Poll<Result<(), CopyError>> {
         loop {
             while !self.unsent.is_empty() {
-                let room = ready!(send.poll_room(cx, self.unsent.len()))?;
+                let room = ready!(send.poll_capacity(cx, self.unsent.len()))?;
                 let piece = self.unsent.split_to(room.min(self.unsent.len()));
                 let n = piece.len() as u64;
                 send.push(piece)?;
                 self.bytes += n;
-                counts.sent(n);
+                counter.sent(n);
             }
-            match self.chunk.poll_fill(cx, tcp) {
+            match self.buffer.poll_fill(cx, tcp) {
                 Poll::Ready(Ok(data)) if data.is_empty() => return Poll::Ready(Ok(send.finish()?)),
                 Poll::Ready(Ok(data)) => self.unsent = data,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(local(error))),
                 Poll::Pending => {
-                    // Asked for only when idle: it costs the tunnel's lock.
+                    // Polled only when idle: it takes the tunnel's lock.
                     return send.poll_lost(cx).map(|error| Err(error.into()));
                 }
             }
@@ -185,16 +200,16 @@ impl Up {
     }
 }
 
-// === impl Down ===
+// === impl ToApp ===
 
-impl Down {
-    /// Ends with the side that ended it: the peer by END_STREAM, or the application that reads no more.
+impl ToApp {
+    /// Returns the side that ended this direction: the peer by END_STREAM, or the application that stopped reading.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         tcp: &mut TcpStream,
         recv: &mut RecvHalf,
-        counts: &impl Count,
+        counter: &impl ByteCounter,
     ) -> Poll<Result<Side, CopyError>> {
         loop {
             self.fetch(cx, recv);
@@ -202,7 +217,7 @@ impl Down {
                 return match &self.end {
                     None => Poll::Pending,
                     Some(Err(error)) => Poll::Ready(Err(error.clone().into())),
-                    // A connection that cannot be shut down any more has been closed by the application.
+                    // Shutdown fails when the application has closed the connection.
                     Some(Ok(())) => Pin::new(tcp).poll_shutdown(cx).map(|_| Ok(Side::Remote)),
                 };
             }
@@ -210,12 +225,12 @@ impl Down {
                 Poll::Ready(Ok(n)) => {
                     recv.release(n);
                     self.bytes += n as u64;
-                    counts.received(n as u64);
+                    counter.received(n as u64);
                 }
-                // The application had sent its FIN before it closed for good: what it sent is complete, and it reads
-                // no more. (A RST without a FIN before it is "connection reset".)
+                // EPIPE: the application had sent its FIN before it closed the socket, so what it sent is complete
+                // and it will read no more. (A RST without a FIN before it is ECONNRESET.)
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
-                    self.forget();
+                    self.clear();
                     return Poll::Ready(Ok(Side::Local));
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(local(error))),
@@ -229,7 +244,7 @@ impl Down {
         }
     }
 
-    /// Takes what has been received, as much as one write should carry.
+    /// Queues what has been received, up to what one write should carry.
     fn fetch(&mut self, cx: &mut Context<'_>, recv: &mut RecvHalf) {
         while self.end.is_none() && self.queue.len() < GATHER && self.queued < GATHER_BYTES {
             if !self.fetch_one(cx, recv) {
@@ -238,7 +253,7 @@ impl Down {
         }
     }
 
-    /// Takes everything up to the stream's end, when it has ended: at most a stream's window.
+    /// Queues everything up to the end of a stream that has ended: at most one stream window.
     fn fetch_all(&mut self, cx: &mut Context<'_>, recv: &mut RecvHalf) {
         while self.end.is_none() && self.fetch_one(cx, recv) {}
     }
@@ -277,7 +292,7 @@ impl Down {
         Poll::Ready(Ok(n))
     }
 
-    fn forget(&mut self) {
+    fn clear(&mut self) {
         self.queue.clear();
         self.queued = 0;
     }

@@ -1,17 +1,17 @@
-//! What is known of one destination's tunnels, without I/O or a clock: who uses which tunnel, who dials, who waits.
+//! One key's tunnels, without I/O and without a clock: which tunnel a caller uses, who dials, and who waits.
 //!
 //! ```text
 //!             checkout
-//!                │ a tunnel has an easy time ───────► Use
-//!                │ all that have room are busy ─────► Grow ──dialed──► one more
-//!                │ ... and there are enough ────────► Use     failed──► not again for a while
-//!                │ a dial under way will have room ─► Wait ──dialed──► granted
-//!                └ otherwise ───────────────────────► Dial    failed──► told so
-//!                                                             abandoned ► the longest waiting dials
+//!                │ a tunnel is lightly loaded ───────► Use
+//!                │ all tunnels with room are loaded ─► Grow ──dial_succeeded──► one more tunnel
+//!                │ ... and more would be of no use ──► Use     dial_failed────► no growth for a while
+//!                │ a dial in progress will have room ► Wait ──dial_succeeded──► granted
+//!                └ otherwise ────────────────────────► Dial    dial_failed────► failed, too
+//!                                                              dial_abandoned ► the longest waiting caller dials
 //! ```
 //!
-//! The oldest tunnel that has an easy time is used, not the one with the fewest streams: when the load is over, the
-//! tunnels that it opened are left without streams, and expire.
+//! The oldest lightly loaded tunnel is used, not the one with the fewest streams: when the load is over, tunnels that were
+//! added because of it get no more streams, and expire.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -19,95 +19,96 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// A tunnel as the entry sees it.
-pub(super) trait Member: Clone {
+pub(super) trait PooledTunnel: Clone {
     /// The right to one stream.
     type Permit;
     /// Whether streams can be opened, now or later.
     fn is_alive(&self) -> bool;
     /// Streams in use.
     fn active(&self) -> usize;
-    /// Since when none is in use.
+    /// Since when no stream is in use; `None` while one is.
     fn idle_since(&self) -> Option<Instant>;
-    /// Thousandths of a core that it takes; it can have no more than one.
-    fn busy(&self) -> u64;
-    /// Takes a stream's place when there is room.
+    /// CPU time of the owner task in thousandths of a core; at most about 1000.
+    fn cpu_permille(&self) -> u64;
+    /// Reserves a stream if there is room.
     fn reserve(&self) -> Option<Self::Permit>;
 }
 
-/// How many tunnels there are for what.
+/// When load is a reason to add a tunnel.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Spread {
-    /// Streams a new tunnel will carry.
-    pub(super) per_tunnel: usize,
+pub(super) struct GrowthPolicy {
+    /// Streams that a new tunnel will carry.
+    pub(super) streams_per_tunnel: usize,
     /// Tunnels up to which load alone is a reason for one more.
     pub(super) tunnels: usize,
-    /// A tunnel with fewer streams than this has an easy time,
-    pub(super) calm_streams: usize,
-    /// unless it takes as many thousandths of a core.
-    pub(super) calm_share: u64,
+    /// A tunnel with this many streams is loaded.
+    pub(super) busy_streams: usize,
+    /// A tunnel whose owner uses this much CPU is loaded, too.
+    pub(super) busy_cpu_permille: u64,
 }
 
-/// How long a destination is left alone after one more tunnel could not be had.
-const PAUSE: Duration = Duration::from_secs(30);
+/// How long no tunnel is added because of load after one could not be dialled.
+const GROWTH_PAUSE: Duration = Duration::from_secs(30);
 
-/// One destination's tunnels. `W` is how a waiting caller is told.
+/// One key's tunnels. `W` is the channel to a waiting caller.
 #[derive(Debug)]
-pub(super) struct Entry<M, W> {
-    members: Vec<M>,
+pub(super) struct Entry<T, W> {
+    tunnels: Vec<T>,
+    /// Dials in progress.
     dials: usize,
     waiting: VecDeque<W>,
-    spread: Spread,
-    /// Until when load is no reason for another tunnel.
-    content_until: Option<Instant>,
+    policy: GrowthPolicy,
+    no_growth_until: Option<Instant>,
     retired: bool,
 }
 
-/// What a caller shall do.
+/// What a caller does next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Checkout<M, P> {
+pub(super) enum Checkout<T, P> {
     /// Open its stream here.
-    Use(M, P),
-    /// Open its stream here; and somebody shall dial, on nobody's time, and say how it went.
-    Grow(M, P),
-    /// Dial, and say how it went.
+    Use(T, P),
+    /// Open its stream here; and a task of the pool dials another tunnel and reports the result.
+    Grow(T, P),
+    /// Dial, and report the result.
     Dial,
-    /// It was queued, and will be told.
+    /// Wait: it was queued.
     Wait,
-    /// Ask again: this entry has left the pool.
+    /// Look up the key again: this entry was removed from the pool.
     Retired,
 }
 
-impl<M: Member, W> Entry<M, W> {
-    pub(super) fn new(spread: Spread) -> Self {
-        let per_tunnel = spread.per_tunnel.max(1);
-        let spread = Spread { per_tunnel, calm_streams: spread.calm_streams.min(per_tunnel), ..spread };
-        let (members, waiting) = (Vec::new(), VecDeque::new());
-        Self { members, dials: 0, waiting, spread, content_until: None, retired: false }
+impl<T: PooledTunnel, W> Entry<T, W> {
+    pub(super) fn new(policy: GrowthPolicy) -> Self {
+        let streams_per_tunnel = policy.streams_per_tunnel.max(1);
+        let busy_streams = policy.busy_streams.min(streams_per_tunnel);
+        let policy = GrowthPolicy { streams_per_tunnel, busy_streams, ..policy };
+        let (tunnels, waiting) = (Vec::new(), VecDeque::new());
+        Self { tunnels, dials: 0, waiting, policy, no_growth_until: None, retired: false }
     }
 
-    /// A caller wants a stream; `waiter` is kept when it has to wait.
-    pub(super) fn checkout(&mut self, now: Instant, waiter: impl FnOnce() -> W) -> Checkout<M, M::Permit> {
+    /// A caller needs a stream; `waiter` is queued if it has to wait.
+    pub(super) fn checkout(&mut self, now: Instant, waiter: impl FnOnce() -> W) -> Checkout<T, T::Permit> {
         if self.retired {
             return Checkout::Retired;
         }
-        self.members.retain(Member::is_alive);
-        let calm = self.members.iter().filter(|member| self.spread.is_calm(*member));
-        if let Some((member, permit)) = first_with_room(calm) {
-            return Checkout::Use(member, permit);
+        self.tunnels.retain(PooledTunnel::is_alive);
+        let light = self.tunnels.iter().filter(|tunnel| self.policy.is_lightly_loaded(*tunnel));
+        if let Some((tunnel, permit)) = first_with_room(light) {
+            return Checkout::Use(tunnel, permit);
         }
-        let mut ranked: Vec<&M> = self.members.iter().collect();
-        // Whole quarters of a core first: a share is never still.
-        ranked.sort_by_key(|member| (member.busy() / 250, member.active()));
-        if let Some((member, permit)) = first_with_room(ranked.into_iter()) {
+        let mut ranked: Vec<&T> = self.tunnels.iter().collect();
+        // By quarters of a core: the measured load fluctuates, and small differences must not decide.
+        ranked.sort_by_key(|tunnel| (tunnel.cpu_permille() / 250, tunnel.active()));
+        if let Some((tunnel, permit)) = first_with_room(ranked.into_iter()) {
             if !self.may_grow(now) {
-                return Checkout::Use(member, permit);
+                return Checkout::Use(tunnel, permit);
             }
             self.dials += 1;
-            return Checkout::Grow(member, permit);
+            return Checkout::Grow(tunnel, permit);
         }
-        // Each dial under way carries its dialler and as many more as its tunnel shall have streams.
-        let more = self.members.len() + self.dials < self.spread.tunnels;
-        let each = if more { self.spread.calm_streams.max(1) } else { self.spread.per_tunnel };
+        // Each dial in progress will serve its dialler and as many waiters as its tunnel should have further streams.
+        let may_add = self.tunnels.len() + self.dials < self.policy.tunnels;
+        let each = if may_add { self.policy.busy_streams.max(1) } else { self.policy.streams_per_tunnel };
         if self.waiting.len() < self.dials * (each - 1) {
             self.waiting.push_back(waiter());
             return Checkout::Wait;
@@ -116,91 +117,93 @@ impl<M: Member, W> Entry<M, W> {
         Checkout::Dial
     }
 
-    /// One at a time: what the last one carries is seen before there is a next one.
+    /// One at a time: the effect of one more tunnel is measured before the next is added.
     fn may_grow(&self, now: Instant) -> bool {
         self.dials == 0
-            && self.members.len() < self.spread.tunnels
-            && self.content_until.is_none_or(|until| now >= until)
+            && self.tunnels.len() < self.policy.tunnels
+            && self.no_growth_until.is_none_or(|until| now >= until)
     }
 
-    /// One more tunnel for load could not be had; what there is must do for a while.
-    pub(super) fn cannot_grow(&mut self, now: Instant) {
-        self.content_until = Some(now + PAUSE);
+    /// A tunnel that was to be added because of load could not be dialled: no other is added for a while.
+    pub(super) fn growth_failed(&mut self, now: Instant) {
+        self.no_growth_until = Some(now + GROWTH_PAUSE);
     }
 
     /// A dial succeeded. The dialler has its permit already.
-    pub(super) fn dialed(&mut self, member: M) {
+    pub(super) fn dial_succeeded(&mut self, tunnel: T) {
         self.dials = self.dials.saturating_sub(1);
-        self.members.push(member);
+        self.tunnels.push(tunnel);
     }
 
-    /// The next waiting caller that can be granted a stream now; called until there is none.
-    pub(super) fn grant(&mut self) -> Option<(W, M, M::Permit)> {
+    /// The next waiting caller, with a stream for it; called until there is none.
+    pub(super) fn next_grant(&mut self) -> Option<(W, T, T::Permit)> {
         if self.waiting.is_empty() {
             return None;
         }
-        let (member, permit) = first_with_room(self.members.iter().filter(|member| member.is_alive()))?;
-        Some((self.waiting.pop_front()?, member, permit))
+        let (tunnel, permit) = first_with_room(self.tunnels.iter().filter(|tunnel| tunnel.is_alive()))?;
+        Some((self.waiting.pop_front()?, tunnel, permit))
     }
 
-    /// A dial failed: the callers that no other dial will carry, to be told.
-    pub(super) fn failed(&mut self) -> Vec<W> {
+    /// A dial failed. Returns the waiting callers that no other dial will serve; they fail, too.
+    pub(super) fn dial_failed(&mut self) -> Vec<W> {
         self.dials = self.dials.saturating_sub(1);
-        let carried = self.dials * (self.spread.per_tunnel - 1);
-        let lost = self.waiting.len().saturating_sub(carried);
-        self.waiting.drain(..lost).collect()
+        let served = self.dials * (self.policy.streams_per_tunnel - 1);
+        let failed = self.waiting.len().saturating_sub(served);
+        self.waiting.drain(..failed).collect()
     }
 
-    /// A dialler gave up before its dial had ended: the caller that dials in its place.
-    pub(super) fn abandoned(&mut self) -> Option<W> {
+    /// A dialler gave up before its dial had ended. Returns the waiting caller that dials in its place.
+    pub(super) fn dial_abandoned(&mut self) -> Option<W> {
         self.dials = self.dials.saturating_sub(1);
         self.next_dialler()
     }
 
-    /// The longest waiting caller, when those who wait are more than the dials under way will carry: because a dialler
-    /// gave up, or a new tunnel carries less than expected. It counts as dialling from now on.
+    /// The longest waiting caller, if more callers wait than the dials in progress will serve, because a dialler gave up or
+    /// a new tunnel has fewer streams than expected. It counts as dialling from now on.
     pub(super) fn next_dialler(&mut self) -> Option<W> {
-        if self.waiting.len() <= self.dials * (self.spread.per_tunnel - 1) {
+        if self.waiting.len() <= self.dials * (self.policy.streams_per_tunnel - 1) {
             return None;
         }
         self.dials += 1;
         self.waiting.pop_front()
     }
 
-    /// Takes out what is dead and what nobody has used for `idle`.
-    pub(super) fn expire(&mut self, now: Instant, idle: Duration) -> Vec<M> {
-        let stale = |member: &M| member.idle_since().is_some_and(|since| now.duration_since(since) >= idle);
-        let (gone, kept) = std::mem::take(&mut self.members)
+    /// Removes tunnels that have ended or were idle for `idle`.
+    pub(super) fn expire(&mut self, now: Instant, idle: Duration) -> Vec<T> {
+        let stale = |tunnel: &T| tunnel.idle_since().is_some_and(|since| now.duration_since(since) >= idle);
+        let (expired, kept) = std::mem::take(&mut self.tunnels)
             .into_iter()
-            .partition(|member| !member.is_alive() || stale(member));
-        self.members = kept;
-        gone
+            .partition(|tunnel| !tunnel.is_alive() || stale(tunnel));
+        self.tunnels = kept;
+        expired
     }
 
-    /// Takes out one tunnel.
-    pub(super) fn remove(&mut self, which: impl Fn(&M) -> bool) {
-        self.members.retain(|member| !which(member));
+    /// Removes the tunnels that `matches` selects.
+    pub(super) fn remove(&mut self, matches: impl Fn(&T) -> bool) {
+        self.tunnels.retain(|tunnel| !matches(tunnel));
     }
 
-    /// Leaves the pool when there is nothing left of it.
+    /// Marks the entry as removed from the pool if it is empty; returns whether it is.
     pub(super) fn retire(&mut self) -> bool {
-        self.retired |= self.members.is_empty() && self.dials == 0 && self.waiting.is_empty();
+        self.retired |= self.tunnels.is_empty() && self.dials == 0 && self.waiting.is_empty();
         self.retired
     }
 
-    pub(super) fn members(&self) -> &[M] {
-        &self.members
+    pub(super) fn tunnels(&self) -> &[T] {
+        &self.tunnels
     }
 }
 
-impl Spread {
-    fn is_calm(&self, member: &impl Member) -> bool {
-        member.active() < self.calm_streams && member.busy() < self.calm_share
+impl GrowthPolicy {
+    fn is_lightly_loaded(&self, tunnel: &impl PooledTunnel) -> bool {
+        tunnel.active() < self.busy_streams && tunnel.cpu_permille() < self.busy_cpu_permille
     }
 }
 
-fn first_with_room<'a, M: Member + 'a>(members: impl Iterator<Item = &'a M>) -> Option<(M, M::Permit)> {
-    members.into_iter().find_map(|member| Some((member.clone(), member.reserve()?)))
+fn first_with_room<'a, T: PooledTunnel + 'a>(
+    mut tunnels: impl Iterator<Item = &'a T>,
+) -> Option<(T, T::Permit)> {
+    tunnels.find_map(|tunnel| Some((tunnel.clone(), tunnel.reserve()?)))
 }
 
 #[cfg(test)]

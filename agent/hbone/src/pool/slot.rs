@@ -1,84 +1,95 @@
-//! One key's place in the pool: the lock around its [`Entry`], and who is told what. Nobody is told under the lock.
+//! One key's place in the pool: the lock around its [`Entry`], and the waiting callers' channels. No channel is used under
+//! the lock: a message that its receiver did not take comes back and is dropped, which takes the lock again.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::entry::{Entry, Member, Spread};
-use super::{ConnectFailure, Stage};
-use crate::TunnelError;
-use crate::client::{Permit, Tunnel};
+use super::connect::{ConnectFailure, Stage};
+use super::entry::{Entry, GrowthPolicy, PooledTunnel};
+use crate::client::Tunnel;
+use crate::error::TunnelError;
+use crate::usage::StreamPermit;
 
-/// How a waiting caller is told.
-pub(super) type Waiter = oneshot::Sender<Grant>;
+/// The channel to a waiting caller.
+pub(super) type Waiter = oneshot::Sender<WaitOutcome>;
 
 #[derive(Debug)]
 pub(super) struct Slot(Mutex<Entry<Tunnel, Waiter>>);
 
-/// What a waiting caller is told.
+/// What a waiting caller waited for.
 #[derive(Debug)]
-pub(super) enum Grant {
-    Use(Tunnel, Permit),
-    Dial(Dial),
+pub(super) enum WaitOutcome {
+    /// It can open its stream here.
+    Use(Tunnel, StreamPermit),
+    /// It dials.
+    Dial(DialGuard),
+    /// The dial that it waited for failed.
     Failed(ConnectFailure),
 }
 
-/// The duty to dial. Dropped without an outcome it goes to the next caller that waits.
+/// A dial in progress. Dropped without a result, it passes to the next waiting caller.
 #[derive(Debug)]
-pub(super) struct Dial(pub(super) Option<Arc<Slot>>);
+pub(super) struct DialGuard(Option<Arc<Slot>>);
 
-/// A tunnel with room for one more stream.
+/// A tunnel with one stream reserved.
 pub(super) struct Lease {
     pub(super) tunnel: Tunnel,
-    pub(super) permit: Permit,
+    pub(super) permit: StreamPermit,
     pub(super) reused: bool,
 }
 
 // === impl Slot ===
 
 impl Slot {
-    pub(super) fn new(spread: Spread) -> Self {
-        Self(Mutex::new(Entry::new(spread)))
+    pub(super) fn new(policy: GrowthPolicy) -> Self {
+        Self(Mutex::new(Entry::new(policy)))
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Entry<Tunnel, Waiter>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the room there is to those who wait. Nobody is told under the lock: what a caller that has gone does not
-    /// take comes back by being dropped, and takes the lock again.
-    fn grant_all(&self) {
+    /// Gives free streams to waiting callers.
+    fn serve_waiters(&self) {
         loop {
-            let Some((waiter, tunnel, permit)) = self.lock().grant() else { return };
-            let _ = waiter.send(Grant::Use(tunnel, permit));
+            let Some((waiter, tunnel, permit)) = self.lock().next_grant() else { return };
+            let _ = waiter.send(WaitOutcome::Use(tunnel, permit));
         }
     }
 }
 
-// === impl Dial ===
+// === impl DialGuard ===
 
-impl Dial {
-    /// Passes on how the dial went.
-    pub(super) fn done(mut self, made: Result<Tunnel, ConnectFailure>) -> Result<Lease, ConnectFailure> {
+impl DialGuard {
+    pub(super) fn new(slot: Arc<Slot>) -> Self {
+        Self(Some(slot))
+    }
+
+    /// Reports the result of the dial to the entry and to the callers that waited for it.
+    pub(super) fn complete(
+        mut self,
+        dialled: Result<Tunnel, ConnectFailure>,
+    ) -> Result<Lease, ConnectFailure> {
         let slot = self.0.take();
-        match (made, slot) {
+        match (dialled, slot) {
             (Ok(tunnel), slot) => {
                 let permit = tunnel.reserve();
                 if let Some(slot) = slot {
-                    slot.lock().dialed(tunnel.clone());
-                    slot.grant_all();
+                    slot.lock().dial_succeeded(tunnel.clone());
+                    slot.serve_waiters();
                     let next = slot.lock().next_dialler();
-                    hand_on(&slot, next);
+                    pass_dial(&slot, next);
                 }
                 let lost = || tunnel.ended().cloned().unwrap_or(TunnelError::Closed);
                 let permit = permit.ok_or_else(|| ConnectFailure::new(Stage::Handshake, lost()))?;
                 Ok(Lease { tunnel, permit, reused: false })
             }
             (Err(failure), slot) => {
-                let lost = slot.map(|slot| slot.lock().failed()).unwrap_or_default();
-                for waiter in lost {
-                    let _ = waiter.send(Grant::Failed(failure.clone()));
+                let waiters = slot.map(|slot| slot.lock().dial_failed()).unwrap_or_default();
+                for waiter in waiters {
+                    let _ = waiter.send(WaitOutcome::Failed(failure.clone()));
                 }
                 Err(failure)
             }
@@ -86,27 +97,29 @@ impl Dial {
     }
 }
 
-/// Makes a waiting caller the dialler; when it has gone, the next one.
-fn hand_on(slot: &Arc<Slot>, mut waiter: Option<Waiter>) {
+/// Makes a waiting caller the dialler; if it has gone, the next one.
+fn pass_dial(slot: &Arc<Slot>, mut waiter: Option<Waiter>) {
     while let Some(next) = waiter {
-        let Err(Grant::Dial(mut untaken)) = next.send(Grant::Dial(Dial(Some(Arc::clone(slot))))) else {
+        let guard = DialGuard::new(Arc::clone(slot));
+        let Err(WaitOutcome::Dial(mut returned)) = next.send(WaitOutcome::Dial(guard)) else {
             return;
         };
-        untaken.0 = None;
-        waiter = slot.lock().abandoned();
+        // Disarmed: its drop would pass on the dial once more.
+        returned.0 = None;
+        waiter = slot.lock().dial_abandoned();
     }
 }
 
-impl Drop for Dial {
+impl Drop for DialGuard {
     fn drop(&mut self) {
         let Some(slot) = self.0.take() else { return };
-        let next = slot.lock().abandoned();
-        hand_on(&slot, next);
+        let next = slot.lock().dial_abandoned();
+        pass_dial(&slot, next);
     }
 }
 
-impl Member for Tunnel {
-    type Permit = Permit;
+impl PooledTunnel for Tunnel {
+    type Permit = StreamPermit;
 
     fn is_alive(&self) -> bool {
         Self::is_alive(self) && (self.limit() > 0 || self.active_streams() > 0)
@@ -120,11 +133,11 @@ impl Member for Tunnel {
         Self::idle_since(self)
     }
 
-    fn busy(&self) -> u64 {
-        Self::busy(self)
+    fn cpu_permille(&self) -> u64 {
+        Self::cpu_permille(self)
     }
 
-    fn reserve(&self) -> Option<Permit> {
+    fn reserve(&self) -> Option<StreamPermit> {
         Self::reserve(self)
     }
 }

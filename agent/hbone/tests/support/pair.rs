@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use isthmus_hbone::client::{self, Tunnel};
-use isthmus_hbone::copy::Count;
+use isthmus_hbone::copy::ByteCounter;
 use isthmus_hbone::server::{self, Request};
 use isthmus_hbone::{Head, Settings, Stream, Transport};
 use isthmus_rt::drain::{self, Drain};
@@ -32,7 +32,7 @@ impl Pair {
         Self::over(near, far, settings).await
     }
 
-    /// Without a socket below: what a paused clock can be relied on.
+    /// Over memory instead of a socket: a paused clock does not know of bytes in a socket.
     pub(crate) async fn in_memory(settings: Settings) -> Self {
         let (near, far) = tokio::io::duplex(1 << 20);
         Self::over(near, far, settings).await
@@ -78,19 +78,19 @@ pub(crate) async fn tcp_pair() -> (TcpStream, TcpStream) {
     (near, far)
 }
 
-/// A step that must not hang.
+/// Fails a step that hangs.
 pub(crate) async fn soon<T>(step: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), step).await.expect("a step takes too long")
 }
 
-/// Counts what it is told.
+/// Adds up the bytes of a copy.
 #[derive(Default)]
 pub(crate) struct Counter {
     pub(crate) sent: AtomicU64,
     pub(crate) received: AtomicU64,
 }
 
-impl Count for Counter {
+impl ByteCounter for Counter {
     fn sent(&self, n: u64) {
         self.sent.fetch_add(n, Ordering::Relaxed);
     }

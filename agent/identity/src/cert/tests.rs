@@ -1,14 +1,17 @@
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use isthmus_kit::pki::{Ca, Spec};
 use rcgen::ExtendedKeyUsagePurpose as Usage;
-use rustls::{CertificateError, ClientConnection, Error as TlsError, ServerConnection};
+use rustls::{
+    CertificateError, ClientConfig, ClientConnection, CommonState, Error as TlsError, ServerConfig,
+    ServerConnection,
+};
 
 use super::*;
-use crate::peer::PeerIdentity;
-use crate::provider::mesh_provider;
-use crate::verify::{VerifyError, rejection};
-use crate::{csr, fake, nameless_peer};
+use crate::provider::{ALPN_H2, VERSIONS, mesh_provider, nameless_peer};
+use crate::tls::MeshTls;
+use crate::verify::{PeerVerifier, VerifyError, rejection};
+use crate::{csr, fake};
 
 const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
@@ -18,7 +21,7 @@ pub(crate) fn id(text: &str) -> SpiffeId {
     text.parse().unwrap()
 }
 
-/// A certificate of `who` whose leaf is what `spec` says.
+/// A certificate for `who` with the leaf that `spec` describes.
 fn certificate(ca: &Ca, who: &str, spec: &Spec) -> Certificate {
     let request = csr::generate(&id(who)).unwrap();
     let leaf = ca.sign(&request.pem, spec).unwrap();
@@ -29,13 +32,41 @@ fn proper(ca: &Ca, who: &str) -> Certificate {
     certificate(ca, who, &Spec { uris: vec![who.to_owned()], ..Spec::default() })
 }
 
-/// The verdict of a handshake over memory.
-pub(crate) struct Verdict {
+/// The results of both sides of a handshake in memory.
+pub(crate) struct Handshake {
     pub(crate) client: Result<ClientConnection, TlsError>,
     pub(crate) server: Result<ServerConnection, TlsError>,
 }
 
-pub(crate) fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Verdict {
+/// One side's configuration: ours, or one that a test made itself.
+pub(crate) trait Side<C> {
+    fn rustls_config(&self) -> Arc<C>;
+    fn has_proof(&self, _: &CommonState) -> bool {
+        false
+    }
+}
+
+impl<C> Side<C> for Arc<C> {
+    fn rustls_config(&self) -> Self {
+        Self::clone(self)
+    }
+}
+
+impl<C> Side<C> for MeshTls<C> {
+    fn rustls_config(&self) -> Arc<C> {
+        self.config()
+    }
+
+    fn has_proof(&self, session: &CommonState) -> bool {
+        self.peer(session).is_some()
+    }
+}
+
+pub(crate) fn handshake(
+    our_client: &impl Side<ClientConfig>,
+    our_server: &impl Side<ServerConfig>,
+) -> Handshake {
+    let (client, server) = (our_client.rustls_config(), our_server.rustls_config());
     let mut client = ClientConnection::new(client, nameless_peer()).unwrap();
     let mut server = ServerConnection::new(server).unwrap();
     let (mut client_error, mut server_error) = (None, None);
@@ -48,7 +79,7 @@ pub(crate) fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) ->
         while server_error.is_none() && !rest.is_empty() {
             server.read_tls(&mut rest).unwrap();
             server_error = server.process_new_packets().err();
-            assert!(!server.is_handshaking() || PeerIdentity::of(&server).is_none(), "proof before the end");
+            assert!(!server.is_handshaking() || !our_server.has_proof(&server), "proof during the handshake");
         }
         let mut wire = Vec::new();
         while server.wants_write() {
@@ -58,10 +89,11 @@ pub(crate) fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) ->
         while client_error.is_none() && !rest.is_empty() {
             client.read_tls(&mut rest).unwrap();
             client_error = client.process_new_packets().err();
+            assert!(!client.is_handshaking() || !our_client.has_proof(&client), "proof during the handshake");
         }
     }
     assert!(client_error.is_some() || server_error.is_some() || !server.is_handshaking());
-    Verdict { client: client_error.map_or(Ok(client), Err), server: server_error.map_or(Ok(server), Err) }
+    Handshake { client: client_error.map_or(Ok(client), Err), server: server_error.map_or(Ok(server), Err) }
 }
 
 pub(crate) fn refusal(error: Option<TlsError>) -> VerifyError {
@@ -70,13 +102,14 @@ pub(crate) fn refusal(error: Option<TlsError>) -> VerifyError {
 }
 
 #[test]
-fn both_sides_prove_who_they_are_with_the_meshs_cryptography() {
+fn both_sides_prove_their_identity_with_mesh_cryptography() {
     let ca = Ca::new("root").unwrap();
     let (web, cart) = (proper(&ca, WEB), proper(&ca, CART));
-    let Verdict { client, server } = handshake(web.client_config(&[id(CART)]), cart.server_config());
+    let (client_tls, server_tls) = (web.client_tls(&[id(CART)]), cart.server_tls());
+    let Handshake { client, server } = handshake(&client_tls, &server_tls);
     let (client, server) = (client.unwrap(), server.unwrap());
-    assert_eq!(PeerIdentity::of(&client).unwrap().id(), &id(CART));
-    assert_eq!(PeerIdentity::of(&server).unwrap().id(), &id(WEB));
+    assert_eq!(client_tls.peer(&client).unwrap().id(), &id(CART));
+    assert_eq!(server_tls.peer(&server).unwrap().id(), &id(WEB));
     assert_eq!(client.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
     assert_eq!(
         client.negotiated_cipher_suite().unwrap().suite(),
@@ -87,17 +120,14 @@ fn both_sides_prove_who_they_are_with_the_meshs_cryptography() {
     assert_eq!(client.alpn_protocol(), Some(b"h2".as_slice()));
     assert_eq!(server.server_name(), None, "no SNI");
     assert_eq!(client.tls13_tickets_received(), 0, "nothing to resume with");
-    assert!(Arc::ptr_eq(&cart.server_config(), &cart.server_config()), "built once");
-    assert!(Arc::ptr_eq(&web.client_config(&[id(CART)]), &web.client_config(&[id(CART)])), "built once");
-    assert!(!Arc::ptr_eq(&web.client_config(&[id(CART)]), &web.client_config(&[id(WEB)])));
 }
 
 #[test]
-fn a_server_that_is_somebody_else_is_refused_and_both_names_are_said() {
+fn server_with_another_identity_is_refused_and_the_error_names_both() {
     let ca = Ca::new("root").unwrap();
     let (web, cart) = (proper(&ca, WEB), proper(&ca, CART));
-    let verdict = handshake(web.client_config(&[id(WEB), id(ELSEWHERE)]), cart.server_config());
-    let error = verdict.client.err();
+    let result = handshake(&web.client_tls(&[id(WEB), id(ELSEWHERE)]), &cart.server_tls());
+    let error = result.client.err();
     let shown = error.as_ref().unwrap().to_string();
     let expected = vec![id(WEB), id(ELSEWHERE)];
     assert_eq!(
@@ -107,15 +137,15 @@ fn a_server_that_is_somebody_else_is_refused_and_both_names_are_said() {
     for name in [CART, WEB, ELSEWHERE] {
         assert!(shown.contains(name), "{shown}");
     }
-    assert!(verdict.server.is_err(), "the server learns of it");
+    assert!(result.server.is_err(), "the server learns of it");
 }
 
 #[test]
-fn an_empty_expectation_fits_nobody() {
+fn client_without_expected_identities_refuses_every_server() {
     let ca = Ca::new("root").unwrap();
     let (web, cart) = (proper(&ca, WEB), proper(&ca, CART));
-    let verdict = handshake(web.client_config(&[]), cart.server_config());
-    assert!(refusal(verdict.client.err()).to_string().contains("expected no identity"));
+    let result = handshake(&web.client_tls(&[]), &cart.server_tls());
+    assert!(refusal(result.client.err()).to_string().contains("expected no identity"));
 }
 
 #[test]
@@ -124,32 +154,34 @@ fn any_uri_of_the_server_may_be_the_expected_one() {
     let uris = vec!["https://not.spiffe/".to_owned(), CART.to_owned(), ELSEWHERE.to_owned()];
     let cart = certificate(&ca, CART, &Spec { uris, ..Spec::default() });
     let web = proper(&ca, WEB);
-    let verdict = handshake(web.client_config(&[id(ELSEWHERE)]), cart.server_config());
-    let client = verdict.client.unwrap();
-    assert!(verdict.server.is_ok());
-    assert_eq!(PeerIdentity::of(&client).unwrap().id(), &id(CART), "the first SPIFFE one is who it is");
+    let client_tls = web.client_tls(&[id(ELSEWHERE)]);
+    let result = handshake(&client_tls, &cart.server_tls());
+    let client = result.client.unwrap();
+    assert!(result.server.is_ok());
+    assert_eq!(client_tls.peer(&client).unwrap().id(), &id(CART), "the first SPIFFE URI is the identity");
 }
 
 #[test]
 fn a_client_of_another_trust_domain_is_refused_even_under_our_root() {
     let ca = Ca::new("root").unwrap();
     let (foreign, cart) = (proper(&ca, ELSEWHERE), proper(&ca, CART));
-    let verdict = handshake(foreign.client_config(&[id(CART)]), cart.server_config());
-    let refused = refusal(verdict.server.err());
+    let result = handshake(&foreign.client_tls(&[id(CART)]), &cart.server_tls());
+    let refused = refusal(result.server.err());
     let presented = vec![ELSEWHERE.to_owned()];
     assert_eq!(refused, VerifyError::ForeignTrustDomain { expected: "cluster.local".into(), presented });
 }
 
 #[test]
-fn the_identity_that_policies_see_is_the_one_that_was_checked() {
+fn first_identity_of_a_client_is_the_one_checked_and_reported() {
     let ca = Ca::new("root").unwrap();
     let (cart, two) = (proper(&ca, CART), |first: &str, second: &str| {
         let uris = ["https://not.spiffe/", first, second].map(str::to_owned).to_vec();
         certificate(&ca, WEB, &Spec { uris, ..Spec::default() })
     });
-    let ours = handshake(two(WEB, ELSEWHERE).client_config(&[id(CART)]), cart.server_config());
-    assert_eq!(PeerIdentity::of(&ours.server.unwrap()).unwrap().id(), &id(WEB));
-    let foreign = handshake(two(ELSEWHERE, WEB).client_config(&[id(CART)]), cart.server_config());
+    let server_tls = cart.server_tls();
+    let ours = handshake(&two(WEB, ELSEWHERE).client_tls(&[id(CART)]), &server_tls);
+    assert_eq!(server_tls.peer(&ours.server.unwrap()).unwrap().id(), &id(WEB));
+    let foreign = handshake(&two(ELSEWHERE, WEB).client_tls(&[id(CART)]), &cart.server_tls());
     assert!(matches!(refusal(foreign.server.err()), VerifyError::ForeignTrustDomain { .. }));
 }
 
@@ -158,9 +190,9 @@ fn a_client_without_a_spiffe_identity_is_refused() {
     let ca = Ca::new("root").unwrap();
     let cart = proper(&ca, CART);
     for uris in [vec![], vec!["spiffe://cluster.local/ns/shop".to_owned()], vec!["https://a/".to_owned()]] {
-        let nobody = certificate(&ca, WEB, &Spec { uris: uris.clone(), ..Spec::default() });
-        let verdict = handshake(nobody.client_config(&[id(CART)]), cart.server_config());
-        let refused = refusal(verdict.server.err());
+        let client = certificate(&ca, WEB, &Spec { uris: uris.clone(), ..Spec::default() });
+        let result = handshake(&client.client_tls(&[id(CART)]), &cart.server_tls());
+        let refused = refusal(result.server.err());
         assert_eq!(
             refused,
             VerifyError::ForeignTrustDomain { expected: "cluster.local".into(), presented: uris }
@@ -172,39 +204,39 @@ fn a_client_without_a_spiffe_identity_is_refused() {
 fn a_client_without_a_certificate_is_refused() {
     let ca = Ca::new("root").unwrap();
     let (web, cart) = (proper(&ca, WEB), proper(&ca, CART));
+    let verifier = PeerVerifier::new(
+        &"cluster.local".into(),
+        Arc::new(web.trusted().clone()),
+        &Trust::default(),
+        Arc::default(),
+    );
     let mut bare = ClientConfig::builder_with_provider(mesh_provider())
         .with_protocol_versions(VERSIONS)
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ServerIdentity::new(
-            &"cluster.local".into(),
-            Arc::clone(&web.trusted),
-            &Trust::default(),
-            &[id(CART)],
-        )))
+        .with_custom_certificate_verifier(Arc::new(verifier.for_servers(&[id(CART)])))
         .with_no_client_auth();
     bare.alpn_protocols = vec![ALPN_H2.to_vec()];
-    let verdict = handshake(Arc::new(bare), cart.server_config());
-    assert_eq!(verdict.server.err(), Some(TlsError::NoCertificatesPresented));
+    let result = handshake(&Arc::new(bare), &cart.server_tls());
+    assert_eq!(result.server.err(), Some(TlsError::NoCertificatesPresented));
 }
 
 #[test]
-fn another_root_is_refused_in_both_directions() {
+fn unknown_root_is_refused_in_both_directions() {
     let (ours, theirs) = (Ca::new("ours").unwrap(), Ca::new("theirs").unwrap());
     let unknown = TlsError::InvalidCertificate(CertificateError::UnknownIssuer);
-    let verdict =
-        handshake(proper(&ours, WEB).client_config(&[id(CART)]), proper(&theirs, CART).server_config());
-    assert_eq!(verdict.client.err(), Some(unknown.clone()));
-    // The client is made to trust the server, so that it is the server who refuses.
+    let result = handshake(&proper(&ours, WEB).client_tls(&[id(CART)]), &proper(&theirs, CART).server_tls());
+    assert_eq!(result.client.err(), Some(unknown.clone()));
+    // This client trusts the server's root, so that only the server can refuse.
     let request = csr::generate(&id(WEB)).unwrap();
     let leaf = ours.sign(&request.pem, &Spec { uris: vec![WEB.to_owned()], ..Spec::default() }).unwrap();
     let client = Certificate::new(id(WEB), request.key, &[leaf, theirs.root_pem()]).unwrap();
-    let verdict = handshake(client.client_config(&[id(CART)]), proper(&theirs, CART).server_config());
-    assert_eq!(verdict.server.err(), Some(unknown));
+    let result = handshake(&client.client_tls(&[id(CART)]), &proper(&theirs, CART).server_tls());
+    assert_eq!(result.server.err(), Some(unknown));
 }
 
 #[test]
-fn the_wrong_usage_or_time_is_refused() {
+fn wrong_key_usage_or_expired_certificate_is_refused() {
     let ca = Ca::new("root").unwrap();
     let with = |who: &str, usages: Vec<Usage>, age: Duration| {
         let mut spec = Spec { uris: vec![who.to_owned()], usages, ..Spec::default() };
@@ -216,24 +248,24 @@ fn the_wrong_usage_or_time_is_refused() {
     let now = Duration::ZERO;
 
     let server = with(CART, vec![Usage::ClientAuth], now);
-    let verdict = handshake(web.client_config(&[id(CART)]), server.server_config());
-    let error = verdict.client.unwrap_err();
+    let result = handshake(&web.client_tls(&[id(CART)]), &server.server_tls());
+    let error = result.client.unwrap_err();
     assert!(
         matches!(error, TlsError::InvalidCertificate(CertificateError::InvalidPurposeContext { .. })),
         "{error}"
     );
 
     let client = with(WEB, vec![Usage::ServerAuth], now);
-    let verdict = handshake(client.client_config(&[id(CART)]), cart.server_config());
-    let error = verdict.server.unwrap_err();
+    let result = handshake(&client.client_tls(&[id(CART)]), &cart.server_tls());
+    let error = result.server.unwrap_err();
     assert!(
         matches!(error, TlsError::InvalidCertificate(CertificateError::InvalidPurposeContext { .. })),
         "{error}"
     );
 
     let server = with(CART, Spec::default().usages, Duration::from_secs(2 * 60 * 60));
-    let verdict = handshake(web.client_config(&[id(CART)]), server.server_config());
-    let error = verdict.client.unwrap_err();
+    let result = handshake(&web.client_tls(&[id(CART)]), &server.server_tls());
+    let error = result.client.unwrap_err();
     assert!(
         matches!(error, TlsError::InvalidCertificate(CertificateError::ExpiredContext { .. })),
         "{error}"
@@ -241,20 +273,20 @@ fn the_wrong_usage_or_time_is_refused() {
 }
 
 #[test]
-fn a_client_may_offer_no_protocol_but_not_only_another_one() {
+fn client_without_alpn_is_accepted_and_one_without_h2_refused() {
     let ca = Ca::new("root").unwrap();
     let (web, cart) = (proper(&ca, WEB), proper(&ca, CART));
-    let mut silent = ClientConfig::clone(&web.client_config(&[id(CART)]));
+    let mut silent = ClientConfig::clone(&web.client_tls(&[id(CART)]).config());
     silent.alpn_protocols = Vec::new();
-    let verdict = handshake(Arc::new(silent.clone()), cart.server_config());
-    assert!(verdict.server.is_ok() && verdict.client.is_ok());
+    let result = handshake(&Arc::new(silent.clone()), &cart.server_tls());
+    assert!(result.server.is_ok() && result.client.is_ok());
     silent.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let verdict = handshake(Arc::new(silent), cart.server_config());
-    assert_eq!(verdict.server.err(), Some(TlsError::NoApplicationProtocol));
+    let result = handshake(&Arc::new(silent), &cart.server_tls());
+    assert_eq!(result.server.err(), Some(TlsError::NoApplicationProtocol));
 }
 
 #[test]
-fn what_the_dump_shows_is_what_the_certificate_says() {
+fn summaries_show_what_the_certificates_contain() {
     let ca = Ca::new("root").unwrap();
     let request = csr::generate(&id(CART)).unwrap();
     let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
@@ -280,7 +312,7 @@ fn what_the_dump_shows_is_what_the_certificate_says() {
 }
 
 #[test]
-fn the_serial_number_is_decimal() {
+fn serial_number_is_decimal() {
     // The public test root's, as openssl prints it.
     let request = csr::generate(&id(CART)).unwrap();
     let ca = Ca::new("root").unwrap();
@@ -291,7 +323,7 @@ fn the_serial_number_is_decimal() {
 }
 
 #[test]
-fn a_chain_that_is_none_is_refused_by_its_element() {
+fn unusable_chain_is_refused_with_the_position_of_the_element() {
     let ca = Ca::new("root").unwrap();
     let request = csr::generate(&id(CART)).unwrap();
     let leaf = ca.sign(&request.pem, &Spec { uris: vec![WEB.to_owned()], ..Spec::default() }).unwrap();
@@ -303,18 +335,59 @@ fn a_chain_that_is_none_is_refused_by_its_element() {
     };
     assert_eq!(make(&[]).unwrap_err(), CertError::NoRoots(0));
     assert_eq!(make(&[&leaf]).unwrap_err(), CertError::NoRoots(1));
-    assert_eq!(make(&[&"what".to_owned(), &root]).unwrap_err(), CertError::Empty(0));
-    assert_eq!(make(&[&leaf, &String::new()]).unwrap_err(), CertError::Empty(1));
-    assert!(matches!(make(&[&leaf, &broken, &root]).unwrap_err(), CertError::Unreadable { element: 1, .. }));
-    assert!(matches!(make(&[&leaf, &broken]).unwrap_err(), CertError::Unreadable { element: 1, .. }));
-    // The leaf is somebody else's.
+    assert_eq!(make(&[&"what".to_owned(), &root]).unwrap_err(), ChainError::Empty(0).into());
+    assert_eq!(make(&[&leaf, &String::new()]).unwrap_err(), ChainError::Empty(1).into());
+    assert!(matches!(
+        make(&[&leaf, &broken, &root]).unwrap_err(),
+        CertError::Chain(ChainError::Unreadable { element: 1, .. })
+    ));
+    assert!(matches!(
+        make(&[&leaf, &broken]).unwrap_err(),
+        CertError::Chain(ChainError::Unreadable { element: 1, .. })
+    ));
+    // The leaf has another key.
     let other = csr::generate(&id(CART)).unwrap().key;
     let error = Certificate::new(id(CART), other, &[leaf.clone(), root.clone()]).unwrap_err();
     assert!(matches!(error, CertError::Key(_)), "{error}");
     let error = make(&[&leaf, &root]).unwrap().check_identity().unwrap_err();
-    assert_eq!(error, CertError::WrongIdentity { asked: id(CART), shown: vec![WEB.to_owned()] });
+    assert_eq!(error, CertError::WrongIdentity { asked: id(CART), presented: vec![WEB.to_owned()] });
     assert!(matches!(
         Certificate::from_pem(id(CART), "no key", &[leaf, root]).unwrap_err(),
         CertError::Key(_)
     ));
+}
+
+/// A session that other code verified proves nothing, even for a certificate that we would accept.
+#[test]
+fn session_of_another_verifier_yields_no_identity() {
+    let ca = Ca::new("root").unwrap();
+    let (web, cart) = (proper(&ca, WEB), proper(&ca, CART));
+    let (client_tls, server_tls) = (web.client_tls(&[id(CART)]), cart.server_tls());
+    let mut lenient = ClientConfig::clone(&client_tls.config());
+    let foreign = PeerVerifier::new(
+        &"cluster.local".into(),
+        Arc::new(web.trusted().clone()),
+        &Trust::default(),
+        Arc::default(),
+    );
+    lenient.dangerous().set_certificate_verifier(Arc::new(foreign.for_servers(&[id(CART)])));
+    let session = handshake(&Arc::new(lenient), &server_tls).client.unwrap();
+    assert_eq!(client_tls.peer(&session), None, "its own verifier was not asked");
+    // Nor does the TLS of one connection prove anything about another connection.
+    let unused = web.client_tls(&[id(CART)]);
+    let session = handshake(&client_tls, &cart.server_tls()).client.unwrap();
+    assert!(client_tls.peer(&session).is_some());
+    assert_eq!(unused.peer(&session), None);
+}
+
+#[test]
+fn tls_that_is_used_for_a_second_peer_proves_only_the_first() {
+    let ca = Ca::new("root").unwrap();
+    let (web, cart) = (proper(&ca, WEB), proper(&ca, CART));
+    let server_tls = cart.server_tls();
+    let first = handshake(&web.client_tls(&[id(CART)]), &server_tls).server.unwrap();
+    let other = proper(&ca, CART);
+    let second = handshake(&other.client_tls(&[id(CART)]), &server_tls).server.unwrap();
+    assert_eq!(server_tls.peer(&first).unwrap().id(), &id(WEB));
+    assert_eq!(server_tls.peer(&second), None);
 }

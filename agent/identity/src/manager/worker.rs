@@ -1,62 +1,63 @@
-//! The loop around the schedule: it owns every state change, makes the requests, and answers those who wait.
+//! The worker: drives the [`Schedule`], makes signing requests, owns every state change and replies to waiting readers.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use isthmus_model::SpiffeId;
 use isthmus_rt::task::Tasks;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use super::{Command, Config, Published, Reply, State};
+use super::config::Config;
+use super::outage::Outage;
+use super::state::{CertState, PublishedStates};
 use crate::cert::{CertError, Certificate, rfc3339};
 use crate::csr;
 use crate::schedule::{Job, Priority, Schedule, Validity};
 use crate::source::{FetchError, SignError, Signer};
 use crate::trust::Trust;
 
-/// The longest sleep, so that a clock that was set forward is noticed.
+/// The longest sleep: a wall clock that is set forward makes a renewal due earlier than the timer knows.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 pub(super) struct Worker {
     signer: Arc<dyn Signer>,
     config: Config,
     schedule: Schedule,
-    states: HashMap<SpiffeId, State>,
+    states: HashMap<SpiffeId, CertState>,
     waiting: HashMap<SpiffeId, Vec<Reply>>,
-    published: Published,
-    /// Requests under way; they end with the worker.
+    published: PublishedStates,
+    /// Requests in flight; they are aborted with the worker.
     requests: Tasks,
     outage: Outage,
-    /// The expiry that was last warned of.
-    expired_root: Option<SystemTime>,
+    /// The root expiry that was last warned of.
+    warned_root_expiry: Option<SystemTime>,
 }
 
-/// What was said of the failures since the last success. An outage is a line for each of its reasons, not one for each
-/// attempt and identity.
-#[derive(Default)]
-struct Outage {
-    failures: u64,
-    told: BTreeSet<String>,
+/// What the manager's handle asks of the worker.
+pub(super) enum Command {
+    Fetch(SpiffeId, Reply),
+    Prefetch(SpiffeId),
+    Forget(SpiffeId),
 }
 
-/// Reasons of one outage that are told; texts that never repeat must not fill the log.
-const REASONS: usize = 8;
+/// Where a waiting reader gets its answer.
+pub(super) type Reply = oneshot::Sender<Result<Arc<Certificate>, FetchError>>;
 
-/// The end of one request.
-struct Done {
+/// The result of one signing request.
+struct Completion {
     job: Job,
     outcome: Result<Certificate, SignError>,
 }
 
-/// Reports the end of a request even when it panics, so that its place in the schedule is freed.
-struct Report {
+/// Sends the result of a request even when its task panics, so that its slot in the schedule is freed.
+struct CompletionGuard {
     job: Option<Job>,
-    to: mpsc::UnboundedSender<Done>,
+    to: mpsc::UnboundedSender<Completion>,
 }
 
 impl Worker {
-    pub(super) fn new(signer: Arc<dyn Signer>, config: Config, published: Published) -> Self {
+    pub(super) fn new(signer: Arc<dyn Signer>, config: Config, published: PublishedStates) -> Self {
         Self {
             schedule: Schedule::new(config.limits.clone(), fastrand::Rng::new()),
             signer,
@@ -66,25 +67,25 @@ impl Worker {
             published,
             requests: Tasks::new("certificate requests"),
             outage: Outage::default(),
-            expired_root: None,
+            warned_root_expiry: None,
         }
     }
 
     pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
-        let (done_tx, mut done) = mpsc::unbounded_channel();
+        let (completed, mut completions) = mpsc::unbounded_channel();
         loop {
             while let Some(job) = self.schedule.next(self.now()) {
-                self.request(job, done_tx.clone());
+                self.start_request(job, completed.clone());
             }
             let sleep = self.schedule.wake_at().map_or(LONGEST_SLEEP, |due| {
                 due.duration_since(self.now()).unwrap_or_default().min(LONGEST_SLEEP)
             });
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(command) => self.command(command),
+                    Some(command) => self.handle_command(command),
                     None => return,
                 },
-                Some(end) = done.recv() => self.done(end),
+                Some(completion) = completions.recv() => self.handle_completion(completion),
                 () = tokio::time::sleep(sleep) => {}
             }
         }
@@ -94,58 +95,58 @@ impl Worker {
         (self.config.clock)()
     }
 
-    fn command(&mut self, command: Command) {
+    fn handle_command(&mut self, command: Command) {
         match command {
-            Command::Want(id, reply) => self.want(id, reply),
+            Command::Fetch(id, reply) => self.fetch(id, reply),
             Command::Prefetch(id) => {
                 if !self.states.contains_key(&id) {
-                    self.schedule.wanted(&id, Priority::Prefetch, self.now());
-                    self.set(id, State::Initializing);
+                    self.schedule.request(&id, Priority::Prefetch, self.now());
+                    self.set(id, CertState::Initializing);
                 }
             }
             Command::Forget(id) => {
                 self.schedule.forget(&id);
                 self.states.remove(&id);
                 self.publish();
-                self.answer(&id, &Err(FetchError::Forgotten(id.clone())));
+                self.reply_all(&id, &Err(FetchError::Forgotten(id.clone())));
             }
         }
     }
 
-    fn want(&mut self, id: SpiffeId, reply: Reply) {
+    fn fetch(&mut self, id: SpiffeId, reply: Reply) {
         let now = self.now();
         match self.states.get(&id) {
-            // It was signed while the question was on its way.
-            Some(State::Available(certificate)) if certificate.is_valid_at(now) => {
+            // It was signed while the command was in the channel.
+            Some(CertState::Available(certificate)) if certificate.is_valid_at(now) => {
                 let _ = reply.send(Ok(Arc::clone(certificate)));
                 return;
             }
-            // Fail fast until a retry succeeds.
-            Some(State::Unavailable(reason)) => {
+            // Fails fast until a retry succeeds.
+            Some(CertState::Unavailable(reason)) => {
                 let _ = reply.send(Err(FetchError::Unavailable { identity: id, reason: reason.clone() }));
                 return;
             }
-            Some(State::Initializing) => {}
-            Some(State::Available(_)) | None => self.set(id.clone(), State::Initializing),
+            Some(CertState::Initializing) => {}
+            Some(CertState::Available(_)) | None => self.set(id.clone(), CertState::Initializing),
         }
-        self.schedule.wanted(&id, Priority::RealTime, now);
+        self.schedule.request(&id, Priority::RealTime, now);
         self.waiting.entry(id).or_default().push(reply);
     }
 
-    /// Makes one request in a task of its own.
-    fn request(&self, job: Job, to: mpsc::UnboundedSender<Done>) {
+    /// Makes one signing request in a task of its own.
+    fn start_request(&self, job: Job, to: mpsc::UnboundedSender<Completion>) {
         let signer = Arc::clone(&self.signer);
         let (ttl, deadline, check) = (self.config.ttl, self.config.deadline, self.config.check_identity);
         let trust = self.config.trust.clone();
         self.requests.spawn("sign", async move {
             let id = job.identity.clone();
-            let report = Report { job: Some(job), to };
+            let completion = CompletionGuard { job: Some(job), to };
             let signed = tokio::time::timeout(deadline, sign(&*signer, id, ttl, check, &trust)).await;
-            report.send(signed.unwrap_or(Err(SignError::Deadline(deadline))));
+            completion.send(signed.unwrap_or(Err(SignError::Deadline(deadline))));
         });
     }
 
-    fn done(&mut self, Done { job, outcome }: Done) {
+    fn handle_completion(&mut self, Completion { job, outcome }: Completion) {
         let now = self.now();
         let outcome = outcome.and_then(|certificate| match certificate.is_valid_at(now) {
             true => Ok(certificate),
@@ -159,100 +160,85 @@ impl Worker {
                 let validity =
                     Validity { not_before: certificate.not_before(), not_after: certificate.not_after() };
                 if self.schedule.signed(&job, validity, now) {
-                    self.config.trust.learn(certificate.trusted(), validity.not_after, now);
-                    self.look_at_roots(certificate.roots_expire(), now);
+                    self.config.trust.learn_roots(certificate.trusted(), validity.not_after, now);
+                    self.check_root_expiry(certificate.roots_expire(), now);
                     let certificate = Arc::new(certificate);
                     tracing::debug!(identity = %id, expires = %rfc3339(validity.not_after), "certificate signed");
-                    self.set(id.clone(), State::Available(Arc::clone(&certificate)));
-                    self.answer(&id, &Ok(certificate));
+                    self.set(id.clone(), CertState::Available(Arc::clone(&certificate)));
+                    self.reply_all(&id, &Ok(certificate));
                 }
             }
             Err(error) => {
                 if self.schedule.failed(&job, now) {
-                    self.failed(id, &error, now);
+                    self.handle_failure(id, &error, now);
                 }
             }
         }
     }
 
-    fn failed(&mut self, id: SpiffeId, error: &SignError, now: SystemTime) {
+    fn handle_failure(&mut self, id: SpiffeId, error: &SignError, now: SystemTime) {
         let reason = error.to_string();
         match self.states.get(&id) {
-            Some(State::Available(old)) if old.is_valid_at(now) => {
+            Some(CertState::Available(old)) if old.is_valid_at(now) => {
                 let expires = rfc3339(old.not_after());
-                if self.outage.is_news(&reason) {
+                if self.outage.should_report(&reason) {
                     tracing::warn!(
                         identity = %id, error = %reason, %expires,
-                        "certificate was not renewed, the old one is kept; the same of others is not logged"
+                        "certificate renewal failed, the current certificate stays in use until it expires; the same \
+                         error of other identities is logged at debug level"
                     );
                 } else {
-                    tracing::debug!(identity = %id, error = %reason, %expires, "certificate was not renewed");
+                    tracing::debug!(identity = %id, error = %reason, %expires, "certificate renewal failed");
                 }
             }
             known => {
-                // An outage is one line for an identity, not one per attempt.
-                if matches!(known, Some(State::Unavailable(told)) if *told == reason) {
-                    tracing::debug!(identity = %id, error = %reason, "still no certificate");
+                // One warning per identity and reason, not one per attempt.
+                if matches!(known, Some(CertState::Unavailable(reported)) if *reported == reason) {
+                    tracing::debug!(identity = %id, error = %reason, "certificate signing failed again");
                 } else {
-                    tracing::warn!(identity = %id, error = %reason, "no certificate");
+                    tracing::warn!(
+                        identity = %id, error = %reason,
+                        "no certificate: signing failed, connections of this identity fail until a retry succeeds"
+                    );
                 }
-                self.set(id.clone(), State::Unavailable(reason.clone()));
-                self.answer(&id, &Err(FetchError::Unavailable { identity: id.clone(), reason }));
+                self.set(id.clone(), CertState::Unavailable(reason.clone()));
+                self.reply_all(&id, &Err(FetchError::Unavailable { identity: id.clone(), reason }));
             }
         }
     }
 
-    /// Tells of a root that has expired, once: what it signed is still accepted here, but perhaps not elsewhere.
-    fn look_at_roots(&mut self, expire: SystemTime, now: SystemTime) {
+    /// Warns once of an expired root: certificates that it signed are still accepted here, but other implementations may
+    /// refuse them.
+    fn check_root_expiry(&mut self, expire: SystemTime, now: SystemTime) {
         self.config.metrics.roots_expire(expire);
         if expire > now {
-            self.expired_root = None;
-        } else if self.expired_root.replace(expire) != Some(expire) {
-            tracing::warn!(expired = %rfc3339(expire), "a root of the mesh has expired: rotate it");
+            self.warned_root_expiry = None;
+        } else if self.warned_root_expiry.replace(expire) != Some(expire) {
+            tracing::warn!(expired = %rfc3339(expire), "a root certificate of the mesh has expired: rotate it");
         }
     }
 
-    fn answer(&mut self, id: &SpiffeId, answer: &Result<Arc<Certificate>, FetchError>) {
+    fn reply_all(&mut self, id: &SpiffeId, answer: &Result<Arc<Certificate>, FetchError>) {
         for reply in self.waiting.remove(id).unwrap_or_default() {
-            // Whoever asked may have given up.
+            // Fails only when the reader gave up.
             let _ = reply.send(answer.clone());
         }
     }
 
-    fn set(&mut self, id: SpiffeId, state: State) {
+    fn set(&mut self, id: SpiffeId, state: CertState) {
         self.states.insert(id, state);
         self.publish();
     }
 
     fn publish(&self) {
-        let count = |wanted: fn(&State) -> bool| self.states.values().filter(|state| wanted(state)).count();
+        let count =
+            |wanted: fn(&CertState) -> bool| self.states.values().filter(|state| wanted(state)).count();
         self.config.metrics.identities([
-            ("initializing", count(|state| matches!(state, State::Initializing))),
-            ("available", count(|state| matches!(state, State::Available(_)))),
-            ("unavailable", count(|state| matches!(state, State::Unavailable(_)))),
+            ("initializing", count(|state| matches!(state, CertState::Initializing))),
+            ("available", count(|state| matches!(state, CertState::Available(_)))),
+            ("unavailable", count(|state| matches!(state, CertState::Unavailable(_)))),
         ]);
         self.published.store(Arc::new(self.states.clone()));
-    }
-}
-
-// === impl Outage ===
-
-impl Outage {
-    /// Counts a failure, or ends the outage.
-    fn observe(&mut self, failure: Option<&SignError>) {
-        if failure.is_some() {
-            self.failures += 1;
-            return;
-        }
-        let Self { failures, told } = std::mem::take(self);
-        if !told.is_empty() {
-            tracing::info!(failures, "certificates are signed again");
-        }
-    }
-
-    /// Whether this reason is to be told; it is not the next time.
-    fn is_news(&mut self, reason: &str) -> bool {
-        self.told.len() < REASONS && self.told.insert(reason.to_owned())
     }
 }
 
@@ -263,7 +249,7 @@ async fn sign(
     check_identity: bool,
     trust: &Trust,
 ) -> Result<Certificate, SignError> {
-    let request = csr::generate(&id).map_err(|error| SignError::Request(error.to_string()))?;
+    let request = csr::generate(&id)?;
     let chain = signer.sign(&id, request.pem, ttl).await?;
     let certificate = Certificate::with_trust(id, request.key, &chain, trust)?;
     if check_identity {
@@ -272,21 +258,20 @@ async fn sign(
     Ok(certificate)
 }
 
-// === impl Report ===
+// === impl CompletionGuard ===
 
-impl Report {
+impl CompletionGuard {
     fn send(mut self, outcome: Result<Certificate, SignError>) {
         if let Some(job) = self.job.take() {
-            let _ = self.to.send(Done { job, outcome });
+            let _ = self.to.send(Completion { job, outcome });
         }
     }
 }
 
-impl Drop for Report {
+impl Drop for CompletionGuard {
     fn drop(&mut self) {
         if let Some(job) = self.job.take() {
-            let outcome = Err(SignError::Request("the request ended without an answer".to_owned()));
-            let _ = self.to.send(Done { job, outcome });
+            let _ = self.to.send(Completion { job, outcome: Err(SignError::Aborted) });
         }
     }
 }

@@ -23,40 +23,40 @@ fn names(schedule: &mut Schedule, now: SystemTime) -> Vec<String> {
 }
 
 #[test]
-fn the_urgent_goes_first_and_then_the_longest_overdue() {
+fn higher_priority_goes_first_then_longest_overdue() {
     let mut queue = schedule(8);
     let first = {
-        queue.wanted(&id("renewed"), Priority::RealTime, at(0));
+        queue.request(&id("renewed"), Priority::RealTime, at(0));
         queue.next(at(0)).unwrap()
     };
     assert!(queue.signed(&first, valid(0, 100), at(0)));
-    queue.wanted(&id("later"), Priority::Prefetch, at(49));
-    queue.wanted(&id("early"), Priority::Prefetch, at(48));
-    queue.wanted(&id("waiting"), Priority::RealTime, at(51));
+    queue.request(&id("later"), Priority::Prefetch, at(49));
+    queue.request(&id("early"), Priority::Prefetch, at(48));
+    queue.request(&id("waiting"), Priority::RealTime, at(51));
     assert_eq!(names(&mut queue, at(52)), ["waiting", "early", "later", "renewed"]);
 }
 
 #[test]
-fn a_prefetch_is_overtaken_when_somebody_waits_for_it() {
+fn prefetch_is_raised_when_a_connection_waits_for_it() {
     let mut queue = schedule(8);
-    queue.wanted(&id("a"), Priority::Prefetch, at(0));
-    queue.wanted(&id("b"), Priority::Prefetch, at(1));
-    queue.wanted(&id("b"), Priority::RealTime, at(2));
-    queue.wanted(&id("b"), Priority::Prefetch, at(3));
+    queue.request(&id("a"), Priority::Prefetch, at(0));
+    queue.request(&id("b"), Priority::Prefetch, at(1));
+    queue.request(&id("b"), Priority::RealTime, at(2));
+    queue.request(&id("b"), Priority::Prefetch, at(3));
     assert_eq!(names(&mut queue, at(3)), ["b", "a"]);
 }
 
 #[test]
-fn no_more_than_the_limit_is_under_way() {
+fn requests_in_flight_are_limited() {
     let mut queue = schedule(2);
     for name in ["a", "b", "c"] {
-        queue.wanted(&id(name), Priority::Prefetch, at(0));
+        queue.request(&id(name), Priority::Prefetch, at(0));
     }
     let first = queue.next(at(0)).unwrap();
     queue.next(at(0)).unwrap();
     assert_eq!(queue.next(at(0)), None);
-    assert_eq!(queue.wake_at(), None, "only an end can help");
-    // Forgetting an identity frees no place: its request still runs.
+    assert_eq!(queue.wake_at(), None, "only a result can make room");
+    // Forgetting an identity does not end its request in flight.
     queue.forget(&first.identity);
     assert_eq!(queue.next(at(0)), None);
     assert!(
@@ -67,9 +67,9 @@ fn no_more_than_the_limit_is_under_way() {
 }
 
 #[test]
-fn renewal_is_at_half_life() {
+fn renewal_is_due_at_half_life() {
     let mut queue = schedule(8);
-    queue.wanted(&id("a"), Priority::RealTime, at(0));
+    queue.request(&id("a"), Priority::RealTime, at(0));
     let job = queue.next(at(0)).unwrap();
     queue.signed(&job, valid(0, 86_400), at(5));
     assert_eq!(queue.wake_at(), Some(at(43_200)));
@@ -78,12 +78,12 @@ fn renewal_is_at_half_life() {
 }
 
 #[test]
-fn renewals_are_spread_around_half_life() {
+fn renewals_are_jittered_around_half_life() {
     let mut queue = Schedule::new(Limits::default(), fastrand::Rng::with_seed(7));
     let mut seen = std::collections::BTreeSet::new();
     for n in 0..50 {
         let identity = id(&n.to_string());
-        queue.wanted(&identity, Priority::Prefetch, at(0));
+        queue.request(&identity, Priority::Prefetch, at(0));
         let job = queue.next(at(0)).unwrap();
         queue.signed(&job, valid(0, 1000), at(0));
         let due = queue.wake_at().unwrap();
@@ -95,24 +95,24 @@ fn renewals_are_spread_around_half_life() {
 }
 
 #[test]
-fn a_certificate_past_its_half_life_is_not_renewed_in_a_tight_loop() {
+fn certificate_past_its_half_life_is_renewed_after_the_minimum_delay() {
     let mut queue = schedule(8);
-    queue.wanted(&id("a"), Priority::RealTime, at(90));
+    queue.request(&id("a"), Priority::RealTime, at(90));
     let job = queue.next(at(90)).unwrap();
     queue.signed(&job, valid(0, 100), at(90));
     assert_eq!(queue.wake_at(), Some(at(91)));
 }
 
 #[test]
-fn failures_wait_longer_and_longer_and_success_starts_over() {
+fn backoff_doubles_and_success_resets_it() {
     let mut queue = schedule(8);
-    queue.wanted(&id("a"), Priority::RealTime, at(0));
+    queue.request(&id("a"), Priority::RealTime, at(0));
     let mut now = at(0);
     for want in [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 150.0, 150.0] {
         let job = queue.next(now).unwrap();
         assert!(queue.failed(&job, now));
-        // Somebody who asks meanwhile changes nothing.
-        queue.wanted(&id("a"), Priority::RealTime, now);
+        // A request meanwhile does not shorten the backoff.
+        queue.request(&id("a"), Priority::RealTime, now);
         let due = queue.wake_at().unwrap();
         let waited = due.duration_since(now).unwrap().as_secs_f64();
         assert!((want * 0.8 - 1e-6..=want * 1.2 + 1e-6).contains(&waited), "{waited} is not about {want}");
@@ -128,9 +128,9 @@ fn failures_wait_longer_and_longer_and_success_starts_over() {
 }
 
 #[test]
-fn a_failed_renewal_is_tried_again_when_the_old_one_expires_at_the_latest() {
+fn failed_renewal_is_retried_at_expiry_at_the_latest() {
     let mut queue = schedule(8);
-    queue.wanted(&id("a"), Priority::RealTime, at(0));
+    queue.request(&id("a"), Priority::RealTime, at(0));
     let job = queue.next(at(0)).unwrap();
     queue.signed(&job, valid(0, 100), at(0));
     let mut now = at(50);
@@ -139,30 +139,30 @@ fn a_failed_renewal_is_tried_again_when_the_old_one_expires_at_the_latest() {
         queue.failed(&job, now);
         now = queue.wake_at().unwrap();
     }
-    assert_eq!(now, at(100), "no wait reaches beyond the expiry");
+    assert_eq!(now, at(100), "backoff is capped at the expiry");
 }
 
 #[test]
-fn an_expired_certificate_that_is_asked_for_is_due_at_once() {
+fn requested_expired_certificate_is_due_at_once() {
     let mut queue = schedule(8);
-    queue.wanted(&id("a"), Priority::RealTime, at(0));
+    queue.request(&id("a"), Priority::RealTime, at(0));
     let job = queue.next(at(0)).unwrap();
     queue.signed(&job, valid(0, 1_000_000), at(0));
-    queue.wanted(&id("a"), Priority::RealTime, at(1));
-    assert_eq!(queue.next(at(1)), None, "a valid one is not asked for again");
+    queue.request(&id("a"), Priority::RealTime, at(1));
+    assert_eq!(queue.next(at(1)), None, "a valid one is not requested again");
     // Seen from a clock that jumped, the renewal at half-life is long overdue and comes with the highest priority.
-    queue.wanted(&id("b"), Priority::Prefetch, at(10));
-    queue.wanted(&id("a"), Priority::RealTime, at(1_000_001));
+    queue.request(&id("b"), Priority::Prefetch, at(10));
+    queue.request(&id("a"), Priority::RealTime, at(1_000_001));
     assert_eq!(names(&mut queue, at(1_000_001)), ["a", "b"]);
 }
 
 #[test]
-fn an_answer_for_an_earlier_life_of_an_identity_is_stale() {
+fn result_for_a_forgotten_identity_is_stale() {
     let mut queue = schedule(8);
-    queue.wanted(&id("a"), Priority::Prefetch, at(0));
+    queue.request(&id("a"), Priority::Prefetch, at(0));
     let old = queue.next(at(0)).unwrap();
     queue.forget(&id("a"));
-    queue.wanted(&id("a"), Priority::Prefetch, at(1));
+    queue.request(&id("a"), Priority::Prefetch, at(1));
     let new = queue.next(at(1)).unwrap();
     assert!(!queue.failed(&old, at(2)));
     assert!(queue.signed(&new, valid(0, 100), at(2)));

@@ -1,14 +1,15 @@
 use std::future::poll_fn;
 
 use isthmus_kit::pki::{Ca, Spec};
+use isthmus_model::TrustDomain;
 use rustls::{CertRevocationListError, CertificateError, Error as TlsError};
-use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::*;
-use crate::Certificate;
-use crate::cert::tests::{Verdict, handshake, id, refusal};
+use crate::cert::Certificate;
+use crate::cert::tests::{Handshake, handshake, id, refusal};
 use crate::csr;
-use crate::peer::PeerIdentity;
 use crate::verify::{VerifyError, is_revocation};
 
 const CART: &str = "spiffe://new/ns/shop/sa/cart";
@@ -17,7 +18,7 @@ const OLD_WEB: &str = "spiffe://old/ns/shop/sa/web";
 const OLD_CART: &str = "spiffe://old/ns/shop/sa/cart";
 const PARTNER: &str = "spiffe://partner/ns/shop/sa/web";
 
-/// A workload as one agent sees the world.
+/// A workload's certificate, with one agent's view of roots and trust.
 fn member(ca: &Ca, roots: &[&Ca], who: &str, trust: &Trust) -> Certificate {
     let request = csr::generate(&id(who)).unwrap();
     let spec = Spec { uris: vec![who.to_owned()], ..Spec::default() };
@@ -27,12 +28,12 @@ fn member(ca: &Ca, roots: &[&Ca], who: &str, trust: &Trust) -> Certificate {
 }
 
 /// A handshake in which each side expects the identity that the other one was made for.
-fn meet(client: &Certificate, server: &Certificate) -> Verdict {
-    handshake(client.client_config(&[server.identity().clone()]), server.server_config())
+fn meet(client: &Certificate, server: &Certificate) -> Handshake {
+    handshake(&client.client_tls(&[server.identity().clone()]), &server.server_tls())
 }
 
-fn both_accept(verdict: &Verdict) -> bool {
-    verdict.client.is_ok() && verdict.server.is_ok()
+fn both_accept(result: &Handshake) -> bool {
+    result.client.is_ok() && result.server.is_ok()
 }
 
 fn aliased(aliases: &[&str], roots: Vec<BoundRoot>) -> Trust {
@@ -55,31 +56,32 @@ fn leaf(certificate: &Certificate) -> &str {
 }
 
 #[test]
-fn an_alias_is_the_mesh_for_servers_and_for_clients() {
+fn trust_domain_alias_is_accepted_from_clients_and_servers() {
     let ca = Ca::new("root").unwrap();
     let (plain, trust) = (aliased(&[], vec![]), aliased(&["old"], vec![]));
     let old = member(&ca, &[&ca], OLD_WEB, &trust);
-    let verdict = meet(&old, &member(&ca, &[&ca], CART, &trust));
-    assert!(both_accept(&verdict));
-    let seen = PeerIdentity::of(&verdict.server.unwrap()).unwrap();
-    assert_eq!(seen.id(), &id(OLD_WEB), "it is told by the name it has");
-    let verdict = meet(&old, &member(&ca, &[&ca], CART, &plain));
-    assert!(matches!(refusal(verdict.server.err()), VerifyError::ForeignTrustDomain { .. }));
+    let server_tls = member(&ca, &[&ca], CART, &trust).server_tls();
+    let result = handshake(&old.client_tls(&[id(CART)]), &server_tls);
+    assert!(both_accept(&result));
+    let seen = server_tls.peer(&result.server.unwrap()).unwrap();
+    assert_eq!(seen.id(), &id(OLD_WEB), "reported as presented, not as the alias's canonical name");
+    let result = meet(&old, &member(&ca, &[&ca], CART, &plain));
+    assert!(matches!(refusal(result.server.err()), VerifyError::ForeignTrustDomain { .. }));
     // The server is expected under the mesh's name and proves the other one.
-    let server = member(&ca, &[&ca], OLD_CART, &trust).server_config();
-    let expecting = |trust: &Trust, who: &str| member(&ca, &[&ca], WEB, trust).client_config(&[id(who)]);
-    assert!(both_accept(&handshake(expecting(&trust, CART), Arc::clone(&server))));
-    let verdict = handshake(expecting(&plain, CART), Arc::clone(&server));
-    assert!(matches!(refusal(verdict.client.err()), VerifyError::UnexpectedIdentity { .. }));
-    let verdict = handshake(expecting(&trust, WEB), Arc::clone(&server));
+    let server = member(&ca, &[&ca], OLD_CART, &trust);
+    let expecting = |trust: &Trust, who: &str| member(&ca, &[&ca], WEB, trust).client_tls(&[id(who)]);
+    assert!(both_accept(&handshake(&expecting(&trust, CART), &server.server_tls())));
+    let result = handshake(&expecting(&plain, CART), &server.server_tls());
+    assert!(matches!(refusal(result.client.err()), VerifyError::UnexpectedIdentity { .. }));
+    let result = handshake(&expecting(&trust, WEB), &server.server_tls());
     assert!(
-        matches!(refusal(verdict.client.err()), VerifyError::UnexpectedIdentity { .. }),
+        matches!(refusal(result.client.err()), VerifyError::UnexpectedIdentity { .. }),
         "another account"
     );
 }
 
 #[test]
-fn aliases_that_change_count_from_the_next_handshake_on() {
+fn changed_aliases_apply_from_the_next_handshake() {
     let ca = Ca::new("root").unwrap();
     let trust = aliased(&[], vec![]);
     let (old, cart) =
@@ -92,12 +94,12 @@ fn aliases_that_change_count_from_the_next_handshake_on() {
 }
 
 #[test]
-fn a_root_speaks_for_its_own_trust_domains_only() {
+fn configured_root_is_authorized_for_its_trust_domains_only() {
     let (mesh, partners) = (Ca::new("mesh").unwrap(), Ca::new("partner").unwrap());
     let roots = BoundRoot::from_pem(&partners.root_pem(), &["partner".into()]).unwrap();
     let trust = aliased(&["partner"], roots);
     let cart = member(&mesh, &[&mesh], CART, &trust);
-    // What they trust is theirs to say; here it is we who refuse.
+    // The clients trust both roots, so that only our side can refuse.
     let from = |ca: &Ca, who: &str| member(ca, &[&mesh, &partners], who, &trust);
     assert!(both_accept(&meet(&from(&partners, PARTNER), &cart)));
     let forged = meet(&from(&partners, WEB), &cart);
@@ -105,8 +107,8 @@ fn a_root_speaks_for_its_own_trust_domains_only() {
     assert_eq!(refusal(forged.server.err()), VerifyError::UnboundRoot { presented });
     // The same when it is dialled.
     let impostor = from(&partners, CART);
-    let verdict = meet(&member(&mesh, &[&mesh], WEB, &trust), &impostor);
-    assert!(matches!(refusal(verdict.client.err()), VerifyError::UnboundRoot { .. }));
+    let result = meet(&member(&mesh, &[&mesh], WEB, &trust), &impostor);
+    assert!(matches!(refusal(result.client.err()), VerifyError::UnboundRoot { .. }));
     // Nor may it hide an identity of ours behind one of its own.
     let request = csr::generate(&id(WEB)).unwrap();
     let uris = vec![PARTNER.to_owned(), WEB.to_owned()];
@@ -116,24 +118,24 @@ fn a_root_speaks_for_its_own_trust_domains_only() {
 }
 
 #[test]
-fn a_domain_that_a_configured_root_claims_is_no_longer_the_meshs_to_speak_for() {
+fn mesh_roots_are_not_authorized_for_a_domain_that_a_configured_root_claims() {
     let (mesh, partners) = (Ca::new("mesh").unwrap(), Ca::new("partner").unwrap());
     let claimed = aliased(&[], BoundRoot::from_pem(&partners.root_pem(), &["partner".into()]).unwrap());
     let server = member(&mesh, &[&mesh], PARTNER, &aliased(&["partner"], vec![]));
     let dial = |trust: &Trust| {
         let web = member(&mesh, &[&mesh], WEB, trust);
-        handshake(web.client_config(&[id(PARTNER)]), server.server_config()).client.err()
+        handshake(&web.client_tls(&[id(PARTNER)]), &server.server_tls()).client.err()
     };
     assert_eq!(
         dial(&aliased(&[], vec![])),
         None,
-        "the control plane expects it and nobody else speaks for it"
+        "the control plane expects it and no configured root claims its domain"
     );
     assert!(matches!(refusal(dial(&claimed)), VerifyError::UnboundRoot { .. }));
 }
 
 #[test]
-fn a_root_without_domains_is_one_more_of_the_mesh() {
+fn configured_root_without_domains_is_authorized_for_the_mesh() {
     let (mesh, more) = (Ca::new("mesh").unwrap(), Ca::new("more").unwrap());
     let trust = aliased(&["old"], BoundRoot::from_pem(&more.root_pem(), &[]).unwrap());
     let cart = member(&mesh, &[&mesh], CART, &trust);
@@ -141,17 +143,17 @@ fn a_root_without_domains_is_one_more_of_the_mesh() {
         assert!(both_accept(&meet(&member(&more, &[&mesh], who, &trust), &cart)), "{who}");
     }
     let dialled = member(&more, &[&mesh], PARTNER, &trust);
-    let verdict = meet(&member(&mesh, &[&mesh], WEB, &trust), &dialled);
-    assert!(matches!(refusal(verdict.client.err()), VerifyError::UnboundRoot { .. }));
+    let result = meet(&member(&mesh, &[&mesh], WEB, &trust), &dialled);
+    assert!(matches!(refusal(result.client.err()), VerifyError::UnboundRoot { .. }));
     assert!(BoundRoot::from_pem("no certificate", &[]).is_err());
 }
 
 #[test]
-fn old_and_new_roots_of_the_mesh_overlap_and_then_no_longer() {
+fn mesh_roots_overlap_during_a_rotation_until_the_old_certificates_expire() {
     let (old, new) = (Ca::new("old").unwrap(), Ca::new("new").unwrap());
     let trust = Trust::default();
     let learn = |certificate: &Certificate, expires: SystemTime| {
-        trust.learn(certificate.trusted(), expires, SystemTime::now());
+        trust.learn_roots(certificate.trusted(), expires, SystemTime::now());
     };
     let hour = Duration::from_secs(3600);
     // This agent was signed for before the rotation, and then after it.
@@ -159,13 +161,13 @@ fn old_and_new_roots_of_the_mesh_overlap_and_then_no_longer() {
     learn(&before, SystemTime::now() + hour);
     let peers = || {
         let theirs = Trust::default();
-        theirs.learn(before.trusted(), SystemTime::now() + hour, SystemTime::now());
+        theirs.learn_roots(before.trusted(), SystemTime::now() + hour, SystemTime::now());
         let fresh = member(&new, &[&new], WEB, &theirs);
-        theirs.learn(fresh.trusted(), SystemTime::now() + hour, SystemTime::now());
+        theirs.learn_roots(fresh.trusted(), SystemTime::now() + hour, SystemTime::now());
         (member(&old, &[&old], WEB, &theirs), fresh)
     };
     let (early, late) = peers();
-    assert!(meet(&late, &before).server.is_err(), "nothing was heard of the new root yet");
+    assert!(meet(&late, &before).server.is_err(), "the new root is not known yet");
     let after = member(&new, &[&new], CART, &trust);
     learn(&after, SystemTime::now() + hour);
     for (client, name) in [(&early, "signed before"), (&late, "signed after")] {
@@ -174,17 +176,17 @@ fn old_and_new_roots_of_the_mesh_overlap_and_then_no_longer() {
     }
     // The last certificate that came with the old root has expired.
     let trust = Trust::default();
-    trust.learn(before.trusted(), SystemTime::now() - Duration::from_secs(1), SystemTime::now() - hour);
+    trust.learn_roots(before.trusted(), SystemTime::now() - Duration::from_secs(1), SystemTime::now() - hour);
     let after = member(&new, &[&new], CART, &trust);
-    trust.learn(after.trusted(), SystemTime::now() + hour, SystemTime::now());
+    trust.learn_roots(after.trusted(), SystemTime::now() + hour, SystemTime::now());
     assert!(both_accept(&meet(&late, &after)));
-    let verdict = meet(&early, &after);
-    assert_eq!(verdict.server.err(), Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)));
-    assert_eq!(trust.rules().mesh.len(), 1, "it is forgotten, too");
+    let result = meet(&early, &after);
+    assert_eq!(result.server.err(), Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)));
+    assert_eq!(trust.rules().mesh_roots(), 1, "the expired root is dropped");
 }
 
 #[test]
-fn the_revoked_are_refused_in_both_directions_whatever_part_of_their_chain_is() {
+fn revoked_leaf_or_intermediate_is_refused_in_both_directions() {
     let root = Ca::new("root").unwrap();
     let below = root.under("below").unwrap();
     let (none, trust) = (Trust::default(), revocable());
@@ -196,20 +198,20 @@ fn the_revoked_are_refused_in_both_directions_whatever_part_of_their_chain_is() 
         vec![below.crl(&[]).unwrap(), root.crl(&[&below.intermediates_pem()]).unwrap()],
     ] {
         trust.set_revocations(lists(&lists_of));
-        let verdict = meet(&web, &our_cart);
-        assert_eq!(verdict.server.err().as_ref(), Some(&revoked), "a client");
-        let verdict = meet(&our_web, &cart);
-        assert_eq!(verdict.client.err().as_ref(), Some(&revoked), "a server");
+        let result = meet(&web, &our_cart);
+        assert_eq!(result.server.err().as_ref(), Some(&revoked), "a client");
+        let result = meet(&our_web, &cart);
+        assert_eq!(result.client.err().as_ref(), Some(&revoked), "a server");
     }
     assert!(is_revocation(&revoked));
     trust.set_revocations(lists(&[below.crl(&[leaf(&cart)]).unwrap()]));
-    assert!(both_accept(&meet(&web, &our_cart)), "somebody else is revoked");
+    assert!(both_accept(&meet(&web, &our_cart)), "another peer is revoked");
     trust.set_revocations(Revocations::None);
-    assert!(both_accept(&meet(&our_web, &cart)), "nobody is any more");
+    assert!(both_accept(&meet(&our_web, &cart)), "the empty list un-revokes");
 }
 
 #[test]
-fn without_a_list_where_there_should_be_one_nobody_new_is_let_in() {
+fn new_peers_are_refused_until_a_configured_revocation_list_is_loaded() {
     let ca = Ca::new("root").unwrap();
     let trust = revocable();
     let (web, cart) = (member(&ca, &[&ca], WEB, &trust), member(&ca, &[&ca], CART, &trust));
@@ -223,7 +225,7 @@ fn without_a_list_where_there_should_be_one_nobody_new_is_let_in() {
 }
 
 #[test]
-fn a_list_that_its_ca_did_not_sign_revokes_nobody_and_lets_nobody_in() {
+fn list_with_a_bad_signature_refuses_every_peer() {
     let (ca, forger) = (Ca::new("root").unwrap(), Ca::new("root").unwrap());
     let trust = revocable();
     let (web, cart) = (member(&ca, &[&ca], WEB, &Trust::default()), member(&ca, &[&ca], CART, &trust));
@@ -234,7 +236,7 @@ fn a_list_that_its_ca_did_not_sign_revokes_nobody_and_lets_nobody_in() {
 }
 
 #[test]
-fn every_list_of_an_issuers_name_counts_whichever_comes_first() {
+fn all_lists_with_one_issuer_name_apply_in_any_order() {
     // A CA that changed its key and kept its name.
     let (old, new) = (Ca::new("root").unwrap(), Ca::new("root").unwrap());
     let trust = revocable();
@@ -265,56 +267,59 @@ fn every_list_of_an_issuers_name_counts_whichever_comes_first() {
 }
 
 #[tokio::test]
-async fn open_connections_of_the_revoked_are_told_and_no_others() {
+async fn revocation_closes_only_connections_of_revoked_peers() {
     let ca = Ca::new("root").unwrap();
     let trust = revocable();
     trust.set_revocations(Revocations::None);
     let (web, cart) = (member(&ca, &[&ca], WEB, &trust), member(&ca, &[&ca], CART, &trust));
-    let Verdict { client, server } = meet(&web, &cart);
+    let (client_tls, server_tls) = (web.client_tls(&[id(CART)]), cart.server_tls());
+    let Handshake { client, server } = handshake(&client_tls, &server_tls);
     let (client, server) = (client.unwrap(), server.unwrap());
     // Each side watches the other one.
-    let (of_web, of_cart) = (cart.vouch(&server, PeerRole::Client), web.vouch(&client, PeerRole::Server));
-    assert!(of_web.is_tracked() && of_cart.is_tracked());
+    let (of_web, of_cart) = (server_tls.watch_revocation(&server), client_tls.watch_revocation(&client));
+    assert!(of_web.is_registered() && of_cart.is_registered());
     assert_eq!(trust.set_revocations(lists(&[ca.crl(&[leaf(&cart)]).unwrap()])), 1);
     assert!(of_cart.is_revoked() && !of_web.is_revoked());
     let mut waits = Box::pin(poll_fn(|cx| of_web.poll_revoked(cx)));
     assert!(poll_fn(|cx| std::task::Poll::Ready(waits.as_mut().poll(cx).is_pending())).await);
     let revoke = async { trust.set_revocations(lists(&[ca.crl(&[leaf(&cart), leaf(&web)]).unwrap()])) };
-    let ((), told) = tokio::join!(waits, revoke);
-    assert_eq!(told, 1, "the other one was told before");
-    // Who comes between a list and its register is told at once.
-    assert!(cart.vouch(&server, PeerRole::Client).is_revoked());
+    let ((), revoked) = tokio::join!(waits, revoke);
+    assert_eq!(revoked, 1, "the other peer was revoked before");
+    // A peer that registers after the list was replaced is revoked at once.
+    assert!(server_tls.watch_revocation(&server).is_revoked());
     drop((of_web, of_cart));
-    assert_eq!(trust.0.live.recheck(&trust.rules()), 0, "nobody is left");
+    assert_eq!(trust.0.registry.recheck(&trust.rules()), 0, "the registry is empty");
 }
 
 #[test]
-fn a_list_that_does_not_verify_ends_no_connection_by_serial_number_alone() {
+fn list_with_a_bad_signature_closes_no_open_connection() {
     let (ca, forger) = (Ca::new("root").unwrap(), Ca::new("other").unwrap());
     let trust = revocable();
     trust.set_revocations(Revocations::None);
     let (web, cart) = (member(&ca, &[&ca], WEB, &trust), member(&ca, &[&ca], CART, &trust));
-    let server = meet(&web, &cart).server.unwrap();
-    let of_web = cart.vouch(&server, PeerRole::Client);
+    let server_tls = cart.server_tls();
+    let server = handshake(&web.client_tls(&[id(CART)]), &server_tls).server.unwrap();
+    let of_web = server_tls.watch_revocation(&server);
     assert_eq!(trust.set_revocations(lists(&[forger.crl(&[leaf(&web)]).unwrap()])), 0);
     assert!(!of_web.is_revoked());
 }
 
 #[test]
-fn where_no_revocations_are_expected_nothing_is_kept() {
+fn peers_are_not_registered_without_a_configured_revocation_list() {
     let ca = Ca::new("root").unwrap();
     let trust = Trust::default();
     let (web, cart) = (member(&ca, &[&ca], WEB, &trust), member(&ca, &[&ca], CART, &trust));
-    let server = meet(&web, &cart).server.unwrap();
-    assert!(!cart.vouch(&server, PeerRole::Client).is_tracked());
+    let server_tls = cart.server_tls();
+    let server = handshake(&web.client_tls(&[id(CART)]), &server_tls).server.unwrap();
+    assert!(!server_tls.watch_revocation(&server).is_registered());
 }
 
 #[test]
-fn under_the_post_quantum_policy_classical_peers_are_refused_on_both_sides() {
+fn post_quantum_policy_refuses_classical_peers_on_both_sides() {
     let ca = Ca::new("root").unwrap();
     let strict = Trust::new(Options { key_exchange: KeyExchange::PostQuantum, ..Options::default() });
     let (web, cart) = (member(&ca, &[&ca], WEB, &strict), member(&ca, &[&ca], CART, &strict));
-    let Verdict { client, .. } = meet(&web, &cart);
+    let Handshake { client, .. } = meet(&web, &cart);
     let group = client.unwrap().negotiated_key_exchange_group().unwrap().name();
     assert_eq!(group, rustls::NamedGroup::X25519MLKEM768);
     // The default policy has the group, too.
@@ -336,8 +341,8 @@ fn under_the_post_quantum_policy_classical_peers_are_refused_on_both_sides() {
             .unwrap();
         Arc::new(config)
     };
-    let verdict = handshake(classical(&["h2"]), cart.server_config());
-    let error = verdict.server.unwrap_err().to_string();
+    let result = handshake(&classical(&["h2"]), &cart.server_tls());
+    let error = result.server.unwrap_err().to_string();
     assert!(error.contains("NoKxGroupsInCommon"), "{error}");
     // A server that has only classical groups finds none in our hello.
     let mut provider = rustls::crypto::CryptoProvider::clone(&KeyExchange::Preferred.provider());
@@ -352,6 +357,6 @@ fn under_the_post_quantum_policy_classical_peers_are_refused_on_both_sides() {
             PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap(),
         )
         .unwrap();
-    let verdict = handshake(web.client_config(&[id(CART)]), Arc::new(server));
-    assert!(verdict.client.is_err() && verdict.server.is_err());
+    let result = handshake(&web.client_tls(&[id(CART)]), &Arc::new(server));
+    assert!(result.client.is_err() && result.server.is_err());
 }

@@ -1,4 +1,4 @@
-//! Addresses, prefixes, ports and gateway references, for every message that holds some.
+//! Converts addresses, prefixes, ports and gateway references of all messages.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -9,9 +9,8 @@ use super::WireError;
 use crate::addr::{GatewayAddress, GatewayDestination, NetworkAddress};
 use crate::intern::Interner;
 use crate::name::NamespacedHostname;
+use crate::ports::HBONE_PORT;
 
-/// The port of HBONE when a gateway reference has none.
-const HBONE_PORT: u16 = 15008;
 /// Bits in front of the IPv4 address inside an IPv4-mapped IPv6 one.
 const MAPPED_BITS: u8 = 96;
 
@@ -61,7 +60,7 @@ pub(super) fn ports(
     ports
         .into_iter()
         .map(|wire| {
-            // What the application speaks is of no concern below layer 7.
+            // The application protocol does not matter at layer 4.
             let proto::Port { service_port, target_port, app_protocol: _ } = wire;
             Ok((port(field, service_port)?, port(field, target_port)?))
         })
@@ -84,7 +83,7 @@ pub(super) fn gateway(
             })
         }
         proto::gateway_address::Destination::Address(address) => {
-            // A gateway is one address, so a prefix length has nothing to say.
+            // A gateway is a single address: the prefix length is ignored.
             let proto::NetworkAddress { network, address, length: _ } = address;
             GatewayDestination::Address(NetworkAddress {
                 network: texts.name(&network),

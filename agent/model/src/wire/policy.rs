@@ -1,4 +1,4 @@
-//! `istio.security.Authorization`. Strict: an entry that was dropped could widen an ALLOW or empty a DENY.
+//! Converts `istio.security.Authorization`. Strict: a dropped entry could widen an ALLOW or void a DENY.
 
 use ipnet::IpNet;
 use isthmus_proto::security as proto;
@@ -11,7 +11,7 @@ impl TryFrom<proto::Authorization> for Policy {
 
     fn try_from(wire: proto::Authorization) -> Result<Self, Self::Error> {
         let proto::Authorization { name, namespace, scope, action, rules, dry_run, extensions: _ } = wire;
-        // It would apply to nobody, and whoever it was meant for would go without it.
+        // It would apply to no workload, and those it was meant for would not be protected.
         if namespace.is_empty() && reach(scope) == Some(Scope::Namespace) {
             return Err(WireError::Missing { field: "namespace" });
         }

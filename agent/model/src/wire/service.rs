@@ -1,4 +1,4 @@
-//! `istio.workload.Service`.
+//! Converts `istio.workload.Service`.
 
 use isthmus_proto::workload as proto;
 
@@ -29,7 +29,7 @@ pub(super) fn read(wire: proto::Service, texts: &mut Interner) -> Result<Service
     if hostname.is_empty() {
         return Err(WireError::Missing { field: "hostname" });
     }
-    // Its name, by which it is removed, would be that of another one.
+    // Otherwise its xDS name, by which it is removed, would be that of another service.
     if namespace.contains('/') {
         return Err(WireError::ServiceName { field: "namespace", value: namespace });
     }
@@ -41,7 +41,7 @@ pub(super) fn read(wire: proto::Service, texts: &mut Interner) -> Result<Service
         vips,
         cidr_vips,
         ports: addr::ports("ports", ports)?,
-        // A name that is no identity of the mesh cannot be proved by anybody: leaving it out expects less.
+        // A name that is not a SPIFFE identity of the mesh can never be presented by a peer: it is left out.
         subject_alt_names: subject_alt_names.iter().filter_map(|name| name.parse().ok()).collect(),
         waypoint: waypoint.map(|wire| addr::gateway("waypoint", wire, texts)).transpose()?,
         weighted_waypoints: weighted_waypoints
@@ -55,7 +55,7 @@ pub(super) fn read(wire: proto::Service, texts: &mut Interner) -> Result<Service
     })
 }
 
-/// A prefix as long as the address is an address like any other.
+/// A prefix of full length is a plain address.
 fn virtual_addresses(
     wire: Vec<proto::NetworkAddress>,
     texts: &mut Interner,
@@ -84,8 +84,8 @@ fn weighted(wire: proto::WeightedWaypoint, texts: &mut Interner) -> Result<(Gate
     Ok((addr::gateway(field, destination, texts)?, weight))
 }
 
-/// A scope or mode that is not known is ignored, but for one case: a strict balancer without one of its scopes would
-/// send traffic where it was forbidden to go.
+/// Unknown scopes and modes are ignored, with one exception: strict load balancing without one of its scopes would send
+/// traffic where it must not go.
 fn load_balancer(wire: proto::LoadBalancing) -> Result<LoadBalancer, WireError> {
     let proto::LoadBalancing { routing_preference, mode, health_policy } = wire;
     let mode = match proto::load_balancing::Mode::try_from(mode) {

@@ -113,20 +113,20 @@ fn a_full_workload_is_read() {
 }
 
 #[test]
-fn what_does_not_fit_in_a_workload_is_named() {
+fn invalid_fields_of_a_workload_are_named() {
     type Change = fn(&mut proto::Workload);
     let cases: [(Change, &str); 13] = [
         (|w| w.uid.clear(), "uid: missing"),
-        (|w| w.addresses = vec![vec![1, 2, 3]], "addresses: 3 bytes are no IP address (4 or 16 are)"),
-        (|w| w.addresses = vec![vec![]], "addresses: 0 bytes are no IP address (4 or 16 are)"),
+        (|w| w.addresses = vec![vec![1, 2, 3]], "addresses: 3 bytes are not an IP address (4 or 16 are)"),
+        (|w| w.addresses = vec![vec![]], "addresses: 0 bytes are not an IP address (4 or 16 are)"),
         (|w| w.tunnel_protocol = 2, "tunnel_protocol: 2 is not supported"),
         (|w| w.tunnel_protocol = 9, "tunnel_protocol: 9 is not supported"),
         (|w| w.waypoint = Some(proto::GatewayAddress::default()), "waypoint: missing"),
         (|w| w.network_gateway = Some(proto::GatewayAddress::default()), "network_gateway: missing"),
-        (|w| w.waypoint = Some(by_address(&[1], 1)), "waypoint: 1 bytes are no IP address (4 or 16 are)"),
+        (|w| w.waypoint = Some(by_address(&[1], 1)), "waypoint: 1 bytes are not an IP address (4 or 16 are)"),
         (
             |w| w.network_gateway = Some(by_address(&[1, 2, 3, 4], 80_544)),
-            "network_gateway: 80544 is no port (0 to 65535)",
+            "network_gateway: 80544 is not a port (0 to 65535)",
         ),
         (
             |w| w.application_tunnel = Some(proto::ApplicationTunnel { protocol: 7, port: 1 }),
@@ -134,7 +134,7 @@ fn what_does_not_fit_in_a_workload_is_named() {
         ),
         (
             |w| w.application_tunnel = Some(proto::ApplicationTunnel { protocol: 0, port: 65_536 }),
-            "application_tunnel.port: 65536 is no port (0 to 65535)",
+            "application_tunnel.port: 65536 is not a port (0 to 65535)",
         ),
         (
             |w| drop(w.services.insert("noslash".into(), proto::PortList::default())),
@@ -142,7 +142,7 @@ fn what_does_not_fit_in_a_workload_is_named() {
         ),
         (
             |w| drop(w.services.insert("a/b".into(), proto::PortList { ports: vec![port(65_616, 80)] })),
-            "services.ports: 65616 is no port (0 to 65535)",
+            "services.ports: 65616 is not a port (0 to 65535)",
         ),
     ];
     for (change, want) in cases {
@@ -151,7 +151,7 @@ fn what_does_not_fit_in_a_workload_is_named() {
 }
 
 #[test]
-fn growth_of_a_workload_is_ignored_on_the_safe_side() {
+fn unknown_values_of_a_workload_have_safe_defaults() {
     let workload = workload_with(|wire| {
         wire.workload_type = 99;
         wire.status = 99;
@@ -211,7 +211,7 @@ fn a_full_service_is_read() {
 }
 
 #[test]
-fn what_does_not_fit_in_a_service_is_named() {
+fn invalid_fields_of_a_service_are_named() {
     type Change = fn(&mut proto::Service);
     fn vip(address: &[u8], length: u32) -> Vec<proto::NetworkAddress> {
         vec![proto::NetworkAddress {
@@ -235,7 +235,7 @@ fn what_does_not_fit_in_a_service_is_named() {
             |s| s.addresses = vip(&[0; 16], 129),
             "addresses.length: prefix length 129 is longer than the address (128 bits)",
         ),
-        (|s| s.ports = vec![port(80, 70_000)], "ports: 70000 is no port (0 to 65535)"),
+        (|s| s.ports = vec![port(80, 70_000)], "ports: 70000 is not a port (0 to 65535)"),
         (
             |s| s.weighted_waypoints = vec![proto::WeightedWaypoint { destination: None, weight: 1 }],
             "weighted_waypoints.destination: missing",
@@ -254,7 +254,7 @@ fn what_does_not_fit_in_a_service_is_named() {
 }
 
 #[test]
-fn growth_of_a_service_is_ignored() {
+fn unknown_values_of_a_service_are_ignored() {
     let service = service_with(|wire| {
         wire.visibility = 9;
         wire.ip_families = 9;
@@ -317,19 +317,19 @@ fn a_policy_is_read_whole() {
 }
 
 #[test]
-fn a_policy_that_is_not_understood_is_refused_whole() {
+fn a_policy_with_an_unknown_value_is_rejected_whole() {
     type Change = fn(&mut security::Match);
     let cases: [(Change, &str); 5] = [
         (|m| m.namespaces = vec![security::StringMatch { match_type: None }], "match.namespaces: missing"),
         (
             |m| m.source_ips = vec![security::Address { address: vec![1], length: 8 }],
-            "match.source_ips: 1 bytes are no IP address (4 or 16 are)",
+            "match.source_ips: 1 bytes are not an IP address (4 or 16 are)",
         ),
         (
             |m| m.not_source_ips = vec![security::Address { address: vec![1, 2, 3, 4], length: 33 }],
             "match.not_source_ips: prefix length 33 is longer than the address (32 bits)",
         ),
-        (|m| m.destination_ports = vec![65_536], "match.destination_ports: 65536 is no port (0 to 65535)"),
+        (|m| m.destination_ports = vec![65_536], "match.destination_ports: 65536 is not a port (0 to 65535)"),
         (
             |m| m.not_principals = vec![security::StringMatch { match_type: None }],
             "match.not_principals: missing",
@@ -345,7 +345,7 @@ fn a_policy_that_is_not_understood_is_refused_whole() {
 }
 
 #[test]
-fn what_is_known_of_a_refused_policy_is_how_far_it_reaches() {
+fn the_outline_of_a_rejected_policy_is_its_scope() {
     let wire = |scope, action| security::Authorization { scope, action, dry_run: true, ..Default::default() };
     let read = |scope, action| outline(&wire(scope, action)).map(|o| (o.scope, o.action, o.dry_run));
     assert_eq!(read(0, 0), Some((Scope::Global, Action::Allow, true)));

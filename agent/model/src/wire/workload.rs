@@ -1,4 +1,4 @@
-//! `istio.workload.Workload`.
+//! Converts `istio.workload.Workload`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -52,7 +52,7 @@ pub(super) fn read(wire: proto::Workload, texts: &mut Interner) -> Result<Worklo
         return Err(WireError::Missing { field: "uid" });
     }
     Ok(Workload {
-        // The only two that are the workload's own; whatever else is text, others have as well.
+        // Only these two texts are unique to the workload; the others are interned.
         uid: uid.into(),
         name: name.into(),
         namespace: texts.name(&namespace),
@@ -83,7 +83,7 @@ pub(super) fn read(wire: proto::Workload, texts: &mut Interner) -> Result<Worklo
     })
 }
 
-/// Exactly as much room as there are addresses, nearly always one: `collect` would take four.
+/// With the exact capacity, nearly always one: `collect` would allocate four.
 fn ips(wire: &[Vec<u8>]) -> Result<Vec<IpAddr>, WireError> {
     let mut addresses = Vec::with_capacity(wire.len());
     for bytes in wire {
@@ -96,7 +96,7 @@ fn or_default<'a>(text: &'a str, default: &'a str) -> &'a str {
     if text.is_empty() { default } else { text }
 }
 
-/// A tunnel that is not spoken here must not be mistaken for plain text.
+/// An unknown tunnel protocol must not be taken for plaintext.
 fn protocol(value: i32) -> Result<Protocol, WireError> {
     match proto::TunnelProtocol::try_from(value) {
         Ok(proto::TunnelProtocol::None) => Ok(Protocol::Tcp),
@@ -107,7 +107,7 @@ fn protocol(value: i32) -> Result<Protocol, WireError> {
     }
 }
 
-/// Telemetry only, so a new kind is the default one.
+/// Telemetry only, so an unknown kind becomes the default.
 fn kind(value: i32) -> WorkloadType {
     match proto::WorkloadType::try_from(value) {
         Ok(proto::WorkloadType::Cronjob) => WorkloadType::CronJob,
@@ -117,7 +117,7 @@ fn kind(value: i32) -> WorkloadType {
     }
 }
 
-/// Whatever a new status means, it is not "healthy".
+/// An unknown status is treated as unhealthy.
 fn health(value: i32) -> Health {
     match proto::WorkloadStatus::try_from(value) {
         Ok(proto::WorkloadStatus::Healthy) => Health::Healthy,
@@ -125,7 +125,7 @@ fn health(value: i32) -> Health {
     }
 }
 
-/// A new mode is ignored: addresses are a workload's own unless it is said that they are the node's.
+/// An unknown mode is ignored: addresses are the workload's own unless the mode is host network.
 fn mode(value: i32) -> NetworkMode {
     match proto::NetworkMode::try_from(value) {
         Ok(proto::NetworkMode::HostNetwork) => NetworkMode::HostNetwork,
@@ -138,7 +138,7 @@ fn place(wire: &proto::Locality, texts: &mut Interner) -> Locality {
     Locality { region: texts.name(region), zone: texts.name(zone), subzone: texts.name(subzone) }
 }
 
-/// Bytes that the application would not expect must not be written to it, so a new kind is refused.
+/// An unknown kind is rejected: the application must not receive bytes that it does not expect.
 fn tunnel(wire: proto::ApplicationTunnel) -> Result<ApplicationTunnel, WireError> {
     let proto::ApplicationTunnel { protocol, port } = wire;
     let kind = match proto::application_tunnel::Protocol::try_from(protocol) {

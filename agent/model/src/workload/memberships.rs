@@ -22,14 +22,14 @@ impl Memberships {
         Arc::make_mut(&mut self.0).insert(service, ports);
     }
 
-    /// Whether nobody else holds this one.
+    /// Whether this is the only clone.
     pub(crate) fn is_unshared(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }
 }
 
 impl Default for Memberships {
-    /// Most workloads without services are of no deployment, so what is empty is shared by all of them.
+    /// Shared by all workloads without services.
     fn default() -> Self {
         static NONE: LazyLock<Memberships> = LazyLock::new(|| Memberships(Arc::default()));
         NONE.clone()

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use isthmus_model::{AgentPorts, HBONE_PORT};
 use isthmus_sys::IpNet;
 use isthmus_sys::nft::{
     Base, Chain, ChainKind, Direction, Family, Hook, Match, Op, Policy, Proto, Rule, Ruleset, SetKind, Side,
@@ -10,10 +11,9 @@ use isthmus_sys::nft::{
 
 use super::config::{AGENT_MARK, GUARD, MANGLE, MARK_MASK, NAT, PodRules, RAW, SPOOFED_MARK, families, mark};
 
-const OUTBOUND_PORT: u16 = 15001;
-const PLAINTEXT_PORT: u16 = 15006;
-const HBONE_PORT: u16 = 15008;
-const DNS_PROXY_PORT: u16 = 15053;
+const OUTBOUND_PORT: u16 = AgentPorts::WELL_KNOWN.outbound;
+const PLAINTEXT_PORT: u16 = AgentPorts::WELL_KNOWN.inbound_plaintext;
+const DNS_PROXY_PORT: u16 = AgentPorts::WELL_KNOWN.dns;
 const DNS_PORT: u16 = 53;
 /// Conntrack zone of the DNS proxy's upstream queries. They may have the same addresses and ports as the application's
 /// query that they forward; in one zone conntrack would take both for one connection.

@@ -4,10 +4,9 @@
 use std::io;
 use std::net::SocketAddr;
 
+use isthmus_model::AgentPorts;
 use isthmus_sys::socket::{self, Sockets, Transparent, canonical};
 use tokio::net::{TcpListener, TcpStream};
-
-use crate::config::Ports;
 
 use super::handshake_slots::SlotPermit;
 
@@ -139,7 +138,7 @@ impl Listeners {
     /// When a port cannot be bound, or transparency was required and is not allowed.
     pub fn bind(
         sockets: &Sockets,
-        ports: Ports,
+        ports: AgentPorts,
         transparent: Transparent,
     ) -> Result<Self, isthmus_sys::Error> {
         Ok(Self {

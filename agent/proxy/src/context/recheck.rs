@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use isthmus_model::Facts;
 use isthmus_rt::task::Spawnable;
-use isthmus_state::{InForce, Snapshot, authorize};
+use isthmus_state::{EffectivePolicies, Snapshot, authorize};
 use tokio::time::Instant;
 
 use super::PodContext;
@@ -31,8 +31,8 @@ impl PodContext {
     }
 
     /// The policies of the local workload; `None` while the control plane does not describe it.
-    fn in_force(&self, snapshot: &Snapshot) -> Option<InForce> {
-        snapshot.local_workload(&self.pod).map(|workload| snapshot.in_force(workload))
+    fn effective_policies(&self, snapshot: &Snapshot) -> Option<EffectivePolicies> {
+        snapshot.local_workload(&self.pod).map(|workload| snapshot.effective_policies(workload))
     }
 
     /// Rechecks whenever the policies in force change, and when a missing one has exceeded its grace period. Most
@@ -42,13 +42,13 @@ impl PodContext {
     /// that was accepted in between would keep the permit of the old policies.
     pub(crate) fn recheck_on_changes(self: Arc<Self>) -> impl Spawnable<Output = ()> {
         let mut changes = self.proxy.state.subscribe();
-        let mut last = self.in_force(&self.snapshot());
+        let mut last = self.effective_policies(&self.snapshot());
         async move {
             let mut next_recheck = None;
             loop {
                 tokio::select! {
                     snapshot = changes.next() => {
-                        let now = self.in_force(&snapshot);
+                        let now = self.effective_policies(&snapshot);
                         if now == last {
                             continue;
                         }

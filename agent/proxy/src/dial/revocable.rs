@@ -1,18 +1,18 @@
-//! A session that ends when its peer is revoked: to whoever reads or writes it, the connection fails at that moment, with
-//! a text by which its streams are recorded. Knows no list; see [`Vouched`].
+//! A TLS session that fails once its peer is revoked: reads and writes return [`PeerRevoked`], by which the tunnel above
+//! and its streams recognize the reason. It does not know the revocation lists; see [`RevocationWatch`].
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use isthmus_hbone::TlsError;
 use isthmus_hbone::session::TlsSession;
-use isthmus_identity::{Certificate, PeerRole, Vouched, is_revocation};
+use isthmus_hbone::{PeerRevoked, TlsError};
+use isthmus_identity::{MeshTls, PeerIdentity, RevocationWatch, is_revocation};
+use isthmus_rt::io::{forward_shutdown, forward_write};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::error::Error;
-use crate::error::revocation::REVOKED;
 use crate::telemetry::Metrics;
 use crate::types::Reporter;
 
@@ -20,60 +20,59 @@ use crate::types::Reporter;
 #[derive(Debug)]
 pub(crate) struct Revocable<S> {
     io: S,
-    peer: Vouched,
-    /// Counted once: what it counts for.
-    count: Option<Counted>,
+    watch: RevocationWatch,
+    /// Taken when the revocation is counted: once per connection.
+    counter: Option<RevocationCounter>,
 }
 
 #[derive(Debug)]
-struct Counted {
+struct RevocationCounter {
     metrics: Arc<Metrics>,
     reporter: Reporter,
 }
 
+/// An established session and the identity that its peer proved.
+pub(crate) type ProvenSession<S> = (Revocable<TlsSession<S>>, Option<PeerIdentity>);
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Revocable<TlsSession<S>> {
-    /// The outcome of a handshake that was made with `ours`: a session that watches the peer, or the error, counted if
-    /// it is a list's doing.
-    pub(crate) fn of(
+    /// Takes the outcome of the handshake that was made with `tls`: registers the peer for revocation, or counts the
+    /// failure if a revocation list caused it.
+    pub(crate) fn after_handshake<C>(
         outcome: Result<TlsSession<S>, TlsError>,
-        ours: &Certificate,
-        peer: PeerRole,
+        tls: &MeshTls<C>,
         metrics: &Arc<Metrics>,
         reporter: Reporter,
-    ) -> Result<Self, Error> {
+    ) -> Result<ProvenSession<S>, Error> {
         let session = outcome.inspect_err(|error| {
             if matches!(error, TlsError::Tls(error) if is_revocation(error)) {
                 metrics.crl_rejected(reporter);
             }
         })?;
-        let vouched = ours.vouch(session.state(), peer);
-        if ours.is_revocable() && !vouched.is_tracked() {
+        let watch = tls.watch_revocation(session.state());
+        if tls.is_revocable() && !watch.is_registered() {
             metrics.crl_untracked(reporter);
         }
-        Ok(Self::new(session, vouched, metrics, reporter))
-    }
-
-    /// The session.
-    pub(crate) fn session(&self) -> &TlsSession<S> {
-        &self.io
+        let peer = tls.peer(session.state());
+        Ok((Self::new(session, watch, metrics, reporter), peer))
     }
 }
 
 impl<S> Revocable<S> {
-    fn new(io: S, peer: Vouched, metrics: &Arc<Metrics>, reporter: Reporter) -> Self {
-        let count = peer.is_tracked().then(|| Counted { metrics: Arc::clone(metrics), reporter });
-        Self { io, peer, count }
+    fn new(io: S, watch: RevocationWatch, metrics: &Arc<Metrics>, reporter: Reporter) -> Self {
+        let counter =
+            watch.is_registered().then(|| RevocationCounter { metrics: Arc::clone(metrics), reporter });
+        Self { io, watch, counter }
     }
 
     fn revoked(&mut self) -> io::Error {
-        if let Some(Counted { metrics, reporter }) = self.count.take() {
+        if let Some(RevocationCounter { metrics, reporter }) = self.counter.take() {
             metrics.crl_rejected(reporter);
         }
-        io::Error::new(io::ErrorKind::PermissionDenied, REVOKED)
+        PeerRevoked.into()
     }
 
-    fn stands(&mut self) -> io::Result<()> {
-        if self.peer.is_revoked() { Err(self.revoked()) } else { Ok(()) }
+    fn ensure_not_revoked(&mut self) -> io::Result<()> {
+        if self.watch.is_revoked() { Err(self.revoked()) } else { Ok(()) }
     }
 }
 
@@ -83,10 +82,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Revocable<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.stands()?;
+        self.ensure_not_revoked()?;
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
-        // Only who waits needs to be woken.
-        if read.is_pending() && self.peer.poll_revoked(cx).is_ready() {
+        // Registered only while there is nothing to read: every other poll checks the flag first.
+        if read.is_pending() && self.watch.poll_revoked(cx).is_ready() {
             return Poll::Ready(Err(self.revoked()));
         }
         read
@@ -94,33 +93,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Revocable<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Revocable<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.stands()?;
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.stands()?;
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stands()?;
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stands()?;
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
+    forward_write!(io, before = ensure_not_revoked);
+    forward_shutdown!(io, before = ensure_not_revoked);
 }
 
 #[cfg(test)]
@@ -130,9 +104,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_peer_that_is_not_tracked_is_read_as_ever() {
+    async fn unregistered_peer_is_read_without_checks() {
         let metrics = Metrics::register(&isthmus_rt::metrics::Registry::default());
-        let mut io = Revocable::new(&b"abc"[..], Vouched::default(), &metrics, Reporter::Source);
+        let mut io = Revocable::new(&b"abc"[..], RevocationWatch::default(), &metrics, Reporter::Source);
         let mut text = String::new();
         io.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "abc");

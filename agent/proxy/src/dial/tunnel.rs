@@ -6,7 +6,6 @@ use std::sync::Arc;
 use isthmus_hbone::client::{self, Tunnel};
 use isthmus_hbone::pool::{Connect, ConnectFailure};
 use isthmus_hbone::session::TlsSession;
-use isthmus_identity::PeerRole;
 use isthmus_rt::BoxFuture;
 use isthmus_rt::task::Tasks;
 use isthmus_sys::socket::Sockets;
@@ -36,9 +35,9 @@ impl Dial {
         let certificate = proxy.certificate(&key.source).await?;
         let tcp = sockets.connect(key.address, None, config.dial_deadline).await;
         let tcp = tcp.map_err(Error::hbone_dial)?;
-        let tls = certificate.client_config(&key.destinations);
-        let done = TlsSession::connect(tls, tcp, config.tls_deadline).await;
-        let session = Revocable::of(done, &certificate, PeerRole::Server, &proxy.metrics, reporter)?;
+        let tls = certificate.client_tls(&key.destinations);
+        let outcome = TlsSession::connect(tls.config(), tcp, config.tls_deadline).await;
+        let (session, _) = Revocable::after_handshake(outcome, &tls, &proxy.metrics, reporter)?;
         Ok(client::handshake(session, &proxy.settings, &tunnels).await?)
     }
 }

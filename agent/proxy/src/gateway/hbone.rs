@@ -1,17 +1,18 @@
-//! 15008 of the gateway: ends the outer tunnel, chooses an endpoint, and passes the inner bytes to that pod's own 15008.
-//! Any member of the trust domain may ask; whether it is let in is decided by the pod, which sees its identity.
+//! 15008 of the gateway: terminates the outer tunnel, chooses an endpoint, and forwards the inner bytes to the 15008 of
+//! that pod. Any member of the trust domain may ask; whether it is admitted is decided by the pod, which sees the client's
+//! identity in the inner tunnel.
 
-use crate::retry::FailedAttempt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use isthmus_hbone::Head;
 use isthmus_hbone::copy;
 use isthmus_hbone::server::Responder;
+use isthmus_hbone::{ConnectStatus, Head};
 use isthmus_identity::PeerIdentity;
 use isthmus_model::{Authority, NetworkAddress};
 use isthmus_rt::drain::Watch;
-use isthmus_state::{GatewayTarget, gateway_target};
+use isthmus_state::route::Picks;
+use isthmus_state::{Ejected, GatewayTarget, gateway_target};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -19,7 +20,8 @@ use super::Globals;
 use crate::accept::Accepted;
 use crate::context::PodContext;
 use crate::error::Error;
-use crate::retry::{Cause, GiveUpReason, Hop, Learnt, RetryState};
+use crate::outbound::retry_loop::{self, AttemptError, Connected, Failed, NoChoice, PeerClaims, Upstreams};
+use crate::retry::{GiveUpReason, Protection, RetryState};
 use crate::server;
 use crate::telemetry::access_log;
 use crate::telemetry::baggage;
@@ -27,10 +29,7 @@ use crate::telemetry::{EndpointInfo, Opening, Record, ServiceLabels};
 use crate::tracker::{Connection, Tracked};
 use crate::types::{Carrier, Direction, Reporter};
 
-const BAD_REQUEST: u16 = 400;
-const UNAVAILABLE: u16 = 503;
-
-/// Serves one outer connection to its end.
+/// Serves one outer tunnel until it ends.
 pub(super) async fn accept(
     ctx: Arc<PodContext>,
     globals: Arc<dyn Globals>,
@@ -50,7 +49,7 @@ pub(super) async fn accept(
             let outer = Arc::new(Outer { ctx: Arc::clone(&ctx), globals, peer, source, local });
             server::drive(&ctx, source, session, drain, |request| {
                 let (head, responder) = request.into_parts();
-                let head = head.map_err(|bad| (bad.status, Error::BadRequest(bad.text)));
+                let head = head.map_err(|bad| (bad.status(), Error::BadRequest(bad.to_string())));
                 Arc::clone(&outer).serve(head, responder)
             })
             .await;
@@ -59,7 +58,7 @@ pub(super) async fn accept(
     }
 }
 
-/// An outer tunnel.
+/// An outer tunnel and its client.
 struct Outer {
     ctx: Arc<PodContext>,
     globals: Arc<dyn Globals>,
@@ -68,94 +67,42 @@ struct Outer {
     local: SocketAddr,
 }
 
-type Refused = (u16, Error);
-
-/// A stream that was not passed on.
-enum Failed {
-    /// Nobody was tried.
-    Early(Refused),
-    /// The last endpoint that was tried.
-    Late(Record, Error),
-}
+/// A status for the peer and an error for the log.
+type Refused = (ConnectStatus, Error);
 
 impl Outer {
     async fn serve(self: Arc<Self>, head: Result<Head, Refused>, mut responder: Responder) {
         let connected = match head {
             Ok(head) => Box::pin(self.connect(&head, &mut responder)).await,
-            Err(refused) => Err(Failed::Early(refused)),
+            Err(refused) => Err(Failed::BeforeAttempt(refused)),
         };
         match connected {
-            Ok((pod, mut record, tracked)) => {
+            Ok(Connected { mut record, tracked, upstream }) => {
                 let traffic = record.open();
                 match responder.accept(None) {
                     // The pod is the local side, as the application is at a pod.
-                    Ok(stream) => record.finish(copy::tunnel(pod, stream, &traffic).await),
+                    Ok(stream) => record.finish(copy::tunnel(upstream, stream, &traffic).await),
                     Err(error) => record.fail(&Error::Open(error)),
                 }
                 drop(tracked);
             }
-            Err(Failed::Early((status, error))) => {
+            Err(Failed::BeforeAttempt((status, error))) => {
                 access_log::failed(self.source, self.local, Direction::Inbound, &error);
                 responder.reject(status);
             }
-            Err(Failed::Late(record, error)) => {
-                responder.reject(UNAVAILABLE);
+            Err(Failed::Attempt(record, error)) => {
+                responder.reject(ConnectStatus::SERVICE_UNAVAILABLE);
                 record.fail(&error);
             }
         }
     }
 
-    /// Connects to one endpoint after the other, until one is there.
     async fn connect(
         &self,
         head: &Head,
         responder: &mut Responder,
-    ) -> Result<(TcpStream, Record, Tracked), Failed> {
-        let (ctx, metrics) = (&self.ctx, &self.ctx.proxy().metrics);
-        let mut tries =
-            RetryState::begin(ctx.proxy().config.retry, &mut ctx.retry_state().lock(), Instant::now());
-        let mut last: Option<(Record, Error)> = None;
-        loop {
-            let target = match self.choose(head, &tries) {
-                Ok(target) => target,
-                Err(refused) => {
-                    let Some((mut record, error)) = last else { return Err(Failed::Early(refused)) };
-                    record.set_connect_summary(&tries, Some(GiveUpReason::NobodyElse));
-                    metrics.retries.record_give_up(GiveUpReason::NobodyElse);
-                    return Err(Failed::Late(record, error));
-                }
-            };
-            if let Some((record, _)) = last.take() {
-                record.discard();
-            }
-            tries.again();
-            let opening = self.opening(head.clone(), &target);
-            let mut record =
-                Record::new(Arc::clone(metrics), opening).logged_on_drop().with_start(tries.started());
-            let tracked = self.track(head, target.addr);
-            let dialled = tokio::select! {
-                dialled = self.dial(target.addr) => dialled,
-                () = responder.cancelled() => Err(Error::ClientReset),
-            };
-            let picks = std::slice::from_ref(&target.pick);
-            let error = match dialled {
-                Ok(pod) => {
-                    tries.reached(picks, &mut ctx.retry_state().lock(), Instant::now());
-                    record.set_connect_summary(&tries, None);
-                    return Ok((pod, record, tracked));
-                }
-                Err(error) => error,
-            };
-            let cause = Cause::of(&error);
-            let missed = FailedAttempt { cause, depth: Hop::Outer, to: target.addr, picks };
-            let (again, ejected) = tries.missed(&missed, &mut ctx.retry_state().lock(), Instant::now());
-            metrics.retries.record_failure(cause, again, ejected);
-            if let Err(why) = again {
-                record.set_connect_summary(&tries, Some(why));
-                return Err(Failed::Late(record, error));
-            }
-            last = Some((record, error));
-        }
+    ) -> Result<Connected<TcpStream>, Failed<Refused>> {
+        retry_loop::connect(&self.ctx, GatewayUpstreams { outer: self, head, responder }).await
     }
 
     async fn dial(&self, to: SocketAddr) -> Result<TcpStream, Error> {
@@ -172,32 +119,33 @@ impl Outer {
         })
     }
 
-    fn choose(&self, head: &Head, tries: &RetryState) -> Result<GatewayTarget, Refused> {
+    fn choose(&self, head: &Head, retry: &RetryState) -> Result<GatewayTarget, Refused> {
         let Authority::Host { hostname, port } = &head.authority else {
-            let text = format!("a gateway is asked for services by name, not for {}", head.authority);
-            return Err((BAD_REQUEST, Error::BadRequest(text)));
+            let text = format!("the gateway forwards to services by name, not to {}", head.authority);
+            return Err((ConnectStatus::BAD_REQUEST, Error::BadRequest(text)));
         };
-        let snapshot = self.ctx.snapshot();
-        let network = &self.ctx.proxy().network;
+        // A copy, so that the pod's lock is not held while tables are built.
+        let ejected = self.ctx.retry_state().ejected();
+        let ejected = ejected.as_deref().map(|endpoints| Ejected { endpoints, now: Instant::now() });
+        let (snapshot, network) = (self.ctx.snapshot(), &self.ctx.proxy().network);
         let is_global = |service: &_| self.globals.is_global(service);
-        let experience = self.ctx.retry_state().lock();
-        let learnt = Learnt::of(&experience, tries, network);
-        let rng = &mut fastrand::Rng::new();
-        gateway_target(&snapshot, hostname, *port, network, is_global, &learnt, rng)
-            .map_err(|refusal| (UNAVAILABLE, Error::Gateway(refusal)))
+        let (avoid, rng) = (retry.avoid(ejected), &mut fastrand::Rng::new());
+        gateway_target(&snapshot, hostname, *port, network, is_global, avoid, rng)
+            .map_err(|refusal| (ConnectStatus::SERVICE_UNAVAILABLE, Error::Gateway(refusal)))
     }
 
     fn opening(&self, head: Head, target: &GatewayTarget) -> Opening {
-        // Clients of other networks have no address here; they are named as they call themselves, for the log.
+        // A client of another network has no address in this one; the log names it by its own baggage.
         let address = NetworkAddress { network: self.ctx.proxy().network.clone(), address: self.source.ip() };
         let snapshot = self.ctx.snapshot();
         let client = snapshot.workload_by_addr(&address).filter(|found| found.identity() == *self.peer.id());
         let identity = Some(self.peer.id().clone());
         let mut source = EndpointInfo::new(client.map(|client| &**client), identity.clone());
-        if let (None, Some(said)) = (client, &head.baggage) {
-            source = baggage::from_baggage(said);
+        if let (None, Some(claimed)) = (client, &head.baggage) {
+            source = baggage::from_baggage(claimed);
             source.party.principal = identity;
         }
+        let workload = &target.pick.workload;
         Opening {
             reporter: Reporter::Gateway,
             direction: Direction::Inbound,
@@ -206,8 +154,52 @@ impl Outer {
             dst: target.addr,
             hbone: Some(head.authority),
             service: Some(ServiceLabels::of(&target.service)),
-            destination: EndpointInfo::new(Some(&target.workload), Some(target.workload.identity())),
+            destination: EndpointInfo::new(Some(workload), Some(workload.identity())),
             mutual_tls: true,
         }
+    }
+}
+
+/// The endpoints of the service that a CONNECT asks for.
+struct GatewayUpstreams<'a> {
+    outer: &'a Outer,
+    head: &'a Head,
+    responder: &'a mut Responder,
+}
+
+impl Upstreams for GatewayUpstreams<'_> {
+    type Choice = GatewayTarget;
+    type Conn = TcpStream;
+    type Refusal = Refused;
+
+    async fn choose(&mut self, retry: &RetryState) -> Result<GatewayTarget, NoChoice<Refused>> {
+        let chosen = self.outer.choose(self.head, retry);
+        chosen.map_err(|refusal| NoChoice { refusal, reason: GiveUpReason::NoOtherEndpoint })
+    }
+
+    fn picks(choice: &GatewayTarget) -> Picks<'_> {
+        Picks::Peer(&choice.pick)
+    }
+
+    /// The inner tunnel protects the bytes wherever they are forwarded to.
+    fn protection(_: &GatewayTarget) -> Protection {
+        Protection::Direct
+    }
+
+    fn start(&self, choice: &GatewayTarget) -> (Record, Tracked) {
+        let opening = self.outer.opening(self.head.clone(), choice);
+        let record = Record::new(Arc::clone(&self.outer.ctx.proxy().metrics), opening).logged_on_drop();
+        (record, self.outer.track(self.head, choice.addr))
+    }
+
+    async fn attempt(
+        &mut self,
+        choice: &GatewayTarget,
+    ) -> Result<(TcpStream, Option<PeerClaims>), AttemptError> {
+        let dialled = tokio::select! {
+            dialled = self.outer.dial(choice.addr) => dialled,
+            () = self.responder.cancelled() => Err(Error::ClientReset),
+        };
+        dialled.map(|pod| (pod, None)).map_err(AttemptError::outer)
     }
 }

@@ -1,4 +1,4 @@
-//! Reads the server name out of a TLS ClientHello without answering it. The bytes are kept, to be forwarded unchanged.
+//! Reads the server name from a TLS ClientHello without answering it. The bytes are kept to be forwarded unchanged.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::error::{HelloError, MAX_CLIENT_HELLO};
 
-/// What was read.
+/// A ClientHello.
 #[derive(Debug)]
 pub(super) struct Hello {
     /// The server name, if one was sent.

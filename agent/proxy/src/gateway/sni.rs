@@ -1,7 +1,6 @@
-//! What is not HBONE: TLS routed by its server name, and plain TCP. Both go the way that a connection of the gateway's
-//! own workload would go, so an endpoint in the mesh is reached over HBONE, as the gateway.
+//! Traffic that is not HBONE: TLS routed by its server name, and plain TCP. Both are forwarded like an outbound connection
+//! of the gateway's own workload, so an endpoint in the mesh is reached over HBONE, with the gateway's identity.
 
-use crate::outbound::Flow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use super::{HelloError, SniRoutes, Target, hello};
 use crate::accept::Accepted;
 use crate::context::PodContext;
 use crate::error::Error;
-use crate::outbound;
+use crate::outbound::{self, Flow};
 use crate::server;
 use crate::telemetry::access_log;
 use crate::types::{Direction, Reporter};
@@ -29,7 +28,7 @@ pub(super) async fn serve_tls(
 ) {
     let slot = accepted.slot.take();
     serve(&ctx, accepted, drain, async |accepted| {
-        // The slot is for the hello only.
+        // The slot is for reading the ClientHello only.
         let hello = hello::read(&mut accepted.stream, ctx.proxy().config.hello_deadline);
         let read = server::in_slot(&ctx, slot, async { Ok(hello.await?) }).await?;
         let no_route = || Error::Hello(HelloError::NoRoute(read.name.clone()));
@@ -66,13 +65,13 @@ async fn serve(
     };
     tokio::select! {
         biased;
-        // What was opened logs its end when it is dropped.
+        // A record that was started logs the end of its connection when it is dropped.
         () = drain.forced() => {}
         () = work => {}
     }
 }
 
-/// What a client inside the network would connect to.
+/// The address that a client inside the network would connect to.
 fn address(ctx: &PodContext, target: &Target) -> Result<SocketAddr, Error> {
     let (hostname, port) = match target {
         Authority::Ip(address) => return Ok(*address),

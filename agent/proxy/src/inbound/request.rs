@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use isthmus_hbone::forwarded::Forwarded;
-use isthmus_hbone::{BadHead, Head};
+use isthmus_hbone::{BadHead, ConnectStatus, Head};
 use isthmus_identity::PeerIdentity;
 use isthmus_model::workload::TunnelKind;
 use isthmus_model::{NetworkAddress, NetworkId, Workload};
@@ -45,7 +45,7 @@ pub(super) struct ValidConnect {
 /// A CONNECT that failed validation.
 #[derive(Debug)]
 pub(super) struct Rejected {
-    pub(super) status: u16,
+    pub(super) status: ConnectStatus,
     pub(super) error: Error,
 }
 
@@ -68,13 +68,15 @@ pub(super) async fn validate(
     tunnel: &InboundTunnel,
     head: Result<Head, BadHead>,
 ) -> Result<(ValidConnect, Opening), Rejected> {
-    let head = head.map_err(|bad| Rejected { status: bad.status, error: Error::BadRequest(bad.text) })?;
-    let workload = ctx.workload().await.map_err(|error| Rejected { status: 503, error })?;
+    let head =
+        head.map_err(|bad| Rejected { status: bad.status(), error: Error::BadRequest(bad.to_string()) })?;
+    let unavailable = |error| Rejected { status: ConnectStatus::SERVICE_UNAVAILABLE, error };
+    let workload = ctx.workload().await.map_err(unavailable)?;
     let (snapshot, proxy) = (ctx.snapshot(), ctx.proxy());
     let found = inbound_target(&snapshot, &workload, tunnel.local, &head.authority, &proxy.network);
-    let target = found.map_err(|bad| Rejected { status: bad.status(), error: Error::Inbound(bad) })?;
+    let target = found.map_err(|bad| Rejected { status: bad.status().into(), error: Error::Inbound(bad) })?;
     if !ctx.may_reach(target.addr.port()) {
-        return Err(Rejected { status: 503, error: Error::Recursive(target.addr) });
+        return Err(unavailable(Error::Recursive(target.addr)));
     }
     let source = source(&snapshot, tunnel, &head, &proxy.network, proxy.config.baggage);
     let host = head.forwarded.as_deref().and_then(|header| Forwarded::parse(header).host);

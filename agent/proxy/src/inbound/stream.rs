@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use isthmus_hbone::ConnectStatus;
 use isthmus_hbone::copy;
 use isthmus_hbone::server::{Request, Responder};
 use isthmus_identity::PeerIdentity;
@@ -20,11 +21,6 @@ use crate::telemetry::access_log;
 use crate::telemetry::baggage;
 use crate::tracker::{Connection, Tracked};
 use crate::types::{Carrier, Direction};
-
-/// Denied by policy.
-const UNAUTHORIZED: u16 = 401;
-/// The application does not accept the connection.
-const UNAVAILABLE: u16 = 503;
 
 /// Answers one CONNECT and serves its stream until it is closed.
 pub(crate) async fn serve(ctx: Arc<PodContext>, tunnel: Arc<InboundTunnel>, request: Request) {
@@ -90,7 +86,7 @@ impl<'a> TrackedConnect<'a> {
                 self.forward(&peer, permit, responder).await;
             }
             Err(error) => {
-                responder.reject(UNAUTHORIZED);
+                responder.reject(ConnectStatus::UNAUTHORIZED);
                 self.record.fail(&error);
             }
         }
@@ -106,14 +102,14 @@ impl<'a> TrackedConnect<'a> {
             connected = app::dial(self.ctx, self.tunnel.source, app_addr) => connected,
             () = responder.cancelled() => Err(Error::ClientReset),
             refusal = self.tracked.denied() => {
-                responder.reject(UNAUTHORIZED);
+                responder.reject(ConnectStatus::UNAUTHORIZED);
                 return self.record.fail(&Error::PolicyChanged(refusal));
             }
         };
         match connected {
             Ok(app) => self.carry(peer, responder, app).await,
             Err(error) => {
-                responder.reject(UNAVAILABLE);
+                responder.reject(ConnectStatus::SERVICE_UNAVAILABLE);
                 self.record.fail(&error);
             }
         }

@@ -1,106 +1,80 @@
-//! One try: to an address, through a tunnel, or through two. A connection to another network has a tunnel to its
-//! gateway, and in it a tunnel to the far workload's own agent, which the gateway cannot read. The outer one is pooled;
-//! the inner one is this connection's, so that the gateway can choose anew each time.
+//! One connection attempt: to an address, through a tunnel, or through two.
+//!
+//! A connection to another network has a tunnel to its gateway, and in it a tunnel to the agent of the endpoint, which
+//! the gateway cannot read. The outer one is pooled; the inner one belongs to this connection alone, so that the gateway
+//! can choose an endpoint anew each time.
 
 use isthmus_hbone::client::{self, Tunnel};
 use isthmus_hbone::session::TlsSession;
 use isthmus_hbone::{Head, Stream, StreamIo};
-use isthmus_identity::{PeerIdentity, PeerRole};
-use isthmus_model::SpiffeId;
-use isthmus_state::route::{Inner, Route, Upstream};
+use isthmus_state::route::{DoubleTunnelTarget, InnerTunnelTarget, Route};
 use tokio::net::TcpStream;
 
-use super::flow::{Flow, OutboundAttempt};
+use super::flow::OutboundAttempt;
+use super::retry_loop::{AttemptError, PeerClaims};
 use crate::dial::linger::Linger;
 use crate::dial::revocable::Revocable;
 use crate::error::Error;
 use crate::retry::Hop;
-use crate::telemetry::EndpointInfo;
 use crate::telemetry::baggage;
 
-/// What was connected to.
+/// A connection to an upstream.
 pub(super) enum UpstreamConn {
     Tcp(TcpStream),
-    /// The stream, and the inner tunnel that it is of, if it is of one.
+    /// The stream, and the inner tunnel that it belongs to, if there is one.
     Tunnel(Stream, Option<Tunnel>),
 }
 
-/// Who the far end proved to be, and what it says it is, where only it can know.
-pub(super) type PeerClaims = Option<(Option<SpiffeId>, Option<EndpointInfo>)>;
-
-/// A try that failed.
-#[derive(Debug)]
-pub(super) struct AttemptError {
-    pub(super) error: Error,
-    pub(super) depth: Hop,
-}
-
-impl AttemptError {
-    pub(super) fn outer(error: Error) -> Self {
-        Self { error, depth: Hop::Outer }
-    }
-}
-
 impl OutboundAttempt<'_> {
-    /// Connects, up to the far end's 200. Sends nothing of the application's.
-    pub(super) async fn attempt(
-        &self,
-        flow: &Flow,
-        route: &Route,
-    ) -> Result<(UpstreamConn, PeerClaims), AttemptError> {
-        let to = match route {
-            Route::Hbone(upstream) => return self.tunnel(flow, upstream).await.map_err(AttemptError::outer),
-            Route::DoubleHbone(upstream) => return self.double(flow, upstream).await,
-            Route::Deny(reason) => return Err(AttemptError::outer(Error::Unroutable(reason.clone()))),
-            Route::Passthrough { to } => *to,
-            Route::Tcp(upstream) => upstream.tcp_to,
+    /// Connects, up to the upstream's 200. Sends nothing of the application's.
+    pub(super) async fn connect(&self) -> Result<(UpstreamConn, Option<PeerClaims>), AttemptError> {
+        let conn = match &self.route {
+            Route::Passthrough { to } => self.tcp(*to).await,
+            Route::Tcp(target) => self.tcp(target.addr).await,
+            Route::Hbone(target) => {
+                let opened = self.open(target, &self.head(target.authority.clone())).await;
+                opened.map(|(stream, _)| UpstreamConn::Tunnel(stream, None))
+            }
+            Route::DoubleHbone(target) => return self.double(target).await,
         };
-        let deadline = self.ctx.proxy().config.dial_deadline;
-        let connected = self.ctx.sockets().connect(to, None, deadline).await;
-        let connected = connected.map_err(|error| AttemptError::outer(Error::Connect(error)))?;
-        Ok((UpstreamConn::Tcp(connected), None))
+        conn.map(|conn| (conn, None)).map_err(AttemptError::outer)
     }
 
-    async fn tunnel(&self, flow: &Flow, upstream: &Upstream) -> Result<(UpstreamConn, PeerClaims), Error> {
-        let head = self.head(flow, upstream.authority.clone());
-        let (stream, _) = self.open(flow, upstream, &head).await?;
-        Ok((UpstreamConn::Tunnel(stream, None), None))
+    async fn tcp(&self, to: std::net::SocketAddr) -> Result<UpstreamConn, Error> {
+        let deadline = self.ctx.proxy().config.dial_deadline;
+        self.ctx.sockets().connect(to, None, deadline).await.map(UpstreamConn::Tcp).map_err(Error::Connect)
     }
 
     async fn double(
         &self,
-        flow: &Flow,
-        upstream: &Upstream,
-    ) -> Result<(UpstreamConn, PeerClaims), AttemptError> {
-        let head = self.head(flow, upstream.authority.clone());
-        let (carrier, _) = self.open(flow, upstream, &head).await.map_err(AttemptError::outer)?;
-        let nested = self.nested(upstream, head, carrier).await;
-        nested.map_err(|error| AttemptError { error, depth: Hop::Inner })
+        target: &DoubleTunnelTarget,
+    ) -> Result<(UpstreamConn, Option<PeerClaims>), AttemptError> {
+        let head = self.head(target.outer.authority.clone());
+        let (carrier, _) = self.open(&target.outer, &head).await.map_err(AttemptError::outer)?;
+        let inner = self.inner(&target.inner, head, carrier).await;
+        inner.map_err(|error| AttemptError { error, hop: Hop::Inner })
     }
 
-    async fn nested(
+    async fn inner(
         &self,
-        upstream: &Upstream,
+        target: &InnerTunnelTarget,
         mut head: Head,
         carrier: Stream,
-    ) -> Result<(UpstreamConn, PeerClaims), Error> {
-        let Some(Inner { authority, identities }) = &upstream.inner else {
-            return Err(Error::BadRequest("a route through a gateway has no inner target".to_owned()));
-        };
+    ) -> Result<(UpstreamConn, Option<PeerClaims>), Error> {
         let proxy = self.ctx.proxy();
-        let certificate = self.ctx.certificate(&self.identity()).await?;
-        let config = certificate.client_config(identities);
-        let done =
-            TlsSession::connect(config, Linger::new(StreamIo::new(carrier)), proxy.config.tls_deadline).await;
+        let certificate = self.ctx.certificate(&self.workload.identity()).await?;
+        let tls = certificate.client_tls(target.identities.as_slice());
+        let carrier = Linger::new(StreamIo::new(carrier));
+        let outcome = TlsSession::connect(tls.config(), carrier, proxy.config.tls_deadline).await;
         let reporter = self.ctx.reporter();
-        let session = Revocable::of(done, &certificate, PeerRole::Server, &proxy.metrics, reporter)?;
-        let peer = PeerIdentity::of(session.session().state()).map(|peer| peer.id().clone());
+        let (session, peer) = Revocable::after_handshake(outcome, &tls, &proxy.metrics, reporter)?;
+        let proven = peer.map(|peer| peer.id().clone());
         let tunnel = client::handshake(session, &proxy.settings, self.ctx.tunnels()).await?;
-        head.authority = authority.clone();
+        head.authority = target.authority.clone();
         head.forwarded_network = Some(proxy.network.to_string());
-        let (stream, answer) = self.in_time(tunnel.open(&head)).await??;
-        let said = answer.baggage.filter(|_| proxy.config.baggage);
-        let learnt = (peer, said.as_deref().map(baggage::from_baggage));
-        Ok((UpstreamConn::Tunnel(stream, Some(tunnel)), Some(learnt)))
+        let (stream, response) = self.in_time(tunnel.open(&head)).await??;
+        let claimed = response.baggage.filter(|_| proxy.config.baggage);
+        let claimed = claimed.as_deref().map(baggage::from_baggage);
+        Ok((UpstreamConn::Tunnel(stream, Some(tunnel)), Some(PeerClaims { proven, claimed })))
     }
 }

@@ -1,17 +1,18 @@
-//! 15001: a captured connection of the pod, from its original destination to the other end. Never falls back from HBONE
-//! to plaintext, and sends no byte of the application before the far end said yes.
+//! The life of a captured connection behind the accept: connect, send what was read already, copy until an end closes,
+//! log.
 
-use super::attempt::UpstreamConn;
-use super::connect::{Failed, Open, connect};
-use super::flow::Flow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use isthmus_hbone::copy::{self, Count as _};
+use isthmus_hbone::copy::{self, ByteCounter as _};
 use isthmus_rt::drain::Watch;
 use isthmus_sys::socket::reset_on_close;
 use tokio::io::AsyncWriteExt as _;
 
+use super::attempt::UpstreamConn;
+use super::connect::connect;
+use super::flow::Flow;
+use super::retry_loop::{Connected, Failed};
 use crate::accept::Accepted;
 use crate::context::PodContext;
 use crate::error::Error;
@@ -31,41 +32,41 @@ pub(crate) async fn serve(ctx: Arc<PodContext>, accepted: Accepted, drain: Watch
     };
     tokio::select! {
         biased;
-        // What was begun logs its end when it is dropped.
+        // A record that was started logs the end of its connection when it is dropped.
         () = drain.forced() => {}
         () = forward(&ctx, flow) => {}
     }
 }
 
-/// Sends one connection where the mesh's state says, and logs how it ended.
+/// Connects one client to its upstream, copies, and logs how the connection ended.
 pub(crate) async fn forward(ctx: &PodContext, flow: Flow) {
-    // Boxed so that a connection which only copies does not carry the room that its beginning needed.
+    // Boxed so that a connection that only copies does not keep the memory that connecting needed.
     match Box::pin(connect(ctx, &flow)).await {
-        Ok(open) => carry(flow, open).await,
+        Ok(connected) => carry(flow, connected).await,
         Err(failed) => {
-            // The client must see that it was cut, not that an empty answer was finished.
+            // A FIN would look like an empty answer; a reset tells the client that the connection failed.
             reset_on_close(&flow.stream);
             match failed {
-                Failed::Early(error) => {
+                Failed::BeforeAttempt(error) => {
                     access_log::failed(flow.source, flow.original, Direction::Outbound, &error);
                 }
-                Failed::Late(record, error) => record.fail(&error),
+                Failed::Attempt(record, error) => record.fail(&error),
             }
         }
     }
 }
 
-/// Copies between the client and the far end.
-async fn carry(flow: Flow, open: Open) {
-    let Open { mut record, tracked, far } = open;
+/// Copies between the client and the upstream.
+async fn carry(flow: Flow, connected: Connected<UpstreamConn>) {
+    let Connected { mut record, tracked, upstream } = connected;
     let traffic = record.open();
-    match far {
+    match upstream {
         UpstreamConn::Tcp(mut upstream) => match upstream.write_all(&flow.first).await {
             Ok(()) => {
                 traffic.sent(flow.first.len() as u64);
                 record.finish(copy::plain(flow.stream, upstream, &traffic).await);
             }
-            Err(error) => lost(&flow, record, error),
+            Err(error) => fail(&flow, record, error),
         },
         UpstreamConn::Tunnel(stream, inner) => {
             tunnel(flow, stream, record, &traffic).await;
@@ -81,15 +82,15 @@ async fn tunnel(flow: Flow, mut stream: isthmus_hbone::Stream, record: Record, t
     let length = flow.first.len() as u64;
     if length > 0 {
         if let Err(error) = stream.send(flow.first.clone()).await {
-            return lost(&flow, record, error.into());
+            return fail(&flow, record, error.into());
         }
         traffic.sent(length);
     }
     record.finish(copy::tunnel(flow.stream, stream, traffic).await);
 }
 
-/// The far end was lost before the first bytes were with it; they are on the way, so nobody else gets them.
-fn lost(flow: &Flow, record: Record, error: std::io::Error) {
+/// The upstream was lost before it had the first bytes. Some may have arrived, so the connection cannot be retried.
+fn fail(flow: &Flow, record: Record, error: std::io::Error) {
     reset_on_close(&flow.stream);
     record.fail(&Error::Preface(error));
 }

@@ -1,41 +1,41 @@
-//! Which failures let another endpoint be tried. Pure.
+//! Which failures of a connection attempt let another endpoint be tried. Pure.
 //!
-//! Until the far end answered 200 no byte of the application has been sent, so a connection that was not made may be
-//! made elsewhere. But only where the far end did not decide: a 400 or a 401 is its answer, and whoever fails the
-//! identity check must not be replaced by somebody who might be with him.
+//! Until the peer has answered the CONNECT with 200, no byte of the application has been sent, so the attempt may be
+//! repeated elsewhere. But only where the peer did not decide: a 400 or 401 is its answer, and a peer that fails the
+//! identity check must not be replaced by another one that may be controlled by the same attacker.
 
 use isthmus_hbone::pool::Stage;
-use isthmus_hbone::{OpenError, TlsError};
+use isthmus_hbone::{ConnectStatus, OpenError, TlsError};
 use isthmus_sys::socket::ConnectError;
 
 use crate::error::Error;
 
-/// Why another endpoint may be tried.
+/// A failure after which another endpoint may be tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Cause {
-    /// Nobody listens there.
+    /// The peer refused the TCP connection: nothing listens there.
     Refused,
-    /// The network says that it cannot be reached: the answer for a pod that is just gone, where there is no host left
-    /// that could refuse.
+    /// The network reports the address as unreachable: the answer for a pod that has just gone, where no host is left that
+    /// could refuse.
     Unreachable,
-    /// Nobody answered.
+    /// The TCP connection timed out.
     ConnectTimeout,
-    /// The TLS handshake was not finished in time.
+    /// The TLS handshake timed out.
     TlsTimeout,
-    /// The connection was closed within the TLS handshake, as a listener that closes does with those in its queue. Our
-    /// end of a handshake is finished before the peer sees our certificate, and we say so ourselves when we refuse the
-    /// peer's: this is no failed identity check.
+    /// The peer closed the connection during the TLS handshake, as a closing listener does with the connections in its
+    /// queue. This is no failed identity check: the client side of a handshake is finished before the server verifies the
+    /// client's certificate, and a refusal of the server's certificate is an error of our own.
     TlsClosed,
-    /// The peer took no more streams.
+    /// The peer refused the stream (REFUSED_STREAM): it has reached its limit of streams.
     RefusedStream,
-    /// The peer was closing its tunnel and did not look at the CONNECT.
+    /// The peer sent GOAWAY and did not process the CONNECT.
     GoAway,
-    /// 503.
+    /// The peer answered the CONNECT with 503.
     Unavailable,
 }
 
 impl Cause {
-    /// The cause that an error is, if it is one.
+    /// The cause of an error; `None` when no other endpoint may be tried.
     pub(crate) fn of(error: &Error) -> Option<Self> {
         match error {
             Error::Connect(error) => Self::of_connect(error),
@@ -44,8 +44,8 @@ impl Cause {
             Error::Tls(TlsError::Io(_)) => Some(Self::TlsClosed),
             Error::Open(OpenError::Refused) => Some(Self::RefusedStream),
             Error::Open(OpenError::GoingAway) => Some(Self::GoAway),
-            Error::Open(OpenError::Status(503)) => Some(Self::Unavailable),
-            // What the dialler said, shared by all that waited for it.
+            Error::Open(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)) => Some(Self::Unavailable),
+            // The error of the dial, shared by all streams that waited for the tunnel.
             Error::Dial(failure) => match failure.error.downcast_ref::<Error>() {
                 Some(error) => Self::of(error),
                 None => (failure.stage == Stage::Timeout).then_some(Self::ConnectTimeout),
@@ -62,7 +62,7 @@ impl Cause {
         }
     }
 
-    /// As logs and metrics name it.
+    /// The value in logs and metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Refused => "refused",
@@ -89,10 +89,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_not_decided_by_the_far_end_may_be_tried_elsewhere() {
+    fn only_failures_that_the_peer_did_not_decide_are_retryable() {
         let to = "10.0.0.1:15008".parse().unwrap();
         let after = Duration::from_secs(10);
         let other = |kind: io::ErrorKind| Error::Connect(ConnectError::Other { to, cause: kind.into() });
+        let status = |status: u16| Error::Open(OpenError::Status(status.into()));
         let tls = |error| Error::Tls(TlsError::Tls(error));
         let io = |kind: io::ErrorKind| Error::Tls(TlsError::Io(kind.into()));
         let reset = TunnelError::Io { kind: io::ErrorKind::ConnectionReset, detail: "reset".to_owned() };
@@ -109,19 +110,19 @@ mod tests {
             (io(io::ErrorKind::UnexpectedEof), Some(Cause::TlsClosed)),
             (Error::Open(OpenError::Refused), Some(Cause::RefusedStream)),
             (Error::Open(OpenError::GoingAway), Some(Cause::GoAway)),
-            (Error::Open(OpenError::Status(503)), Some(Cause::Unavailable)),
-            // The far end's own word.
-            (Error::Open(OpenError::Status(400)), None),
-            (Error::Open(OpenError::Status(401)), None),
-            (Error::Open(OpenError::Status(403)), None),
-            (Error::Open(OpenError::Status(502)), None),
-            (Error::Open(OpenError::Status(504)), None),
+            (status(503), Some(Cause::Unavailable)),
+            // The peer's own answer.
+            (status(400), None),
+            (status(401), None),
+            (status(403), None),
+            (status(502), None),
+            (status(504), None),
             (Error::Open(OpenError::Reset(Reason::CANCEL)), None),
-            // Who we are talking to, or who we are.
+            // The peer's identity, or our own.
             (tls(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)), None),
             (tls(rustls::Error::AlertReceived(rustls::AlertDescription::CertificateUnknown)), None),
             (Error::NoCertificate { identity: "spiffe://td/ns/n/sa/s".parse().unwrap(), after }, None),
-            // After TLS the peer may have refused our certificate by closing.
+            // Once TLS is up, a close may be how the peer refuses our certificate.
             (Error::Http2(reset.clone()), None),
             (Error::Open(OpenError::Lost(reset)), None),
             (Error::NoAnswer(after), None),

@@ -1,140 +1,137 @@
-//! Who refused lately and is not chosen for a while. Pure: time is an argument.
+//! Outlier ejection: an endpoint that failed is not chosen for a while. Pure: time is an argument.
 //!
-//! An endpoint is out of one port of one service, so that a port that nobody listens on harms no other. Each time it
-//! refuses again it is out for longer. At most half of those that a choice is made from are out at once: what is wrong
-//! with more of them is not theirs, and the only one there is, is never out. Kept by pod: what one pod cannot reach,
-//! by a network policy or its own doing, another may.
+//! Ejections count per endpoint group, that is per port of a service, so that a port on which nothing listens does not
+//! harm the others. The time doubles with each ejection in a row. At most half of a group's endpoints are ejected at
+//! once: when more of them fail, the cause is not theirs; so the only endpoint of a service is never ejected. Kept per
+//! pod: what one pod cannot reach, because of a network policy or its own doing, another one may.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_model::{NamespacedHostname, WorkloadUid};
+use isthmus_model::WorkloadUid;
+use isthmus_state::{EjectedEndpoints, Ejection, EndpointGroup};
 use tokio::time::Instant;
 
-/// For how long.
+/// For how long endpoints are ejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EjectionConfig {
     /// The first time; each further time twice as long.
     pub(crate) first: Duration,
-    /// But no longer than this. As long after its end, it is forgotten.
+    /// The longest time. When as much has passed since its end, an ejection is forgotten.
     pub(crate) longest: Duration,
 }
 
-/// A port of a service.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Group {
-    pub(crate) service: NamespacedHostname,
-    pub(crate) port: u16,
-}
-
-/// What became of a refusal.
+/// What a failure led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Out for so long.
-    Out(Duration),
-    /// It was out already: others found the same at the same time.
-    Already,
-    /// Half of them are out.
-    Limit,
+pub(crate) enum EjectionOutcome {
+    /// The endpoint is ejected for this long.
+    Ejected(Duration),
+    /// It was ejected already: concurrent connections found the same failure.
+    AlreadyEjected,
+    /// Half of the group is ejected.
+    AtLimit,
 }
 
-/// Everybody who is out, or was.
+/// The ejections of one pod, over or not.
 #[derive(Debug)]
 pub(crate) struct Ejections {
-    terms: EjectionConfig,
-    groups: HashMap<Group, HashMap<WorkloadUid, Entry>>,
-    /// When it was last looked for what can be forgotten.
+    config: EjectionConfig,
+    /// Shared with the decisions that are being made. They are over within microseconds, so a change rarely has to copy
+    /// it.
+    groups: Arc<EjectedEndpoints>,
+    /// When forgotten entries were last removed.
     swept: Instant,
 }
 
-#[derive(Debug)]
-struct Entry {
-    until: Instant,
-    strikes: u32,
-}
-
 impl Ejections {
-    pub(crate) fn new(terms: EjectionConfig, now: Instant) -> Self {
-        Self { terms, groups: HashMap::new(), swept: now }
+    pub(crate) fn new(config: EjectionConfig, now: Instant) -> Self {
+        Self { config, groups: Arc::default(), swept: now }
     }
 
-    /// Whether nobody is out, nor was.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.groups.is_empty()
+    /// The ejections for a decision that is made outside the pod's lock; `None` when there are none.
+    pub(crate) fn snapshot(&self) -> Option<Arc<EjectedEndpoints>> {
+        (!self.groups.is_empty()).then(|| Arc::clone(&self.groups))
     }
 
-    /// Whether it is out now.
-    pub(crate) fn is_out(
-        &self,
-        service: &NamespacedHostname,
-        port: u16,
+    fn get(&self, group: &EndpointGroup, uid: &WorkloadUid) -> Option<Ejection> {
+        self.groups.get(group)?.get(uid).copied()
+    }
+
+    /// The endpoint failed; it was one of `of`.
+    pub(crate) fn record_failure(
+        &mut self,
+        group: &EndpointGroup,
         uid: &WorkloadUid,
+        of: usize,
         now: Instant,
-    ) -> bool {
-        // Names are shared: this allocates nothing.
-        let group = self.groups.get(&Group { service: service.clone(), port });
-        group.and_then(|group| group.get(uid)).is_some_and(|entry| entry.until > now)
-    }
-
-    /// It refused; it was chosen from `of`.
-    pub(crate) fn refused(&mut self, group: &Group, uid: &WorkloadUid, of: usize, now: Instant) -> Verdict {
+    ) -> EjectionOutcome {
         self.sweep(now);
-        let held = self.groups.get(group);
-        let out = held.map_or(0, |held| held.values().filter(|entry| entry.until > now).count());
-        let before = held.and_then(|held| held.get(uid));
-        if before.is_some_and(|entry| entry.until > now) {
-            return Verdict::Already;
+        let before = self.get(group, uid);
+        if before.is_some_and(|ejection| ejection.until > now) {
+            return EjectionOutcome::AlreadyEjected;
         }
-        if out + 1 > of / 2 {
-            return Verdict::Limit;
+        let ejected = self.groups.get(group).map_or(0, |group| {
+            let ejected = group.values().filter(|ejection| ejection.until > now);
+            ejected.count()
+        });
+        if ejected + 1 > of / 2 {
+            return EjectionOutcome::AtLimit;
         }
-        let strikes = before.map_or(0, |entry| entry.strikes);
-        let time = self.terms.first.saturating_mul(1 << strikes.min(20)).min(self.terms.longest);
-        let entry = Entry { until: now + time, strikes: strikes.saturating_add(1) };
-        self.groups.entry(group.clone()).or_default().insert(uid.clone(), entry);
-        Verdict::Out(time)
+        let strikes = before.map_or(0, |ejection| ejection.strikes);
+        let time = self.config.first.saturating_mul(1 << strikes.min(20)).min(self.config.longest);
+        let ejection = Ejection { until: now + time, strikes: strikes.saturating_add(1) };
+        let groups = Arc::make_mut(&mut self.groups);
+        groups.entry(group.clone()).or_default().insert(uid.clone(), ejection);
+        EjectionOutcome::Ejected(time)
     }
 
-    /// It was reached: one refusal is made up for. Whoever is out stays out for its time.
-    pub(crate) fn reached(&mut self, group: &Group, uid: &WorkloadUid, now: Instant) {
-        let Some(held) = self.groups.get_mut(group) else { return };
-        let Some(entry) = held.get_mut(uid).filter(|entry| entry.until <= now) else { return };
-        entry.strikes = entry.strikes.saturating_sub(1);
-        if entry.strikes == 0 {
-            held.remove(uid);
+    /// The endpoint was connected to: one strike is taken back. An ejection that is not over stays.
+    pub(crate) fn record_success(&mut self, group: &EndpointGroup, uid: &WorkloadUid, now: Instant) {
+        // Looked up first: nearly all endpoints have no entry, and nothing is to be copied for them.
+        if self.get(group, uid).is_none_or(|ejection| ejection.until > now) {
+            return;
         }
-        if held.is_empty() {
-            self.groups.remove(group);
+        let groups = Arc::make_mut(&mut self.groups);
+        let Some(endpoints) = groups.get_mut(group) else { return };
+        let Some(ejection) = endpoints.get_mut(uid) else { return };
+        ejection.strikes = ejection.strikes.saturating_sub(1);
+        if ejection.strikes == 0 {
+            endpoints.remove(uid);
+        }
+        if endpoints.is_empty() {
+            groups.remove(group);
         }
     }
 
-    /// Forgets what is long past.
+    /// Forgets ejections that ended long ago.
     fn sweep(&mut self, now: Instant) {
-        let longest = self.terms.longest;
+        let longest = self.config.longest;
         if now.duration_since(self.swept) < longest {
             return;
         }
         self.swept = now;
-        self.groups.retain(|_, held| {
-            held.retain(|_, entry| entry.until + longest > now);
-            !held.is_empty()
+        Arc::make_mut(&mut self.groups).retain(|_, endpoints| {
+            endpoints.retain(|_, ejection| ejection.until + longest > now);
+            !endpoints.is_empty()
         });
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use isthmus_model::NamespacedHostname;
+
     use super::*;
 
-    const TERMS: EjectionConfig =
+    const CONFIG: EjectionConfig =
         EjectionConfig { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
 
-    fn group(port: u16) -> Group {
-        Group { service: NamespacedHostname { namespace: "ns".into(), hostname: "web".into() }, port }
+    fn group(port: u16) -> EndpointGroup {
+        EndpointGroup { service: NamespacedHostname { namespace: "ns".into(), hostname: "web".into() }, port }
     }
 
-    fn is_out(ejections: &Ejections, port: u16, uid: &str, now: Instant) -> bool {
-        ejections.is_out(&group(port).service, port, &uid.into(), now)
+    fn is_ejected(ejections: &Ejections, port: u16, uid: &str, now: Instant) -> bool {
+        ejections.get(&group(port), &uid.into()).is_some_and(|ejection| ejection.until > now)
     }
 
     fn seconds(seconds: u64) -> Duration {
@@ -142,71 +139,101 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_refuses_again_is_out_for_longer_and_who_is_reached_for_less() {
-        let mut ejections = Ejections::new(TERMS, Instant::now());
+    async fn ejection_time_doubles_and_success_decays_it() {
+        let mut ejections = Ejections::new(CONFIG, Instant::now());
         let (group, uid) = (group(80), "a".into());
         for time in [1, 2, 4, 8, 16, 32, 60, 60] {
             let now = Instant::now();
-            assert_eq!(ejections.refused(&group, &uid, 2, now), Verdict::Out(seconds(time)));
-            // Those that failed at the same time do not make it worse, nor do those that were on the way make it good.
-            assert_eq!(ejections.refused(&group, &uid, 2, now), Verdict::Already);
-            ejections.reached(&group, &uid, now);
-            assert!(is_out(&ejections, 80, "a", now));
+            assert_eq!(
+                ejections.record_failure(&group, &uid, 2, now),
+                EjectionOutcome::Ejected(seconds(time))
+            );
+            // Concurrent failures do not prolong it, and concurrent successes do not end it.
+            assert_eq!(ejections.record_failure(&group, &uid, 2, now), EjectionOutcome::AlreadyEjected);
+            ejections.record_success(&group, &uid, now);
+            assert!(is_ejected(&ejections, 80, "a", now));
             tokio::time::advance(seconds(time) - Duration::from_millis(1)).await;
-            assert!(is_out(&ejections, 80, "a", Instant::now()));
+            assert!(is_ejected(&ejections, 80, "a", Instant::now()));
             tokio::time::advance(Duration::from_millis(1)).await;
-            assert!(!is_out(&ejections, 80, "a", Instant::now()));
+            assert!(!is_ejected(&ejections, 80, "a", Instant::now()));
         }
         for _ in 0..5 {
-            ejections.reached(&group, &uid, Instant::now());
+            ejections.record_success(&group, &uid, Instant::now());
         }
-        assert_eq!(ejections.refused(&group, &uid, 2, Instant::now()), Verdict::Out(seconds(8)));
+        assert_eq!(
+            ejections.record_failure(&group, &uid, 2, Instant::now()),
+            EjectionOutcome::Ejected(seconds(8))
+        );
         tokio::time::advance(seconds(9)).await;
         for _ in 0..4 {
-            ejections.reached(&group, &uid, Instant::now());
+            ejections.record_success(&group, &uid, Instant::now());
         }
-        assert!(ejections.is_empty(), "{ejections:?}");
+        assert!(ejections.snapshot().is_none(), "{ejections:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn at_most_half_are_out() {
+    async fn at_most_half_of_a_group_is_ejected() {
         let now = Instant::now();
-        // Of so many, so many.
+        // (endpoints, most that are ejected)
         for (of, limit) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (10, 5)] {
-            let mut ejections = Ejections::new(TERMS, now);
-            let verdicts: Vec<_> = (0..of)
-                .map(|uid| ejections.refused(&group(80), &uid.to_string().as_str().into(), of, now))
+            let mut ejections = Ejections::new(CONFIG, now);
+            let outcomes: Vec<_> = (0..of)
+                .map(|uid| ejections.record_failure(&group(80), &uid.to_string().as_str().into(), of, now))
                 .collect();
-            let out = verdicts.iter().filter(|verdict| **verdict == Verdict::Out(seconds(1))).count();
-            assert_eq!(out, limit, "of {of}: {verdicts:?}");
-            assert!(verdicts[limit..].iter().all(|verdict| *verdict == Verdict::Limit), "{verdicts:?}");
+            let out =
+                outcomes.iter().filter(|outcome| **outcome == EjectionOutcome::Ejected(seconds(1))).count();
+            assert_eq!(out, limit, "of {of}: {outcomes:?}");
+            assert!(
+                outcomes[limit..].iter().all(|outcome| *outcome == EjectionOutcome::AtLimit),
+                "{outcomes:?}"
+            );
         }
-        // When the first is back the next may be out.
-        let mut ejections = Ejections::new(TERMS, now);
-        assert_eq!(ejections.refused(&group(80), &"a".into(), 2, now), Verdict::Out(seconds(1)));
+        // Once the first ejection is over, another endpoint may be ejected.
+        let mut ejections = Ejections::new(CONFIG, now);
+        assert_eq!(
+            ejections.record_failure(&group(80), &"a".into(), 2, now),
+            EjectionOutcome::Ejected(seconds(1))
+        );
         tokio::time::advance(seconds(1)).await;
-        assert_eq!(ejections.refused(&group(80), &"b".into(), 2, Instant::now()), Verdict::Out(seconds(1)));
+        assert_eq!(
+            ejections.record_failure(&group(80), &"b".into(), 2, Instant::now()),
+            EjectionOutcome::Ejected(seconds(1))
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_port_of_one_service_says_nothing_of_others() {
+    async fn an_ejection_counts_for_one_port_of_one_service() {
         let now = Instant::now();
-        let mut ejections = Ejections::new(TERMS, now);
-        ejections.refused(&group(80), &"a".into(), 2, now);
-        assert!(is_out(&ejections, 80, "a", now));
-        assert!(!is_out(&ejections, 81, "a", now) && !is_out(&ejections, 80, "b", now));
+        let mut ejections = Ejections::new(CONFIG, now);
+        ejections.record_failure(&group(80), &"a".into(), 2, now);
+        assert!(is_ejected(&ejections, 80, "a", now));
+        assert!(!is_ejected(&ejections, 81, "a", now) && !is_ejected(&ejections, 80, "b", now));
         let other = NamespacedHostname { namespace: "ns".into(), hostname: "other".into() };
-        assert!(!ejections.is_out(&other, 80, &"a".into(), now));
+        assert_eq!(ejections.get(&EndpointGroup { service: other, port: 80 }, &"a".into()), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_long_past_is_forgotten() {
-        let mut ejections = Ejections::new(TERMS, Instant::now());
+    async fn ejections_that_ended_long_ago_are_forgotten() {
+        let mut ejections = Ejections::new(CONFIG, Instant::now());
         for uid in 0..100 {
-            ejections.refused(&group(uid), &"a".into(), 2, Instant::now());
+            ejections.record_failure(&group(uid), &"a".into(), 2, Instant::now());
         }
         tokio::time::advance(seconds(62)).await;
-        assert_eq!(ejections.refused(&group(7), &"a".into(), 2, Instant::now()), Verdict::Out(seconds(1)));
+        assert_eq!(
+            ejections.record_failure(&group(7), &"a".into(), 2, Instant::now()),
+            EjectionOutcome::Ejected(seconds(1))
+        );
         assert_eq!(ejections.groups.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_keeps_its_ejections_while_the_pods_change() {
+        let now = Instant::now();
+        let mut ejections = Ejections::new(CONFIG, now);
+        assert!(ejections.snapshot().is_none());
+        ejections.record_failure(&group(80), &"a".into(), 4, now);
+        let snapshot = ejections.snapshot().unwrap();
+        ejections.record_failure(&group(80), &"b".into(), 4, now);
+        assert_eq!((snapshot[&group(80)].len(), ejections.groups[&group(80)].len()), (1, 2));
     }
 }

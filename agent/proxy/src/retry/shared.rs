@@ -1,13 +1,15 @@
-//! What a pod has learnt of those it connects to, shared by its connections.
+//! The retry state of a pod behind its lock. The lock is held for single updates and copies, never while a route is
+//! resolved.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use isthmus_state::EjectedEndpoints;
 use tokio::time::Instant;
 
 use super::state::PodRetryState;
 use crate::config::Retry;
 
-/// Shared by the connections of one pod.
+/// The retry state that the connections of one pod share.
 #[derive(Debug)]
 pub(crate) struct SharedRetryState(Mutex<PodRetryState>);
 
@@ -16,9 +18,14 @@ impl SharedRetryState {
         Self(Mutex::new(PodRetryState::new(retry, Instant::now())))
     }
 
-    /// Held for the length of a decision, never across a wait.
+    /// Locks it for one update.
     pub(crate) fn lock(&self) -> MutexGuard<'_, PodRetryState> {
-        // Nothing in there is left half done by a panic.
+        // No update can panic half-way, so a poisoned lock is as good as any.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ejections of the pod as they are now, to resolve a route with; `None` when there are none.
+    pub(crate) fn ejected(&self) -> Option<Arc<EjectedEndpoints>> {
+        self.lock().ejections.snapshot()
     }
 }

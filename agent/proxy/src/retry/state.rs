@@ -1,35 +1,36 @@
-//! Whether, and with whom, a connection that was not made is tried again. Pure: time is an argument, and what failed is
-//! told; nobody is dialled here.
+//! The retry state machine: whether a failed attempt is retried, and which endpoints the retry avoids. Pure: time is an
+//! argument and nothing is dialled here.
 //!
 //! ```text
-//!   failed ──no cause──────────────────────────────► give up: the far end decided, or the fault is ours
+//!   attempt failed ──no cause────────────────────────────► give up: the peer decided, or the fault is ours
 //!      │ cause
-//!      ├─ whoever is to blame is not chosen again, and is out for others too (see [`super::ejection`])
-//!      ├─ tries, time or budget used up ───────────► give up
-//!      └─ again ──nobody else, or only with less protection─► give up
+//!      ├─ the endpoint at fault is not chosen again, and is ejected for other connections (see [`super::ejection`])
+//!      ├─ attempts, time or budget exhausted ────────────► give up
+//!      └─ retry ──no other endpoint, or less protection──► give up
 //! ```
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use isthmus_model::WorkloadUid;
-use isthmus_state::Role;
-use isthmus_state::route::{Pick, Reason, Route};
+use isthmus_state::route::{Pick, Picks, Reason, Role, Route};
+use isthmus_state::{Avoid, Ejected, EndpointGroup};
 use tokio::time::Instant;
 
 use super::budget::Budget;
 use super::cause::Cause;
-use super::ejection::{EjectionConfig, Ejections, Group, Verdict};
+use super::ejection::{EjectionConfig, EjectionOutcome, Ejections};
 use crate::config::Retry;
 
 /// What a pod remembers from one connection to the next.
 #[derive(Debug)]
 pub(crate) struct PodRetryState {
-    pub(crate) ejections: Ejections,
+    pub(super) ejections: Ejections,
     budget: Budget,
 }
 
-/// How well a connection is protected; a retry never has less.
+/// How well a connection is protected; a retry never has less than the first attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Protection {
     /// Plaintext.
@@ -40,96 +41,105 @@ pub(crate) enum Protection {
     Waypoint,
 }
 
-/// How far a try came that failed.
+/// Where an attempt failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hop {
-    /// Not beyond the first peer: the endpoint, waypoint or gateway.
+    /// At the first peer: the endpoint, waypoint or gateway.
     Outer,
-    /// The gateway had accepted; what failed was behind it.
+    /// Behind the gateway, which had accepted.
     Inner,
 }
 
-/// Why it is not tried again.
+/// Why a connection is not retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GiveUpReason {
-    /// The failure is one that another endpoint would not change, or must not hide.
+    /// Another endpoint would fail in the same way, or must not hide the failure.
     NotRetryable,
-    /// As many were tried as may be.
-    RetryState,
-    /// It took too long already.
-    Time,
-    /// The pod retries too much.
-    Budget,
-    /// There is no other.
-    NobodyElse,
-    /// The others are reached in plaintext, or past the waypoint.
-    Weaker,
+    /// The limit of attempts is reached.
+    AttemptsExhausted,
+    /// The time for attempts is over.
+    OutOfTime,
+    /// The retry budget of the pod is exhausted.
+    BudgetExhausted,
+    /// There is no other endpoint.
+    NoOtherEndpoint,
+    /// The other endpoints would be reached in plaintext, or past the waypoint.
+    WeakerProtection,
 }
 
-/// A try that failed.
+/// An attempt that failed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FailedAttempt<'a> {
     pub(crate) cause: Option<Cause>,
-    pub(crate) depth: Hop,
-    /// Where it went.
-    pub(crate) to: std::net::SocketAddr,
-    /// Who was chosen for it.
-    pub(crate) picks: &'a [Pick],
+    pub(crate) hop: Hop,
+    /// Where TCP connected to.
+    pub(crate) to: SocketAddr,
+    /// What was chosen for it.
+    pub(crate) picks: Picks<'a>,
 }
 
-/// Somebody was put out.
+/// What follows from a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ejected(pub(crate) Role);
+pub(crate) struct FailureOutcome {
+    /// Whether to retry.
+    pub(crate) retry: Result<(), GiveUpReason>,
+    /// The role of the workload that was ejected, if one was.
+    pub(crate) ejected: Option<Role>,
+}
 
-/// The tries of one connection.
+/// The attempts of one connection.
 #[derive(Debug)]
 pub(crate) struct RetryState {
-    limits: Retry,
+    config: Retry,
     started: Instant,
-    made: u32,
-    manner: Option<Protection>,
-    /// Not chosen again.
-    pub(crate) tried: Vec<WorkloadUid>,
-    /// Not chosen again unless there is nobody else: who stands for many behind a gateway.
-    pub(crate) tried_stand_ins: Vec<WorkloadUid>,
-    story: String,
+    attempts: u32,
+    /// Protection of the first attempt.
+    required: Option<Protection>,
+    tried: Vec<WorkloadUid>,
+    /// Workloads that stand for the endpoints of another network. Tried again when nothing else is left: the gateway
+    /// behind them chooses anew each time.
+    tried_remote: Vec<WorkloadUid>,
+    /// The failed attempts in words, as the access log has them in `tried`.
+    summary: String,
 }
 
 // === impl PodRetryState ===
 
 impl PodRetryState {
     pub(crate) fn new(retry: &Retry, now: Instant) -> Self {
-        let terms = EjectionConfig { first: retry.ejection, longest: retry.longest_ejection };
-        Self { ejections: Ejections::new(terms, now), budget: Budget::new(retry.reserve, retry.percent, now) }
+        let config = EjectionConfig { first: retry.ejection, longest: retry.longest_ejection };
+        Self {
+            ejections: Ejections::new(config, now),
+            budget: Budget::new(retry.reserve, retry.percent, now),
+        }
     }
 }
 
 // === impl Protection ===
 
 impl Protection {
-    /// Of a route; `None` when there is nothing to connect to.
-    pub(crate) fn of(route: &Route, reason: Reason) -> Option<Self> {
+    /// Of a route that was taken for this reason.
+    pub(crate) fn of(route: &Route, reason: Reason) -> Self {
         match (route, reason) {
-            (Route::Deny(_), _) => None,
-            (Route::Passthrough { .. } | Route::Tcp(_), _) => Some(Self::Plain),
-            (_, Reason::ServiceWaypoint | Reason::WorkloadWaypoint) => Some(Self::Waypoint),
-            (Route::Hbone(_) | Route::DoubleHbone(_), _) => Some(Self::Direct),
+            (Route::Passthrough { .. } | Route::Tcp(_), _) => Self::Plain,
+            (_, Reason::ServiceWaypoint | Reason::WorkloadWaypoint) => Self::Waypoint,
+            (Route::Hbone(_) | Route::DoubleHbone(_), _) => Self::Direct,
         }
     }
 }
 
-// === impl Why ===
+// === impl GiveUpReason ===
 
 impl GiveUpReason {
-    /// As logs and metrics name it.
+    /// The value in logs and metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::NotRetryable => "not retryable",
-            Self::RetryState => "tries used up",
-            Self::Time => "out of time",
-            Self::Budget => "budget used up",
-            Self::NobodyElse => "no other endpoint",
-            Self::Weaker => "others are less protected",
+            Self::AttemptsExhausted => "tries used up",
+            Self::OutOfTime => "out of time",
+            Self::BudgetExhausted => "budget used up",
+            Self::NoOtherEndpoint => "no other endpoint",
+            Self::WeakerProtection => "others are less protected",
         }
     }
 }
@@ -137,17 +147,17 @@ impl GiveUpReason {
 // === impl RetryState ===
 
 impl RetryState {
-    /// A connection is begun.
-    pub(crate) fn begin(limits: Retry, experience: &mut PodRetryState, now: Instant) -> Self {
-        experience.budget.connection();
+    /// A connection starts.
+    pub(crate) fn start(config: Retry, pod: &mut PodRetryState, now: Instant) -> Self {
+        pod.budget.deposit();
         Self {
-            limits,
+            config,
             started: now,
-            made: 0,
-            manner: None,
+            attempts: 0,
+            required: None,
             tried: Vec::new(),
-            tried_stand_ins: Vec::new(),
-            story: String::new(),
+            tried_remote: Vec::new(),
+            summary: String::new(),
         }
     }
 
@@ -155,121 +165,125 @@ impl RetryState {
         self.started
     }
 
-    /// Whether endpoints that are reached in plaintext are out of the question.
-    pub(crate) fn must_be_tunnelled(&self) -> bool {
-        self.manner.is_some_and(|manner| manner > Protection::Plain)
-    }
-
-    /// A try is about to be made; an error when it would be less protected than the first one was.
-    pub(crate) fn next(&mut self, manner: Protection) -> Result<(), GiveUpReason> {
-        if self.manner.is_some_and(|first| manner < first) {
-            return Err(GiveUpReason::Weaker);
+    /// What the next choice must avoid, beside the ejections of the pod.
+    pub(crate) fn avoid<'a>(&'a self, ejected: Option<Ejected<'a>>) -> Avoid<'a> {
+        Avoid {
+            tried: &self.tried,
+            tried_remote: &self.tried_remote,
+            ejected,
+            tunnelled_only: self.required.is_some_and(|required| required > Protection::Plain),
         }
-        self.manner.get_or_insert(manner);
-        self.made += 1;
-        Ok(())
     }
 
-    /// A try is about to be made, and all are equally protected.
-    pub(crate) fn again(&mut self) {
-        self.made += 1;
+    /// Whether an attempt may be made with this protection.
+    pub(crate) fn allows(&self, protection: Protection) -> bool {
+        self.required.is_none_or(|required| protection >= required)
     }
 
-    /// A try failed: whether to make another one, and who was put out.
-    pub(crate) fn missed(
+    /// An attempt starts.
+    pub(crate) fn start_attempt(&mut self, protection: Protection) {
+        self.required.get_or_insert(protection);
+        self.attempts += 1;
+    }
+
+    /// An attempt failed.
+    pub(crate) fn record_failure(
         &mut self,
-        missed: &FailedAttempt<'_>,
-        experience: &mut PodRetryState,
+        failed: &FailedAttempt<'_>,
+        pod: &mut PodRetryState,
         now: Instant,
-    ) -> (Result<(), GiveUpReason>, Option<Ejected>) {
-        let Some(cause) = missed.cause else { return (Err(GiveUpReason::NotRetryable), None) };
-        let separator = if self.story.is_empty() { "" } else { "; " };
+    ) -> FailureOutcome {
+        let Some(cause) = failed.cause else {
+            return FailureOutcome { retry: Err(GiveUpReason::NotRetryable), ejected: None };
+        };
+        let separator = if self.summary.is_empty() { "" } else { "; " };
         // Writing to a string cannot fail.
-        let _ = write!(self.story, "{separator}{} {}", missed.to, cause.as_str());
-        let ejected = self.blame(cause, missed, experience, now);
-        let again = if missed.picks.is_empty() {
-            Err(GiveUpReason::NobodyElse)
-        } else if self.made >= self.limits.tries {
-            Err(GiveUpReason::RetryState)
-        } else if now.duration_since(self.started) >= self.limits.window {
-            Err(GiveUpReason::Time)
-        } else if !experience.budget.retry(now) {
-            Err(GiveUpReason::Budget)
+        let _ = write!(self.summary, "{separator}{} {}", failed.to, cause.as_str());
+        let ejected = self.record_fault(cause, failed, pod, now);
+        let retry = if failed.picks == Picks::None {
+            Err(GiveUpReason::NoOtherEndpoint)
+        } else if self.attempts >= self.config.tries {
+            Err(GiveUpReason::AttemptsExhausted)
+        } else if now.duration_since(self.started) >= self.config.window {
+            Err(GiveUpReason::OutOfTime)
+        } else if !pod.budget.withdraw(now) {
+            Err(GiveUpReason::BudgetExhausted)
         } else {
             Ok(())
         };
-        (again, ejected)
+        FailureOutcome { retry, ejected }
     }
 
-    /// Who is to blame: the first peer for what it did itself; for a 503, whatever the first peer stands for.
-    fn blame(
+    /// Finds the workload at fault: the first peer for what it did itself; for a 503, what the first peer stands for.
+    fn record_fault(
         &mut self,
         cause: Cause,
-        missed: &FailedAttempt<'_>,
-        experience: &mut PodRetryState,
+        failed: &FailedAttempt<'_>,
+        pod: &mut PodRetryState,
         now: Instant,
-    ) -> Option<Ejected> {
-        match missed.picks {
-            [] => None,
-            [one] => {
-                self.tried.push(one.workload.uid.clone());
-                // A waypoint's 503 is about what is behind it.
-                let its_own = one.role != Role::Waypoint || cause != Cause::Unavailable;
-                if its_own { self.eject(one, experience, now) } else { None }
+    ) -> Option<Role> {
+        match failed.picks {
+            Picks::None => None,
+            Picks::Peer(peer) => {
+                self.tried.push(peer.workload.uid.clone());
+                // A waypoint's 503 is about the endpoints behind it.
+                let at_fault = peer.role != Role::Waypoint || cause != Cause::Unavailable;
+                if at_fault { self.eject(peer, pod, now) } else { None }
             }
-            [stand_in, gateway, ..] => {
-                self.tried_stand_ins.push(stand_in.workload.uid.clone());
-                match (missed.depth, cause) {
-                    // One of those behind it refused; the gateway chooses another one each time.
+            Picks::ThroughGateway { remote, gateway } => {
+                self.tried_remote.push(remote.workload.uid.clone());
+                match (failed.hop, cause) {
+                    // One of the endpoints behind it failed; the gateway chooses another one each time.
                     (Hop::Inner, _) => None,
-                    (Hop::Outer, Cause::Unavailable) => self.eject(stand_in, experience, now),
+                    (Hop::Outer, Cause::Unavailable) => self.eject(remote, pod, now),
                     (Hop::Outer, _) => {
                         self.tried.push(gateway.workload.uid.clone());
-                        // The only gateway there is cannot be out, but what is behind it can be.
-                        let blamed = if gateway.of > 1 { gateway } else { stand_in };
-                        self.eject(blamed, experience, now)
+                        // The only gateway of a network cannot be ejected, but the endpoints behind it can.
+                        let at_fault = if gateway.of > 1 { gateway } else { remote };
+                        self.eject(at_fault, pod, now)
                     }
                 }
             }
         }
     }
 
-    fn eject(&mut self, pick: &Pick, experience: &mut PodRetryState, now: Instant) -> Option<Ejected> {
-        let group = Group { service: pick.service.clone()?, port: pick.port };
-        let uid = &pick.workload.uid;
-        let verdict = experience.ejections.refused(&group, uid, pick.of, now);
+    fn eject(&mut self, pick: &Pick, pod: &mut PodRetryState, now: Instant) -> Option<Role> {
+        let group = EndpointGroup { service: pick.service.clone()?, port: pick.port };
+        let (role, uid) = (pick.role.as_str(), &pick.workload.uid);
+        let outcome = pod.ejections.record_failure(&group, uid, pick.of, now);
         // Writing to a string cannot fail.
-        let _ = match verdict {
-            Verdict::Out(time) => {
-                write!(self.story, ", {} {uid} ejected for {}", pick.role.as_str(), Brief(time))
+        let _ = match outcome {
+            EjectionOutcome::Ejected(time) => {
+                write!(self.summary, ", {role} {uid} ejected for {}", ShortDuration(time))
             }
-            Verdict::Already => write!(self.story, ", {} {uid} was ejected already", pick.role.as_str()),
-            Verdict::Limit => {
-                write!(self.story, ", {} {uid} not ejected: half of {} at most", pick.role.as_str(), pick.of)
+            EjectionOutcome::AlreadyEjected => write!(self.summary, ", {role} {uid} was ejected already"),
+            EjectionOutcome::AtLimit => {
+                write!(self.summary, ", {role} {uid} not ejected: half of {} at most", pick.of)
             }
         };
-        matches!(verdict, Verdict::Out(_)).then_some(Ejected(pick.role))
+        matches!(outcome, EjectionOutcome::Ejected(_)).then_some(pick.role)
     }
 
-    /// The far end said yes.
-    pub(crate) fn reached(&self, picks: &[Pick], experience: &mut PodRetryState, now: Instant) {
-        for pick in picks {
+    /// The peer accepted the connection.
+    pub(crate) fn record_success(picks: Picks<'_>, pod: &mut PodRetryState, now: Instant) {
+        for pick in picks.iter() {
             if let Some(service) = &pick.service {
-                let group = Group { service: service.clone(), port: pick.port };
-                experience.ejections.reached(&group, &pick.workload.uid, now);
+                let group = EndpointGroup { service: service.clone(), port: pick.port };
+                pod.ejections.record_success(&group, &pick.workload.uid, now);
             }
         }
     }
 
-    /// How many tries were made, and what came of those that failed and could be tried again.
-    pub(crate) fn story(&self) -> (u32, &str) {
-        (self.made, &self.story)
+    /// Number of attempts, and a summary of those that failed and could be retried.
+    pub(crate) fn summary(&self) -> (u32, &str) {
+        (self.attempts, &self.summary)
     }
 }
 
-struct Brief(Duration);
+/// Whole seconds as `2s`, anything else as `500ms`.
+struct ShortDuration(Duration);
 
-impl std::fmt::Display for Brief {
+impl std::fmt::Display for ShortDuration {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.0.subsec_millis() == 0 {
             write!(f, "{}s", self.0.as_secs())

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use isthmus_hbone::session::TlsSession;
-use isthmus_identity::{PeerIdentity, PeerRole};
+use isthmus_identity::PeerIdentity;
 use tokio::net::TcpStream;
 
 use crate::accept::SlotPermit;
@@ -45,12 +45,12 @@ async fn handshake(ctx: &PodContext, stream: TcpStream) -> Result<Proven, Error>
     let proxy = ctx.proxy();
     let workload = ctx.workload().await?;
     let certificate = ctx.certificate(&workload.identity()).await?;
-    let done = TlsSession::accept(certificate.server_config(), stream, proxy.config.tls_deadline).await;
+    let tls = certificate.server_tls();
+    let outcome = TlsSession::accept(tls.config(), stream, proxy.config.tls_deadline).await;
     let reporter = match ctx.reporter() {
         Reporter::Source | Reporter::Destination => Reporter::Destination,
         Reporter::Gateway => Reporter::Gateway,
     };
-    let session = Revocable::of(done, &certificate, PeerRole::Client, &proxy.metrics, reporter)?;
-    let peer = PeerIdentity::of(session.session().state()).ok_or(Error::NoPeerIdentity)?;
-    Ok((peer, session))
+    let (session, peer) = Revocable::after_handshake(outcome, &tls, &proxy.metrics, reporter)?;
+    Ok((peer.ok_or(Error::NoPeerIdentity)?, session))
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use isthmus_hbone::copy::{Count, Ended, Side};
+use isthmus_hbone::copy::{ByteCounter, CopyOutcome, Side};
 use isthmus_model::{Authority, SpiffeId, Text, Workload};
 use isthmus_rt::metrics::Count as Series;
 use tokio::time::Instant;
@@ -14,7 +14,6 @@ use super::access_log::{self, Ending, Line};
 use super::labels::{Labels, Party, ServiceLabels};
 use super::metrics::Metrics;
 use crate::error::Error;
-use crate::error::revocation;
 use crate::retry::{GiveUpReason, RetryState};
 use crate::types::{Direction, Reporter, ResponseFlag};
 
@@ -142,7 +141,7 @@ impl Record {
 
     /// Sets the attempts to connect, to be logged when the connection closes.
     pub(crate) fn set_connect_summary(&mut self, tries: &RetryState, gave_up: Option<GiveUpReason>) {
-        let (tries, tried) = tries.story();
+        let (tries, tried) = tries.summary();
         if tries > 1 || gave_up.is_some() {
             self.connect_summary = Some(Box::new(ConnectSummary { tries, tried: tried.to_owned(), gave_up }));
         }
@@ -187,14 +186,14 @@ impl Record {
     }
 
     /// Closes the record with the outcome of the copy.
-    pub(crate) fn finish(self, ended: Ended) {
+    pub(crate) fn finish(self, ended: CopyOutcome) {
         let by = match (ended.closed_by, self.opening.direction) {
             (Side::Local, Direction::Outbound) | (Side::Remote, Direction::Inbound) => "client",
             (Side::Remote, Direction::Outbound) | (Side::Local, Direction::Inbound) => "server",
         };
         match ended.error {
             None => self.end(None, Some(by)),
-            Some(error) if revocation::ended_copy(&error) => self.fail(&Error::Revoked),
+            Some(error) if error.is_peer_revoked() => self.fail(&Error::Revoked),
             Some(error) => self.end(Some(&Error::Copy(error)), Some(by)),
         }
     }
@@ -202,7 +201,7 @@ impl Record {
     /// Closes the record with an error.
     pub(crate) fn fail(self, error: &Error) {
         match error {
-            Error::Open(open) if revocation::ended_open(open) => self.fail(&Error::Revoked),
+            Error::Open(open) if open.is_peer_revoked() => self.fail(&Error::Revoked),
             Error::Revoked => self.end(Some(error), Some("revocation")),
             _ => self.end(Some(error), None),
         }
@@ -275,7 +274,7 @@ fn non_empty(text: &str) -> Option<&str> {
 
 // === impl Traffic ===
 
-impl Count for Traffic {
+impl ByteCounter for Traffic {
     fn sent(&self, n: u64) {
         self.from_local.inc_by(n);
         self.totals[0].fetch_add(n, Ordering::Relaxed);

@@ -3,12 +3,13 @@
 use isthmus_model::{Hostname, Workload};
 use isthmus_rt::metrics::expiring::Coarse;
 use isthmus_rt::metrics::{Count, Expiring, Family, Registry};
+use isthmus_state::route::Role;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use super::live_labels::LiveLabels;
-use crate::retry::{Cause, Ejected, GiveUpReason};
+use crate::retry::{Cause, GiveUpReason};
 
 /// Metric families of connection attempts.
 #[derive(Debug, Default)]
@@ -84,9 +85,9 @@ impl RetryMetrics {
         &self,
         cause: Option<Cause>,
         retry: Result<(), GiveUpReason>,
-        ejected: Option<Ejected>,
+        ejected: Option<Role>,
     ) {
-        if let Some(Ejected(role)) = ejected {
+        if let Some(role) = ejected {
             self.ejections.get_or_create(&RoleLabels { role: role.as_str() }).inc();
         }
         match (retry, cause) {

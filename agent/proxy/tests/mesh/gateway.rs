@@ -1,11 +1,11 @@
-//! Two networks connected by an east-west gateway.
+//! Two networks joined by their gateways only.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_hbone::{Head, OpenError};
+use isthmus_hbone::{ConnectStatus, Head, OpenError};
 use isthmus_model::{
     Action, Authority, GatewayAddress, GatewayDestination, NamespacedHostname, NetworkAddress, PolicyKey,
     Protocol, SpiffeId, TrustDomain, Workload,
@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 use crate::test_mesh::*;
 
-/// Only these services are global.
+/// These services are global, and no others.
 struct GlobalServices(Vec<NamespacedHostname>);
 
 impl Globals for GlobalServices {
@@ -53,7 +53,7 @@ pub(crate) fn hbone_only(network: &TestMesh) -> GatewayListeners {
     GatewayListeners { hbone: Some(hbone), ..GatewayListeners::default() }
 }
 
-/// A client in east and the only endpoint of the service in west.
+/// East calls a service that only west serves.
 pub(crate) struct TwoNetworks {
     pub(crate) east: TestMesh,
     pub(crate) west: TestMesh,
@@ -66,7 +66,7 @@ fn joined() -> TwoNetworks {
     join(TestMesh::new("east", &block), TestMesh::new("west", &block))
 }
 
-/// Adds client, service and gateway to two networks.
+/// Joins two given networks.
 pub(crate) fn join(east: TestMesh, west: TestMesh) -> TwoNetworks {
     let (sleep, helloworld) = (east.workload("sleep", 1), serving(west.workload("helloworld", 2)));
     let identities = [helloworld.identity()];
@@ -92,7 +92,7 @@ pub(crate) fn vip(network: &TestMesh) -> SocketAddr {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_clients_identity_is_authenticated_end_to_end_through_the_gateway() {
+async fn the_endpoint_sees_the_clients_identity_through_the_gateway() {
     let TwoNetworks { east, west, sleep, helloworld } = joined();
     west.push(&[], &[], &[policy("only-sleep", Action::Allow, &sleep.identity())]);
     let thief = east.workload("thief", 3);
@@ -136,7 +136,7 @@ async fn the_clients_identity_is_authenticated_end_to_end_through_the_gateway() 
     ];
     west.metric_becomes(1, "istio_tcp_connections_closed_total", &between).await;
 
-    // The gateway forwards the other client, and the server's policy denies it.
+    // The gateway admits the other client, and the pod refuses it.
     let refused = east.client(&thief, vip(&east));
     assert!(closed(&mut refused.dial().await).await.is_err());
     assert_eq!(app.accepted(), 1);
@@ -147,7 +147,7 @@ async fn the_clients_identity_is_authenticated_end_to_end_through_the_gateway() 
 }
 
 #[tokio::test]
-async fn the_gateway_forwards_only_hostnames_of_global_services() {
+async fn the_gateway_forwards_only_to_global_services_by_name() {
     let TwoNetworks { west, sleep, helloworld, .. } = joined();
     let app = west.echo(&helloworld).await;
     let _server = west.server(&helloworld);
@@ -160,40 +160,59 @@ async fn the_gateway_forwards_only_hostnames_of_global_services() {
     let (pod, named) = (app.address.to_string(), format!("{HOSTNAME}:{SERVICE_PORT}"));
     {
         let closed = start(&west, hbone_only(&west), &[]);
-        assert_eq!(ask(&named).await, Err(OpenError::Status(503)), "not global");
+        assert_eq!(
+            ask(&named).await,
+            Err(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)),
+            "not global"
+        );
         closed.stop(Duration::ZERO).await;
     }
     let _gateway = start(&west, hbone_only(&west), &[service_key()]);
     assert_eq!(ask(&named).await, Ok(()));
-    assert_eq!(ask(&pod).await, Err(OpenError::Status(400)), "an address");
-    assert_eq!(ask(&format!("{}:{HBONE}", helloworld.addresses[0])).await, Err(OpenError::Status(400)));
-    assert_eq!(ask("nobody.sample.svc.cluster.local:80").await, Err(OpenError::Status(503)), "unknown");
-    assert_eq!(ask(&format!("{HOSTNAME}:1")).await, Err(OpenError::Status(503)), "no such port");
-    assert_eq!(ask(&format!("x{named}")).await, Err(OpenError::Status(503)), "not the exact name");
+    assert_eq!(ask(&pod).await, Err(OpenError::Status(ConnectStatus::BAD_REQUEST)), "an address");
+    assert_eq!(
+        ask(&format!("{}:{HBONE}", helloworld.addresses[0])).await,
+        Err(OpenError::Status(ConnectStatus::BAD_REQUEST))
+    );
+    assert_eq!(
+        ask("nobody.sample.svc.cluster.local:80").await,
+        Err(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)),
+        "unknown"
+    );
+    assert_eq!(
+        ask(&format!("{HOSTNAME}:1")).await,
+        Err(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)),
+        "no such port"
+    );
+    assert_eq!(
+        ask(&format!("x{named}")).await,
+        Err(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)),
+        "not the exact name"
+    );
     assert_eq!(app.accepted(), 0, "no plaintext reaches the application");
 }
 
 #[tokio::test]
-async fn the_gateway_answers_only_after_the_upstream_accepted() {
+async fn the_gateway_answers_once_it_is_connected() {
     let TwoNetworks { west, sleep, .. } = joined();
-    // The endpoint's HBONE port is closed.
+    // Nothing listens on the endpoint's HBONE port.
     let _gateway = start(&west, hbone_only(&west), &[service_key()]);
     let to = SocketAddr::new(west.block.ip(GATEWAY), HBONE);
     let tunnel = west.tunnel(&sleep.identity(), to, &gateway_workload(&west).identity()).await;
     let head = Head::new(Authority::Host { hostname: HOSTNAME.into(), port: SERVICE_PORT });
-    assert_eq!(tunnel.open(&head).await.unwrap_err(), OpenError::Status(503));
+    assert_eq!(tunnel.open(&head).await.unwrap_err(), OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE));
     let labels =
         ["reporter=\"gateway\"", "response_flags=\"CONNECT\"", "destination_service_name=\"helloworld\""];
     west.metric_becomes(1, "istio_tcp_connections_failed_total", &labels).await;
 }
 
 #[tokio::test]
-async fn an_inner_peer_without_the_services_identity_is_refused() {
+async fn an_endpoint_without_the_services_identity_gets_no_bytes() {
     let TwoNetworks { east, west, sleep, helloworld } = joined();
     let app = west.echo(&helloworld).await;
     let _server = west.server(&helloworld);
     let _gateway = start(&west, hbone_only(&west), &[service_key()]);
-    let other: SpiffeId = "spiffe://cluster.local/ns/sample/sa/other".parse().unwrap();
+    let other: SpiffeId = "spiffe://cluster.local/ns/sample/sa/somebody-else".parse().unwrap();
     east.push(&[], &[east.service(10, &[other])], &[]);
     let client = east.client(&sleep, vip(&east));
     assert!(closed(&mut client.dial().await).await.is_err());
@@ -202,7 +221,7 @@ async fn an_inner_peer_without_the_services_identity_is_refused() {
     east.metric_becomes(1, "istio_tcp_connections_failed_total", &labels).await;
 }
 
-/// A TLS client's first flight.
+/// The first flight of a TLS client.
 fn client_hello(name: &str) -> Vec<u8> {
     let config = rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty());
     let name = name.to_owned().try_into().unwrap();
@@ -213,7 +232,7 @@ fn client_hello(name: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn tls_is_forwarded_by_server_name_unchanged() {
+async fn tls_is_forwarded_by_server_name_byte_for_byte() {
     let TwoNetworks { west, helloworld, .. } = joined();
     let istiod = Echo::listen(SocketAddr::new(west.block.ip(60), 0), &west.tasks).await;
     let app = west.echo(&helloworld).await;
@@ -249,7 +268,7 @@ async fn tls_is_forwarded_by_server_name_unchanged() {
 }
 
 #[tokio::test]
-async fn a_tcp_listener_forwards_to_its_service_over_hbone() {
+async fn plain_tcp_is_forwarded_to_the_service_over_hbone() {
     let TwoNetworks { west, helloworld, .. } = joined();
     let app = west.echo(&helloworld).await;
     let _server = west.server(&helloworld);

@@ -1,4 +1,4 @@
-//! A gateway retries with another endpoint before it answers CONNECT.
+//! A gateway whose first endpoint does not accept retries another one before it answers: the client sees one tunnel.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use isthmus_sys::socket::Sockets;
 
 use crate::test_mesh::*;
 
-struct AllGlobal;
+struct All;
 
-impl Globals for AllGlobal {
+impl Globals for All {
     fn is_global(&self, _: &NamespacedHostname) -> bool {
         true
     }
@@ -23,7 +23,7 @@ impl Globals for AllGlobal {
 
 const GATEWAY: u8 = 200;
 
-/// The service of network west has two endpoints; the one that refuses connections has nearly all of the weight.
+/// East calls a service of west with two endpoints: one listens, the other does not and is nearly always chosen first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_retries_another_endpoint_before_it_answers() {
     let block = Arc::new(AddressRange::claim());
@@ -51,22 +51,16 @@ async fn a_gateway_retries_another_endpoint_before_it_answers() {
     let hbone = BoundListener::from_std(std::net::TcpListener::bind(hbone).unwrap(), false).unwrap();
     let listeners = GatewayListeners { hbone: Some(hbone), ..GatewayListeners::default() };
     let gateway_info = GatewayInfo { pod: pod_ref(&gateway), trust_domain: TrustDomain::default() };
-    let ctx = Arc::clone(&west.ctx);
-    let _gateway = Gateway::start(
-        ctx,
-        gateway_info,
-        listeners,
-        Arc::new(AllGlobal),
-        Sockets::host(),
-        west.watch.clone(),
-    );
+    let world = Arc::clone(&west.ctx);
+    let _gateway =
+        Gateway::start(world, gateway_info, listeners, Arc::new(All), Sockets::host(), west.watch.clone());
     let (app, _server) = (west.echo(&there).await, west.server(&there));
     let client = east.client(&sleep, SocketAddr::new(block.ip(10), SERVICE_PORT));
     for _ in 0..5 {
         assert_eq!(exchange(&mut client.dial().await, b"hello").await.unwrap(), b"hello");
     }
     assert_eq!(app.accepted(), 5);
-    // One retry by the gateway, none by the client's proxy.
+    // One retry at the gateway, none at the client.
     assert_eq!(west.metric("isthmus_connect_retries_total", &["cause=\"refused\""]), 1);
     assert_eq!(west.metric("isthmus_ejections_total", &["role=\"endpoint\""]), 1);
     assert!(!east.registry.encode().unwrap().contains("isthmus_connect_retries_total{"));

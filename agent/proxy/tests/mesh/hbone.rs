@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_hbone::{Head, OpenError};
+use isthmus_hbone::{ConnectStatus, Head, OpenError};
 use isthmus_kit::wait::eventually;
 use isthmus_model::{Authority, Protocol};
 use isthmus_proxy::{Carrier, Config, Connection};
@@ -122,13 +122,32 @@ async fn a_connect_is_validated_before_the_application_is_dialled() {
     let ask = async |authority: Authority| tunnel.open(&Head::new(authority)).await.map(|_| ());
     let ip = |last, port| Authority::Ip(SocketAddr::new(network.block.ip(last), port));
     let host = |name: &str, port| Authority::Host { hostname: name.into(), port };
-    assert_eq!(ask(ip(77, APP_PORT)).await, Err(OpenError::Status(400)), "another pod's address");
-    assert_eq!(ask(host("nobody.sample.svc.cluster.local", 80)).await, Err(OpenError::Status(503)));
-    assert_eq!(ask(host(HOSTNAME, 1)).await, Err(OpenError::Status(503)), "no such port of the service");
+    assert_eq!(
+        ask(ip(77, APP_PORT)).await,
+        Err(OpenError::Status(ConnectStatus::BAD_REQUEST)),
+        "another pod's address"
+    );
+    assert_eq!(
+        ask(host("nobody.sample.svc.cluster.local", 80)).await,
+        Err(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE))
+    );
+    assert_eq!(
+        ask(host(HOSTNAME, 1)).await,
+        Err(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)),
+        "no such port of the service"
+    );
     for own in [15001, 15006, 15008, 15053] {
-        assert_eq!(ask(ip(2, own)).await, Err(OpenError::Status(503)), "{own} is a port of the proxy");
+        assert_eq!(
+            ask(ip(2, own)).await,
+            Err(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)),
+            "{own} is a port of the proxy"
+        );
     }
-    assert_eq!(ask(ip(2, 9)).await, Err(OpenError::Status(503)), "the port is closed");
+    assert_eq!(
+        ask(ip(2, 9)).await,
+        Err(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)),
+        "the port is closed"
+    );
     assert_eq!(app.accepted(), 0);
     assert_eq!(ask(ip(2, APP_PORT)).await, Ok(()));
     assert_eq!(ask(host(HOSTNAME, SERVICE_PORT)).await, Ok(()), "the service port leads to the target port");
@@ -160,7 +179,7 @@ async fn the_hbone_port_requires_a_client_certificate_of_the_mesh() {
     assert!(answer.len() <= 7 && answer.first().is_none_or(|kind| *kind == 21), "{answer:?}");
     let other = "spiffe://elsewhere/ns/sample/sa/sleep".parse().unwrap();
     let certificate = isthmus_identity::CertSource::certificate(&network.certs, &other).await.unwrap();
-    let config = certificate.client_config(&[helloworld.identity()]);
+    let config = certificate.client_tls(&[helloworld.identity()]).config();
     let tcp = TcpStream::connect((helloworld.addresses[0], HBONE)).await.unwrap();
     // In TLS 1.3 the client sees the server's refusal at its first read.
     let mut session = isthmus_hbone::session::TlsSession::connect(config, tcp, TIMEOUT).await.unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use isthmus_hbone::{Head, OpenError};
+use isthmus_hbone::{ConnectStatus, Head, OpenError};
 use isthmus_kit::wait::eventually;
 use isthmus_model::{
     Authority, GatewayAddress, GatewayDestination, NamespacedHostname, NetworkAddress, Service,
@@ -52,8 +52,12 @@ async fn a_waypoint_accepts_only_addresses_of_services_behind_it() {
         tunnel.open(&Head::new(authority)).await.map(|_| ())
     };
     assert_eq!(ask(10).await, Ok(()));
-    assert_eq!(ask(11).await, Err(OpenError::Status(400)), "the service has no waypoint");
-    assert_eq!(ask(77).await, Err(OpenError::Status(400)), "the address is unknown");
+    assert_eq!(
+        ask(11).await,
+        Err(OpenError::Status(ConnectStatus::BAD_REQUEST)),
+        "the service has no waypoint"
+    );
+    assert_eq!(ask(77).await, Err(OpenError::Status(ConnectStatus::BAD_REQUEST)), "the address is unknown");
     eventually(|| app.accepted() == 1, || format!("{} connections reached the application", app.accepted()))
         .await;
 }

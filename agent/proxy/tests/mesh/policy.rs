@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_hbone::session::TlsSession;
-use isthmus_hbone::{Head, OpenError, client};
-use isthmus_identity::{CertSource as _, PeerIdentity};
+use isthmus_hbone::{ConnectStatus, Head, OpenError, client};
+use isthmus_identity::CertSource as _;
 use isthmus_kit::wait::eventually;
 use isthmus_model::policy::{Match, StringMatch};
-use isthmus_model::{Action, Authority, Policy, Scope, Workload};
+use isthmus_model::{Action, AgentPorts, Authority, Policy, Scope, Workload};
 use isthmus_proxy::{AgentPodProxy, BoundListener, Config};
 use isthmus_sys::socket::Sockets;
 use tokio::io::AsyncWriteExt as _;
@@ -17,7 +17,11 @@ use tokio::io::AsyncWriteExt as _;
 use crate::test_mesh::*;
 
 fn network() -> (TestMesh, Workload, Workload, Workload) {
-    let network = TestMesh::new("east", &Arc::new(AddressRange::claim()));
+    network_with(Config::default())
+}
+
+fn network_with(config: Config) -> (TestMesh, Workload, Workload, Workload) {
+    let network = TestMesh::with_config("east", &Arc::new(AddressRange::claim()), config);
     let (client, server) = (network.workload("sleep", 1), serving(network.workload("helloworld", 2)));
     let thief = network.workload("thief", 3);
     network.push(&[client.clone(), server.clone(), thief.clone()], &[network.service(10, &[])], &[]);
@@ -64,7 +68,7 @@ async fn headers_do_not_replace_the_authenticated_identity() {
         ..Head::new(Authority::Ip(app.address))
     };
     let tunnel = network.tunnel(&thief.identity(), to, &helloworld.identity()).await;
-    assert_eq!(tunnel.open(&forged).await.unwrap_err(), OpenError::Status(401));
+    assert_eq!(tunnel.open(&forged).await.unwrap_err(), OpenError::Status(ConnectStatus::UNAUTHORIZED));
     assert_eq!(app.accepted(), 0);
     // For a client of another network, baggage sets the labels, but not the principal.
     let labels = [
@@ -86,18 +90,20 @@ async fn a_byte_stream_of_an_authenticated_peer_is_subject_to_policy() {
     network.push(&[], &[], &[only_sleep(&sleep)]);
     let app = network.echo(&helloworld).await;
     let server = network.server(&helloworld);
-    for (client, expected) in [(&sleep, None), (&thief, Some(OpenError::Status(401)))] {
+    for (client, expected) in [(&sleep, None), (&thief, Some(OpenError::Status(ConnectStatus::UNAUTHORIZED)))]
+    {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let (mine, theirs) = (
             network.certs.certificate(&client.identity()).await.unwrap(),
             network.certs.certificate(&helloworld.identity()).await.unwrap(),
         );
+        let server_tls = theirs.server_tls();
         let (near, far) = tokio::join!(
-            TlsSession::connect(mine.client_config(&[helloworld.identity()]), near, TIMEOUT),
-            TlsSession::accept(theirs.server_config(), far, TIMEOUT),
+            TlsSession::connect(mine.client_tls(&[helloworld.identity()]).config(), near, TIMEOUT),
+            TlsSession::accept(server_tls.config(), far, TIMEOUT),
         );
         let far = far.unwrap();
-        let peer = PeerIdentity::of(far.state()).unwrap();
+        let peer = server_tls.peer(far.state()).unwrap();
         assert_eq!(*peer.id(), client.identity());
         let source = SocketAddr::new(client.addresses[0], 40_000);
         let serve = server.proxy.serve(peer, source, SocketAddr::new(helloworld.addresses[0], HBONE), far);
@@ -212,7 +218,7 @@ async fn a_missing_policy_denies_new_connections_at_the_deadline() {
     let to = SocketAddr::new(helloworld.addresses[0], HBONE);
     let tunnel = network.tunnel(&sleep.identity(), to, &helloworld.identity()).await;
     let refused = tunnel.open(&Head::new(Authority::Ip(app.address))).await.unwrap_err();
-    assert_eq!(refused, OpenError::Status(401));
+    assert_eq!(refused, OpenError::Status(ConnectStatus::UNAUTHORIZED));
     let mut plain = tokio::net::TcpStream::connect(server.plaintext).await.unwrap();
     assert!(closed(&mut plain).await.is_err());
     assert_eq!(app.accepted(), 0);
@@ -252,11 +258,20 @@ async fn a_policy_change_resets_hundreds_of_connections_without_delaying_others(
 
 #[tokio::test]
 async fn the_agent_pod_serves_only_metrics_and_readiness_over_hbone() {
-    let (network, sleep, ztunnel, thief) = network();
+    agent_pod_leads_to(AgentPorts::WELL_KNOWN).await;
+}
+
+#[tokio::test]
+async fn the_agent_pod_serves_the_configured_metrics_port_over_hbone() {
+    agent_pod_leads_to(AgentPorts { metrics: 15090, dns: 15054, ..AgentPorts::WELL_KNOWN }).await;
+}
+
+async fn agent_pod_leads_to(ports: AgentPorts) {
+    let (network, sleep, ztunnel, thief) = network_with(Config { ports, ..Config::default() });
     network.push(&[], &[], &[only_sleep(&sleep)]);
     let own = ztunnel.addresses[0];
     let mut apps = Vec::new();
-    for port in [15020, 15021, APP_PORT] {
+    for port in [ports.metrics, ports.readiness, APP_PORT] {
         apps.push(Echo::listen(SocketAddr::new(own, port), &network.tasks).await);
     }
     let bound = std::net::TcpListener::bind((own, HBONE)).unwrap();
@@ -273,11 +288,38 @@ async fn the_agent_pod_serves_only_metrics_and_readiness_over_hbone() {
         let head = Head::new(Authority::Ip(SocketAddr::new(own, port)));
         tunnel.open(&head).await.map(|_| ())
     };
-    assert_eq!(ask(&sleep, 15020).await, Ok(()));
-    assert_eq!(ask(&sleep, 15021).await, Ok(()));
-    for port in [15000, 15001, 15006, HBONE, 15053, APP_PORT] {
-        assert_eq!(ask(&sleep, port).await, Err(OpenError::Status(503)), "{port}");
+    assert_eq!(ask(&sleep, ports.metrics).await, Ok(()));
+    assert_eq!(ask(&sleep, ports.readiness).await, Ok(()));
+    for port in [ports.admin, 15001, 15006, HBONE, ports.dns, APP_PORT] {
+        assert_eq!(
+            ask(&sleep, port).await,
+            Err(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)),
+            "{port}"
+        );
     }
-    assert_eq!(ask(&thief, 15020).await, Err(OpenError::Status(401)), "subject to policy");
+    assert_eq!(
+        ask(&thief, ports.metrics).await,
+        Err(OpenError::Status(ConnectStatus::UNAUTHORIZED)),
+        "subject to policy"
+    );
     assert_eq!(apps[2].accepted(), 0);
+}
+
+#[tokio::test]
+async fn a_configured_dns_port_is_no_target_in_a_pod() {
+    let ports = AgentPorts { dns: 15054, ..AgentPorts::WELL_KNOWN };
+    let (network, sleep, helloworld, _) = network_with(Config { ports, ..Config::default() });
+    let address = helloworld.addresses[0];
+    let dns = Echo::listen(SocketAddr::new(address, ports.dns), &network.tasks).await;
+    let app = network.echo(&helloworld).await;
+    let _server = network.start_pod(&helloworld, app.address, Some(app.address));
+    let tunnel =
+        network.tunnel(&sleep.identity(), SocketAddr::new(address, HBONE), &helloworld.identity()).await;
+    let ask = async |port: u16| {
+        let head = Head::new(Authority::Ip(SocketAddr::new(address, port)));
+        tunnel.open(&head).await.map(|_| ())
+    };
+    assert_eq!(ask(ports.dns).await, Err(OpenError::Status(ConnectStatus::SERVICE_UNAVAILABLE)));
+    assert_eq!(ask(APP_PORT).await, Ok(()));
+    assert_eq!(dns.accepted(), 0);
 }

@@ -1,4 +1,4 @@
-//! Retries and ejection when an endpoint, waypoint or gateway fails, with scripted peers.
+//! Retries and outlier ejection when the first endpoint, waypoint or gateway fails, over real sockets to scripted peers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ fn config() -> Config {
     }
 }
 
-/// A service with two endpoints, of which the bad one has nearly all of the weight.
+/// A service with two endpoints, of which the bad one is nearly always chosen first.
 struct BadAndGood {
     network: TestMesh,
     log: AccessLog,
@@ -42,9 +42,9 @@ impl BadAndGood {
         Self { network, log: AccessLog::capture(), sleep, good, service }
     }
 
-    async fn bad(&self, failure: Failure) -> ScriptedPeer {
+    async fn bad(&self, does: Failure) -> ScriptedPeer {
         let bad = self.network.workload("bad", BAD);
-        ScriptedPeer::start(&self.network, bad.addresses[0], &bad.identity(), failure).await
+        ScriptedPeer::start(&self.network, bad.addresses[0], &bad.identity(), does).await
     }
 
     fn client(&self) -> Pod {
@@ -68,52 +68,48 @@ fn has(line: &str, parts: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_refused_connection_is_retried_elsewhere_and_ejects_the_endpoint() {
-    for (failure, cause, connections) in [
+async fn a_failed_attempt_is_retried_elsewhere_and_its_endpoint_ejected() {
+    for (does, cause, connections) in [
         (Failure::ConnectRefused, "refused", 0),
         (Failure::ConnectTimeout, "connect timeout", 0),
         (Failure::TlsTimeout, "tls timeout", 1),
         (Failure::TlsReset, "closed in tls handshake", 1),
         (Failure::Status("503"), "status 503", 1),
-        // The pool first tries other tunnels to the same peer, which may be restarting.
+        // The pool tries other tunnels to the same peer first: the peer may be restarting.
         (Failure::RefusedStream, "refused stream", 3),
         (Failure::GoAway, "going away", 3),
     ] {
         let pair = BadAndGood::new(config());
-        let (network, peer) = (&pair.network, pair.bad(failure).await);
+        let (network, peer) = (&pair.network, pair.bad(does).await);
         let (app, _server) = (network.echo(&pair.good).await, network.server(&pair.good));
         let client = pair.client();
         let answer = exchange(&mut client.dial().await, b"hello").await;
-        assert_eq!(answer.unwrap_or_default(), b"hello", "{failure:?}: {}", pair.log.next().await);
+        assert_eq!(answer.unwrap_or_default(), b"hello", "{does:?}: {}", pair.log.next().await);
         let tried =
             format!("tried=\"{} {cause}, endpoint {} ejected for 1s\"", pair.at(BAD), BadAndGood::bad_uid());
         let line = pair.log.next().await;
         has(&line, &["message=connection complete", "dst.workload=\"good\"", "tries=2", &tried]);
         assert!(!line.contains("error=") && !line.contains("gave_up="), "{line}");
-        // Further connections avoid it.
+        // The next connections avoid it.
         for _ in 0..3 {
             assert_eq!(exchange(&mut client.dial().await, b"again").await.unwrap(), b"again");
             let line = pair.log.next().await;
-            assert!(!line.contains("tries="), "{failure:?}: {line}");
+            assert!(!line.contains("tries="), "{does:?}: {line}");
         }
-        assert_eq!((peer.accepted(), app.accepted()), (connections, 4), "{failure:?}");
+        assert_eq!((peer.accepted(), app.accepted()), (connections, 4), "{does:?}");
         let label = format!("cause=\"{cause}\"");
         network.metric_becomes(1, "isthmus_connect_retries_total", &[&label]).await;
         assert_eq!(network.metric("isthmus_ejections_total", &["role=\"endpoint\""]), 1);
         let labels = ["reporter=\"source\"", "destination_workload=\"good\"", "response_flags=\"-\""];
         network.metric_becomes(4, "istio_tcp_connections_closed_total", &labels).await;
         let bad = ["reporter=\"source\"", "destination_workload=\"bad\""];
-        assert_eq!(
-            network.metric("istio_tcp_connections_opened_total", &bad),
-            0,
-            "counted for the endpoint that accepted"
-        );
+        assert_eq!(network.metric("istio_tcp_connections_opened_total", &bad), 0, "counted where it went");
     }
 }
 
 #[tokio::test]
-async fn answers_that_another_endpoint_would_not_change_are_not_retried() {
-    for (failure, error) in [
+async fn a_failure_that_the_peer_decided_is_not_retried() {
+    for (does, error) in [
         (Failure::Status("400"), "http status: 400"),
         (Failure::Status("401"), "http status: 401"),
         (Failure::Status("502"), "http status: 502"),
@@ -121,21 +117,21 @@ async fn answers_that_another_endpoint_would_not_change_are_not_retried() {
         (Failure::Cancel, "the stream was reset before an answer"),
     ] {
         let pair = BadAndGood::new(config());
-        let (network, _peer) = (&pair.network, pair.bad(failure).await);
+        let (network, _peer) = (&pair.network, pair.bad(does).await);
         let (app, _server) = (network.echo(&pair.good).await, network.server(&pair.good));
         let client = pair.client();
-        assert!(closed(&mut client.dial().await).await.is_err(), "{failure:?}");
+        assert!(closed(&mut client.dial().await).await.is_err(), "{does:?}");
         let line = pair.log.next().await;
         has(&line, &["dst.workload=\"bad\"", error, "gave_up=\"not retryable\""]);
         assert!(!line.contains("tried="), "{line}");
-        assert_eq!(app.accepted(), 0, "{failure:?}");
+        assert_eq!(app.accepted(), 0, "{does:?}");
         network.metric_becomes(1, "isthmus_connect_gave_up_total", &["why=\"not retryable\""]).await;
-        assert!(!network.registry.encode().unwrap().contains("isthmus_ejections_total{"), "{failure:?}");
+        assert!(!network.registry.encode().unwrap().contains("isthmus_ejections_total{"), "{does:?}");
     }
 }
 
 #[tokio::test]
-async fn a_retry_never_downgrades_to_plaintext() {
+async fn a_tunnel_is_never_retried_in_plaintext() {
     let pair = BadAndGood::new(config());
     let (network, _peer) = (&pair.network, pair.bad(Failure::ConnectRefused).await);
     let plain = Workload { protocol: Protocol::Tcp, ..pair.good.clone() };
@@ -149,7 +145,7 @@ async fn a_retry_never_downgrades_to_plaintext() {
 }
 
 #[tokio::test]
-async fn plaintext_is_retried() {
+async fn plaintext_connections_are_retried_too() {
     let pair = BadAndGood::new(config());
     let network = &pair.network;
     let plain = |workload: Workload| Workload { protocol: Protocol::Tcp, ..workload };
@@ -164,10 +160,10 @@ async fn plaintext_is_retried() {
 }
 
 #[tokio::test]
-async fn a_waypoint_is_retried_only_with_another_of_its_pods() {
+async fn a_waypoint_is_retried_at_another_waypoint_only() {
     let pair = BadAndGood::new(config());
     let network = &pair.network;
-    // The endpoint itself is up; it must not be used without its waypoint.
+    // The endpoint itself would accept.
     let (app, _server) = (network.echo(&pair.good).await, network.server(&pair.good));
     let waypoint = Service {
         name: "waypoint".into(),
@@ -189,7 +185,7 @@ async fn a_waypoint_is_retried_only_with_another_of_its_pods() {
     let client = pair.client();
     for _ in 0..2 {
         assert!(closed(&mut client.dial().await).await.is_err());
-        // The only pod is not ejected.
+        // The only waypoint is never ejected.
         let line = pair.log.next().await;
         has(
             &line,
@@ -202,7 +198,7 @@ async fn a_waypoint_is_retried_only_with_another_of_its_pods() {
         );
     }
     assert_eq!(app.accepted(), 0);
-    // The other pod answers 503 for its upstream, which failure not eject it.
+    // Another one answers 503, which is about the endpoints behind it: it is not ejected.
     let live = behind("wp-live", 22);
     network.push(std::slice::from_ref(&live), &[], &[]);
     let peer =
@@ -220,10 +216,10 @@ async fn a_waypoint_is_retried_only_with_another_of_its_pods() {
 }
 
 #[tokio::test]
-async fn at_most_half_of_the_endpoints_are_ejected() {
+async fn when_all_endpoints_refuse_half_of_them_are_ejected() {
     let pair = BadAndGood::new(config());
     let client = pair.client();
-    // Both HBONE ports are closed.
+    // Neither listens.
     assert!(closed(&mut client.dial().await).await.is_err());
     let line = pair.log.next().await;
     has(
@@ -231,7 +227,7 @@ async fn at_most_half_of_the_endpoints_are_ejected() {
         &["tries=2", "ejected for 1s", "not ejected: half of 2 at most", "gave_up=\"no other endpoint\""],
     );
     has(&line, &["error=", "refused"]);
-    // The endpoint that was not ejected is used.
+    // The endpoint that could not be ejected is left.
     assert!(closed(&mut client.dial().await).await.is_err());
     let line = pair.log.next().await;
     has(&line, &["dst.workload=\"good\"", "not ejected", "gave_up=\"no other endpoint\""]);
@@ -239,7 +235,7 @@ async fn at_most_half_of_the_endpoints_are_ejected() {
 }
 
 #[tokio::test]
-async fn the_number_of_attempts_is_limited() {
+async fn attempts_are_limited() {
     let retry = Retry { tries: 2, ..Retry::default() };
     let pair = BadAndGood::new(Config { retry, ..config() });
     for last in 30..34 {
@@ -251,15 +247,15 @@ async fn the_number_of_attempts_is_limited() {
     has(&pair.log.next().await, &["tries=2", "gave_up=\"tries used up\""]);
 }
 
-/// A service with endpoints behind two gateways, and optionally one in the local network.
-struct Remote {
+/// A service with endpoints here and behind two gateways.
+struct Far {
     pair: BadAndGood,
     gateways: [Workload; 2],
 }
 
-impl Remote {
-    /// `local`: the weight of the local endpoint, if there is one.
-    fn new(local: Option<u32>) -> Self {
+impl Far {
+    /// `near`: capacity of the local endpoint, if there shall be one.
+    fn new(near: Option<u32>) -> Self {
         let pair = BadAndGood::new(config());
         let network = &pair.network;
         let identities = [pair.good.identity()];
@@ -291,35 +287,35 @@ impl Remote {
             ..network.workload("bad", BAD)
         });
         let gateways = [gateway("gw-1", 201, u32::MAX), gateway("gw-2", 202, 1)];
-        let local = local.map(|capacity| Workload { capacity, ..pair.good.clone() });
+        let near = near.map(|capacity| Workload { capacity, ..pair.good.clone() });
         network.state.apply(isthmus_state::Batch {
             remove_addresses: vec![BadAndGood::bad_uid().to_owned(), pair.good.uid.to_string()],
             ..isthmus_state::Batch::default()
         });
-        let workloads = [vec![split], gateways.to_vec(), local.into_iter().collect()].concat();
+        let workloads = [vec![split], gateways.to_vec(), near.into_iter().collect()].concat();
         network.push(&workloads, &[network.service(10, &identities), gateway_service], &[]);
         Self { pair, gateways }
     }
 
-    async fn gateway(&self, at: usize, failure: Failure) -> ScriptedPeer {
+    async fn gateway(&self, at: usize, does: Failure) -> ScriptedPeer {
         let workload = &self.gateways[at];
-        ScriptedPeer::start(&self.pair.network, workload.addresses[0], &workload.identity(), failure).await
+        ScriptedPeer::start(&self.pair.network, workload.addresses[0], &workload.identity(), does).await
     }
 }
 
 #[tokio::test]
-async fn a_gateway_is_ejected_when_it_refuses_but_not_when_it_answers_503() {
-    let remote = Remote::new(None);
+async fn a_gateway_that_refuses_is_ejected_and_one_that_answers_503_is_not() {
+    let far = Far::new(None);
     let (_dead, live) =
-        (remote.gateway(0, Failure::ConnectRefused).await, remote.gateway(1, Failure::Status("503")).await);
-    let client = remote.pair.client();
+        (far.gateway(0, Failure::ConnectRefused).await, far.gateway(1, Failure::Status("503")).await);
+    let client = far.pair.client();
     assert!(closed(&mut client.dial().await).await.is_err());
-    let line = remote.pair.log.next().await;
-    // The other gateway is tried twice: it may have several endpoints.
-    let (dead, uid) = (remote.pair.at(201), &remote.gateways[0].uid);
+    let line = far.pair.log.next().await;
+    // The other gateway is tried twice: it chooses an endpoint anew each time.
+    let (dead, uid) = (far.pair.at(201), &far.gateways[0].uid);
     let behind = format!(
         "{} status 503, endpoint west/SplitHorizonWorkload/eastwest/helloworld not ejected: half of 1 at most",
-        remote.pair.at(202)
+        far.pair.at(202)
     );
     has(
         &line,
@@ -331,19 +327,19 @@ async fn a_gateway_is_ejected_when_it_refuses_but_not_when_it_answers_503() {
         ],
     );
     assert_eq!(live.accepted(), 1, "one tunnel");
-    assert_eq!(remote.pair.network.metric("isthmus_ejections_total", &["role=\"gateway\""]), 1);
+    assert_eq!(far.pair.network.metric("isthmus_ejections_total", &["role=\"gateway\""]), 1);
 }
 
 #[tokio::test]
-async fn a_local_endpoint_is_used_when_the_gateways_fail() {
-    for failure in [Failure::ConnectRefused, Failure::Status("503")] {
-        let remote = Remote::new(Some(1));
-        let network = &remote.pair.network;
-        let _peers = (remote.gateway(0, failure).await, remote.gateway(1, failure).await);
-        let (app, _server) = (network.echo(&remote.pair.good).await, network.server(&remote.pair.good));
-        let client = remote.pair.client();
-        assert_eq!(exchange(&mut client.dial().await, b"near").await.unwrap(), b"near", "{failure:?}");
-        let line = remote.pair.log.next().await;
+async fn a_local_endpoint_replaces_a_remote_one_behind_failing_gateways() {
+    for does in [Failure::ConnectRefused, Failure::Status("503")] {
+        let far = Far::new(Some(1));
+        let network = &far.pair.network;
+        let _peers = (far.gateway(0, does).await, far.gateway(1, does).await);
+        let (app, _server) = (network.echo(&far.pair.good).await, network.server(&far.pair.good));
+        let client = far.pair.client();
+        assert_eq!(exchange(&mut client.dial().await, b"near").await.unwrap(), b"near", "{does:?}");
+        let line = far.pair.log.next().await;
         has(&line, &["dst.workload=\"good\"", "tries=2", "tried="]);
         assert_eq!(app.accepted(), 1);
     }

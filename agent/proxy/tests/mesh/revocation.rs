@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_identity::trust::Options;
-use isthmus_identity::trust::crl::Revocations;
-use isthmus_identity::{CertSource as _, SignError, Signer, Trust};
+use isthmus_identity::{CertSource as _, Revocations, SignError, Signer, Trust};
 use isthmus_kit::pki::{Ca, Spec};
 use isthmus_model::{SpiffeId, TrustDomains, Workload};
 use isthmus_proxy::Config;

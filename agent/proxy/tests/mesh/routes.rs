@@ -1,12 +1,12 @@
-//! Routes through waypoints, with a scripted waypoint; and to workloads with a hostname in place of addresses, with a
-//! fake resolver.
+//! Routes over real sockets: through a scripted waypoint, and to workloads that are known by their hostname only, with a
+//! scripted resolver.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use isthmus_hbone::session::TlsSession;
-use isthmus_identity::{CertSource as _, PeerIdentity};
+use isthmus_identity::CertSource as _;
 use isthmus_kit::hbone::{HbonePeer, kind};
 use isthmus_model::{
     GatewayAddress, GatewayDestination, Hostname, NetworkAddress, Protocol, Service, Workload,
@@ -19,15 +19,15 @@ use tokio::net::TcpListener;
 use crate::access_log::AccessLog;
 use crate::test_mesh::*;
 
-/// Resolves one hostname.
+/// A resolver that knows one name.
 struct FakeResolver {
     addresses: Vec<IpAddr>,
-    lookups: AtomicUsize,
+    asked: AtomicUsize,
 }
 
 impl HostResolver for FakeResolver {
     fn lookup<'a>(&'a self, hostname: &'a Hostname) -> BoxFuture<'a, Result<Vec<IpAddr>, HostLookupError>> {
-        self.lookups.fetch_add(1, Ordering::SeqCst);
+        self.asked.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
             match hostname.as_str() {
                 "db.example.com" => Ok(self.addresses.clone()),
@@ -47,12 +47,12 @@ fn named(network: &TestMesh, hostname: &str, protocol: Protocol) -> Workload {
 }
 
 #[tokio::test]
-async fn a_workload_with_a_hostname_is_looked_up_for_each_connection() {
+async fn a_workload_known_by_hostname_is_looked_up_once_per_connection() {
     for protocol in [Protocol::Hbone, Protocol::Tcp] {
         let block = Arc::new(AddressRange::claim());
         let addresses = vec!["2001:db8::1".parse().unwrap(), block.ip(2)];
-        let resolver = Arc::new(FakeResolver { addresses, lookups: AtomicUsize::new(0) });
-        let network = TestMesh::with_resolver("east", &block, Config::default(), Arc::clone(&resolver) as _);
+        let names = Arc::new(FakeResolver { addresses, asked: AtomicUsize::new(0) });
+        let network = TestMesh::with_resolver("east", &block, Config::default(), Arc::clone(&names) as _);
         let sleep = network.workload("sleep", 1);
         network.push(
             &[sleep.clone(), named(&network, "db.example.com", protocol)],
@@ -73,7 +73,7 @@ async fn a_workload_with_a_hostname_is_looked_up_for_each_connection() {
                 "{line}"
             );
             // Caching is up to the resolver.
-            assert_eq!(resolver.lookups.load(Ordering::SeqCst), time);
+            assert_eq!(names.asked.load(Ordering::SeqCst), time);
         }
         let labels = ["hostname=\"db.example.com\"", "source_workload=\"sleep\""];
         assert_eq!((network.metric("istio_on_demand_dns_total", &labels), app.accepted()), (3, 3));
@@ -81,10 +81,10 @@ async fn a_workload_with_a_hostname_is_looked_up_for_each_connection() {
 }
 
 #[tokio::test]
-async fn a_hostname_that_does_not_resolve_fails_the_connection() {
+async fn a_hostname_without_an_address_fails_with_one_log_line() {
     let block = Arc::new(AddressRange::claim());
-    let resolver = Arc::new(FakeResolver { addresses: Vec::new(), lookups: AtomicUsize::new(0) });
-    let network = TestMesh::with_resolver("east", &block, Config::default(), resolver);
+    let names = Arc::new(FakeResolver { addresses: Vec::new(), asked: AtomicUsize::new(0) });
+    let network = TestMesh::with_resolver("east", &block, Config::default(), names);
     let sleep = network.workload("sleep", 1);
     network.push(
         &[sleep.clone(), named(&network, "gone.example.com", Protocol::Hbone)],
@@ -99,39 +99,40 @@ async fn a_hostname_that_does_not_resolve_fails_the_connection() {
         "message=connection failed",
         "src.addr=127.",
         &format!("dst.addr={}:{SERVICE_PORT}", block.ip(10)),
-        "workload east//Pod/sample/db has no address and its hostname gone.example.com does not resolve: \
+        "workload east//Pod/sample/db is known by hostname gone.example.com only, which has no address: \
          the name server answered NXDOMAIN",
     ] {
         assert!(line.contains(part), "{part} is missing: {line}");
     }
 }
 
-/// Identity of the client and headers of the CONNECTs that a waypoint accepted.
-type Connects = Arc<Mutex<Vec<(String, Vec<(String, String)>)>>>;
+/// The CONNECTs that a waypoint got: the client and the headers.
+type Asked = Arc<Mutex<Vec<(String, Vec<(String, String)>)>>>;
 
-/// A waypoint that accepts every CONNECT and echoes its stream.
+/// A waypoint that accepts every CONNECT and sends back what it gets.
 struct Waypoint {
-    connects: Connects,
+    asked: Asked,
     _tasks: Tasks,
 }
 
 impl Waypoint {
-    async fn start(network: &TestMesh, workload: &Workload) -> Self {
+    async fn play(network: &TestMesh, workload: &Workload) -> Self {
         let certificate = network.certs.certificate(&workload.identity()).await.unwrap();
         let listener = TcpListener::bind((workload.addresses[0], HBONE)).await.unwrap();
-        let (connects, tasks) = (Connects::default(), Tasks::new("waypoint"));
-        let accepted = Arc::clone(&connects);
+        let (asked, tasks) = (Asked::default(), Tasks::new("waypoint"));
+        let seen = Arc::clone(&asked);
         tasks.spawn("waypoint", async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
-                let session = TlsSession::accept(certificate.server_config(), tcp, TIMEOUT).await.unwrap();
-                let client = PeerIdentity::of(session.state()).unwrap().id().to_string();
+                let tls = certificate.server_tls();
+                let session = TlsSession::accept(tls.config(), tcp, TIMEOUT).await.unwrap();
+                let client = tls.peer(session.state()).unwrap().id().to_string();
                 let mut peer = HbonePeer::server(session).await.unwrap();
-                // The test opens one stream at a time.
+                // One stream after the other is enough here.
                 while let Ok(frame) = peer.next_of_streams().await {
                     let answered = match frame.kind {
                         kind::HEADERS => {
-                            accepted.lock().unwrap().push((client.clone(), frame.headers().unwrap()));
+                            seen.lock().unwrap().push((client.clone(), frame.headers().unwrap()));
                             peer.headers(frame.stream, &[(":status", "200")], false).await
                         }
                         kind::DATA => peer.data(frame.stream, &frame.payload, frame.ends_stream()).await,
@@ -141,19 +142,19 @@ impl Waypoint {
                 }
             }
         });
-        Self { connects, _tasks: tasks }
+        Self { asked, _tasks: tasks }
     }
 
-    /// Client identity, authority and `forwarded` header of the last CONNECT.
+    /// The last CONNECT: client identity, authority and `forwarded`.
     fn last(&self) -> (String, String, String) {
-        let connects = self.connects.lock().unwrap();
-        let (client, headers) = connects.last().unwrap();
+        let asked = self.asked.lock().unwrap();
+        let (client, headers) = asked.last().unwrap();
         let header = |name| headers.iter().find(|(key, _)| key == name).unwrap().1.clone();
         (client.clone(), header(":authority"), header("forwarded"))
     }
 }
 
-/// The waypoint's service.
+/// The service of the waypoint.
 fn waypoint_service(network: &TestMesh) -> Service {
     Service {
         name: "waypoint".into(),
@@ -169,15 +170,15 @@ fn reference(destination: GatewayDestination) -> Option<GatewayAddress> {
 }
 
 #[tokio::test]
-async fn a_connect_to_a_waypoint_has_the_clients_identity_and_destination() {
+async fn a_waypoint_gets_the_original_destination_and_the_clients_identity() {
     let block = Arc::new(AddressRange::claim());
     let network = TestMesh::new("east", &block);
     let service = waypoint_service(&network);
     let mut workload = network.workload("wp", 21);
     workload.services.insert(service.key(), [(HBONE, HBONE)].into());
-    let waypoint = Waypoint::start(&network, &workload).await;
+    let waypoint = Waypoint::play(&network, &workload).await;
     let sleep = network.workload("sleep", 1);
-    // It has no listeners, so that bypassing the waypoint fails.
+    // It does not listen: a connection that bypasses the waypoint fails.
     let server = serving(network.workload("helloworld", 2));
     let at = |last| {
         GatewayDestination::Address(NetworkAddress { network: network.name.clone(), address: block.ip(last) })

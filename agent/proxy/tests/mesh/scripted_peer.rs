@@ -104,7 +104,9 @@ async fn serve(tcp: TcpStream, certificate: &Certificate, failure: Failure) {
         _ => {}
     }
     // The client refuses the handshake if the certificate is another identity's.
-    let Ok(session) = TlsSession::accept(certificate.server_config(), tcp, TIMEOUT).await else { return };
+    let Ok(session) = TlsSession::accept(certificate.server_tls().config(), tcp, TIMEOUT).await else {
+        return;
+    };
     let Ok(mut peer) = HbonePeer::server(session).await else { return };
     while let Ok(request) = peer.next(kind::HEADERS).await {
         let stream = request.stream;

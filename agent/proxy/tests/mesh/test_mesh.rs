@@ -112,7 +112,8 @@ impl TestMesh {
         let (name, tasks, registry) = (NetworkId::from(name), Tasks::new("test"), Default::default());
         let identity = isthmus_identity::Config { trust, ..isthmus_identity::Config::default() };
         let certs = Manager::new(signer, identity, &tasks);
-        let state = State::new(Options { own_network: name.clone(), ..Options::default() });
+        let state =
+            State::new(Options { own_network: name.clone(), ports: config.ports, ..Options::default() });
         let ctx = Arc::new(ProxyContext {
             state: state.clone(),
             certs: Arc::new(certs.clone()),
@@ -223,7 +224,7 @@ impl TestMesh {
     /// Opens a tunnel without a proxy, to send any header with any identity.
     pub(crate) async fn tunnel(&self, identity: &SpiffeId, to: SocketAddr, expected: &SpiffeId) -> Tunnel {
         let certificate = self.certs.certificate(identity).await.unwrap();
-        let config = certificate.client_config(std::slice::from_ref(expected));
+        let config = certificate.client_tls(std::slice::from_ref(expected)).config();
         let tcp = TcpStream::connect(to).await.unwrap();
         let session = TlsSession::connect(config, tcp, TIMEOUT).await.unwrap();
         client::handshake(session, &Settings::default(), &self.tasks).await.unwrap()

@@ -1,5 +1,5 @@
-//! What lies between those who log and the reader of the log: a bounded queue and one thread that writes. Logging never
-//! waits for the reader; lines that find no room are dropped, counted, and their number is told when there is room again.
+//! A bounded queue between the tasks that log and the thread that writes to standard output. Logging never blocks on a slow
+//! reader; when the queue is full lines are dropped and counted, and their number is logged once there is room.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,43 +7,43 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 
-/// Lines that wait or are being written.
+/// Limit of queued lines, those being written included.
 pub(super) const LINES: usize = 10_000;
-/// Bytes of them; a line of the access log has about 500.
+/// Limit of their bytes; an access log line has about 500.
 const BYTES: usize = 16 << 20;
-/// A buffer that grew beyond this while the reader stood still is given back afterwards.
+/// Capacity that a buffer keeps after a stall of the reader.
 const KEPT: usize = 1 << 20;
 
 /// The queue. Clones share it.
 #[derive(Clone, Default)]
-pub(super) struct Queue(Arc<Shared>);
+pub(super) struct Queue(Arc<SharedQueue>);
 
 #[derive(Default)]
-struct Shared {
-    held: Mutex<Held>,
-    /// Something was pushed.
+struct SharedQueue {
+    pending: Mutex<Pending>,
+    /// Signals a push.
     pushed: Condvar,
-    /// Everything was written.
+    /// Signals that everything is written.
     written: Condvar,
     dropped: Counter,
 }
 
 #[derive(Default)]
-struct Held {
-    /// Whole lines.
+struct Pending {
+    /// Complete lines.
     text: Vec<u8>,
-    /// How many lines `text` has.
+    /// Number of lines in `text`.
     lines: usize,
-    /// How many lines and bytes the thread is writing now.
+    /// Lines and bytes that are being written.
     writing: (usize, usize),
-    /// Dropped and not told yet.
-    untold: u64,
+    /// Dropped lines that were not reported yet.
+    unreported: u64,
 }
 
 // === impl Queue ===
 
 impl Queue {
-    /// Starts the thread that writes; `lost` makes the line that tells how many were dropped.
+    /// Starts the writer thread; `lost` formats the line that reports dropped lines.
     pub(super) fn start(
         &self,
         out: impl Write + Send + 'static,
@@ -54,73 +54,73 @@ impl Queue {
         std::thread::Builder::new().name("isthmus-log".to_owned()).spawn(run).map(drop)
     }
 
-    /// Takes a line, or drops and counts it.
+    /// Queues a line, or drops and counts it.
     pub(super) fn push(&self, line: &str) {
-        let mut held = self.lock();
-        let full = held.lines + held.writing.0 >= LINES
-            || held.text.len() + held.writing.1 + line.len() > BYTES
-            // Later lines must not stand before the line that tells of those lost earlier.
-            || held.untold > 0;
+        let mut pending = self.lock();
+        let full = pending.lines + pending.writing.0 >= LINES
+            || pending.text.len() + pending.writing.1 + line.len() > BYTES
+            // Otherwise later lines would precede the report of earlier dropped ones.
+            || pending.unreported > 0;
         if full {
-            held.untold += 1;
+            pending.unreported += 1;
             self.0.dropped.inc();
         } else {
-            held.text.extend_from_slice(line.as_bytes());
-            held.lines += 1;
+            pending.text.extend_from_slice(line.as_bytes());
+            pending.lines += 1;
         }
-        drop(held);
+        drop(pending);
         self.0.pushed.notify_one();
     }
 
-    /// Waits until everything was written, at most so long; whether it was.
-    pub(super) fn flush(&self, patience: Duration) -> bool {
-        let busy = |held: &mut Held| held.lines + held.writing.0 > 0 || held.untold > 0;
-        let waited = self.0.written.wait_timeout_while(self.lock(), patience, busy);
+    /// Waits until everything is written, at most `timeout`; returns whether it is.
+    pub(super) fn flush(&self, timeout: Duration) -> bool {
+        let busy = |pending: &mut Pending| pending.lines + pending.writing.0 > 0 || pending.unreported > 0;
+        let waited = self.0.written.wait_timeout_while(self.lock(), timeout, busy);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// How many lines were dropped since the start.
+    /// Lines dropped since the start.
     pub(super) fn dropped(&self) -> Counter {
         self.0.dropped.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Held> {
-        // A panic cannot leave the queue half changed.
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        // A panic cannot leave the queue inconsistent.
+        self.0.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write_all(&self, mut out: impl Write, lost: impl Fn(u64) -> String) {
         let mut batch = Vec::new();
         loop {
-            let (lines, untold) = self.take(&mut batch);
-            if untold > 0 {
-                batch.extend_from_slice(lost(untold).as_bytes());
+            let (lines, unreported) = self.next_batch(&mut batch);
+            if unreported > 0 {
+                batch.extend_from_slice(lost(unreported).as_bytes());
             }
             if out.write_all(&batch).and_then(|()| out.flush()).is_err() {
-                // Nobody will ever read them.
+                // Standard output is closed or broken.
                 self.0.dropped.inc_by(lines as u64);
             }
             batch.clear();
             batch.shrink_to(KEPT);
-            self.done();
+            self.batch_written();
         }
     }
 
-    /// Waits for lines and takes all of them, with the number of those that were dropped after them.
-    fn take(&self, batch: &mut Vec<u8>) -> (usize, u64) {
-        let idle = |held: &mut Held| held.lines == 0 && held.untold == 0;
-        let held = self.0.pushed.wait_while(self.lock(), idle);
-        let mut held = held.unwrap_or_else(PoisonError::into_inner);
-        std::mem::swap(&mut held.text, batch);
-        held.writing = (std::mem::take(&mut held.lines), batch.len());
-        (held.writing.0, std::mem::take(&mut held.untold))
+    /// Waits for lines and takes all of them; returns their number and the number dropped after them.
+    fn next_batch(&self, batch: &mut Vec<u8>) -> (usize, u64) {
+        let idle = |pending: &mut Pending| pending.lines == 0 && pending.unreported == 0;
+        let pending = self.0.pushed.wait_while(self.lock(), idle);
+        let mut pending = pending.unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut pending.text, batch);
+        pending.writing = (std::mem::take(&mut pending.lines), batch.len());
+        (pending.writing.0, std::mem::take(&mut pending.unreported))
     }
 
-    fn done(&self) {
-        let mut held = self.lock();
-        held.writing = (0, 0);
-        let idle = held.lines == 0 && held.untold == 0;
-        drop(held);
+    fn batch_written(&self) {
+        let mut pending = self.lock();
+        pending.writing = (0, 0);
+        let idle = pending.lines == 0 && pending.unreported == 0;
+        drop(pending);
         if idle {
             self.0.written.notify_all();
         }

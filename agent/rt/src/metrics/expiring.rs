@@ -1,9 +1,9 @@
-//! Families whose series end: a series whose labels name what is gone is dropped when it has not changed for [`IDLE`]
-//! and nobody holds it, and what it had counted is kept under coarse labels in a family of our own. So the memory of a
-//! family has a bound, and the sum over both families never falls. A series that comes back starts at 0.
+//! Metric families whose series expire. A series whose labels name a removed object is dropped once it has not changed for
+//! [`IDLE`] and has no other handle, and its value is added to a second family with coarse labels. So memory is bounded and
+//! the sum over both families never decreases. A series that returns starts at 0.
 //!
-//! The bound holds even when labels are invented faster than series end: above [`LIMIT`] nothing is made any more, and
-//! what would be new is counted under the coarse labels at once.
+//! The bound holds even when new labels appear faster than series expire: above [`LIMIT`] no series is created, and new
+//! labels are counted under their coarse form.
 
 use std::fmt;
 use std::hash::Hash;
@@ -20,37 +20,37 @@ use tokio::time::Instant;
 use super::family::Family;
 use super::total::{Count, Total};
 
-/// How long a series stays after its last change, at least.
+/// Minimum age of the last change of an expired series.
 pub const IDLE: Duration = Duration::from_secs(15 * 60);
-/// How often series should be looked at.
+/// Interval of sweeps.
 pub const INTERVAL: Duration = Duration::from_secs(60);
-/// Series of one family, at most.
+/// Default limit of the series of one family.
 pub const LIMIT: usize = 10_000;
 
-/// What labels of series can be used for.
+/// Bounds of label types.
 pub trait Labels: EncodeLabelSet + Clone + Eq + Hash + fmt::Debug + Send + Sync + 'static {}
 impl<L: EncodeLabelSet + Clone + Eq + Hash + fmt::Debug + Send + Sync + 'static> Labels for L {}
 
-/// Labels that have a coarse form, of which there are few.
+/// Labels with a coarse form of low cardinality.
 pub trait Coarse: Labels {
     /// The coarse form.
     type Kept: Labels;
 
-    /// The coarse form of these.
+    /// The coarse form of these labels.
     fn coarse(&self) -> Self::Kept;
 }
 
-/// The family. Clones share it.
-pub struct Expiring<L: Coarse, M>(Arc<Inner<L, M>>);
+/// A family whose series expire. Clones share it.
+pub struct Expiring<L: Coarse, M>(Arc<Families<L, M>>);
 
-struct Inner<L: Coarse, M> {
+struct Families<L: Coarse, M> {
     live: Family<L, M>,
     kept: Family<L::Kept, M>,
     expired: Count,
     limit: usize,
-    /// Held while both families are shown and while series move from one to the other: a sum is never seen twice or not
-    /// at all. Who counts does not take it.
-    turn: Mutex<()>,
+    /// Held while both families are encoded and while series move between them, so that no value is encoded twice or not at
+    /// all. Counting does not take it.
+    encoding: Mutex<()>,
 }
 
 // === impl Expiring ===
@@ -77,34 +77,35 @@ impl<L: Coarse, M: Total> Expiring<L, M> {
     /// A family of at most `limit` series.
     #[must_use]
     pub fn with_limit(limit: usize) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(Families {
             live: Family::default(),
             kept: Family::default(),
             expired: Count::default(),
             limit,
-            turn: Mutex::default(),
+            encoding: Mutex::default(),
         }))
     }
 
-    /// The series of these labels, made when there is none and room for one. It stays while what is returned is held.
+    /// The series of these labels, created if there is room; else that of their coarse form. It does not expire while the
+    /// returned handle exists.
     #[must_use]
     pub fn get_or_create(&self, labels: &L) -> M {
-        let Inner { live, kept, limit, .. } = &*self.0;
+        let Families { live, kept, limit, .. } = &*self.0;
         live.get_or_create_below(labels, *limit).unwrap_or_else(|| kept.get_or_create(&labels.coarse()))
     }
 
-    /// How many series there are.
+    /// Number of series.
     #[must_use]
     pub fn series(&self) -> usize {
         self.0.live.len()
     }
 
-    /// Ends the series that have not changed for [`IDLE`], that nobody holds and whose labels are `gone`; how many those
-    /// were. `gone` is asked while nothing is locked.
+    /// Expires series that have not changed for [`IDLE`], have no other handle, and whose labels are `gone`; returns how many.
+    /// No lock is held while `gone` is called.
     pub fn sweep(&self, now: Instant, mut gone: impl FnMut(&L) -> bool) -> usize {
-        let Inner { live, kept, expired, turn, .. } = &*self.0;
+        let Families { live, kept, expired, encoding, .. } = &*self.0;
         let mut idle = Vec::new();
-        live.look(|labels, metric, mark| {
+        live.for_each(|labels, metric, mark| {
             let changes = metric.changes();
             let since = *mark.since.filter(|_| changes == mark.changes).get_or_insert(now);
             (mark.changes, mark.since) = (changes, Some(since));
@@ -113,7 +114,7 @@ impl<L: Coarse, M: Total> Expiring<L, M> {
             }
         });
         idle.retain(|labels| gone(labels));
-        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = encoding.lock().unwrap_or_else(PoisonError::into_inner);
         let end = |labels: &&Arc<L>| {
             live.remove_if(labels, |metric, mark| {
                 let still = !metric.is_held() && metric.changes() == mark.changes;
@@ -129,7 +130,7 @@ impl<L: Coarse, M: Total> Expiring<L, M> {
     }
 }
 
-/// Shows both families of an [`Expiring`] at one moment.
+/// Encodes both families of an [`Expiring`] consistently.
 #[derive(Debug)]
 pub(super) struct Pair<L: Coarse, M> {
     name: &'static str,
@@ -147,21 +148,22 @@ impl<L: Coarse, M: Total> Pair<L, M> {
 
 impl<L: Coarse, M: Total> Collector for Pair<L, M> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Inner { live, kept, turn, .. } = &*self.family.0;
-        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let Families { live, kept, encoding, .. } = &*self.family.0;
+        let _guard = encoding.lock().unwrap_or_else(PoisonError::into_inner);
         if !live.is_empty() {
             let help = format!("{}.", self.help);
             live.encode(encoder.encode_descriptor(self.name, &help, None, M::TYPE)?)?;
         }
         if !kept.is_empty() {
-            let help = format!("{}: sums of series that were ended, or were one too many.", self.help);
+            let help =
+                format!("{}: sums of expired series, and of labels above the series limit.", self.help);
             kept.encode(encoder.encode_descriptor(&self.kept, &help, None, M::TYPE)?)?;
         }
         Ok(())
     }
 }
 
-/// A family as its bound is concerned.
+/// The limit and size of one family, for the metrics about families.
 pub(super) struct Bounded {
     name: &'static str,
     limit: usize,
@@ -180,7 +182,7 @@ impl Bounded {
     }
 }
 
-/// Shows how many series of which families there are and may be.
+/// Encodes size and limit of every expiring family.
 #[derive(Clone, Default)]
 pub(super) struct Bounds(Arc<Mutex<Vec<Bounded>>>);
 
@@ -191,34 +193,33 @@ impl fmt::Debug for Bounds {
 }
 
 impl Bounds {
-    /// Adds a family; whether it is the first.
+    /// Adds a family; returns whether it is the first.
     pub(super) fn add(&self, family: Bounded) -> bool {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.push(family);
-        held.len() == 1
+        let mut families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        families.push(family);
+        families.len() == 1
     }
 }
 
 impl Collector for Bounds {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let gauge = |value: usize| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-        let help = "Series of a family whose series end when their workloads are gone.";
+        let help = "Current series of a metric family whose series expire with their workloads.";
         let mut series = encoder.encode_descriptor("isthmus_metric_series", help, None, MetricType::Gauge)?;
-        for family in held.iter() {
+        for family in families.iter() {
             gauge((family.series)()).encode(series.encode_family(&family.labels())?)?;
         }
-        let help =
-            "The most series that such a family may have; more are counted in its isthmus_expired_ family.";
+        let help = "Limit of the series of such a family; further labels are counted in its isthmus_expired_ family.";
         let mut limit =
             encoder.encode_descriptor("isthmus_metric_series_limit", help, None, MetricType::Gauge)?;
-        for family in held.iter() {
+        for family in families.iter() {
             gauge(family.limit).encode(limit.encode_family(&family.labels())?)?;
         }
-        let help = "Series of such a family that were ended.";
+        let help = "Expired series of such a family.";
         let mut expired =
             encoder.encode_descriptor("isthmus_metric_series_expired", help, None, MetricType::Counter)?;
-        for family in held.iter() {
+        for family in families.iter() {
             ConstCounter::new(family.expired.get()).encode(expired.encode_family(&family.labels())?)?;
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! A family of series whose encoding stops nobody who counts. The one of `prometheus_client` holds its lock while it is
-//! encoded, so a connection that makes a new series, and everybody behind it, would wait for the whole scrape.
+//! A metric family whose encoding does not block counting. The one of `prometheus_client` holds its lock while it is
+//! encoded, so a connection that creates a series, and every connection behind it, would wait for the whole scrape.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use tokio::time::Instant;
 
-/// Parts with a lock each; more than there are threads of the data plane on most nodes.
+/// Number of shards, each with its own lock: more than the data plane has threads on most nodes.
 const SHARDS: usize = 16;
 
 /// Series of type `M` by their labels. Clones share them. `M` must share its value between clones, as counters and
@@ -22,7 +22,7 @@ pub struct Family<L, M>(Arc<Shards<L, M>>);
 
 struct Shards<L, M> {
     hasher: RandomState,
-    /// How many series there are in all parts.
+    /// Number of series in all shards.
     count: AtomicUsize,
     shards: [Shard<L, M>; SHARDS],
 }
@@ -36,16 +36,16 @@ struct Entry<M> {
     mark: Mark,
 }
 
-/// What was seen of a series when it was looked at last.
+/// State of a series at the last sweep.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Mark {
-    /// How often it had changed.
+    /// Its number of changes.
     pub(super) changes: u64,
-    /// Since when it has not; `None` when it has not been looked at.
+    /// Since when it has not changed; `None` before the first sweep.
     pub(super) since: Option<Instant>,
 }
 
-/// Labels that a scrape can hold on to without copying them.
+/// Labels behind an `Arc`, so that a scrape need not copy them.
 struct Key<L>(Arc<L>);
 
 impl<L: Eq> PartialEq for Key<L> {
@@ -77,7 +77,7 @@ impl<L, M> Default for Shard<L, M> {
 }
 
 impl<L, M> Shard<L, M> {
-    // Nothing panics while a part is half changed.
+    // Poisoning is ignored: nothing panics while a shard is inconsistent.
     fn read(&self) -> RwLockReadGuard<'_, Series<L, M>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -109,7 +109,7 @@ impl<L, M> fmt::Debug for Family<L, M> {
 }
 
 impl<L, M> Family<L, M> {
-    /// How many series there are.
+    /// Number of series.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.count.load(Ordering::Relaxed)
@@ -123,13 +123,13 @@ impl<L, M> Family<L, M> {
 }
 
 impl<L: Clone + Eq + Hash, M: Clone + Default> Family<L, M> {
-    /// The series of these labels, made when there is none.
+    /// The series of these labels, created if it does not exist.
     #[must_use]
     pub fn get_or_create(&self, labels: &L) -> M {
         self.get_or_create_below(labels, usize::MAX).unwrap_or_default()
     }
 
-    /// The same while there are less than `limit` series; then only those that there are.
+    /// As [`Self::get_or_create`], but creates none at `limit` series or more.
     pub(super) fn get_or_create_below(&self, labels: &L, limit: usize) -> Option<M> {
         let shard = self.shard(labels);
         if let Some(entry) = shard.read().get(labels) {
@@ -149,12 +149,12 @@ impl<L: Clone + Eq + Hash, M: Clone + Default> Family<L, M> {
         Some(metric)
     }
 
-    /// Ends the series of these labels; whether there was one. Whoever still holds it counts for nobody.
+    /// Removes a series; returns whether it existed. What is counted through handles that still exist is lost.
     pub fn remove(&self, labels: &L) -> bool {
         self.remove_if(labels, |_, _| true)
     }
 
-    /// The same if `last` agrees, which is called while nobody else can get at the series.
+    /// Removes a series if `last` agrees. `last` is called under the lock of the shard.
     pub(super) fn remove_if(&self, labels: &L, last: impl FnOnce(&M, Mark) -> bool) -> bool {
         let mut shard = self.shard(labels).write();
         let goes = shard.get(labels).is_some_and(|entry| last(&entry.metric, entry.mark));
@@ -165,11 +165,11 @@ impl<L: Clone + Eq + Hash, M: Clone + Default> Family<L, M> {
         goes
     }
 
-    /// Looks at every series, one part after the other.
-    pub(super) fn look(&self, mut look: impl FnMut(&Arc<L>, &M, &mut Mark)) {
+    /// Visits every series, one shard after the other.
+    pub(super) fn for_each(&self, mut visit: impl FnMut(&Arc<L>, &M, &mut Mark)) {
         for shard in &self.0.shards {
             for (key, entry) in shard.write().iter_mut() {
-                look(&key.0, &entry.metric, &mut entry.mark);
+                visit(&key.0, &entry.metric, &mut entry.mark);
             }
         }
     }
@@ -187,10 +187,10 @@ where
 {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
         for shard in &self.0.shards {
-            // Pointers are copied under the lock and written out without it.
+            // Pointers are copied under the lock, and encoded without it.
             let series: Vec<(Arc<L>, M)> = {
-                let held = shard.read();
-                held.iter().map(|(labels, entry)| (Arc::clone(&labels.0), entry.metric.clone())).collect()
+                let entries = shard.read();
+                entries.iter().map(|(labels, entry)| (Arc::clone(&labels.0), entry.metric.clone())).collect()
             };
             for (labels, metric) in &series {
                 metric.encode(encoder.encode_family(labels.as_ref())?)?;
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn series_are_found_again_shown_and_removed() {
+    fn series_are_created_encoded_and_removed() {
         let family = Family::<Labels, Counter>::default();
         let registry = Registry::default();
         registry.register("seen", "Seen", family.clone());
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(family.len(), 1);
     }
 
-    /// Takes text slowly: when the first series arrives it waits until somebody has counted.
+    /// A slow reader: at the first series it waits until new series were counted.
     struct Slow {
         counted: mpsc::Receiver<()>,
         begun: mpsc::SyncSender<()>,
@@ -276,11 +276,11 @@ mod tests {
         let mut slow = Slow { counted, begun, text: String::new(), waited: false };
         let scrape = std::thread::spawn(move || registry.encode_to(&mut slow));
         encoding.recv_timeout(Duration::from_secs(30)).unwrap();
-        // Enough of them to come into every part, the one that is being written too.
+        // Enough to hit every shard, the one being encoded included.
         (100..500).for_each(|number| {
             family.get_or_create(&labels(number)).inc();
         });
         count.send(()).unwrap();
-        assert!(scrape.join().unwrap().is_ok(), "who counted waited for the scrape");
+        assert!(scrape.join().unwrap().is_ok(), "counting waited for the scrape");
     }
 }

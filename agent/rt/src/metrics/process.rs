@@ -1,4 +1,4 @@
-//! What the operating system counts for this process: `process_open_fds` and `process_max_fds`, read at each scrape.
+//! `process_open_fds` and `process_max_fds`, read from `/proc` at each scrape.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ pub struct Process;
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut gauge = |name, help, value: Option<i64>| match value {
-            // What cannot be read is not shown, rather than shown as nothing.
+            // A value that cannot be read is left out, not shown as 0.
             None => Ok(()),
             Some(value) => {
                 let encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
@@ -22,11 +22,11 @@ impl Collector for Process {
             }
         };
         gauge("process_open_fds", "Open file descriptors", open_files())?;
-        gauge("process_max_fds", "The most file descriptors that may be open", max_files())
+        gauge("process_max_fds", "Limit of open file descriptors (RLIMIT_NOFILE, soft)", max_files())
     }
 }
 
-/// Descriptors of this process, without the one that counts them.
+/// Open descriptors, without that of the directory being read.
 fn open_files() -> Option<i64> {
     let count = std::fs::read_dir("/proc/self/fd").ok()?.count();
     i64::try_from(count.saturating_sub(1)).ok()
@@ -57,7 +57,7 @@ mod tests {
         let registry = Registry::default();
         registry.collect(Process);
         let before = value(&registry, "process_open_fds");
-        // More than other tests of this process may open or close meanwhile.
+        // More than concurrent tests of this process open or close.
         let held: Vec<_> = (0..100).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
         assert!(value(&registry, "process_open_fds") > before + 50);
         drop(held);

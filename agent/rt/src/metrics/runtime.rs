@@ -1,4 +1,4 @@
-//! What a tokio runtime tells of itself: the `tokio_*` families, read at each scrape.
+//! The `tokio_*` metrics of a runtime, read at each scrape.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use tokio::runtime::{Handle, RuntimeMetrics};
 pub struct Runtime(Handle);
 
 impl Runtime {
-    /// Of a running runtime.
+    /// A collector of a running runtime.
     #[must_use]
     pub fn new(handle: Handle) -> Self {
         Self(handle)
@@ -26,8 +26,8 @@ impl Collector for Runtime {
         let now = self.0.metrics();
         let gauges = [
             ("tokio_num_workers", "Worker threads of the data plane", now.num_workers()),
-            ("tokio_global_queue_depth", "Tasks in the global queue", now.global_queue_depth()),
-            ("tokio_num_alive_tasks", "Tasks that have not ended", now.num_alive_tasks()),
+            ("tokio_global_queue_depth", "Tasks in the runtime's global queue", now.global_queue_depth()),
+            ("tokio_num_alive_tasks", "Tasks that are alive", now.num_alive_tasks()),
         ];
         for (name, help, value) in gauges {
             let encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
@@ -36,11 +36,11 @@ impl Collector for Runtime {
         let busy = |worker| ConstCounter::new(now.worker_total_busy_duration(worker).as_secs_f64());
         let parks = |worker| ConstCounter::new(now.worker_park_count(worker));
         let unparks = |worker| ConstCounter::new(now.worker_park_unpark_count(worker));
-        let help = "Seconds that a worker was busy";
+        let help = "Time that a worker thread was busy, in seconds";
         workers(&mut encoder, &now, "tokio_worker_total_busy_duration_seconds", help, busy)?;
-        let help = "How often a worker had nothing to do";
+        let help = "Times that a worker thread parked for lack of work";
         workers(&mut encoder, &now, "tokio_worker_park_count", help, parks)?;
-        let help = "How often a worker slept and awoke";
+        let help = "Times that a worker thread parked or unparked";
         workers(&mut encoder, &now, "tokio_worker_park_unpark_count", help, unparks)
     }
 }

@@ -1,4 +1,4 @@
-//! Values that only grow, that can be added to one another, and that know whether somebody still holds them.
+//! Monotonic metrics that can be merged and that know whether another handle exists: what expiring families need.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -9,13 +9,13 @@ use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
-/// A value that only grows. Clones share it.
+/// A monotonic metric. Clones share its value.
 pub trait Total: EncodeMetric + TypedMetric + Clone + Default + fmt::Debug + Send + Sync + 'static {
-    /// A number that grows with every change.
+    /// A number that increases with every change.
     fn changes(&self) -> u64;
-    /// Whether there is another clone: somebody who may still count.
+    /// Whether another clone exists, which may still count.
     fn is_held(&self) -> bool;
-    /// Adds what another one has counted.
+    /// Adds the value of another one.
     fn absorb(&self, other: &Self);
 }
 
@@ -23,7 +23,7 @@ pub trait Total: EncodeMetric + TypedMetric + Clone + Default + fmt::Debug + Sen
 #[derive(Debug, Clone, Default)]
 pub struct Count(Arc<AtomicU64>);
 
-/// The upper bounds of a histogram's buckets, ascending; there is one more for what is above.
+/// Upper bounds of a histogram's buckets, ascending; the `+Inf` bucket is implied.
 pub trait Limits: Send + Sync + 'static {
     /// The bounds.
     const LIMITS: &'static [f64];
@@ -34,9 +34,9 @@ pub struct Histogram<B>(Arc<Buckets>, PhantomData<B>);
 
 #[derive(Debug)]
 struct Buckets {
-    /// How many observations fell into each.
+    /// Observations per bucket.
     counts: Box<[AtomicU64]>,
-    /// Bits of the sum of all.
+    /// The sum as the bits of an `f64`.
     sum: AtomicU64,
 }
 
@@ -53,7 +53,7 @@ impl Count {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// What was counted.
+    /// The value.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -125,7 +125,7 @@ impl Buckets {
             }
         }
         let more = |bits| Some((f64::from_bits(bits) + sum).to_bits());
-        // It always says what comes next, so this cannot fail.
+        // Cannot fail: the closure always returns a value.
         let _ = self.sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
     }
 
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_histogram_is_shown_with_its_buckets_and_takes_in_another() {
+    fn a_histogram_encodes_its_buckets_and_absorbs_another() {
         let (all, other) = (Histogram::<Seconds>::default(), Histogram::<Seconds>::default());
         [0.05, 0.1, 0.5].into_iter().for_each(|value| all.observe(value));
         other.observe(7.0);

@@ -1,3 +1,6 @@
+use std::collections::BTreeMap;
+
+use super::network::name_servers;
 use super::*;
 
 fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -9,13 +12,13 @@ fn errors(pairs: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn the_defaults_are_ztunnels() {
+fn defaults_are_those_of_ztunnel() {
     let config = read(&env(&[("KUBERNETES_SERVICE_HOST", "10.0.0.1")])).unwrap();
     assert_eq!(config.xds.unwrap().address, "https://istiod.istio-system.svc:15012");
     assert_eq!(config.sockets.mark, 1337);
     assert_eq!(config.drain, Duration::from_secs(5));
-    assert_eq!(config.ports.admin.port(), 15000);
-    assert_eq!(config.place.cluster.as_str(), "Kubernetes");
+    assert_eq!(config.ports.admin, 15000);
+    assert_eq!(config.local_info.cluster.as_str(), "Kubernetes");
     assert!(config.dns);
 }
 
@@ -44,7 +47,7 @@ fn every_bad_value_is_reported_at_once() {
 }
 
 #[test]
-fn the_fake_ca_never_meets_a_real_mesh() {
+fn the_fake_ca_is_refused_with_a_control_plane_or_in_kubernetes() {
     let local = ("LOCAL_XDS", "workloads: []");
     let lab = read(&env(&[("FAKE_CA", "true"), local])).unwrap();
     assert_eq!((lab.ca, lab.xds), (CaChoice::Fake, None));
@@ -61,7 +64,7 @@ fn the_fake_ca_never_meets_a_real_mesh() {
 }
 
 #[test]
-fn a_missing_path_is_a_path() {
+fn a_path_to_a_missing_file_stays_a_path() {
     let config =
         read(&env(&[("XDS_ROOT_CA", "/nowhere/root.pem"), ("AUTH_TOKEN", "/nowhere/token")])).unwrap();
     let xds = config.xds.unwrap();
@@ -70,7 +73,7 @@ fn a_missing_path_is_a_path() {
 }
 
 #[test]
-fn the_drain_time_leaves_room_for_the_end() {
+fn the_default_drain_ends_before_the_grace_period() {
     for (grace, seconds) in [("0", 0), ("1", 1), ("10", 9), ("30", 25)] {
         let config = read(&env(&[("TERMINATION_GRACE_PERIOD_SECONDS", grace)])).unwrap();
         assert_eq!(config.drain.as_secs(), seconds, "{grace}");
@@ -82,7 +85,7 @@ fn the_drain_time_leaves_room_for_the_end() {
 }
 
 #[test]
-fn threads_follow_limits_and_requests() {
+fn threads_follow_cpu_limits_and_requests() {
     let threads = |pairs: &[(&str, &str)]| read(&env(pairs)).unwrap().threads;
     assert_eq!(threads(&[("ZTUNNEL_WORKER_THREADS", "3")]), 3);
     assert_eq!(threads(&[("ZTUNNEL_WORKER_THREADS", "50%"), ("ZTUNNEL_CPU_LIMIT", "5")]), 3);
@@ -95,7 +98,7 @@ fn threads_follow_limits_and_requests() {
 }
 
 #[test]
-fn without_any_source_of_workloads_there_is_nothing_to_do() {
+fn a_source_of_workloads_is_required() {
     assert!(errors(&[("XDS_ADDRESS", "")])[0].contains("XDS_ADDRESS"));
     assert!(errors(&[("LOCAL_XDS", "a"), ("LOCAL_XDS_PATH", "b")])[0].contains("LOCAL_XDS_PATH"));
     assert!(errors(&[("LOCAL_XDS_PATH", "/nowhere/config.yaml")])[0].contains("/nowhere/config.yaml"));
@@ -113,7 +116,7 @@ fn name_servers_are_those_of_resolv_conf() {
 /// Every variable of the reference's table that has a form, with a value that has it not, and every one that asks for
 /// what is not built.
 #[test]
-fn every_row_of_the_table_refuses_what_it_cannot_be() {
+fn every_variable_rejects_invalid_values() {
     let rows = [
         ("ENABLE_PROXY", "no"),
         ("ENABLE_PROXY", "false"),
@@ -174,15 +177,15 @@ fn every_row_of_the_table_refuses_what_it_cannot_be() {
 
 /// What each of the other variables does when it has a value.
 #[test]
-fn every_row_of_the_table_is_honoured() {
+fn every_variable_is_honoured() {
     let with = |key: &str, value: &str| read(&env(&[(key, value)])).unwrap();
-    assert_eq!(with("NODE_NAME", "n1").place.node.as_str(), "n1");
-    assert_eq!(with("NETWORK", "net1").place.network.as_str(), "net1");
-    assert_eq!(with("CLUSTER_ID", "c1").place.cluster.as_str(), "c1");
+    assert_eq!(with("NODE_NAME", "n1").local_info.node.as_str(), "n1");
+    assert_eq!(with("NETWORK", "net1").local_info.network.as_str(), "net1");
+    assert_eq!(with("CLUSTER_ID", "c1").local_info.cluster.as_str(), "c1");
     let both = [("CLUSTER_ID", "c1"), ("ISTIO_META_CLUSTER_ID", "c2")];
-    assert_eq!(read(&env(&both)).unwrap().place.cluster.as_str(), "c2");
-    assert_eq!(with("CLUSTER_DOMAIN", "a.b").place.domain, "a.b");
-    assert_eq!(with("TRUST_DOMAIN", "td").place.trust_domain.as_str(), "td");
+    assert_eq!(read(&env(&both)).unwrap().local_info.cluster.as_str(), "c2");
+    assert_eq!(with("CLUSTER_DOMAIN", "a.b").local_info.domain, "a.b");
+    assert_eq!(with("TRUST_DOMAIN", "td").local_info.trust_domain.as_str(), "td");
     assert_eq!(with("CRL_PATH", "/crl.pem").trust.crl, Some("/crl.pem".into()));
     assert_eq!(
         with("COMPLIANCE_POLICY", "pqc").trust.key_exchange,
@@ -191,7 +194,7 @@ fn every_row_of_the_table_is_honoured() {
     assert_eq!(with("TRUST_DOMAIN_ALIASES", "old").trust.aliases, ["old".into()]);
     assert_eq!(with("MESH_CONFIG", "/mesh").trust.mesh_config, PathBuf::from("/mesh"));
     assert_eq!(with("CA_ADDRESS", "").ca, CaChoice::None);
-    assert_eq!(with("PREFERED_SERVICE_NAMESPACE", "ns").place.preferred_namespace, Some("ns".into()));
+    assert_eq!(with("PREFERED_SERVICE_NAMESPACE", "ns").local_info.preferred_namespace, Some("ns".into()));
     let plane = |key: &str, value: &str| with(key, value).xds.unwrap();
     assert_eq!(plane("XDS_ADDRESS", "a:1").address, "https://a:1");
     assert_eq!(plane("XDS_ADDRESS", "http://a:1").address, "http://a:1");
@@ -204,7 +207,7 @@ fn every_row_of_the_table_is_honoured() {
     assert_eq!(plane("AUTH_TOKEN", "eyJh.eyJi/c2ln").token, Token::File("eyJh.eyJi/c2ln".into()));
     assert!(!with("ISTIO_META_DNS_CAPTURE", "no").dns && with("ISTIO_META_DNS_CAPTURE", "TRUE").dns);
     assert!(!with("PROXY_CONFIG", "proxyMetadata: {ISTIO_META_DNS_CAPTURE: 'false'}").dns);
-    assert_eq!(with("ISTIO_META_DNS_PROXY_ADDR", "localhost:15054").dns_port, 15054);
+    assert_eq!(with("ISTIO_META_DNS_PROXY_ADDR", "localhost:15054").ports.dns, 15054);
     assert_eq!(with("HTTP2_STREAM_WINDOW_SIZE", "65535").tunnel.stream_window, Some(65_535));
     assert_eq!(with("HTTP2_CONNECTION_WINDOW_SIZE", "65535").tunnel.connection_window, Some(65_535));
     assert_eq!(with("HTTP2_FRAME_SIZE", "16384").tunnel.frame_size, Some(16_384));
@@ -223,20 +226,20 @@ fn every_row_of_the_table_is_honoured() {
     assert!(!with("IPV6_ENABLED", "false").sockets.ipv6);
     assert!(!with("ENABLE_RESPONSE_BAGGAGE", "false").response_baggage);
     assert_eq!(with("SECRET_TTL", "7s").secret_ttl.as_secs(), 7);
-    assert_eq!(with("INSTANCE_IP", "10.0.0.7").place.instance_ip, "10.0.0.7");
-    assert_eq!(with("ISTIO_META_A", "b").place.metadata["A"], "b");
-    assert_eq!(with("ISTIO_METAJSON_A", "{}").place.json_metadata["A"], "{}");
+    assert_eq!(with("INSTANCE_IP", "10.0.0.7").local_info.instance_ip, "10.0.0.7");
+    assert_eq!(with("ISTIO_META_A", "b").local_info.metadata["A"], "b");
+    assert_eq!(with("ISTIO_METAJSON_A", "{}").local_info.json_metadata["A"], "{}");
     assert_eq!(with("LOG_FORMAT", "json").log.format, isthmus_rt::log::Format::Json);
     assert_eq!(with("RUST_LOG", "access:off,info").log.filter, "access:off,info");
     // Anything but exactly "true" is off.
     with("TLS12_ENABLED", "1");
-    assert!(!with("AUTHZ_POLICY_INFO_LOGGING", "yes").place.loud_policies);
-    assert!(with("AUTHZ_POLICY_INFO_LOGGING", "true").place.loud_policies);
+    assert!(!with("AUTHZ_POLICY_INFO_LOGGING", "yes").local_info.log_dry_run_at_info);
+    assert!(with("AUTHZ_POLICY_INFO_LOGGING", "true").local_info.log_dry_run_at_info);
 }
 
 #[test]
-fn the_root_namespace_is_istiods_unless_it_is_said() {
-    let of = |more: &[(&str, &str)]| read(&env(more)).unwrap().place.root_namespace.to_string();
+fn the_root_namespace_is_istio_system_by_default() {
+    let of = |more: &[(&str, &str)]| read(&env(more)).unwrap().local_info.root_namespace.to_string();
     assert_eq!(of(&[]), "istio-system");
     assert_eq!(of(&[("ISTHMUS_ROOT_NAMESPACE", "mesh")]), "mesh");
 }

@@ -1,20 +1,18 @@
-//! The settings of an agent under the names and in the shapes of the field's config dump. Tokens and header values are
-//! not shown.
+//! The agent's settings as `config` of ztunnel's config dump: its keys and shapes. Tokens and header values are not shown.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::super::proxy_context;
-use crate::config::Roots;
-use crate::config::agent::{AgentConfig, CaChoice, ControlPlane, SocketConfig};
+use crate::config::agent::{AgentConfig, CaChoice, ControlPlane, Roots, SocketConfig};
 
-/// All of it. What we do not have, the dump says is off.
+/// The whole object. Features of ztunnel that do not exist here are shown as off.
 pub(crate) fn config(config: &AgentConfig) -> Value {
     let parts = [process(config), mesh(config), control_planes(config), data_plane(config)];
-    // Sorted, as whoever looks for one of many keys expects.
+    // Sorted, so that a key is found in the long list.
     let all: BTreeMap<_, _> =
         parts.into_iter().filter_map(|part| part.as_object().cloned()).flatten().collect();
     json!(all)
@@ -25,11 +23,11 @@ fn process(config: &AgentConfig) -> Value {
         "proxyMode": "Shared",
         "proxyArgs": std::env::args().skip(1).collect::<Vec<_>>().join(" "),
         "proxyWorkloadInformation": null,
-        "proxyMetadata": config.place.metadata,
+        "proxyMetadata": config.local_info.metadata,
         "proxy": true,
-        "adminAddr": address(config.ports.admin, config.sockets.ipv6),
-        "statsAddr": address(config.ports.stats, config.sockets.ipv6),
-        "readinessAddr": address(config.ports.ready, config.sockets.ipv6),
+        "adminAddr": address(config.admin_address(), config.sockets.ipv6),
+        "statsAddr": address(config.metrics_address(), config.sockets.ipv6),
+        "readinessAddr": address(config.readiness_address(), config.sockets.ipv6),
         "inpodUds": config.inpod_uds.display().to_string(),
         "inpodPortReuse": config.sockets.reuse_port,
         "numWorkerThreads": config.threads,
@@ -38,20 +36,23 @@ fn process(config: &AgentConfig) -> Value {
 }
 
 fn mesh(config: &AgentConfig) -> Value {
-    let place = &config.place;
-    let own = [&place.pod_name, &place.pod_namespace, &place.service_account];
+    let local_info = &config.local_info;
+    let own = [&local_info.pod_name, &local_info.pod_namespace, &local_info.service_account];
     let own = own.iter().all(|part| !part.is_empty()).then(|| {
-        json!({"name": place.pod_name, "namespace": place.pod_namespace, "serviceAccount": place.service_account})
+        json!({"name": local_info.pod_name, "namespace": local_info.pod_namespace, "serviceAccount": local_info.service_account})
     });
     let identity = own.as_ref().map(|_| {
-        format!("spiffe://{}/ns/{}/sa/{}", place.trust_domain, place.pod_namespace, place.service_account)
+        format!(
+            "spiffe://{}/ns/{}/sa/{}",
+            local_info.trust_domain, local_info.pod_namespace, local_info.service_account
+        )
     });
     json!({
-        "network": place.network.as_str(),
-        "clusterId": place.cluster.as_str(),
-        "clusterDomain": place.domain,
-        "localNode": (!place.node.as_str().is_empty()).then(|| place.node.as_str()),
-        "preferedServiceNamespace": place.preferred_namespace.as_ref().map(isthmus_model::Namespace::as_str),
+        "network": local_info.network.as_str(),
+        "clusterId": local_info.cluster.as_str(),
+        "clusterDomain": local_info.domain,
+        "localNode": (!local_info.node.as_str().is_empty()).then(|| local_info.node.as_str()),
+        "preferedServiceNamespace": local_info.preferred_namespace.as_ref().map(isthmus_model::Namespace::as_str),
         "ztunnelIdentity": identity,
         "ztunnelWorkload": own,
     })
@@ -82,15 +83,15 @@ fn control_planes(config: &AgentConfig) -> Value {
 fn data_plane(config: &AgentConfig) -> Value {
     let (tunnel, proxy, sockets) =
         (proxy_context::settings(&config.tunnel), proxy_context::proxy_config(config), &config.sockets);
-    let any = |port| SocketAddr::new(wildcard(sockets.ipv6), port).to_string();
+    let any = |port| SocketAddr::new(sockets.wildcard(), port).to_string();
     json!({
         "inboundAddr": any(proxy.ports.inbound),
         "inboundPlaintextAddr": any(proxy.ports.inbound_plaintext),
         "outboundAddr": any(proxy.ports.outbound),
         "socks5Addr": null,
-        "illegalPorts": proxy.illegal_ports,
+        "illegalPorts": proxy.ports.in_pods(),
         "dnsProxy": config.dns,
-        "dnsProxyAddr": {"Localhost": [sockets.ipv6, config.dns_port]},
+        "dnsProxyAddr": {"Localhost": [sockets.ipv6, config.ports.dns]},
         "dnsResolverCfg": {"domain": null, "search": [], "name_servers": resolvers(&config.resolvers)},
         "dnsResolverOpts": {},
         "windowSize": tunnel.stream_window,
@@ -108,7 +109,7 @@ fn data_plane(config: &AgentConfig) -> Value {
     })
 }
 
-/// As the field's resolver library would put it.
+/// The form in which ztunnel's resolver library serialises its configuration.
 fn resolvers(resolvers: &[SocketAddr]) -> Vec<Value> {
     let connection =
         |port, protocol| json!({"bind_addr": null, "port": port, "protocol": {"type": protocol}});
@@ -141,10 +142,6 @@ fn address(address: SocketAddr, ipv6: bool) -> Value {
     }
 }
 
-fn wildcard(ipv6: bool) -> IpAddr {
-    if ipv6 { std::net::Ipv6Addr::UNSPECIFIED.into() } else { std::net::Ipv4Addr::UNSPECIFIED.into() }
-}
-
 fn duration(value: Duration) -> Value {
     json!({"secs": value.as_secs(), "nanos": value.subsec_nanos()})
 }
@@ -164,7 +161,7 @@ fn headers(plane: &ControlPlane) -> Vec<(&str, &'static str)> {
 mod tests {
     use super::*;
 
-    /// The keys that tools may look for.
+    /// ztunnel's keys.
     const KEYS: &str = "adminAddr altCaHostname altXdsHostname caAddress caHeaders caRootCert clusterDomain clusterId \
         connectionWindowSize crlPath dnsProxy dnsProxyAddr dnsResolverCfg dnsResolverOpts enableEnhancedBaggage fakeCa \
         fakeSelfInbound frameSize illegalPorts inboundAddr inboundPlaintextAddr inpodPortReuse inpodUds ipv6Enabled \
@@ -179,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_keys_and_shapes_are_the_fields() {
+    fn keys_and_shapes_are_those_of_ztunnel() {
         let dump = dump(&[
             ("XDS_ADDRESS", "istiod:15012"),
             ("XDS_HEADER_secret", "value"),
@@ -199,7 +196,25 @@ mod tests {
     }
 
     #[test]
-    fn without_ipv6_only_ipv4_is_listened_on() {
+    fn configured_ports_reach_the_dump_the_proxy_and_the_state() {
+        let settings = [
+            ("XDS_ADDRESS", "istiod:15012"),
+            ("PROXY_CONFIG", "{statsPort: 15090, proxyAdminPort: 15091}"),
+            ("ISTIO_META_DNS_PROXY_ADDR", "localhost:15054"),
+        ];
+        let shown = dump(&settings);
+        assert_eq!(shown["statsAddr"], json!({"SocketAddr": "[::]:15090"}));
+        assert_eq!(shown["adminAddr"], json!({"Localhost": [true, 15091]}));
+        assert_eq!(shown["illegalPorts"], json!([15001, 15006, 15008, 15054]));
+        let env: BTreeMap<_, _> = settings.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let read = crate::config::agent::read(&env).unwrap();
+        assert_eq!(proxy_context::proxy_config(&read).ports, read.ports);
+        assert_eq!(proxy_context::state(&read).load().options().ports, read.ports);
+        assert_eq!(read.ports.served_to_the_mesh(), [15090, 15021]);
+    }
+
+    #[test]
+    fn without_ipv6_listeners_are_ipv4_only() {
         let dump = dump(&[("XDS_ADDRESS", "istiod:15012"), ("IPV6_ENABLED", "false")]);
         assert_eq!(dump["adminAddr"], json!({"Localhost": [false, 15000]}));
         assert_eq!(dump["readinessAddr"], json!({"SocketAddr": "0.0.0.0:15021"}));

@@ -57,14 +57,14 @@ async fn pods(uid: &PodUid, app: SocketAddr, watch: Watch) -> (Arc<Pods>, Socket
         drain: Mutex::default(),
         deadline: Duration::from_secs(3600),
         table: PodList::default(),
-        running: Mutex::new(HashMap::from([(uid.clone(), Running { proxy, dns: None })])),
-        ending: Tasks::new("test"),
+        running: Mutex::new(HashMap::from([(uid.clone(), PodDataPlane { proxy, dns: None })])),
+        draining: Tasks::new("test"),
     });
     (pods, address)
 }
 
 #[tokio::test]
-async fn the_node_role_does_not_wait_for_connections_of_a_pod_that_is_gone() {
+async fn removing_a_pod_does_not_wait_for_its_connections() {
     let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (_drain, watch) = drain::channel();
     let uid = PodUid::from("u1");

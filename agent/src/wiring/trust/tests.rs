@@ -71,7 +71,7 @@ fn kind(trust: &Trust) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_file_is_no_list_and_a_good_one_stays_when_a_bad_one_comes() {
+async fn a_missing_crl_revokes_nothing_and_a_bad_one_keeps_the_last_good() {
     let world = World::new();
     let trust = world.start();
     assert_eq!(kind(&trust), "none");
@@ -91,7 +91,7 @@ async fn no_file_is_no_list_and_a_good_one_stays_when_a_bad_one_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bad_file_without_a_good_one_before_it_lets_nobody_in_until_it_is_good() {
+async fn a_bad_crl_at_start_denies_all_until_it_is_valid() {
     let world = World::new();
     world.write("crl", "garbage");
     let trust = world.start();
@@ -101,7 +101,7 @@ async fn a_bad_file_without_a_good_one_before_it_lets_nobody_in_until_it_is_good
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_path_nothing_is_expected() {
+async fn without_a_path_revocation_is_not_checked() {
     let mut world = World::new();
     world.config.crl = None;
     let trust = world.start();

@@ -115,15 +115,15 @@ fn allowed(policy: &Policy, peer: Option<&str>, source: &str, destination: &str)
 }
 
 #[test]
-fn the_policy_with_everything_lets_in_whom_one_of_its_rules_means() {
+fn a_policy_with_every_dimension_allows_what_one_rule_matches() {
     let policy = resource("allow-full").unwrap();
     assert_eq!(policy.rules.len(), 10);
-    let (nobody, stranger) = (None, Some("spiffe://td/ns/other/sa/other"));
+    let (anonymous, stranger) = (None, Some("spiffe://td/ns/other/sa/other"));
     let (anywhere, here) = ("172.16.0.1", "10.0.0.1:1");
     for (peer, source, destination, want) in [
-        (nobody, anywhere, here, false),
+        (anonymous, anywhere, here, false),
         (stranger, anywhere, here, false),
-        // What a rule demands and forbids at once, presence included, is nobody's.
+        // A value that a rule both demands and forbids, presence included, matches no peer.
         (Some("spiffe://principal/ns/ns/sa/x"), anywhere, here, false),
         (Some("spiffe://td/ns/ns/sa/other"), anywhere, here, false),
         (Some("spiffe://td/ns/ns-prefix-1/sa/other"), anywhere, here, false),
@@ -133,34 +133,34 @@ fn the_policy_with_everything_lets_in_whom_one_of_its_rules_means() {
         (Some("spiffe://td/ns/ns/sa/sa-only"), anywhere, here, false),
         (Some("spiffe://td/ns/ns/sa/sa-not"), anywhere, here, false),
         // Source ranges, of `ipBlocks` and of `source.ip`.
-        (nobody, "1.2.3.4", here, true),
-        (nobody, "1.2.3.5", here, false),
-        (nobody, "5.6.255.255", here, true),
-        (nobody, "2.2.3.4", here, false),
-        (nobody, "10.10.10.10", here, true),
-        (nobody, "192.168.10.7", here, true),
-        (nobody, "192.168.11.7", here, false),
-        (nobody, "90.168.10.1", here, false),
-        (nobody, "::ffff:1.2.3.4", here, true),
-        (nobody, "fd00::1", here, false),
+        (anonymous, "1.2.3.4", here, true),
+        (anonymous, "1.2.3.5", here, false),
+        (anonymous, "5.6.255.255", here, true),
+        (anonymous, "2.2.3.4", here, false),
+        (anonymous, "10.10.10.10", here, true),
+        (anonymous, "192.168.10.7", here, true),
+        (anonymous, "192.168.11.7", here, false),
+        (anonymous, "90.168.10.1", here, false),
+        (anonymous, "::ffff:1.2.3.4", here, true),
+        (anonymous, "fd00::1", here, false),
         // Destinations.
-        (nobody, anywhere, "10.10.10.10:1", true),
-        (nobody, anywhere, "192.168.10.255:1", true),
-        (nobody, anywhere, "90.10.10.10:1", false),
+        (anonymous, anywhere, "10.10.10.10:1", true),
+        (anonymous, anywhere, "192.168.10.255:1", true),
+        (anonymous, anywhere, "90.10.10.10:1", false),
         // Ports, of `ports` and of `destination.port`.
-        (nobody, anywhere, "10.0.0.1:80", true),
-        (nobody, anywhere, "10.0.0.1:90", true),
-        (nobody, anywhere, "10.0.0.1:91", true),
-        (nobody, anywhere, "10.0.0.1:92", true),
-        (nobody, anywhere, "10.0.0.1:800", false),
-        (nobody, anywhere, "10.0.0.1:9001", false),
+        (anonymous, anywhere, "10.0.0.1:80", true),
+        (anonymous, anywhere, "10.0.0.1:90", true),
+        (anonymous, anywhere, "10.0.0.1:91", true),
+        (anonymous, anywhere, "10.0.0.1:92", true),
+        (anonymous, anywhere, "10.0.0.1:800", false),
+        (anonymous, anywhere, "10.0.0.1:9001", false),
     ] {
         assert_eq!(allowed(&policy, peer, source, destination), want, "{peer:?} {source} → {destination}");
     }
 }
 
 #[test]
-fn peer_authentication_refuses_plaintext_on_the_ports_that_it_means() {
+fn peer_authentication_denies_plaintext_on_its_ports() {
     // Whether plaintext passes to 8080, to 9090, to another port.
     let mut judged = 0;
     for (name, plaintext) in [

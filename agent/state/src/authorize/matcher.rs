@@ -5,11 +5,11 @@ use ipnet::IpNet;
 use isthmus_model::policy::{AccountMatch, Match, StringMatch};
 use isthmus_model::{Facts, Policy, SpiffeId, TrustDomain, TrustDomains};
 
-/// A connection as policies look at it.
+/// The facts of a connection in the forms that policies match.
 pub(super) struct Subject<'a> {
     facts: &'a Facts,
     principal: Option<String>,
-    /// The same one under the mesh's other trust domains.
+    /// The principal under the aliases of the mesh's trust domain.
     aliases: Vec<String>,
 }
 
@@ -19,8 +19,9 @@ impl<'a> Subject<'a> {
         Self { facts, principal, aliases: Vec::new() }
     }
 
-    /// With the names that the mesh of `own` has for its trust domain: a policy that names any of them means the peer.
-    pub(super) fn known_as(mut self, domains: &TrustDomains, own: &TrustDomain) -> Self {
+    /// Adds the peer's names under the other trust domains of the mesh, of which `own` is one: a policy that names any of
+    /// them means the peer.
+    pub(super) fn with_aliases(mut self, domains: &TrustDomains, own: &TrustDomain) -> Self {
         let names = self.facts.peer.iter().flat_map(|peer| domains.other_names(own, peer));
         self.aliases = names.map(|id| id.principal()).collect();
         self
@@ -52,7 +53,7 @@ impl<'a> Subject<'a> {
             destination_ports,
             not_destination_ports,
         } = wanted;
-        // What remains of a rule of which this layer understands nothing says nothing.
+        // A match without any L4 dimension is what is left of an L7 rule. It must not match everything.
         if *wanted == Match::default() {
             return false;
         }
@@ -72,7 +73,7 @@ impl<'a> Subject<'a> {
         is(wanted, self.principal.as_deref()) || self.aliases.iter().any(|name| is(wanted, Some(name)))
     }
 
-    /// The trust domain has no part in this one.
+    /// Service accounts are matched without the trust domain.
     fn is_account(&self, account: &AccountMatch) -> bool {
         self.facts.peer.as_ref().is_some_and(|peer| {
             peer.namespace == account.namespace && peer.service_account == account.service_account
@@ -84,7 +85,7 @@ fn dimension<T>(positive: &[T], negative: &[T], hit: impl Fn(&T) -> bool) -> boo
     (positive.is_empty() || positive.iter().any(&hit)) && !negative.iter().any(&hit)
 }
 
-/// What a peer without identity does not have is not matched, not even by presence.
+/// A peer without an identity matches nothing, not even presence.
 fn is(wanted: &StringMatch, text: Option<&str>) -> bool {
     let Some(text) = text else { return false };
     match wanted {

@@ -106,7 +106,7 @@ fn every_dimension_matches_by_its_values() {
 }
 
 #[test]
-fn an_address_in_ipv6_clothes_is_the_same_address() {
+fn an_ipv4_mapped_address_is_the_ipv4_address() {
     let mut facts = facts(None);
     facts.source = "::ffff:10.0.0.9".parse().unwrap();
     let one = Match { source_ips: vec!["10.0.0.0/8".parse().unwrap()], ..Match::default() };
@@ -199,7 +199,10 @@ fn a_named_policy_that_has_not_arrived_denies_and_its_arrival_decides() {
     let denied = authorize(&with(vec![allow_all.clone()]), &workload, &facts(Some(PEER))).unwrap_err();
     assert_eq!(denied.reason, Rejection::NotArrived("ns/late".into()));
     assert!(denied.is_pending());
-    assert_eq!(denied.to_string(), "policy ns/late applies but has not arrived");
+    assert_eq!(
+        denied.to_string(),
+        "policy ns/late applies to the workload but the control plane has not sent it yet"
+    );
     // What is known to deny is the better reason.
     let deny = policy("d", Action::Deny, anybody());
     let denied = authorize(&with(vec![deny]), &workload, &facts(Some(PEER))).unwrap_err();
@@ -208,13 +211,13 @@ fn a_named_policy_that_has_not_arrived_denies_and_its_arrival_decides() {
     allow_all.name = "late".into();
     allow_all.scope = Scope::WorkloadSelector;
     assert!(authorize(&with(vec![allow_all.clone()]), &workload, &facts(Some(PEER))).is_ok());
-    // A selector policy means nothing to those who do not name it.
+    // A selector policy does not apply to workloads that do not name it.
     allow_all.rules = vec![];
     assert!(authorize(&with(vec![allow_all]), &pod("b", "10.0.0.2"), &facts(None)).is_ok());
 }
 
 #[test]
-fn strict_mutual_tls_is_a_deny_of_whoever_has_no_identity() {
+fn strict_mutual_tls_denies_peers_without_identity() {
     let mut strict = policy(
         "strict",
         Action::Deny,
@@ -262,7 +265,7 @@ fn a_policy_that_names_an_alias_means_the_same_peer() {
 }
 
 #[tokio::test]
-async fn aliases_that_change_wake_those_who_judge_by_them() {
+async fn a_change_of_trust_domain_aliases_wakes_subscribers() {
     let state = crate::State::new(crate::Options::default());
     let mut changes = state.subscribe();
     let domains = isthmus_model::TrustDomains::new(None, ["old".into()]);

@@ -3,7 +3,7 @@
 //! `n` columns, each as high as the sum of all weights. Column `i` holds item `i` up to a mark and one other item above
 //! it. A choice is a column and a height in it.
 
-/// A table to choose from. Items are known by their position.
+/// A table to choose from. Items are identified by their position.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Alias {
     total: u64,
@@ -19,14 +19,14 @@ enum Columns {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Column {
-    /// Heights below it are the column's own item.
+    /// Heights below it belong to the column's own item.
     mark: u64,
-    /// The others are this one.
+    /// Heights above it belong to this item.
     other: usize,
 }
 
 impl Alias {
-    /// A table of items with these weights; `None` when they are all zero.
+    /// A table of items with these weights; `None` when all are zero.
     pub(crate) fn new(weights: &[u64]) -> Option<Self> {
         let total: u64 = weights.iter().sum();
         if total == 0 {
@@ -42,7 +42,7 @@ impl Alias {
         self.total
     }
 
-    /// The position of an item, with a probability in proportion to its weight.
+    /// The position of an item, drawn with a probability in proportion to its weight.
     pub(crate) fn choose(&self, rng: &mut fastrand::Rng) -> usize {
         match &self.columns {
             Columns::Even(1) => 0,
@@ -72,7 +72,7 @@ impl Alias {
     }
 }
 
-/// Fills the columns: what an item lacks of a column's height comes from one that has more than that.
+/// Fills the columns: what an item lacks of its column's height comes from an item that has more than a column.
 fn fill(weights: &[u64], total: u64) -> Box<[Column]> {
     let count = weights.len() as u128;
     let mut left: Vec<u128> = weights.iter().map(|weight| u128::from(*weight) * count).collect();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_weighs_nothing_is_never_chosen() {
+    fn an_item_of_weight_zero_is_never_chosen() {
         let alias = Alias::new(&[0, 3, 0, 1, 0]).unwrap();
         let mut rng = fastrand::Rng::with_seed(1);
         let mut seen = [0_u32; 5];

@@ -1,10 +1,10 @@
-//! How near an endpoint is to a source, by an ordered list of scopes.
+//! How near an endpoint is to a client, by an ordered list of scopes (`routingPreference` of the workload API).
 
 use isthmus_model::Workload;
 use isthmus_model::service::LbScope;
 
-/// Where a workload is, as far as this scope goes. Two unknown places are the same.
-pub(super) fn place(scope: LbScope, workload: &Workload) -> &str {
+/// A workload's value for a scope. Two unknown (empty) values are the same.
+pub(super) fn value(scope: LbScope, workload: &Workload) -> &str {
     match scope {
         LbScope::Region => workload.locality.region.as_str(),
         LbScope::Zone => workload.locality.zone.as_str(),
@@ -15,18 +15,18 @@ pub(super) fn place(scope: LbScope, workload: &Workload) -> &str {
     }
 }
 
-/// Whether both are in the same place.
 fn same(scope: LbScope, source: &Workload, endpoint: &Workload) -> bool {
-    place(scope, source) == place(scope, endpoint)
+    value(scope, source) == value(scope, endpoint)
 }
 
-/// Whether every scope is the same.
+/// Whether the endpoint has the client's value for every scope.
 pub(super) fn matches_all(source: &Workload, endpoint: &Workload, scopes: &[LbScope]) -> bool {
     scopes.iter().all(|scope| same(*scope, source, endpoint))
 }
 
-/// How many leading scopes are the same. A network in first place is a preference above all others, yet one that a
-/// remote endpoint may fail without losing what it has in common otherwise: it counts as much as all scopes together.
+/// Number of leading scopes that match. A network in first place outranks all others together, yet an endpoint of
+/// another network keeps the rank of the scopes behind it: remote endpoints of the client's region still come before
+/// other remote ones.
 pub(super) fn rank(source: &Workload, endpoint: &Workload, scopes: &[LbScope]) -> usize {
     let leading =
         |scopes: &[LbScope]| scopes.iter().take_while(|scope| same(**scope, source, endpoint)).count();

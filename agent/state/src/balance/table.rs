@@ -1,9 +1,9 @@
-//! What was worked out of a set of endpoints for one [`View`]: who takes part, by rank, ready to be chosen from in
+//! What an endpoint set gives for one [`TableKey`]: the endpoints that take part, by rank, ready for a weighted choice in
 //! constant time.
 //!
-//! There are two storeys, as the set has: a table of each chunk's members, kept by the chunk, and one of the chunks. A
-//! change of one endpoint makes one chunk's table anew, and the list of chunks: for 10,000 endpoints some two hundred
-//! sums and 64 members, once for all changes between two choices and only when somebody chooses. A choice draws a chunk,
+//! There are two levels, as the set has: a table of each chunk's members, kept by the chunk, and one of the chunks. A
+//! change of one endpoint rebuilds one chunk's table and the list of chunks: for 10,000 endpoints some two hundred sums
+//! and 64 members, once for all changes between two choices and only when a connection chooses. A choice draws a chunk,
 //! then a member.
 
 use std::fmt;
@@ -13,13 +13,13 @@ use arc_swap::ArcSwapOption;
 use isthmus_model::Workload;
 
 use super::alias::Alias;
-use super::ask::{Ask, View};
+use super::query::{EndpointQuery, TableKey};
 
-/// Tables by view, for as many views as are likely: one client's place, a port or two.
-pub(crate) struct Tables<T>(ArcSwapOption<Vec<(Arc<View>, Arc<T>)>>);
+/// Tables by key. Few in practice: the clients of one node share its locality, and a service has a port or two.
+pub(crate) struct Tables<T>(ArcSwapOption<Vec<(Arc<TableKey>, Arc<T>)>>);
 
-/// Views of one set that are kept. A service with more named ports than this works, slower.
-const VIEWS: usize = 64;
+/// Keys of one set that are kept. A service with more named ports than this works, slower.
+const MAX_TABLES: usize = 64;
 
 /// The members of one chunk, by rank, highest first.
 #[derive(Debug)]
@@ -37,20 +37,20 @@ struct ChunkTier {
 #[derive(Debug)]
 pub(crate) struct SetTable {
     pub(crate) tiers: Box<[Tier]>,
-    /// How many take part.
+    /// Number of endpoints that take part.
     pub(crate) count: usize,
 }
 
-/// Those of one rank.
+/// The endpoints of one rank.
 #[derive(Debug)]
 pub(crate) struct Tier {
-    places: Box<[Place]>,
+    chunks: Box<[TierChunk]>,
     alias: Alias,
 }
 
-/// One chunk's part in a tier.
+/// The part of a tier that is in one chunk.
 #[derive(Debug)]
-struct Place {
+struct TierChunk {
     chunk: usize,
     table: Arc<ChunkTable>,
     tier: usize,
@@ -72,34 +72,35 @@ impl<T> fmt::Debug for Tables<T> {
 }
 
 impl<T> Tables<T> {
-    /// Forgets all of them.
+    /// Drops all tables.
     pub(crate) fn clear(&mut self) {
         self.0 = ArcSwapOption::const_empty();
     }
 
-    /// Uses the table that `is` names, made and kept when there is none. Two callers may both make it; neither waits.
+    /// Runs with the table whose key `is` accepts; builds and keeps it when there is none. Two callers may build it at the
+    /// same time; neither waits for the other.
     pub(crate) fn with<R>(
         &self,
-        is: impl Fn(&View) -> bool,
-        view: impl FnOnce() -> Arc<View>,
-        make: impl FnOnce(&Arc<View>) -> T,
+        is: impl Fn(&TableKey) -> bool,
+        key: impl FnOnce() -> Arc<TableKey>,
+        make: impl FnOnce(&Arc<TableKey>) -> T,
         run: impl FnOnce(&Arc<T>) -> R,
     ) -> R {
         let held = self.0.load();
-        let found = held.as_ref().and_then(|tables| tables.iter().find(|(view, _)| is(view)));
+        let found = held.as_ref().and_then(|tables| tables.iter().find(|(key, _)| is(key)));
         if let Some((_, table)) = found {
             return run(table);
         }
         drop(held);
-        let view = view();
-        let table = Arc::new(make(&view));
+        let key = key();
+        let table = Arc::new(make(&key));
         self.0.rcu(|held| {
             let mut tables = held.as_ref().map(|held| held.to_vec()).unwrap_or_default();
-            tables.retain(|(other, _)| **other != *view);
-            if tables.len() == VIEWS {
+            tables.retain(|(other, _)| **other != *key);
+            if tables.len() == MAX_TABLES {
                 tables.remove(0);
             }
-            tables.push((Arc::clone(&view), Arc::clone(&table)));
+            tables.push((Arc::clone(&key), Arc::clone(&table)));
             Some(Arc::new(tables))
         });
         run(&table)
@@ -109,10 +110,10 @@ impl<T> Tables<T> {
 // === impl ChunkTable ===
 
 impl ChunkTable {
-    pub(crate) fn new(ask: &Ask<'_>, members: &[Arc<Workload>]) -> Self {
+    pub(crate) fn new(query: &EndpointQuery<'_>, members: &[Arc<Workload>]) -> Self {
         let mut ranked: Vec<(usize, u8, u64)> = (0_u8..)
             .zip(members)
-            .filter_map(|(at, member)| Some((ask.rank(member)?, at, u64::from(member.capacity))))
+            .filter_map(|(at, member)| Some((query.rank(member)?, at, u64::from(member.capacity))))
             .collect();
         ranked.sort_by_key(|(rank, at, _)| (std::cmp::Reverse(*rank), *at));
         let tiers = ranked.chunk_by(|a, b| a.0 == b.0).filter_map(|same| {
@@ -127,53 +128,53 @@ impl ChunkTable {
 // === impl SetTable ===
 
 impl SetTable {
-    /// Of the tables of its chunks, in their order.
-    pub(crate) fn new(chunks: impl Iterator<Item = Arc<ChunkTable>>) -> Self {
-        let mut places: Vec<(usize, Place)> = Vec::new();
-        for (chunk, table) in chunks.enumerate() {
+    /// From the tables of the set's chunks, in their order.
+    pub(crate) fn new(tables: impl Iterator<Item = Arc<ChunkTable>>) -> Self {
+        let mut parts: Vec<(usize, TierChunk)> = Vec::new();
+        for (chunk, table) in tables.enumerate() {
             for (tier, of) in table.0.iter().enumerate() {
-                places.push((of.rank, Place { chunk, table: Arc::clone(&table), tier }));
+                parts.push((of.rank, TierChunk { chunk, table: Arc::clone(&table), tier }));
             }
         }
         // Stable, so the chunks of one rank stay in order.
-        places.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
-        let count = places.iter().map(|(_, place)| place.members().len()).sum();
+        parts.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
+        let count = parts.iter().map(|(_, part)| part.members().len()).sum();
         let mut tiers = Vec::new();
-        let mut left = places.into_iter().peekable();
+        let mut left = parts.into_iter().peekable();
         while let Some((rank, first)) = left.next() {
             let mut same = vec![first];
-            while let Some((_, place)) = left.next_if(|(other, _)| *other == rank) {
-                same.push(place);
+            while let Some((_, chunk)) = left.next_if(|(other, _)| *other == rank) {
+                same.push(chunk);
             }
-            let weights: Vec<u64> = same.iter().map(|place| place.of().alias.total()).collect();
+            let weights: Vec<u64> = same.iter().map(|chunk| chunk.of().alias.total()).collect();
             if let Some(alias) = Alias::new(&weights) {
-                tiers.push(Tier { places: same.into(), alias });
+                tiers.push(Tier { chunks: same.into(), alias });
             }
         }
         Self { tiers: tiers.into(), count }
     }
 
-    /// The tables of its chunks, as far as they have anybody of the highest rank.
+    /// The tables of the chunks that have an endpoint of the highest rank.
     #[cfg(test)]
     pub(crate) fn chunks(&self) -> Vec<Arc<ChunkTable>> {
-        self.tiers[0].places.iter().map(|place| Arc::clone(&place.table)).collect()
+        self.tiers[0].chunks.iter().map(|chunk| Arc::clone(&chunk.table)).collect()
     }
 }
 
 impl Tier {
-    /// One of this rank, by capacity: the chunk and the position in it.
+    /// Draws one endpoint of this rank by capacity: the chunk and the position in it.
     pub(crate) fn choose(&self, rng: &mut fastrand::Rng) -> (usize, usize) {
-        let place = &self.places[self.alias.choose(rng)];
-        let of = place.of();
-        (place.chunk, usize::from(of.members[of.alias.choose(rng)]))
+        let chunk = &self.chunks[self.alias.choose(rng)];
+        let of = chunk.of();
+        (chunk.chunk, usize::from(of.members[of.alias.choose(rng)]))
     }
 
-    /// Everybody of this rank.
+    /// All endpoints of this rank.
     pub(crate) fn all(&self) -> impl Iterator<Item = (usize, usize)> {
-        self.places.iter().flat_map(|place| place.members().iter().map(|at| (place.chunk, usize::from(*at))))
+        self.chunks.iter().flat_map(|chunk| chunk.members().iter().map(|at| (chunk.chunk, usize::from(*at))))
     }
 
-    /// Everybody's probability.
+    /// The probability of each endpoint.
     #[cfg(test)]
     pub(crate) fn odds(&self) -> Vec<((usize, usize), f64)> {
         #[expect(clippy::cast_precision_loss, reason = "compared with a tolerance")]
@@ -183,16 +184,16 @@ impl Tier {
             shares.into_iter().map(move |share| share as f64 / whole as f64).collect::<Vec<_>>()
         };
         let mut all = Vec::new();
-        for (place, chunk) in self.places.iter().zip(odds(&self.alias)) {
-            for (at, member) in place.members().iter().zip(odds(&place.of().alias)) {
-                all.push(((place.chunk, usize::from(*at)), chunk * member));
+        for (part, share) in self.chunks.iter().zip(odds(&self.alias)) {
+            for (at, member) in part.members().iter().zip(odds(&part.of().alias)) {
+                all.push(((part.chunk, usize::from(*at)), share * member));
             }
         }
         all
     }
 }
 
-impl Place {
+impl TierChunk {
     fn of(&self) -> &ChunkTier {
         &self.table.0[self.tier]
     }

@@ -5,7 +5,7 @@ use isthmus_model::{Service, Workload};
 
 use super::*;
 use crate::fixture::{balanced, by_address, pod, rng, service, serving, snapshot, split_horizon, unhealthy};
-use crate::target::{PortRule, Wanted};
+use crate::target::{PortRule, ServicePort};
 use isthmus_model::Locality;
 use isthmus_model::service::LbMode;
 use isthmus_model::service::LbScope;
@@ -14,11 +14,12 @@ use isthmus_model::service::LbScope::{Cluster, Network, Node, Region, Subzone, Z
 /// How often each endpoint is chosen in 4000 connections.
 fn counts(source: &Workload, service: &Service, workloads: &[Workload]) -> BTreeMap<String, u32> {
     let state = snapshot(workloads, std::slice::from_ref(service));
-    let wanted = Wanted::new(service, 80, PortRule::Standard);
+    let service_port = ServicePort::new(service, 80, PortRule::Standard);
     let (mut rng, mut counts) = (rng(), BTreeMap::new());
+    let Some(set) = state.services.endpoints(&service_port.key) else { return counts };
     for _ in 0..4000 {
-        let ask = Ask { origin: Origin::Client(source), wanted: &wanted };
-        if let Ok(chosen) = choose(&state, &ask, |_| false, &mut rng) {
+        let query = EndpointQuery { origin: QueryOrigin::Client(source), service_port: &service_port };
+        if let Ok(chosen) = choose(set, &query, |_| false, &mut rng) {
             *counts.entry(chosen.workload.name.to_string()).or_default() += 1;
         }
     }
@@ -51,7 +52,7 @@ fn all_healthy_endpoints_compete_by_capacity() {
 }
 
 #[test]
-fn health_counts_unless_the_service_says_otherwise() {
+fn unhealthy_endpoints_take_part_only_with_allow_all() {
     let mut web = balanced(service("web", "10.96.0.1"), LbMode::Standard, &[]);
     let sick = [unhealthy(serving(pod("sick", "10.0.0.4"), &web))];
     let client = pod("client", "10.0.0.9");
@@ -63,7 +64,7 @@ fn health_counts_unless_the_service_says_otherwise() {
 }
 
 #[test]
-fn endpoints_that_cannot_be_reached_or_lack_the_port_leave_their_share_to_the_others() {
+fn unreachable_endpoints_and_those_without_the_port_take_no_part() {
     let mut web = service("web", "10.96.0.1");
     web.ports = [(80, 0)].into();
     let with_port = |name: &str, address: &str, port| {
@@ -87,7 +88,7 @@ fn endpoints_that_cannot_be_reached_or_lack_the_port_leave_their_share_to_the_ot
 }
 
 #[test]
-fn without_preferences_another_network_competes_too() {
+fn without_preferences_endpoints_of_other_networks_take_part() {
     let web = service("web", "10.96.0.1");
     let mut without_gateway = split_horizon(&web, "192.168.0.1");
     without_gateway.network_gateway = None;
@@ -105,7 +106,7 @@ fn without_preferences_another_network_competes_too() {
 }
 
 #[test]
-fn strict_takes_only_who_matches_every_scope() {
+fn strict_requires_every_scope_to_match() {
     let client = placed("client", "r1", "z1", "n1");
     let cases: [(&[LbScope], &[&str]); 4] = [
         (&[Node], &["same"]),
@@ -128,7 +129,7 @@ fn strict_takes_only_who_matches_every_scope() {
 }
 
 #[test]
-fn failover_takes_the_best_rank_that_has_somebody() {
+fn failover_takes_the_highest_rank_with_an_endpoint() {
     let client = placed("client", "r1", "z1", "n1");
     let web = balanced(service("web", "10.96.0.1"), LbMode::Failover, &[Region, Zone, Node]);
     let mut workloads = vec![
@@ -148,7 +149,7 @@ fn failover_takes_the_best_rank_that_has_somebody() {
 }
 
 #[test]
-fn failover_passes_over_who_is_near_but_lacks_the_port() {
+fn failover_skips_near_endpoints_without_the_port() {
     let client = placed("client", "r1", "z1", "n1");
     let mut web = balanced(service("web", "10.96.0.1"), LbMode::Failover, &[Region, Zone]);
     web.ports = [(80, 0)].into();
@@ -171,7 +172,7 @@ fn failover_passes_over_who_is_near_but_lacks_the_port() {
 }
 
 #[test]
-fn a_network_in_first_place_outranks_everything_and_stops_nothing() {
+fn a_network_in_first_place_outranks_all_other_scopes() {
     let scopes = [Network, Region, Zone];
     let source = placed("client", "r1", "z1", "n1");
     let remote = |mut workload: Workload| {

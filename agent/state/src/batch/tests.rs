@@ -109,7 +109,7 @@ fn removal_is_by_uid_or_by_service_name_and_nothing_else() {
 }
 
 #[test]
-fn what_is_repeated_changes_nothing() {
+fn a_repeated_push_changes_nothing() {
     let web = service("web", "10.96.0.1");
     let push = || {
         let mut push = upsert(vec![serving(pod("a", "10.0.0.1"), &web)], vec![web.clone()]);
@@ -123,7 +123,7 @@ fn what_is_repeated_changes_nothing() {
 }
 
 #[test]
-fn removals_come_after_what_the_same_push_brings() {
+fn removals_are_applied_after_upserts_of_the_same_push() {
     let mut state = snapshot(&[], &[]);
     let mut push = upsert(vec![pod("a", "10.0.0.1")], vec![]);
     push.remove_addresses.push("c//Pod/ns/a".into());
@@ -134,7 +134,7 @@ fn removals_come_after_what_the_same_push_brings() {
 }
 
 #[test]
-fn an_older_snapshot_does_not_see_what_comes_later() {
+fn an_older_snapshot_does_not_change() {
     let web = service("web", "10.96.0.1");
     let mut state = snapshot(&[serving(pod("a", "10.0.0.1"), &web)], std::slice::from_ref(&web));
     let old = state.clone();
@@ -159,7 +159,7 @@ fn of_several_workloads_at_one_address_a_pod_in_the_mesh_wins() {
         workload.protocol = protocol;
         workload
     };
-    // In order of arrival, and who is found.
+    // In order of arrival, and the workload that is found.
     let cases: [(&[(&str, isthmus_model::Protocol)], &str); 5] = [
         (&[("c//Pod/ns/a", Hbone), ("c//Pod/ns/b", Tcp), ("entry", Hbone)], "c//Pod/ns/a"),
         (&[("entry", Hbone), ("c//Pod/ns/b", Tcp)], "c//Pod/ns/b"),
@@ -176,7 +176,7 @@ fn of_several_workloads_at_one_address_a_pod_in_the_mesh_wins() {
 }
 
 #[test]
-fn a_pod_on_its_nodes_network_is_never_found_by_address() {
+fn a_host_network_pod_is_never_found_by_address() {
     let mut host = pod("a", "192.168.0.1");
     host.network_mode = NetworkMode::HostNetwork;
     let state = snapshot(&[host, network_gateway("192.168.0.2")], &[]);
@@ -185,7 +185,7 @@ fn a_pod_on_its_nodes_network_is_never_found_by_address() {
 }
 
 #[test]
-fn of_pods_with_one_name_our_own_clusters_is_ours() {
+fn the_own_clusters_pod_wins_a_pod_name() {
     let mut other = pod("a", "10.0.0.2");
     other.uid = "other//Pod/ns/a".into();
     other.cluster_id = "other".into();
@@ -213,7 +213,7 @@ fn rival(namespace: &str, canonical: bool, visibility: Visibility) -> Service {
 }
 
 #[test]
-fn of_several_services_the_clients_own_wins_then_the_canonical_then_the_first() {
+fn the_clients_own_service_wins_then_the_canonical_then_the_first() {
     use Visibility::{Namespace as Hidden, Public};
     type Case<'a> = (&'a [(&'a str, bool, Visibility)], Option<&'a str>, Option<&'a str>);
     let cases: [Case<'_>; 8] = [
@@ -326,7 +326,7 @@ fn policies_are_found_by_scope_and_by_name() {
 }
 
 #[test]
-fn changes_of_the_own_node_are_told_from_others() {
+fn changes_on_the_own_node_are_flagged() {
     let mut state = snapshot(&[], &[]);
     let mut elsewhere = pod("b", "10.0.0.2");
     elsewhere.node = "node-2".into();

@@ -4,24 +4,22 @@ use crate::fixture::{
 };
 use isthmus_model::Protocol;
 
-use crate::hints::NoHints;
-
 const HOST: &str = "web.ns.svc.cluster.local";
 
 fn target(snapshot: &Snapshot, host: &str, port: u16) -> Result<GatewayTarget, GatewayRefusal> {
     let global = |key: &NamespacedHostname| key.hostname.as_str() != "local.ns.svc.cluster.local";
-    gateway_target(snapshot, &host.into(), port, &NETWORK.into(), global, &NoHints, &mut rng())
+    gateway_target(snapshot, &host.into(), port, &NETWORK.into(), global, Avoid::default(), &mut rng())
 }
 
 fn line(result: Result<GatewayTarget, GatewayRefusal>) -> String {
     match result {
-        Ok(target) => format!("{} {}", target.addr, target.workload.name),
+        Ok(target) => format!("{} {}", target.addr, target.pick.workload.name),
         Err(refusal) => refusal.to_string(),
     }
 }
 
 #[test]
-fn only_an_exact_global_name_and_port_is_reached() {
+fn only_global_services_by_exact_name_and_port_are_forwarded() {
     let (web, local) = (service("web", "10.96.0.1"), service("local", "10.96.0.2"));
     let workload = serving(serving(pod("a", "10.0.0.1"), &web), &local);
     let state = snapshot(&[workload], &[web, local]);
@@ -70,8 +68,9 @@ fn only_healthy_mesh_endpoints_of_our_own_network_are_chosen() {
     for seed in 0..50 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let got =
-            gateway_target(&state, &HOST.into(), 80, &NETWORK.into(), |_| true, &NoHints, &mut rng).unwrap();
-        assert_eq!(got.workload.name.as_str(), "good");
+            gateway_target(&state, &HOST.into(), 80, &NETWORK.into(), |_| true, Avoid::default(), &mut rng)
+                .unwrap();
+        assert_eq!(got.pick.workload.name.as_str(), "good");
     }
 }
 
@@ -87,7 +86,7 @@ fn a_port_without_a_number_needs_an_endpoint_that_knows_it() {
 }
 
 #[test]
-fn a_service_with_a_waypoint_is_reached_there_or_not_at_all() {
+fn a_services_waypoint_is_never_bypassed() {
     let mut web = service("web", "10.96.0.1");
     web.waypoint = Some(by_name("ns/waypoint.ns.svc.cluster.local"));
     let mut waypoint = service("waypoint", "10.96.0.7");
@@ -104,7 +103,7 @@ fn a_service_with_a_waypoint_is_reached_there_or_not_at_all() {
 }
 
 #[test]
-fn of_several_services_of_one_name_a_global_one_is_meant() {
+fn a_global_service_wins_a_hostname() {
     let named = |namespace: &str| {
         let mut service = service("web", "10.96.0.1");
         service.namespace = namespace.into();
@@ -115,12 +114,12 @@ fn of_several_services_of_one_name_a_global_one_is_meant() {
     let workloads = [serving(pod("p", "10.0.0.1"), &private), serving(pod("s", "10.0.0.2"), &shared)];
     let state = snapshot(&workloads, &[private, shared]);
     let global = |key: &NamespacedHostname| key.namespace.as_str() == "shared";
-    let got = gateway_target(&state, &HOST.into(), 80, &NETWORK.into(), global, &NoHints, &mut rng());
+    let got = gateway_target(&state, &HOST.into(), 80, &NETWORK.into(), global, Avoid::default(), &mut rng());
     assert_eq!(line(got), "10.0.0.2:15008 s");
 }
 
 #[test]
-fn the_address_is_of_a_family_that_the_service_has() {
+fn the_address_has_a_family_of_the_service() {
     use isthmus_model::IpFamilies;
     for (families, want) in [
         (None, "10.0.0.1:15008 a"),

@@ -42,7 +42,7 @@ fn an_address_must_be_our_own() {
 }
 
 #[test]
-fn a_hostname_is_a_service_whose_port_is_known() {
+fn a_hostname_needs_a_service_with_a_known_port() {
     let mut web = service("web", "10.96.0.1");
     web.ports = [(80, 8080), (81, 0), (82, 15008)].into();
     let mut local = pod("a", "10.0.0.1");
@@ -58,14 +58,14 @@ fn a_hostname_is_a_service_whose_port_is_known() {
     ] {
         assert_eq!(line(target(&state, &local, &authority)), want, "{authority}");
     }
-    // A named port of which nobody told us the number.
+    // A named port without a known number.
     let stranger = pod("b", "10.0.0.1");
     let got = line(target(&state, &stranger, &format!("{host}:81")));
     assert_eq!(got, format!("503 requested service {host}:81 found, but cannot resolve port"));
 }
 
 #[test]
-fn of_several_services_of_one_name_the_one_that_this_pod_serves_is_meant() {
+fn a_service_that_this_pod_serves_wins_a_hostname() {
     let named = |namespace: &str, port: u16| {
         let mut service = service("web", "10.96.0.1");
         service.namespace = namespace.into();
@@ -89,7 +89,7 @@ fn of_several_services_of_one_name_the_one_that_this_pod_serves_is_meant() {
 }
 
 #[test]
-fn a_waypoint_takes_what_is_for_those_behind_it() {
+fn a_waypoint_accepts_connects_for_what_it_serves() {
     let mut waypoint = service("waypoint", "10.96.0.7");
     waypoint.ports = [(15008, 15008)].into();
     let local = serving(pod("wp", "10.0.0.1"), &waypoint);
@@ -123,7 +123,7 @@ fn a_waypoint_takes_what_is_for_those_behind_it() {
 }
 
 #[test]
-fn an_application_tunnel_takes_anything_and_is_told_what() {
+fn an_application_tunnel_accepts_and_announces_any_destination() {
     let mut web = service("web", "10.96.0.1");
     web.vips = vec![at("west", "10.97.0.1"), at(NETWORK, "fd96::1"), at(NETWORK, "10.96.0.1")];
     let headless = service("headless", "");

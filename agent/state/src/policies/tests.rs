@@ -47,9 +47,10 @@ fn takes(state: &State, namespace: &str, named: &[&str]) -> bool {
     authorize(&state.load(), &workload, &facts).is_ok()
 }
 
-/// What is refused; who then takes traffic: a workload of `shop`, one of `shop` that names the policy, one elsewhere.
+/// What is rejected, and which workloads are then reachable: one of `shop`, one of `shop` that names the policy, one
+/// elsewhere.
 #[test]
-fn without_an_earlier_version_nothing_passes_that_a_refused_policy_might_refuse() {
+fn a_rejected_policy_without_earlier_version_denies_what_it_might_deny() {
     use {Action::Allow, Action::Deny, Scope::Global, Scope::Namespace, Scope::WorkloadSelector};
     for (key, outline, root, [shop, named, elsewhere]) in [
         ("shop/p", Some((Namespace, Allow)), ROOT, [false, false, true]),
@@ -76,7 +77,7 @@ fn without_an_earlier_version_nothing_passes_that_a_refused_policy_might_refuse(
 }
 
 #[test]
-fn an_allow_that_cannot_be_read_does_not_switch_off_those_that_can() {
+fn a_rejected_allow_policy_leaves_the_others_in_force() {
     let state = mesh(ROOT);
     state.apply(refuse(refused("shop/bad", Some((Scope::Namespace, Action::Allow)))));
     state.apply(accept("shop/good", Scope::Namespace, Action::Allow, vec![vec![]]));
@@ -102,7 +103,7 @@ fn the_last_accepted_version_stays_in_force() {
 }
 
 #[test]
-fn a_good_version_takes_the_place_of_what_stood_in_and_is_kept_from_then_on() {
+fn an_accepted_version_replaces_the_stand_in_and_stays() {
     let state = mesh(ROOT);
     state.apply(refuse(refused("shop/p", None)));
     // Once more of it can be read, that counts.
@@ -117,7 +118,7 @@ fn a_good_version_takes_the_place_of_what_stood_in_and_is_kept_from_then_on() {
 }
 
 #[test]
-fn a_namespace_with_a_policy_of_the_whole_mesh_is_a_root() {
+fn a_namespace_with_a_global_policy_is_the_root() {
     let state = mesh(ROOT);
     state.apply(accept("top/all", Scope::Global, Action::Allow, vec![vec![]]));
     state.apply(refuse(refused("top/odd", None)));
@@ -125,7 +126,7 @@ fn a_namespace_with_a_policy_of_the_whole_mesh_is_a_root() {
 }
 
 #[test]
-fn a_dry_run_that_cannot_be_read_is_still_only_a_dry_run() {
+fn a_rejected_dry_run_policy_denies_nothing() {
     let state = mesh(ROOT);
     let mut policy = refused("shop/p", Some((Scope::Namespace, Action::Deny)));
     policy.outline.as_mut().unwrap().dry_run = true;
@@ -134,13 +135,13 @@ fn a_dry_run_that_cannot_be_read_is_still_only_a_dry_run() {
 }
 
 #[test]
-fn what_is_in_force_differs_when_a_verdict_may_and_not_otherwise() {
+fn effective_policies_differ_exactly_when_a_verdict_may() {
     let state = State::new(Options::default());
     let mut workload = crate::fixture::pod("a", "10.0.0.1");
     workload.authorization_policies = vec!["ns/own".into()];
     let rules = || vec![vec![vec![isthmus_model::policy::Match::default()]]];
-    let in_force = |workload: &Workload| state.load().in_force(workload);
-    let mut last = in_force(&workload);
+    let effective_policies = |workload: &Workload| state.load().effective_policies(workload);
+    let mut last = effective_policies(&workload);
     for (what, push, differs) in [
         ("nothing", Batch::default(), false),
         ("another namespace", accept("other/p", Scope::Namespace, Action::Deny, vec![]), false),
@@ -164,16 +165,16 @@ fn what_is_in_force_differs_when_a_verdict_may_and_not_otherwise() {
         ("the named one goes", Batch { remove_policies: vec!["ns/own".into()], ..Batch::default() }, true),
     ] {
         state.apply(push);
-        let now = in_force(&workload);
+        let now = effective_policies(&workload);
         assert_eq!(now != last, differs, "{what}");
         last = now;
     }
     state.set_trust_domains(TrustDomains::new(Some("td".into()), ["old".into()]));
-    assert!(in_force(&workload) != last, "names of the trust domain");
-    last = in_force(&workload);
+    assert!(effective_policies(&workload) != last, "names of the trust domain");
+    last = effective_policies(&workload);
     workload.authorization_policies.push("ns/more".into());
-    assert!(in_force(&workload) != last, "its own list");
-    last = in_force(&workload);
+    assert!(effective_policies(&workload) != last, "its own list");
+    last = effective_policies(&workload);
     workload.trust_domain = "td".into();
-    assert!(in_force(&workload) != last, "its own trust domain");
+    assert!(effective_policies(&workload) != last, "its own trust domain");
 }

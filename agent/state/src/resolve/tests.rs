@@ -3,9 +3,11 @@ use crate::fixture::{
     NETWORK, REMOTE, balanced, by_address, by_name, network_gateway, pod, rng, service, serving, snapshot,
     split_horizon, unhealthy,
 };
+use isthmus_model::Visibility;
 use isthmus_model::service::LbMode;
 use isthmus_model::workload::{ApplicationTunnel, TunnelKind};
-use isthmus_model::{SpiffeId, Visibility};
+
+use crate::route::TunnelTarget;
 
 const WORKLOAD_ID: &str = "spiffe://cluster.local/ns/ns/sa/sa";
 const GATEWAY_ID: &str = "spiffe://cluster.local/ns/ns/sa/gateway-sa";
@@ -29,25 +31,33 @@ fn via(mut service: Service, waypoint: GatewayAddress) -> Service {
     service
 }
 
-/// A route on one line: kind, TCP target, authority, identities, and the same of the inner tunnel; with the reason.
+/// A decision on one line: kind, TCP target, authority, identities, and the same of the inner tunnel; with the reason.
 fn line(resolved: &Resolved) -> String {
-    let ids = |ids: &[SpiffeId]| {
-        let names: Vec<_> = ids.iter().map(|id| id.service_account.to_string()).collect();
+    let ids = |ids: &AcceptedIdentities| {
+        let names: Vec<_> = ids.as_slice().iter().map(|id| id.service_account.to_string()).collect();
         names.join("+")
     };
-    let upstream = |kind: &str, up: &Upstream| {
-        let inner =
-            up.inner.as_ref().map(|inner| format!(" [{} {}]", inner.authority, ids(&inner.identities)));
-        format!("{kind} {} {} {}{}", up.tcp_to, up.authority, ids(&up.identities), inner.unwrap_or_default())
+    let tunnel = |to: &TunnelTarget| format!("{} {} {}", to.addr, to.authority, ids(&to.identities));
+    let route = match &resolved.decision {
+        Decision::Connect(Route::Passthrough { to }) => format!("passthrough {to}"),
+        Decision::Connect(Route::Tcp(to)) => format!("tcp {0} {0}", to.addr),
+        Decision::Connect(Route::Hbone(to)) => format!("hbone {}", tunnel(to)),
+        Decision::Connect(Route::DoubleHbone(to)) => {
+            let inner = format!("{} {}", to.inner.authority, ids(&to.inner.identities));
+            format!("double {} [{inner}]", tunnel(&to.outer))
+        }
+        Decision::NeedsAddress(pending) => {
+            return format!("look up {} of {}", pending.hostname(), pending.workload().uid);
+        }
+        Decision::Deny(reason) => return format!("deny: {reason}"),
     };
-    let route = match &resolved.route {
-        Route::Passthrough { to } => format!("passthrough {to}"),
-        Route::Tcp(up) => upstream("tcp", up),
-        Route::Hbone(up) => upstream("hbone", up),
-        Route::DoubleHbone(up) => upstream("double", up),
-        Route::Deny(reason) => return format!("deny: {reason}"),
-    };
-    format!("{} ({})", route.trim_end(), resolved.reason)
+    format!("{route} ({})", resolved.reason)
+}
+
+#[track_caller]
+fn route(resolved: &Resolved) -> &Route {
+    let Decision::Connect(route) = &resolved.decision else { panic!("{resolved:?}") };
+    route
 }
 
 #[track_caller]
@@ -65,17 +75,17 @@ fn in_plain_tcp(mut workload: Workload) -> Workload {
 #[test]
 fn the_agents_own_ports_are_refused_on_loopback_only() {
     let state = snapshot(&[], &[]);
-    for port in [15001, 15006, 15008] {
+    for port in [15001, 15006, 15008, 15053] {
         for host in ["127.0.0.1", "127.9.9.9", "[::1]", "[::ffff:127.0.0.1]"] {
             expect(&state, &format!("{host}:{port}"), "deny: attempted recursive call to ourselves");
         }
     }
-    expect(&state, "127.0.0.1:15053", "passthrough 127.0.0.1:15053 (unknown destination)");
+    expect(&state, "127.0.0.1:15020", "passthrough 127.0.0.1:15020 (unknown destination)");
     expect(&state, "10.0.0.1:15008", "passthrough 10.0.0.1:15008 (unknown destination)");
 }
 
 #[test]
-fn what_nothing_is_known_of_passes_through() {
+fn unknown_destinations_pass_through() {
     let mut elsewhere = pod("a", "10.0.0.1");
     elsewhere.network = REMOTE.into();
     let state = snapshot(&[elsewhere], &[]);
@@ -85,7 +95,7 @@ fn what_nothing_is_known_of_passes_through() {
 }
 
 #[test]
-fn a_workload_is_reached_as_it_speaks() {
+fn a_workload_is_reached_by_its_own_protocol() {
     let state = snapshot(&[pod("a", "10.0.0.1"), in_plain_tcp(pod("b", "10.0.0.2"))], &[]);
     let resolved = expect(&state, "10.0.0.1:80", "hbone 10.0.0.1:15008 10.0.0.1:80 sa (workload)");
     assert_eq!(resolved.destination.workload.unwrap().name.as_str(), "a");
@@ -93,13 +103,13 @@ fn a_workload_is_reached_as_it_speaks() {
 }
 
 #[test]
-fn a_service_is_reached_at_an_endpoint() {
+fn a_service_resolves_to_an_endpoint() {
     let web = with_identity(service("web", "10.96.0.1"), FAR_ID);
     let state = snapshot(&[serving(pod("a", "10.0.0.1"), &web)], std::slice::from_ref(&web));
     let resolved = expect(&state, "10.96.0.1:80", "hbone 10.0.0.1:15008 10.0.0.1:8080 far+sa (service)");
-    assert_eq!(resolved.destination.service.unwrap().key(), web.key());
-    let Route::Hbone(upstream) = resolved.route else { panic!("{:?}", resolved.route) };
-    assert_eq!(upstream.service.as_deref(), Some(&web));
+    assert_eq!(resolved.destination.service.as_deref(), Some(&web));
+    let Route::Hbone(target) = route(&resolved) else { panic!("{resolved:?}") };
+    assert_eq!(target.pick.service, Some(web.key()));
     let plain = snapshot(&[in_plain_tcp(serving(pod("a", "10.0.0.1"), &web))], std::slice::from_ref(&web));
     expect(&plain, "10.96.0.1:80", "tcp 10.0.0.1:8080 10.0.0.1:8080 (service)");
     // The workload's own identity is not expected twice.
@@ -124,7 +134,7 @@ fn a_service_without_a_usable_endpoint_is_not_passed_through() {
 }
 
 #[test]
-fn a_service_that_is_never_balanced_passes_through() {
+fn a_passthrough_service_passes_through() {
     let web = balanced(service("web", "10.96.0.1"), LbMode::Passthrough, &[]);
     let state = snapshot(&[serving(pod("a", "10.0.0.1"), &web)], &[web]);
     expect(&state, "10.96.0.1:80", "passthrough 10.96.0.1:80 (passthrough service)");
@@ -142,24 +152,24 @@ fn a_hidden_service_is_unknown_to_other_namespaces() {
 }
 
 #[test]
-fn an_endpoint_without_an_address_is_refused_with_its_name() {
+fn an_endpoint_without_an_address_is_denied_or_looked_up() {
     let mut web = service("web", "10.96.0.1");
     web.ip_families = Some(isthmus_model::IpFamilies::Ipv6);
     let state = snapshot(&[serving(pod("a", "10.0.0.1"), &web)], &[web]);
-    expect(&state, "10.96.0.1:80", "deny: no address fits for workload: c//Pod/ns/a");
+    expect(
+        &state,
+        "10.96.0.1:80",
+        "deny: no usable address for workload: c//Pod/ns/a: it has none, or none of an IP family of the service",
+    );
     let web = service("web", "10.96.0.1");
     let mut named = serving(pod("a", "10.0.0.1"), &web);
     named.addresses.clear();
     named.hostname = "example.com".into();
-    expect(
-        &snapshot(&[named], &[web]),
-        "10.96.0.1:80",
-        "deny: no address is known of hostname example.com of workload c//Pod/ns/a",
-    );
+    expect(&snapshot(&[named], &[web]), "10.96.0.1:80", "look up example.com of c//Pod/ns/a");
 }
 
 #[test]
-fn a_service_with_a_waypoint_goes_there_and_never_past_it() {
+fn a_services_waypoint_is_never_bypassed() {
     let waypoint = with_identity(waypoint_service(), FAR_ID);
     let web = via(service("web", "10.96.0.1"), by_name("ns/waypoint.ns.svc.cluster.local"));
     let workloads = [serving(pod("a", "10.0.0.1"), &web), serving(pod("wp", "10.0.0.7"), &waypoint)];
@@ -192,7 +202,7 @@ fn waypoint_service() -> Service {
 }
 
 #[test]
-fn a_waypoint_may_be_a_workload_by_name_or_listen_behind_a_tunnel_of_its_own() {
+fn a_waypoint_may_be_a_workload_by_hostname_or_sandwiched() {
     let web = via(service("web", "10.96.0.1"), by_name("ns/wp.example.com"));
     let mut named = pod("wp", "10.0.0.7");
     named.hostname = "wp.example.com".into();
@@ -212,7 +222,7 @@ fn a_waypoint_may_be_a_workload_by_name_or_listen_behind_a_tunnel_of_its_own() {
 }
 
 #[test]
-fn weighted_waypoints_share_the_connections_and_zero_weights_leave_the_one() {
+fn weighted_waypoints_share_connections_and_zero_weights_fall_back() {
     let mut web = via(service("web", "10.96.0.1"), by_address(NETWORK, "10.0.0.7"));
     web.weighted_waypoints = vec![(by_address(NETWORK, "10.0.0.5"), 3), (by_address(NETWORK, "10.0.0.6"), 1)];
     let pods = [pod("five", "10.0.0.5"), pod("six", "10.0.0.6"), pod("seven", "10.0.0.7")];
@@ -231,7 +241,7 @@ fn weighted_waypoints_share_the_connections_and_zero_weights_leave_the_one() {
 }
 
 #[test]
-fn a_workload_with_a_waypoint_goes_there_when_it_is_addressed_itself() {
+fn a_workloads_waypoint_applies_when_the_workload_is_addressed() {
     let waypoint = waypoint_service();
     let web = service("web", "10.96.0.1");
     let mut behind = serving(pod("a", "10.0.0.1"), &web);
@@ -252,7 +262,7 @@ fn a_workload_with_a_waypoint_goes_there_when_it_is_addressed_itself() {
 }
 
 #[test]
-fn a_waypoint_that_is_a_workload_does_not_come_back_to_itself() {
+fn a_waypoint_workload_does_not_route_to_itself() {
     let mut behind = pod("a", "10.0.0.1");
     behind.waypoint = Some(by_address(NETWORK, "10.0.0.7"));
     let wp = pod("wp", "10.0.0.7");
@@ -262,7 +272,7 @@ fn a_waypoint_that_is_a_workload_does_not_come_back_to_itself() {
 }
 
 #[test]
-fn an_address_that_is_both_a_workloads_and_a_services_is_classified_as_a_workloads() {
+fn an_address_of_both_a_workload_and_a_service_takes_no_service_waypoint() {
     // The service wins the connection, but its waypoint does not apply, while the endpoint's does.
     let web = via(service("web", "10.0.0.1"), by_name("ns/nowhere"));
     let state = snapshot(&[serving(pod("a", "10.0.0.1"), &web)], &[web]);
@@ -280,10 +290,11 @@ fn an_endpoint_on_another_network_is_reached_through_its_gateway() {
         "double 192.168.0.2:15008 web.ns.svc.cluster.local:80 gateway-sa \
          [web.ns.svc.cluster.local:80 far] (other network)",
     );
-    let Route::DoubleHbone(upstream) = &resolved.route else { panic!("{:?}", resolved.route) };
-    assert_eq!(upstream.identities, [GATEWAY_ID.parse().unwrap()]);
-    assert_eq!(upstream.workload.service_account.as_str(), "gateway-sa");
-    assert_eq!(resolved.destination.workload.unwrap(), upstream.workload);
+    let Route::DoubleHbone(target) = route(&resolved) else { panic!("{resolved:?}") };
+    assert_eq!(target.outer.identities.as_slice(), [GATEWAY_ID.parse().unwrap()]);
+    let gateway = &target.outer.pick.workload;
+    assert_eq!(gateway.service_account.as_str(), "gateway-sa");
+    assert_eq!(resolved.destination.workload.as_ref(), Some(gateway));
 }
 
 #[test]
@@ -308,7 +319,7 @@ fn a_gateway_may_be_a_service() {
 }
 
 #[test]
-fn what_is_missing_to_cross_networks_is_said() {
+fn missing_gateways_and_identities_deny_other_networks() {
     let anonymous = service("web", "10.96.0.1");
     let web = with_identity(anonymous.clone(), FAR_ID);
     let (split, gateway) = (split_horizon(&web, "192.168.0.2"), network_gateway("192.168.0.2"));
@@ -331,19 +342,16 @@ fn what_is_missing_to_cross_networks_is_said() {
         (
             &anonymous,
             vec![split, gateway],
-            "deny: no identities are known for service ns/web.ns.svc.cluster.local, so its endpoints on another \
+            "deny: service ns/web.ns.svc.cluster.local has no subject alternative names, so its endpoints on another \
              network cannot be verified",
-        ),
-        (
-            &web,
-            vec![by_hostname, no_address],
-            "deny: no address is known of hostname gw.example.com of workload NetworkGateway/west/gw/15008",
         ),
     ];
     for (service, workloads, want) in cases {
         let resolved = expect(&snapshot(&workloads, std::slice::from_ref(service)), "10.96.0.1:80", want);
         assert_eq!(resolved.reason, Reason::Denied);
     }
+    let want = "look up gw.example.com of NetworkGateway/west/gw/15008";
+    expect(&snapshot(&[by_hostname, no_address], &[web]), "10.96.0.1:80", want);
 }
 
 #[test]
@@ -379,13 +387,13 @@ fn a_remote_waypoint_is_reached_through_its_gateway_for_the_service_itself() {
     expect(
         &snapshot(&workloads, &[web, waypoint]),
         "10.96.0.1:80",
-        "deny: no identities are known for service ns/waypoint.ns.svc.cluster.local, so its endpoints on another \
+        "deny: service ns/waypoint.ns.svc.cluster.local has no subject alternative names, so its endpoints on another \
          network cannot be verified",
     );
 }
 
 #[test]
-fn the_outcome_depends_on_the_generator_alone() {
+fn equal_arguments_resolve_equally() {
     let web = service("web", "10.96.0.1");
     let pods: Vec<_> =
         (1..200).map(|n| serving(pod(&format!("p{n}"), &format!("10.0.2.{n}")), &web)).collect();
@@ -398,5 +406,5 @@ fn the_outcome_depends_on_the_generator_alone() {
     }
 }
 
-mod hints;
+mod avoid;
 mod kinds;

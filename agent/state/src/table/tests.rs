@@ -8,17 +8,17 @@ fn has(table: &Table<u32>, n: u32) -> bool {
 
 /// Against a map, in an order that chance gives; every old version stays what it was.
 #[test]
-fn it_holds_what_a_map_holds_and_so_do_its_older_versions() {
+fn behaves_like_a_map_and_older_versions_stay() {
     let mut rng = fastrand::Rng::with_seed(7);
     let (mut table, mut model) = (Table::default(), BTreeMap::new());
     let mut versions = Vec::new();
     for turn in 0..20_000_u32 {
         let n = rng.u32(0..4_000);
         if model.remove(&n).is_some() {
-            table.take(Key::of(&n), |held| *held == n);
+            table.remove(Key::of(&n), |held| *held == n);
         } else {
             model.insert(n, ());
-            table.put(Key::of(&n), n);
+            table.insert(Key::of(&n), n);
         }
         if turn % 997 == 0 {
             versions.push((table.clone(), model.clone()));
@@ -36,14 +36,14 @@ fn it_holds_what_a_map_holds_and_so_do_its_older_versions() {
 }
 
 #[test]
-fn values_of_one_key_keep_their_order_however_many_they_are() {
+fn values_of_one_key_keep_their_order() {
     let (mut table, key) = (Table::default(), Key::of("all of them"));
     for n in 0..200 {
-        table.put(key, n);
-        table.put(Key::of(&n), n + 1_000);
+        table.insert(key, n);
+        table.insert(Key::of(&n), n + 1_000);
     }
-    table.take(key, |held| *held == 100);
-    table.take(key, |held| *held == 100);
+    table.remove(key, |held| *held == 100);
+    table.remove(key, |held| *held == 100);
     assert!(table.get(key).copied().eq((0..100).chain(101..200)));
     assert_eq!(table.len(), 399);
     assert!((0..200).all(|n| table.get(Key::of(&n)).any(|held| *held == n + 1_000)));
@@ -53,7 +53,7 @@ fn values_of_one_key_keep_their_order_however_many_they_are() {
 fn a_slot_is_two_words_and_leaves_are_well_filled() {
     let mut table = Table::default();
     for n in 0..100_000_u64 {
-        table.put(Key::of(&format!("east//Pod/bench/pod-{n}")), Arc::new(n));
+        table.insert(Key::of(&format!("east//Pod/bench/pod-{n}")), Arc::new(n));
     }
     assert_eq!(size_of::<Slot<Arc<u64>>>(), 16);
     let (mut leaves, mut spare) = (0, 0);

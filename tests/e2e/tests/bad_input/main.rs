@@ -69,7 +69,7 @@ fn start(lab: &AgentLab, env: &[(&'static str, String)]) -> Result<Process> {
 async fn waits_for_its_control_plane(lab: &AgentLab, agent: &Process, named: &str) -> Result<()> {
     until("the third attempt", async || lab.metric("istio_xds_connection_terminations").await >= 3).await?;
     agent.line(&["no certificate", named]).await?;
-    let xds = count(agent, &["xDS stream ended, what is known stays in force", named]);
+    let xds = count(agent, &["xDS stream ended, the last configuration stays in force", named]);
     ensure!(xds == 1, "{xds} lines in {:#?}", complaints(agent));
     // The CA is another outage, of each identity.
     for identity in ["sa/client", "sa/server"] {

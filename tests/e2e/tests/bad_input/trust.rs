@@ -79,7 +79,7 @@ pub(crate) fn a_revoked_peer_is_disconnected_and_a_broken_crl_changes_nothing() 
         let agent = start(&lab, &env)?;
         let _node = serves(&lab, &mut istiod).await?;
         ensure!(
-            count(&agent, &["there is no revocation list", &crl]) == 1,
+            count(&agent, &["revocation list does not exist", &crl]) == 1,
             "a missing file is reported once"
         );
 
@@ -174,10 +174,10 @@ pub(crate) fn a_hanging_ca_is_logged_and_counted_and_traffic_continues() -> Resu
         let agent = start(&lab, &plane(&lab, &ca)?)?;
         let _node = serves(&lab, &mut istiod).await?;
         istiod.on_sign(|_| Answer::Silence);
-        agent.line(&["not renewed", "did not answer within"]).await?;
+        agent.line(&["certificate renewal failed", "did not answer within"]).await?;
         ensure!(lab.metric("isthmus_certificate_signings_total{result=\"error\"}").await >= 1);
         lab.works().await?;
-        ensure!(count(&agent, &["not renewed"]) == 1, "one line for one outage");
+        ensure!(count(&agent, &["certificate renewal failed"]) == 1, "one line for one outage");
         agent.stop().await?;
         Ok(())
     })

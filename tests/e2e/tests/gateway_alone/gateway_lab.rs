@@ -149,7 +149,7 @@ impl GatewayLab {
         let certificate = certs.certificate(&id("ns/sample/sa/sleep")?).await?;
         let expected = [id("ns/istio-system/sa/eastwest")?];
         let tcp = self.dial(HBONE).await?;
-        let tls = TlsSession::connect(certificate.client_config(&expected), tcp, SOON).await?;
+        let tls = TlsSession::connect(certificate.client_tls(&expected).config(), tcp, SOON).await?;
         let mut peer = HbonePeer::client(tls).await?;
         peer.send(kind::SETTINGS, 0, 0, &hex(NO_TABLE)).await?;
         Ok(Tunnel(peer))

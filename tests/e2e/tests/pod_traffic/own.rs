@@ -47,7 +47,7 @@ pub(crate) fn the_agents_own_hbone_port_serves_only_metrics_and_readiness() -> R
             let certificate = certs.certificate(&id(who)?).await?;
             let tcp = lab.outsider.sockets().connect(to, None, SOON).await?;
             let expected = [id("ns/istio-system/sa/ztunnel")?];
-            let tls = TlsSession::connect(certificate.client_config(&expected), tcp, SOON).await?;
+            let tls = TlsSession::connect(certificate.client_tls(&expected).config(), tcp, SOON).await?;
             client::connect(tls, &SocketAddr::new(node.v4.into(), port).to_string(), &[]).await
         };
         let (prometheus, stranger) = ("ns/monitoring/sa/prometheus", "ns/monitoring/sa/stranger");

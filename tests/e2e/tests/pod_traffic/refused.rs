@@ -94,7 +94,8 @@ pub(crate) fn an_invalid_request_is_refused_with_its_status_and_one_log_line() -
         let mut expected = Vec::new();
         for (authority, status, reason) in &cases {
             let tcp = lab.outsider.sockets().connect(to, None, SOON).await?;
-            let tls = TlsSession::connect(certificate.client_config(&[id("server")?]), tcp, SOON).await?;
+            let tls =
+                TlsSession::connect(certificate.client_tls(&[id("server")?]).config(), tcp, SOON).await?;
             let forged = [("x-forwarded-network", "elsewhere"), ("forwarded", "for=\"10.0.0.1:1\"")];
             let (got, _peer) = client::connect(tls, authority, &forged).await?;
             ensure!(got == *status, "{authority}: {got}");

@@ -50,7 +50,7 @@ fn bad(uid: &str, version: &str) -> discovery::Resource {
 }
 
 fn versions(session: &Session, kind: Kind) -> Vec<(String, String)> {
-    let requests = session.opened();
+    let requests = session.initial_requests();
     let request = requests.iter().find(|request| request.type_url == kind.type_url()).unwrap();
     let mut versions: Vec<_> = request.initial_resource_versions.clone().into_iter().collect();
     versions.sort();
@@ -72,7 +72,7 @@ fn uids(push: Option<Push>) -> Vec<String> {
 
 #[test]
 fn a_stream_opens_with_the_node_and_a_wildcard_per_type() {
-    let requests = session().opened();
+    let requests = session().initial_requests();
     let urls: Vec<&str> = requests.iter().map(|request| request.type_url.as_str()).collect();
     assert_eq!(urls, [ADDRESS, AUTHORIZATION]);
     for request in requests {
@@ -85,10 +85,11 @@ fn a_stream_opens_with_the_node_and_a_wildcard_per_type() {
 }
 
 #[test]
-fn a_good_push_is_acknowledged_with_its_nonce_and_nothing_else() {
+fn a_valid_push_is_acked_with_its_nonce_only() {
     let mut session = session();
     let resources = vec![good("w1", "7"), resource(ADDRESS, "ns/host", "8", &service("host"))];
-    let Reaction { push, reply, rejected } = session.response(response(ADDRESS, "n1", resources, &[]));
+    let HandledResponse { push, reply, rejected } =
+        session.handle_response(response(ADDRESS, "n1", resources, &[]));
     assert!(rejected.is_empty());
     let ack = DeltaDiscoveryRequest {
         type_url: ADDRESS.to_owned(),
@@ -105,7 +106,7 @@ fn a_good_push_is_acknowledged_with_its_nonce_and_nothing_else() {
 }
 
 #[test]
-fn a_bad_resource_is_refused_alone_and_by_name() {
+fn a_bad_resource_is_nacked_alone_and_by_name() {
     let mut session = session();
     let resources = vec![
         good("w1", "1"),
@@ -117,7 +118,8 @@ fn a_bad_resource_is_refused_alone_and_by_name() {
         resource(ADDRESS, "", "1", &workload("w7", &[10, 0, 0, 7])),
         good("w8", "1"),
     ];
-    let Reaction { push, reply, rejected } = session.response(response(ADDRESS, "n1", resources, &[]));
+    let HandledResponse { push, reply, rejected } =
+        session.handle_response(response(ADDRESS, "n1", resources, &[]));
     assert_eq!(uids(push), ["w1", "w8"]);
     let names: Vec<&str> = rejected.iter().map(|rejection| rejection.name.as_str()).collect();
     assert_eq!(names, ["w2", "w3", "w4", "w5", "w6", ""]);
@@ -141,47 +143,47 @@ fn a_bad_resource_is_refused_alone_and_by_name() {
 }
 
 #[test]
-fn a_refused_resource_is_remembered_until_it_is_good_or_gone() {
+fn a_rejected_resource_is_listed_until_it_is_valid_or_removed() {
     let mut session = session();
-    session.response(response(ADDRESS, "1", vec![bad("a", "1"), bad("b", "1")], &[]));
+    session.handle_response(response(ADDRESS, "1", vec![bad("a", "1"), bad("b", "1")], &[]));
     assert_eq!(session.rejections().len(), 2);
-    session.response(response(ADDRESS, "2", vec![good("a", "2")], &[]));
+    session.handle_response(response(ADDRESS, "2", vec![good("a", "2")], &[]));
     let left = session.rejections();
     assert_eq!((left.len(), left[0].name.as_str(), left[0].kind), (1, "b", Kind::Address));
-    session.response(response(ADDRESS, "3", vec![], &["b"]));
+    session.handle_response(response(ADDRESS, "3", vec![], &["b"]));
     assert!(session.rejections().is_empty());
 }
 
 #[test]
-fn a_name_whose_new_version_is_refused_keeps_the_version_that_is_held() {
+fn a_rejected_new_version_keeps_the_held_one() {
     let mut session = session();
-    session.response(response(ADDRESS, "1", vec![good("a", "1")], &[]));
-    session.response(response(ADDRESS, "2", vec![bad("a", "2")], &[]));
+    session.handle_response(response(ADDRESS, "1", vec![good("a", "1")], &[]));
+    session.handle_response(response(ADDRESS, "2", vec![bad("a", "2")], &[]));
     assert_eq!(versions(&session, Kind::Address), [("a".into(), "1".into())]);
-    session.response(response(ADDRESS, "3", vec![good("a", "3")], &[]));
+    session.handle_response(response(ADDRESS, "3", vec![good("a", "3")], &[]));
     assert_eq!(versions(&session, Kind::Address), [("a".into(), "3".into())]);
 }
 
 #[test]
-fn removals_come_after_the_resources_of_the_same_push() {
+fn removals_apply_after_the_resources_of_the_same_push() {
     let mut session = session();
-    session.response(response(ADDRESS, "1", vec![good("a", "1"), good("b", "1")], &[]));
-    let reaction = session.response(response(ADDRESS, "2", vec![good("c", "1")], &["a", "c"]));
-    let Some(Push::Addresses { upserts, removed }) = reaction.push else { panic!("addresses") };
+    session.handle_response(response(ADDRESS, "1", vec![good("a", "1"), good("b", "1")], &[]));
+    let handled = session.handle_response(response(ADDRESS, "2", vec![good("c", "1")], &["a", "c"]));
+    let Some(Push::Addresses { upserts, removed }) = handled.push else { panic!("addresses") };
     assert_eq!((upserts.len(), removed), (1, vec!["a".to_owned(), "c".to_owned()]));
     assert_eq!(versions(&session, Kind::Address), [("b".into(), "1".into())]);
 }
 
 #[test]
-fn a_reconnect_tells_what_is_held_of_each_type() {
+fn a_reconnect_sends_the_held_versions_of_each_type() {
     let mut session = session();
-    session.response(response(ADDRESS, "1", vec![good("a", "5"), good("b", "6")], &[]));
+    session.handle_response(response(ADDRESS, "1", vec![good("a", "5"), good("b", "6")], &[]));
     // Control planes may leave the versions of policies empty; their names still count.
     let allow = resource(AUTHORIZATION, "ns/p", "", &policy("p", 0));
-    session.response(response(AUTHORIZATION, "2", vec![allow], &[]));
+    session.handle_response(response(AUTHORIZATION, "2", vec![allow], &[]));
     assert_eq!(versions(&session, Kind::Address), [("a".into(), "5".into()), ("b".into(), "6".into())]);
     assert_eq!(versions(&session, Kind::Authorization), [("ns/p".into(), String::new())]);
-    assert!(session.opened().iter().all(|request| request.node.is_some()));
+    assert!(session.initial_requests().iter().all(|request| request.node.is_some()));
 }
 
 #[test]
@@ -191,19 +193,19 @@ fn policies_are_keyed_by_their_xds_name_and_unknown_ones_are_named() {
         resource(AUTHORIZATION, "ns/converted-name", "1", &policy("p", 1)),
         resource(AUTHORIZATION, "ns/new-action", "1", &policy("q", 9)),
     ];
-    let reaction = session.response(response(AUTHORIZATION, "1", resources, &["ns/old"]));
-    let Some(Push::Policies { upserts, removed, refused }) = reaction.push else { panic!("policies") };
+    let handled = session.handle_response(response(AUTHORIZATION, "1", resources, &["ns/old"]));
+    let Some(Push::Policies { upserts, removed, refused }) = handled.push else { panic!("policies") };
     assert_eq!(upserts.len(), 1);
     assert_eq!(upserts[0].0, PolicyKey::from("ns/converted-name"));
     assert_eq!(removed, [PolicyKey::from("ns/old")]);
     let outline =
         Outline { namespace: "ns".into(), scope: Scope::Global, action: Action::Deny, dry_run: false };
     assert_eq!(refused, [RefusedPolicy { key: "ns/new-action".into(), outline: Some(outline) }]);
-    assert!(reaction.reply.error_detail.unwrap().message.starts_with("ns/new-action: "));
+    assert!(handled.reply.error_detail.unwrap().message.starts_with("ns/new-action: "));
 }
 
 #[test]
-fn what_a_refused_policy_says_of_its_reach_is_handed_on() {
+fn the_scope_of_a_rejected_policy_is_passed_on() {
     let far = |wire: &mut security::Authorization| {
         let matches = vec![security::Match { destination_ports: vec![70_000], ..Default::default() }];
         wire.rules = vec![security::Rule { clauses: vec![security::Clause { matches }] }];
@@ -219,32 +221,35 @@ fn what_a_refused_policy_says_of_its_reach_is_handed_on() {
         raw_resource(AUTHORIZATION, "ns/noise", "1", vec![0xff]),
         raw_resource(AUTHORIZATION, "", "1", vec![0xff]),
     ];
-    let reaction = session().response(response(AUTHORIZATION, "1", resources, &[]));
-    let Some(Push::Policies { refused, .. }) = reaction.push else { panic!("policies") };
+    let handled = session().handle_response(response(AUTHORIZATION, "1", resources, &[]));
+    let Some(Push::Policies { refused, .. }) = handled.push else { panic!("policies") };
     let known =
         Outline { namespace: "ns".into(), scope: Scope::Namespace, action: Action::Deny, dry_run: false };
     let of = |key: &str, outline| RefusedPolicy { key: key.into(), outline };
     assert_eq!(refused, [of("ns/deny", Some(known)), of("ns/nowhere", None), of("ns/noise", None)]);
-    assert_eq!(reaction.rejected.len(), 4, "one without a name is refused too");
+    assert_eq!(handled.rejected.len(), 4, "one without a name is refused too");
 }
 
 #[test]
-fn a_resource_comes_under_its_own_name_whatever_its_aliases_are() {
+fn aliases_do_not_change_the_name_of_a_resource() {
     let mut session = session();
     let aliased = discovery::Resource {
         aliases: vec!["net1/10.0.0.1".to_owned()],
         ..resource(ADDRESS, "c//Pod/ns/a", "1", &workload("c//Pod/ns/a", &[10, 0, 0, 1]))
     };
-    assert_eq!(uids(session.response(response(ADDRESS, "1", vec![aliased], &[])).push), ["c//Pod/ns/a"]);
+    assert_eq!(
+        uids(session.handle_response(response(ADDRESS, "1", vec![aliased], &[])).push),
+        ["c//Pod/ns/a"]
+    );
     assert_eq!(versions(&session, Kind::Address), [("c//Pod/ns/a".into(), "1".into())]);
 }
 
 #[test]
-fn an_unknown_type_is_acknowledged_and_ignored() {
+fn an_unknown_type_is_acked_and_ignored() {
     let mut session = session();
     let url = "type.googleapis.com/istio.workload.Workload";
-    let Reaction { push, reply, rejected } =
-        session.response(response(url, "n9", vec![raw_resource(url, "x", "1", vec![0xff])], &[]));
+    let HandledResponse { push, reply, rejected } =
+        session.handle_response(response(url, "n9", vec![raw_resource(url, "x", "1", vec![0xff])], &[]));
     assert_eq!((push, rejected.len()), (None, 0));
     assert_eq!((reply.type_url.as_str(), reply.response_nonce.as_str()), (url, "n9"));
     assert!(reply.error_detail.is_none());
@@ -252,10 +257,10 @@ fn an_unknown_type_is_acknowledged_and_ignored() {
 }
 
 #[test]
-fn the_gate_opens_with_the_first_push_of_each_type_whatever_is_refused_in_it() {
+fn synced_after_the_first_push_of_each_type_even_with_rejections() {
     let mut session = session();
-    session.response(response(ADDRESS, "1", vec![bad("a", "1")], &[]));
+    session.handle_response(response(ADDRESS, "1", vec![bad("a", "1")], &[]));
     assert!(!session.is_synced());
-    session.response(response(AUTHORIZATION, "2", vec![], &[]));
+    session.handle_response(response(AUTHORIZATION, "2", vec![], &[]));
     assert!(session.is_synced());
 }

@@ -99,7 +99,10 @@ async fn a_missing_policy_denies_new_connections_after_the_policy_deadline() {
     let ((after, refused), ()) = tokio::join!(decided, updates);
     assert_eq!(after, Duration::from_secs(5));
     assert_eq!(refused.policy, Some("sample/late".into()));
-    assert_eq!(refused.to_string(), "policy sample/late applies but has not arrived");
+    assert_eq!(
+        refused.to_string(),
+        "policy sample/late applies to the workload but the control plane has not sent it yet"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,7 +173,10 @@ async fn a_missing_policy_closes_open_connections_after_its_grace_period_unless_
             (None, closed) => {
                 let (first, second) = closed.unwrap();
                 assert_eq!(start.elapsed(), Duration::from_secs(30));
-                assert_eq!(first.to_string(), "policy sample/late applies but has not arrived");
+                assert_eq!(
+                    first.to_string(),
+                    "policy sample/late applies to the workload but the control plane has not sent it yet"
+                );
                 assert_eq!(first, second);
             }
         }

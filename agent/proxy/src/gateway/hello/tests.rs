@@ -1,4 +1,4 @@
-//! Real ClientHellos, whole and in pieces, and what is none.
+//! Real ClientHellos, whole and in pieces, and other bytes.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ fn client_hello(name: &str) -> Vec<u8> {
 const DEADLINE: Duration = Duration::from_secs(5);
 
 #[tokio::test(start_paused = true)]
-async fn the_name_is_read_and_no_byte_is_lost() {
+async fn the_server_name_is_read_and_all_bytes_are_kept() {
     for (name, expected) in [("istiod.istio-system.svc", Some("istiod.istio-system.svc")), ("10.0.0.1", None)]
     {
         let bytes = client_hello(name);
@@ -32,7 +32,7 @@ async fn the_name_is_read_and_no_byte_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hello_in_single_bytes_is_waited_for() {
+async fn a_client_hello_may_arrive_in_single_bytes() {
     let bytes = client_hello("a.example");
     let (mut near, mut far) = tokio::io::duplex(1);
     let sent = bytes.clone();
@@ -47,7 +47,7 @@ async fn a_hello_in_single_bytes_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_ends_at_the_deadline_and_a_close_at_once() {
+async fn silence_ends_at_the_deadline_and_a_close_ends_it_early() {
     let (mut near, mut far) = tokio::io::duplex(1024);
     far.write_all(&client_hello("a.example")[..40]).await.unwrap();
     assert!(matches!(read(&mut near, DEADLINE).await, Err(HelloError::Timeout(_))));
@@ -56,7 +56,7 @@ async fn silence_ends_at_the_deadline_and_a_close_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_hello_is_refused() {
+async fn bytes_that_are_no_client_hello_are_refused() {
     let mut http = &b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"[..];
     assert!(matches!(read(&mut http, DEADLINE).await, Err(HelloError::NotTls(_))));
     // A handshake message that announces more than the limit, in records that never end.

@@ -26,45 +26,56 @@ fn to() -> SocketAddr {
     "10.0.0.1:15008".parse().unwrap()
 }
 
-struct Run {
-    experience: PodRetryState,
-    tries: RetryState,
+fn picks(chosen: &[Pick]) -> Picks<'_> {
+    match chosen {
+        [] => Picks::None,
+        [peer] => Picks::Peer(peer),
+        [remote, gateway, ..] => Picks::ThroughGateway { remote, gateway },
+    }
 }
 
-impl Run {
-    fn new(retry: Retry) -> Self {
-        let mut experience = PodRetryState::new(&retry, Instant::now());
-        let tries = RetryState::begin(retry, &mut experience, Instant::now());
-        Self { experience, tries }
+struct TestConnection {
+    pod: PodRetryState,
+    retry: RetryState,
+}
+
+impl TestConnection {
+    fn new(config: Retry) -> Self {
+        let mut pod = PodRetryState::new(&config, Instant::now());
+        let retry = RetryState::start(config, &mut pod, Instant::now());
+        Self { pod, retry }
     }
 
-    fn again(&mut self) {
-        let limits = self.tries.limits;
-        self.tries = RetryState::begin(limits, &mut self.experience, Instant::now());
+    /// Another connection of the same pod.
+    fn next(&mut self) {
+        self.retry = RetryState::start(self.retry.config, &mut self.pod, Instant::now());
     }
 
-    fn miss(&mut self, cause: Option<Cause>, depth: Hop, picks: &[Pick]) -> Result<(), GiveUpReason> {
-        self.tries.next(Protection::Direct).unwrap();
-        let missed = FailedAttempt { cause, depth, to: to(), picks };
-        self.tries.missed(&missed, &mut self.experience, Instant::now()).0
+    fn fail(&mut self, cause: Option<Cause>, hop: Hop, chosen: &[Pick]) -> Result<(), GiveUpReason> {
+        self.retry.start_attempt(Protection::Direct);
+        let failed = FailedAttempt { cause, hop, to: to(), picks: picks(chosen) };
+        self.retry.record_failure(&failed, &mut self.pod, Instant::now()).retry
     }
 
-    fn is_out(&self, pick: &Pick) -> bool {
-        let service = pick.service.clone().unwrap();
-        self.experience.ejections.is_out(&service, pick.port, &pick.workload.uid, Instant::now())
+    fn is_ejected(&self, pick: &Pick) -> bool {
+        let group = EndpointGroup { service: pick.service.clone().unwrap(), port: pick.port };
+        let ejected = self.pod.ejections.snapshot().unwrap_or_default();
+        let ejection = ejected.get(&group).and_then(|endpoints| endpoints.get(&pick.workload.uid));
+        ejection.is_some_and(|ejection| ejection.until > Instant::now())
     }
 
     fn tried(&self) -> (Vec<&str>, Vec<&str>) {
+        let Avoid { tried, tried_remote, .. } = self.retry.avoid(None);
         (
-            self.tries.tried.iter().map(WorkloadUid::as_str).collect(),
-            self.tries.tried_stand_ins.iter().map(WorkloadUid::as_str).collect(),
+            tried.iter().map(WorkloadUid::as_str).collect(),
+            tried_remote.iter().map(WorkloadUid::as_str).collect(),
         )
     }
 }
 
-/// Who is not chosen again, who not if there are others, and who is out for other connections.
+/// Which workload is not chosen again, which one only when nothing else is left, and which one is ejected.
 #[tokio::test(start_paused = true)]
-async fn the_one_that_did_it_is_to_blame() {
+async fn the_workload_at_fault_is_avoided_and_ejected() {
     use Cause::{GoAway, Refused, TlsTimeout, Unavailable};
     let endpoint = || vec![pick(Role::Endpoint, "a", 4)];
     let waypoint = || vec![pick(Role::Waypoint, "wp", 4)];
@@ -85,66 +96,73 @@ async fn the_one_that_did_it_is_to_blame() {
         (Refused, Hop::Outer, vec![alone(Role::Endpoint, "a")], &["a"], &[], None),
         (Refused, Hop::Outer, vec![pick(Role::Endpoint, "a", 1)], &["a"], &[], None),
     ];
-    for (cause, depth, picks, tried, stand_ins, out) in table {
-        let mut run = Run::new(Retry::default());
-        assert_eq!(run.miss(Some(cause), depth, &picks), Ok(()));
-        assert_eq!(run.tried(), (tried.to_vec(), stand_ins.to_vec()), "{cause:?} {depth:?} {picks:?}");
+    for (cause, depth, picks, tried, tried_remote, out) in table {
+        let mut connection = TestConnection::new(Retry::default());
+        assert_eq!(connection.fail(Some(cause), depth, &picks), Ok(()));
+        assert_eq!(
+            connection.tried(),
+            (tried.to_vec(), tried_remote.to_vec()),
+            "{cause:?} {depth:?} {picks:?}"
+        );
         for (at, pick) in picks.iter().enumerate().filter(|(_, pick)| pick.service.is_some()) {
-            assert_eq!(run.is_out(pick), out == Some(at), "{cause:?} {depth:?} {pick:?}");
+            assert_eq!(connection.is_ejected(pick), out == Some(at), "{cause:?} {depth:?} {pick:?}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_far_end_decided_is_final_and_nobody_is_to_blame() {
-    let mut run = Run::new(Retry::default());
+async fn a_failure_that_the_peer_decided_is_not_retried_and_ejects_nothing() {
+    let mut connection = TestConnection::new(Retry::default());
     let picks = [pick(Role::Endpoint, "a", 4)];
-    assert_eq!(run.miss(None, Hop::Outer, &picks), Err(GiveUpReason::NotRetryable));
-    assert!(!run.is_out(&picks[0]));
-    assert_eq!(run.tried(), (vec![], vec![]));
-    assert_eq!(run.tries.story(), (1, ""));
+    assert_eq!(connection.fail(None, Hop::Outer, &picks), Err(GiveUpReason::NotRetryable));
+    assert!(!connection.is_ejected(&picks[0]));
+    assert_eq!(connection.tried(), (vec![], vec![]));
+    assert_eq!(connection.retry.summary(), (1, ""));
 }
 
 #[tokio::test(start_paused = true)]
-async fn tries_time_and_budget_are_limits() {
+async fn attempts_time_and_budget_limit_retries() {
     let retry = Retry { tries: 3, window: Duration::from_secs(20), ..Retry::default() };
     let endpoint = |uid: u32| [pick(Role::Endpoint, &uid.to_string(), 100)];
     let refused = Some(Cause::Refused);
-    let mut run = Run::new(retry);
+    let mut connection = TestConnection::new(retry);
     for uid in 0..2 {
-        assert_eq!(run.miss(refused, Hop::Outer, &endpoint(uid)), Ok(()));
+        assert_eq!(connection.fail(refused, Hop::Outer, &endpoint(uid)), Ok(()));
     }
-    assert_eq!(run.miss(refused, Hop::Outer, &endpoint(2)), Err(GiveUpReason::RetryState));
+    assert_eq!(connection.fail(refused, Hop::Outer, &endpoint(2)), Err(GiveUpReason::AttemptsExhausted));
 
-    // A black hole takes 10 s: one is tried past, two are not.
-    let mut run = Run::new(retry);
+    // A black hole takes 10 s: after one there is a retry, after two there is none.
+    let mut connection = TestConnection::new(retry);
     tokio::time::advance(Duration::from_secs(10)).await;
-    assert_eq!(run.miss(Some(Cause::ConnectTimeout), Hop::Outer, &endpoint(0)), Ok(()));
+    assert_eq!(connection.fail(Some(Cause::ConnectTimeout), Hop::Outer, &endpoint(0)), Ok(()));
     tokio::time::advance(Duration::from_secs(10)).await;
-    assert_eq!(run.miss(Some(Cause::ConnectTimeout), Hop::Outer, &endpoint(1)), Err(GiveUpReason::Time));
+    assert_eq!(
+        connection.fail(Some(Cause::ConnectTimeout), Hop::Outer, &endpoint(1)),
+        Err(GiveUpReason::OutOfTime)
+    );
 
-    let mut run = Run::new(Retry { reserve: 1, percent: 0, ..retry });
+    let mut connection = TestConnection::new(Retry { reserve: 1, percent: 0, ..retry });
     let outcomes: Vec<_> = (0..12)
         .map(|uid| {
-            run.again();
-            run.miss(refused, Hop::Outer, &endpoint(uid))
+            connection.next();
+            connection.fail(refused, Hop::Outer, &endpoint(uid))
         })
         .collect();
     assert!(outcomes[..10].iter().all(Result::is_ok), "{outcomes:?}");
-    assert_eq!(outcomes[10..], [Err(GiveUpReason::Budget); 2]);
+    assert_eq!(outcomes[10..], [Err(GiveUpReason::BudgetExhausted); 2]);
     tokio::time::advance(Duration::from_secs(1)).await;
-    run.again();
-    assert_eq!(run.miss(refused, Hop::Outer, &endpoint(20)), Ok(()));
+    connection.next();
+    assert_eq!(connection.fail(refused, Hop::Outer, &endpoint(20)), Ok(()));
 
-    let mut run = Run::new(Retry { tries: 1, ..retry });
-    assert_eq!(run.miss(refused, Hop::Outer, &endpoint(0)), Err(GiveUpReason::RetryState));
-    // A destination out of the mesh is the only one of its kind.
-    let mut run = Run::new(retry);
-    assert_eq!(run.miss(refused, Hop::Outer, &[]), Err(GiveUpReason::NobodyElse));
+    let mut connection = TestConnection::new(Retry { tries: 1, ..retry });
+    assert_eq!(connection.fail(refused, Hop::Outer, &endpoint(0)), Err(GiveUpReason::AttemptsExhausted));
+    // A destination outside the mesh has no other endpoint.
+    let mut connection = TestConnection::new(retry);
+    assert_eq!(connection.fail(refused, Hop::Outer, &[]), Err(GiveUpReason::NoOtherEndpoint));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_is_never_less_protected_than_the_first_try() {
+async fn a_retry_is_never_less_protected_than_the_first_attempt() {
     use Protection::{Direct, Plain, Waypoint};
     let table = [
         (Plain, Plain, true),
@@ -158,42 +176,42 @@ async fn a_retry_is_never_less_protected_than_the_first_try() {
         (Waypoint, Waypoint, true),
     ];
     for (first, next, may) in table {
-        let mut run = Run::new(Retry::default());
-        assert!(!run.tries.must_be_tunnelled());
-        assert_eq!(run.tries.next(first), Ok(()));
-        assert_eq!(run.tries.must_be_tunnelled(), first != Plain);
-        assert_eq!(
-            run.tries.next(next),
-            if may { Ok(()) } else { Err(GiveUpReason::Weaker) },
-            "{first:?} {next:?}"
-        );
-        // Nor does a better one in between lower the bar.
-        assert_eq!(run.tries.next(first), Ok(()));
+        let mut connection = TestConnection::new(Retry::default());
+        let tunnelled_only = |retry: &RetryState| retry.avoid(None).tunnelled_only;
+        assert!(!tunnelled_only(&connection.retry) && connection.retry.allows(first));
+        connection.retry.start_attempt(first);
+        assert_eq!(tunnelled_only(&connection.retry), first != Plain);
+        assert_eq!(connection.retry.allows(next), may, "{first:?} {next:?}");
+        // The first attempt sets the bar, not a better protected one in between.
+        if may {
+            connection.retry.start_attempt(next);
+        }
+        assert!(connection.retry.allows(first));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_story_says_who_refused_why_and_who_is_out() {
-    let mut run = Run::new(Retry::default());
+async fn the_summary_names_peers_causes_and_ejections() {
+    let mut connection = TestConnection::new(Retry::default());
     let far = [pick(Role::Endpoint, "far", 1), pick(Role::Gateway, GATEWAY, 2)];
-    assert_eq!(run.miss(Some(Cause::Refused), Hop::Outer, &[pick(Role::Endpoint, "a", 2)]), Ok(()));
-    assert_eq!(run.miss(Some(Cause::TlsTimeout), Hop::Outer, &far), Ok(()));
-    let last = run.miss(Some(Cause::Unavailable), Hop::Outer, &[pick(Role::Endpoint, "b", 2)]);
-    assert_eq!(last, Err(GiveUpReason::RetryState));
+    assert_eq!(connection.fail(Some(Cause::Refused), Hop::Outer, &[pick(Role::Endpoint, "a", 2)]), Ok(()));
+    assert_eq!(connection.fail(Some(Cause::TlsTimeout), Hop::Outer, &far), Ok(()));
+    let last = connection.fail(Some(Cause::Unavailable), Hop::Outer, &[pick(Role::Endpoint, "b", 2)]);
+    assert_eq!(last, Err(GiveUpReason::AttemptsExhausted));
     let want = "10.0.0.1:15008 refused, endpoint a ejected for 1s; \
                 10.0.0.1:15008 tls timeout, gateway gw ejected for 1s; \
                 10.0.0.1:15008 status 503, endpoint b not ejected: half of 2 at most";
-    assert_eq!(run.tries.story(), (3, want));
+    assert_eq!(connection.retry.summary(), (3, want));
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_reached_again_is_forgiven() {
-    let mut run = Run::new(Retry::default());
-    let picks = [pick(Role::Endpoint, "a", 2)];
-    let _ = run.miss(Some(Cause::Refused), Hop::Outer, &picks);
-    assert!(run.is_out(&picks[0]));
+async fn success_after_an_ejection_forgets_it() {
+    let mut connection = TestConnection::new(Retry::default());
+    let chosen = [pick(Role::Endpoint, "a", 2)];
+    let _ = connection.fail(Some(Cause::Refused), Hop::Outer, &chosen);
+    assert!(connection.is_ejected(&chosen[0]));
     tokio::time::advance(Duration::from_secs(1)).await;
-    assert!(!run.is_out(&picks[0]));
-    run.tries.reached(&picks, &mut run.experience, Instant::now());
-    assert!(run.experience.ejections.is_empty());
+    assert!(!connection.is_ejected(&chosen[0]));
+    RetryState::record_success(picks(&chosen), &mut connection.pod, Instant::now());
+    assert!(connection.pod.ejections.snapshot().is_none());
 }

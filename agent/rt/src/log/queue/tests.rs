@@ -12,12 +12,12 @@ fn line(number: usize) -> String {
 }
 
 #[test]
-fn a_reader_that_stands_still_stops_nobody_and_is_told_what_it_missed() {
+fn a_stalled_reader_blocks_no_logger_and_dropped_lines_are_reported() {
     const ALL: usize = 3 * LINES;
     let (mut reader, writer) = io::pipe().unwrap();
     let queue = Queue::default();
     queue.start(writer, lost).unwrap();
-    // Nobody reads: were a push to wait for the pipe, this would never end.
+    // The pipe has no reader: if a push waited for it, this would never end.
     (0..ALL).for_each(|number| queue.push(&line(number)));
     let dropped = queue.dropped().get();
     assert!(dropped > 0 && dropped < ALL as u64, "{dropped}");
@@ -75,7 +75,7 @@ fn a_log_that_cannot_be_written_counts_as_dropped() {
 }
 
 #[test]
-fn a_line_too_long_for_the_queue_stops_no_later_one() {
+fn a_line_too_long_for_the_queue_blocks_no_later_one() {
     let (mut reader, writer) = io::pipe().unwrap();
     let queue = Queue::default();
     queue.start(writer, lost).unwrap();

@@ -47,7 +47,7 @@ async fn pass(time: Duration) -> Instant {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_series_ends_when_it_was_idle_long_enough_and_comes_back_at_nothing() {
+async fn an_idle_series_expires_and_restarts_at_zero() {
     let (family, registry) = family(LIMIT);
     family.get_or_create(&of("a")).inc_by(5);
     assert_eq!(family.sweep(Instant::now(), |_| true), 0);
@@ -64,7 +64,7 @@ async fn a_series_ends_when_it_was_idle_long_enough_and_comes_back_at_nothing() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_series_that_changes_or_is_held_or_is_not_gone_never_ends() {
+async fn a_series_that_changes_or_is_held_or_exists_never_expires() {
     let (family, _) = family(LIMIT);
     let held = family.get_or_create(&of("held"));
     family.get_or_create(&of("here")).inc();
@@ -80,7 +80,7 @@ async fn a_series_that_changes_or_is_held_or_is_not_gone_never_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_while_it_is_asked_whether_a_series_is_gone_saves_it() {
+async fn a_change_during_the_sweep_keeps_the_series() {
     let (family, registry) = family(LIMIT);
     family.get_or_create(&of("a")).inc();
     family.sweep(Instant::now(), |_| true);
@@ -94,7 +94,7 @@ async fn a_change_while_it_is_asked_whether_a_series_is_gone_saves_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_number_of_series_has_a_bound_and_nothing_is_lost_above_it() {
+async fn above_the_limit_series_are_counted_under_coarse_labels() {
     let (family, registry) = family(10);
     (0..100).for_each(|n| family.get_or_create(&of(&format!("invented {n}"))).inc());
     assert_eq!(family.series(), 10);

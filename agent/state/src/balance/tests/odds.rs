@@ -1,40 +1,39 @@
-//! The tables against the plain algorithm: walk all endpoints, drop who takes no part, keep the best rank, weigh by
-//! capacity. The probabilities are compared, not samples of them.
+//! The tables against the plain algorithm: walk all endpoints, drop those that take no part, keep the highest rank, weigh
+//! by capacity. The probabilities are compared, not samples of them.
 
 use isthmus_model::workload::{ApplicationTunnel, TunnelKind};
 use isthmus_model::{Protocol, WorkloadUid};
 
 use super::*;
-use crate::endpoints::EndpointSet;
 use crate::fixture::{NETWORK, REMOTE};
 use crate::target::is_reachable;
 use crate::{Batch, Snapshot};
 
-/// Probability of everybody, by rank, highest first.
+/// The probability of each endpoint, by rank, highest first.
 type Odds = Vec<BTreeMap<WorkloadUid, f64>>;
 
-/// The reference's algorithm as it is written there.
-fn by_walking(state: &Snapshot, ask: &Ask<'_>) -> Odds {
-    let service = ask.wanted.service;
+/// The reference implementation's algorithm.
+fn by_walking(state: &Snapshot, query: &EndpointQuery<'_>) -> Odds {
+    let service = query.service_port.service;
     let balancer = service.load_balancer.as_ref();
     let scopes: &[LbScope] = balancer.map_or(&[], |balancer| &balancer.routing_preferences);
     let mut ranks = BTreeMap::<usize, Vec<&Arc<Workload>>>::new();
-    for endpoint in state.endpoints(&ask.wanted.key).map(|endpoint| endpoint.workload) {
+    for endpoint in state.endpoints(&query.service_port.key).map(|endpoint| endpoint.workload) {
         let healthy = endpoint.status == isthmus_model::Health::Healthy
             || balancer.is_some_and(|balancer| balancer.health_policy == HealthPolicy::AllowAll);
-        if !healthy || ask.wanted.port_of(endpoint).is_none() {
+        if !healthy || query.service_port.port_of(endpoint).is_none() {
             continue;
         }
-        let rank = match ask.origin {
-            Origin::Gateway(own) => is_here(endpoint, own).then_some(0),
-            Origin::Client(source) if !is_reachable(endpoint, source) => None,
-            Origin::Client(source) => match balancer.map(|balancer| balancer.mode) {
+        let rank = match query.origin {
+            QueryOrigin::Gateway(own) => is_gateway_endpoint(endpoint, own).then_some(0),
+            QueryOrigin::Client(source) if !is_reachable(endpoint, source) => None,
+            QueryOrigin::Client(source) => match balancer.map(|balancer| balancer.mode) {
                 None | Some(LbMode::Standard | LbMode::Passthrough) => Some(0),
                 Some(LbMode::Failover) => Some(locality::rank(source, endpoint, scopes)),
                 Some(LbMode::Strict) => {
                     // Every leading scope matches, whatever the first one is worth.
                     let leading = scopes.iter().take_while(|scope| {
-                        locality::place(**scope, source) == locality::place(**scope, endpoint)
+                        locality::value(**scope, source) == locality::value(**scope, endpoint)
                     });
                     (leading.count() == scopes.len()).then_some(0)
                 }
@@ -52,9 +51,9 @@ fn by_walking(state: &Snapshot, ask: &Ask<'_>) -> Odds {
     tiers.filter(|tier: &BTreeMap<_, _>| !tier.is_empty()).collect()
 }
 
-fn by_table(set: Option<&EndpointSet>, ask: &Ask<'_>) -> Odds {
+fn by_table(set: Option<&EndpointSet>, query: &EndpointQuery<'_>) -> Odds {
     let Some(set) = set else { return Odds::new() };
-    set.with_table(ask, |table| {
+    set.with_table(query, |table| {
         let tiers: Odds = table
             .tiers
             .iter()
@@ -121,13 +120,13 @@ fn any_workload(rng: &mut fastrand::Rng, uid: usize, service: &Service) -> Workl
 fn any_balancer(rng: &mut fastrand::Rng, service: &mut Service) {
     let scopes = [Region, Zone, Subzone, Node, Cluster, Network];
     let modes = [LbMode::Standard, LbMode::Strict, LbMode::Failover, LbMode::Failover, LbMode::Passthrough];
-    let mut wanted: Vec<_> = scopes.into_iter().filter(|_| rng.bool()).collect();
-    rng.shuffle(&mut wanted);
+    let mut service_port: Vec<_> = scopes.into_iter().filter(|_| rng.bool()).collect();
+    rng.shuffle(&mut service_port);
     if rng.bool() {
-        wanted.retain(|scope| *scope != Network);
-        wanted.insert(0, Network);
+        service_port.retain(|scope| *scope != Network);
+        service_port.insert(0, Network);
     }
-    let mut balanced = balanced(service.clone(), modes[rng.usize(0..5)], &wanted);
+    let mut balanced = balanced(service.clone(), modes[rng.usize(0..5)], &service_port);
     if let Some(balancer) = balanced.load_balancer.as_mut().filter(|_| rng.u8(0..3) == 0) {
         balancer.health_policy = HealthPolicy::AllowAll;
     }
@@ -135,24 +134,24 @@ fn any_balancer(rng: &mut fastrand::Rng, service: &mut Service) {
     service.ports = [(80, [0, 8080][rng.usize(0..2)]), (90, 0)][..rng.usize(0..3)].iter().copied().collect();
 }
 
-/// Every question that may be asked of a service.
+/// Every query to a service.
 fn check(state: &Snapshot, service: &Service, sources: &[Workload]) {
     let set = state.services.endpoints(&service.key());
     for port in [80, 90] {
         for rule in [PortRule::Standard, PortRule::Waypoint] {
-            let wanted = Wanted::new(service, port, rule);
-            let origins = sources.iter().map(Origin::Client);
+            let service_port = ServicePort::new(service, port, rule);
+            let origins = sources.iter().map(QueryOrigin::Client);
             let (own, other) = (NETWORK.into(), REMOTE.into());
-            for origin in origins.chain([Origin::Gateway(&own), Origin::Gateway(&other)]) {
-                let ask = Ask { origin, wanted: &wanted };
-                same(&by_table(set, &ask), &by_walking(state, &ask), &format!("{ask:?}"));
+            for origin in origins.chain([QueryOrigin::Gateway(&own), QueryOrigin::Gateway(&other)]) {
+                let query = EndpointQuery { origin, service_port: &service_port };
+                same(&by_table(set, &query), &by_walking(state, &query), &format!("{query:?}"));
             }
         }
     }
 }
 
 #[test]
-fn the_tables_give_everybody_the_same_chance_as_a_walk_does_whatever_changes() {
+fn tables_have_the_odds_of_a_linear_walk() {
     let mut rng = fastrand::Rng::with_seed(11);
     for round in 0..40 {
         let mut service = service("web", "10.96.0.1");
@@ -186,18 +185,19 @@ fn the_tables_give_everybody_the_same_chance_as_a_walk_does_whatever_changes() {
 }
 
 #[test]
-fn one_change_makes_one_chunk_anew() {
+fn a_change_rebuilds_the_table_of_one_chunk() {
     let web = balanced(service("web", "10.96.0.1"), LbMode::Failover, &[Network, Region, Zone]);
     let mut rng = fastrand::Rng::with_seed(5);
     let all: Vec<_> =
         (0..2000).map(|uid| serving(placed(&format!("{uid:04}"), "r1", "z1", "n1"), &web)).collect();
     let mut state = snapshot(&all, std::slice::from_ref(&web));
     let client = placed("client", "r1", "z1", "n1");
-    let wanted = Wanted::new(&web, 80, PortRule::Standard);
-    let ask = Ask { origin: Origin::Client(&client), wanted: &wanted };
-    choose(&state, &ask, |_| false, &mut rng).unwrap();
-    let chunks =
-        |state: &Snapshot| state.services.endpoints(&web.key()).unwrap().with_table(&ask, SetTable::chunks);
+    let service_port = ServicePort::new(&web, 80, PortRule::Standard);
+    let query = EndpointQuery { origin: QueryOrigin::Client(&client), service_port: &service_port };
+    choose(state.services.endpoints(&service_port.key).unwrap(), &query, |_| false, &mut rng).unwrap();
+    let chunks = |state: &Snapshot| {
+        state.services.endpoints(&web.key()).unwrap().with_table(&query, table::SetTable::chunks)
+    };
     let before = chunks(&state);
     state.apply(Batch { upsert_workloads: vec![unhealthy(all[700].clone())], ..Batch::default() });
     let after = chunks(&state);
@@ -206,18 +206,19 @@ fn one_change_makes_one_chunk_anew() {
 }
 
 #[test]
-fn who_is_to_be_avoided_is_passed_over_and_the_next_rank_takes_its_place() {
+fn avoided_endpoints_are_skipped_down_to_the_next_rank() {
     let web = balanced(service("web", "10.96.0.1"), LbMode::Failover, &[Region, Zone]);
     let near: Vec<_> =
         (0..100).map(|n| serving(placed(&format!("near-{n}"), "r1", "z1", ""), &web)).collect();
     let far: Vec<_> = (0..100).map(|n| serving(placed(&format!("far-{n}"), "r1", "z2", ""), &web)).collect();
     let state = snapshot(&[near, far].concat(), std::slice::from_ref(&web));
     let client = placed("client", "r1", "z1", "");
-    let wanted = Wanted::new(&web, 80, PortRule::Standard);
-    let ask = Ask { origin: Origin::Client(&client), wanted: &wanted };
+    let service_port = ServicePort::new(&web, 80, PortRule::Standard);
+    let query = EndpointQuery { origin: QueryOrigin::Client(&client), service_port: &service_port };
     let mut rng = rng();
+    let set = state.services.endpoints(&service_port.key).unwrap();
     let mut names = |avoid: &dyn Fn(&str) -> bool| {
-        let chosen = (0..2000).map(|_| choose(&state, &ask, |one| avoid(one.name.as_str()), &mut rng));
+        let chosen = (0..2000).map(|_| choose(set, &query, |one| avoid(one.name.as_str()), &mut rng));
         let mut names = BTreeMap::new();
         for picked in chosen {
             let picked = match picked {
@@ -233,20 +234,21 @@ fn who_is_to_be_avoided_is_passed_over_and_the_next_rank_takes_its_place() {
     assert_eq!(names(&|name| name.starts_with("near") && name != "near-7").unwrap()["near-7"], 2000);
     let far = names(&|name| name.starts_with("near")).unwrap();
     assert!(far.len() == 100 && far.values().all(|count| count.abs_diff(20) < 20), "{far:?}");
-    assert_eq!(names(&|_| true).unwrap_err(), NoPick::Avoided);
+    assert_eq!(names(&|_| true).unwrap_err(), NoEndpoint::AllAvoided);
     // Half of them: the others share.
     let half = names(&|name| name.ends_with(['0', '2', '4', '6', '8'])).unwrap();
     assert!(half.len() == 50 && half.keys().all(|name| name.starts_with("near")), "{half:?}");
 }
 
 #[test]
-fn a_service_without_endpoints_is_not_one_whose_endpoints_are_to_be_avoided() {
+fn no_endpoints_and_all_avoided_are_different_errors() {
     let web = service("web", "10.96.0.1");
     let client = pod("client", "10.0.0.9");
-    let wanted = Wanted::new(&web, 80, PortRule::Standard);
-    let ask = Ask { origin: Origin::Client(&client), wanted: &wanted };
+    let service_port = ServicePort::new(&web, 80, PortRule::Standard);
+    let query = EndpointQuery { origin: QueryOrigin::Client(&client), service_port: &service_port };
     for workloads in [vec![], vec![unhealthy(serving(pod("a", "10.0.0.1"), &web))]] {
         let state = snapshot(&workloads, std::slice::from_ref(&web));
-        assert_eq!(choose(&state, &ask, |_| true, &mut rng()).unwrap_err(), NoPick::Nobody);
+        let set = state.services.endpoints(&service_port.key).cloned().unwrap_or_default();
+        assert_eq!(choose(&set, &query, |_| true, &mut rng()).unwrap_err(), NoEndpoint::NoneQualify);
     }
 }

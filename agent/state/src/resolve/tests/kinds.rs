@@ -16,7 +16,7 @@ fn range(mut service: Service, range: &str) -> Service {
 
 /// Defect 2 of the reference: endpoints that arrive later, or change, left the range without any.
 #[test]
-fn the_longest_range_wins_and_has_its_endpoints_however_they_arrive() {
+fn the_longest_range_wins_in_any_order_of_arrival() {
     let wide = range(service("wide", ""), "10.200.0.0/16");
     let narrow = range(service("narrow", ""), "10.200.7.0/24");
     let exact = service("exact", "10.200.7.7");
@@ -68,7 +68,7 @@ fn a_range_of_ipv6_has_endpoints_of_its_family() {
 }
 
 #[test]
-fn of_services_with_one_address_the_clients_own_wins_then_the_canonical_one() {
+fn the_clients_own_service_wins_an_address_then_the_canonical_one() {
     let in_namespace = |namespace: &str, canonical| {
         let mut web = service("web", "10.96.0.1");
         web.namespace = namespace.into();
@@ -86,13 +86,13 @@ fn of_services_with_one_address_the_clients_own_wins_then_the_canonical_one() {
     let address = |services: &[Service], want: &str| {
         let state = snapshot(&endpoints, services);
         let resolved = outcome(&state, &client(), "10.96.0.1:80");
-        let Route::Hbone(upstream) = resolved.route else { panic!("{:?}", resolved.route) };
-        assert_eq!(upstream.tcp_to, format!("{want}:15008").parse().unwrap());
+        assert!(matches!(route(&resolved), Route::Hbone(_)), "{resolved:?}");
+        assert_eq!(route(&resolved).addr(), format!("{want}:15008").parse().unwrap());
     };
     address(&[first.clone(), canonical.clone(), own.clone()], "10.0.0.3");
     address(&[first.clone(), canonical], "10.0.0.2");
     address(&[first], "10.0.0.1");
-    // One that others may not see is passed over for them, and wins for its own.
+    // A hidden service is skipped for other namespaces, and wins for its own.
     let mut hidden = in_namespace("other", true);
     hidden.visibility = Visibility::Namespace;
     let state = snapshot(&endpoints, &[hidden.clone()]);
@@ -108,7 +108,7 @@ fn of_services_with_one_address_the_clients_own_wins_then_the_canonical_one() {
 }
 
 #[test]
-fn of_several_workloads_on_one_address_the_pod_in_the_mesh_is_meant() {
+fn a_pod_in_the_mesh_wins_an_address() {
     let at_one = |uid: &str, protocol| {
         let mut workload = pod(uid, "10.0.0.1");
         workload.uid = uid.into();
@@ -147,7 +147,7 @@ fn of_several_workloads_on_one_address_the_pod_in_the_mesh_is_meant() {
 }
 
 #[test]
-fn a_workload_on_its_nodes_network_is_no_workload_of_an_address_but_an_endpoint() {
+fn a_host_network_workload_is_an_endpoint_but_not_found_by_address() {
     let web = service("web", "10.96.0.1");
     let mut host = in_plain_tcp(serving(pod("host", "192.168.1.1"), &web));
     host.network_mode = NetworkMode::HostNetwork;
@@ -180,7 +180,7 @@ fn families_of_the_service_restrict_the_address() {
 }
 
 #[test]
-fn a_waypoint_is_never_bypassed_whatever_is_wrong_with_it() {
+fn a_broken_waypoint_is_never_bypassed() {
     let waypoint = waypoint_service();
     let healthy = serving(pod("wp", "10.0.0.7"), &waypoint);
     let mut without_port = waypoint.clone();

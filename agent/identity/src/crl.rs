@@ -1,23 +1,22 @@
-//! Certificate revocation lists: what a file of them says.
+//! Certificate revocation lists (RFC 5280 §5): parsing a file of them. Which lists are in force is [`crate::Trust`]'s
+//! matter.
 
-use rustls_pki_types::CertificateRevocationListDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use webpki::{CertRevocationList, EndEntityCert, OwnedCertRevocationList};
 
-use rustls_pki_types::CertificateDer;
-
-/// Who is revoked.
+/// The revocation lists in force.
 #[derive(Debug)]
 pub enum Revocations {
-    /// Nobody: there are no lists.
+    /// There are no lists: no certificate is revoked.
     None,
-    /// Whoever these lists name.
+    /// Certificates on these lists are revoked.
     Listed(Vec<CertRevocationList<'static>>),
-    /// It is not known, so that nobody new can be trusted. The text says why.
+    /// Lists are configured and could not be loaded: no new peer is accepted. The text is the reason.
     Unknown(String),
 }
 
-/// Why a file is no list.
+/// Why a file could not be parsed as revocation lists.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("revocation list {list}: {reason}")]
 pub struct CrlError {
@@ -28,11 +27,11 @@ pub struct CrlError {
 }
 
 impl Revocations {
-    /// Reads a file: any number of PEM lists (other sections are skipped), or one list in DER. An empty one revokes
-    /// nobody.
+    /// Parses a file: any number of PEM lists (other sections are skipped), or one list in DER. An empty file revokes no
+    /// certificate.
     ///
     /// # Errors
-    /// When one of the lists does not parse: none of the file's then counts.
+    /// When one of the lists does not parse; then none of the file is used.
     pub fn parse(bytes: &[u8]) -> Result<Self, CrlError> {
         if bytes.trim_ascii().is_empty() {
             return Ok(Self::None);
@@ -57,7 +56,7 @@ impl Revocations {
         Ok(if lists.is_empty() { Self::None } else { Self::Listed(lists) })
     }
 
-    /// How many lists there are.
+    /// Number of lists.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -72,8 +71,8 @@ impl Revocations {
         self.len() == 0
     }
 
-    /// Whether two lists have the same issuer's name.
-    pub(crate) fn has_rivals(&self) -> bool {
+    /// Whether two lists have the same issuer name.
+    pub(crate) fn has_duplicate_issuers(&self) -> bool {
         let Self::Listed(lists) = self else { return false };
         let same = |(at, list): (usize, &CertRevocationList<'_>)| {
             lists[..at].iter().any(|other| other.issuer() == list.issuer())
@@ -81,9 +80,9 @@ impl Revocations {
         lists.iter().enumerate().any(same)
     }
 
-    /// Whether a list of the certificate's issuer has its serial number. No signature is looked at: this only finds
-    /// whom to look at.
-    pub(super) fn mentions(&self, certificate: &CertificateDer<'_>) -> bool {
+    /// Whether a list of the certificate's issuer has its serial number. Signatures are not verified: this only selects
+    /// the certificates to verify again.
+    pub(crate) fn mentions(&self, certificate: &CertificateDer<'_>) -> bool {
         let Self::Listed(lists) = self else { return false };
         let Ok(parsed) = EndEntityCert::try_from(certificate) else { return false };
         lists.iter().any(|list| {
@@ -92,6 +91,7 @@ impl Revocations {
     }
 }
 
+/// A file that contains this is PEM, else it is DER.
 const PEM: &[u8] = b"-----BEGIN ";
 
 #[cfg(test)]
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_is_refused_whole() {
+    fn one_unreadable_list_rejects_the_whole_file() {
         let ca = Ca::new("one").unwrap();
         let good = ca.crl(&[]).unwrap();
         let half = &good[..good.len() / 2];
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_mentions_what_its_own_issuer_revoked() {
+    fn a_list_mentions_only_certificates_of_its_own_issuer() {
         let (one, two) = (Ca::new("one").unwrap(), Ca::new("two").unwrap());
         let (a, b) =
             (one.workload("spiffe://td/ns/n/sa/a").unwrap(), one.workload("spiffe://td/ns/n/sa/b").unwrap());
@@ -135,7 +135,7 @@ mod tests {
         let listed = Revocations::parse(one.crl(&[&a.cert]).unwrap().as_bytes()).unwrap();
         assert!(listed.mentions(&der(&a.cert)) && !listed.mentions(&der(&b.cert)));
         let elsewhere = Revocations::parse(two.crl(&[&a.cert]).unwrap().as_bytes()).unwrap();
-        assert!(!elsewhere.mentions(&der(&a.cert)), "another CA's serial numbers are other numbers");
+        assert!(!elsewhere.mentions(&der(&a.cert)), "a serial number is only unique per issuer");
         assert!(!Revocations::None.mentions(&der(&a.cert)));
     }
 }

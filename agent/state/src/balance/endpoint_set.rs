@@ -2,23 +2,24 @@
 //! neither walks nor allocates.
 //!
 //! Members are ordered by workload uid and held in chunks of at most [`CHUNK`]. Every chunk is shared between
-//! snapshots until it changes, with the tables that were made of it. One change copies one chunk and the list of
-//! chunks; see [`crate::balance`] for the choice.
+//! snapshots until it changes, with the tables that were built from it. One change copies one chunk and the list of
+//! chunks. It stores and finds; [`super::choose`] chooses.
 
 use std::sync::Arc;
 
 use isthmus_model::{Workload, WorkloadUid};
 
-use crate::balance::{Ask, ChunkTable, SetTable, Tables};
+use super::query::{EndpointQuery, TableKey};
+use super::table::{ChunkTable, SetTable, Tables};
 
-/// Most members of one chunk.
+/// Most members of a chunk.
 const CHUNK: usize = 64;
 
 /// A persistent set of workloads.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EndpointSet {
     chunks: Vec<Chunk>,
-    /// Shared by copies that are the same set.
+    /// Shared by copies of the same set.
     tables: Arc<Tables<SetTable>>,
 }
 
@@ -34,7 +35,7 @@ struct Members {
 // === impl Members ===
 
 impl Clone for Members {
-    /// A copy is made to be changed, so its tables would be of no use.
+    /// A copy is made in order to change it, so the tables would be stale at once.
     fn clone(&self) -> Self {
         Self { list: self.list.clone(), tables: Tables::default() }
     }
@@ -51,7 +52,7 @@ impl Chunk {
         &self.0.list
     }
 
-    /// Its members, to be changed.
+    /// The members for a change; drops the tables built from them.
     fn edit(&mut self) -> &mut Vec<Arc<Workload>> {
         let members = Arc::make_mut(&mut self.0);
         members.tables.clear();
@@ -82,25 +83,25 @@ impl EndpointSet {
         self.chunk_of(uid).is_some_and(|at| self.chunks[at].find(uid).is_ok())
     }
 
-    /// The chunk that holds the uid, or would.
+    /// The chunk that has the uid, or would have it.
     fn chunk_of(&self, uid: &WorkloadUid) -> Option<usize> {
         let after = self.chunks.partition_point(|chunk| !chunk.starts_after(uid));
         (!self.chunks.is_empty()).then(|| after.saturating_sub(1))
     }
 
     /// Adds a workload, or replaces the one of the same uid.
-    pub(crate) fn put(&mut self, workload: Arc<Workload>) {
-        self.changed();
+    pub(crate) fn insert(&mut self, workload: Arc<Workload>) {
+        self.drop_tables();
         let Some(at) = self.chunk_of(&workload.uid) else {
             self.chunks.push(Chunk::new(vec![workload]));
             return;
         };
         let chunk = &mut self.chunks[at];
-        let place = chunk.find(&workload.uid);
+        let position = chunk.find(&workload.uid);
         let members = chunk.edit();
-        match place {
-            Ok(place) => members[place] = workload,
-            Err(place) => members.insert(place, workload),
+        match position {
+            Ok(position) => members[position] = workload,
+            Err(position) => members.insert(position, workload),
         }
         if members.len() > CHUNK {
             let upper = members.split_off(CHUNK / 2);
@@ -109,12 +110,12 @@ impl EndpointSet {
     }
 
     /// Removes the workload of this uid, if there is one.
-    pub(crate) fn take(&mut self, uid: &WorkloadUid) {
+    pub(crate) fn remove(&mut self, uid: &WorkloadUid) {
         let Some(at) = self.chunk_of(uid) else { return };
-        let Ok(place) = self.chunks[at].find(uid) else { return };
-        self.changed();
+        let Ok(position) = self.chunks[at].find(uid) else { return };
+        self.drop_tables();
         let members = self.chunks[at].edit();
-        members.remove(place);
+        members.remove(position);
         let left = members.len();
         if left == 0 {
             self.chunks.remove(at);
@@ -125,23 +126,23 @@ impl EndpointSet {
         }
     }
 
-    /// Uses the table that answers a question, which is made of the chunks' when nobody asked it of this set before.
-    pub(crate) fn with_table<R>(&self, ask: &Ask<'_>, run: impl FnOnce(&SetTable) -> R) -> R {
-        let make = |view: &Arc<_>| {
+    /// Runs with the table for a query; builds it from the tables of the chunks at the first such query to this set.
+    pub(crate) fn with_table<R>(&self, query: &EndpointQuery<'_>, run: impl FnOnce(&SetTable) -> R) -> R {
+        let make = |key: &Arc<TableKey>| {
             SetTable::new(self.chunks.iter().map(|chunk| {
-                let table = |_: &_| ChunkTable::new(ask, chunk.members());
-                chunk.0.tables.with(|other| *other == **view, || Arc::clone(view), table, Arc::clone)
+                let table = |_: &_| ChunkTable::new(query, chunk.members());
+                chunk.0.tables.with(|other| *other == **key, || Arc::clone(key), table, Arc::clone)
             }))
         };
-        self.tables.with(|view| ask.has(view), || Arc::new(ask.view()), make, |table| run(table))
+        self.tables.with(|key| query.has(key), || Arc::new(query.key()), make, |table| run(table))
     }
 
-    /// The member at a place that a table named.
+    /// The member at a position that a table gave.
     pub(crate) fn at(&self, (chunk, member): (usize, usize)) -> &Arc<Workload> {
         &self.chunks[chunk].members()[member]
     }
 
-    fn changed(&mut self) {
+    fn drop_tables(&mut self) {
         match Arc::get_mut(&mut self.tables) {
             Some(tables) => tables.clear(),
             None => self.tables = Arc::default(),

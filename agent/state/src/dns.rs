@@ -1,7 +1,7 @@
-//! Names of the mesh, as a pod's resolver asks for them: which service a name means to whom, and its addresses.
+//! DNS names of services, as a pod's resolver queries them: which service a name means to this client, and its addresses.
 //!
-//! Only services have names; pods do not. What is not ours to answer is left to the cluster's DNS server. It knows
-//! nothing of packets.
+//! Only services have names; pods do not. Any other name is left to the cluster's DNS server. It knows nothing of
+//! packets.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use std::sync::Arc;
 use isthmus_model::{Namespace, NamespacedHostname, Service, Workload};
 
 use crate::balance;
-use crate::services::Asker;
+use crate::services::NamespaceScope;
 use crate::snapshot::Snapshot;
 
-/// What names are completed with.
+/// The domains that complete short names.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Domains {
     /// The cluster's domain, `cluster.local` unless configured.
@@ -21,7 +21,7 @@ pub struct Domains {
     pub preferred_namespace: Option<Namespace>,
 }
 
-/// The family of the addresses that are asked for.
+/// The address family of a query.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Family {
     /// A records.
@@ -30,23 +30,23 @@ pub enum Family {
     V6,
 }
 
-/// What is known of a name.
+/// The answer to a query.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// These addresses.
-    Addresses(Found),
-    /// The name is ours and has no address of this family: there is nothing to say, and nobody else to ask.
+    /// The name is a service's, and these are its addresses.
+    Addresses(ServiceAddresses),
+    /// The name is a service's and has no address of this family (NODATA). No other server may be asked.
     Empty,
-    /// Somebody else may know it.
+    /// The name is no service's; the cluster's DNS server may know it.
     NotOurs,
 }
 
-/// Addresses of a name.
+/// The addresses of a service by name.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Found {
+pub struct ServiceAddresses {
     /// The addresses; never empty.
     pub addresses: Vec<IpAddr>,
-    /// The name that they belong to, when a search domain had to be taken off the one that was asked for.
+    /// The name without the search domain, when the query had one: the answer needs a CNAME to it.
     pub canonical: Option<String>,
     /// The service.
     pub service: Arc<Service>,
@@ -68,14 +68,14 @@ impl Family {
     }
 }
 
-/// A name to try, and what it was before it was completed when a search domain was taken off first.
+/// A name to try; `stripped` is the query without its search domain, where it had one.
 #[derive(PartialEq, Eq, Debug)]
-struct Candidate {
+struct CandidateName {
     name: String,
     stripped: Option<String>,
 }
 
-/// Looks up a name (without a dot at its end, in any case) as the pod `client` means it.
+/// Looks up a name (without the final dot, in any case) as the pod `client` means it.
 #[must_use]
 pub fn lookup(
     snapshot: &Snapshot,
@@ -84,9 +84,10 @@ pub fn lookup(
     family: Family,
     domains: &Domains,
 ) -> Answer {
-    let asker = Asker { namespace: Some(&client.namespace), preferred: domains.preferred_namespace.as_ref() };
+    let scope =
+        NamespaceScope { client: Some(&client.namespace), preferred: domains.preferred_namespace.as_ref() };
     for candidate in candidates(&name.to_ascii_lowercase(), &client.namespace, &domains.cluster) {
-        let Some((service, wildcard)) = find(snapshot, &candidate.name, asker) else { continue };
+        let Some((service, wildcard)) = find(snapshot, &candidate.name, scope) else { continue };
         let Some(addresses) = addresses(snapshot, client, service, family, &domains.cluster) else {
             return Answer::NotOurs;
         };
@@ -94,20 +95,24 @@ pub fn lookup(
             return Answer::Empty;
         }
         let canonical = candidate.stripped.filter(|_| !wildcard);
-        return Answer::Addresses(Found { addresses, canonical, service: Arc::clone(service) });
+        return Answer::Addresses(ServiceAddresses { addresses, canonical, service: Arc::clone(service) });
     }
     Answer::NotOurs
 }
 
-/// The service of a name, or of a wildcard that covers it, the closest first; and whether it was a wildcard.
-fn find<'s>(snapshot: &'s Snapshot, name: &str, asker: Asker<'_>) -> Option<(&'s Arc<Service>, bool)> {
-    if let Some(service) = asker.best(snapshot.services.named(name).iter()) {
+/// The service of a name or of the closest wildcard that covers it, and whether it was a wildcard.
+fn find<'s>(
+    snapshot: &'s Snapshot,
+    name: &str,
+    scope: NamespaceScope<'_>,
+) -> Option<(&'s Arc<Service>, bool)> {
+    if let Some(service) = scope.best(snapshot.services.by_hostname(name).iter()) {
         return Some((service, false));
     }
     let mut rest = name;
     while let Some((_, parent)) = rest.split_once('.') {
         let wildcard = format!("*.{parent}");
-        if let Some(service) = asker.best(snapshot.services.named(&wildcard).iter()) {
+        if let Some(service) = scope.best(snapshot.services.by_hostname(&wildcard).iter()) {
             return Some((service, true));
         }
         rest = parent;
@@ -115,8 +120,8 @@ fn find<'s>(snapshot: &'s Snapshot, name: &str, asker: Asker<'_>) -> Option<(&'s
     None
 }
 
-/// Addresses of a service as this client may use them. `None`: the service has none, and no endpoints to answer for
-/// it.
+/// The addresses of a service that this client can use. `None` when the service has no virtual address and is not a
+/// headless service of the cluster either.
 fn addresses(
     snapshot: &Snapshot,
     client: &Workload,
@@ -128,7 +133,7 @@ fn addresses(
         family.is(*address) && service.ip_families.is_none_or(|families| families.accepts(*address))
     };
     if !service.vips.is_empty() {
-        // A virtual address of another network leads nowhere in this one.
+        // A virtual address of another network is not routable in the client's.
         let here = service.vips.iter().filter(|vip| vip.network == client.network);
         return Some(here.map(|vip| vip.address).filter(fits).collect());
     }
@@ -137,7 +142,7 @@ fn addresses(
     in_cluster.then(|| headless(snapshot, client, service, fits))
 }
 
-/// One address for each endpoint.
+/// A headless service resolves to one address of each endpoint.
 fn headless(
     snapshot: &Snapshot,
     client: &Workload,
@@ -145,21 +150,21 @@ fn headless(
     fits: impl Fn(&IpAddr) -> bool,
 ) -> Vec<IpAddr> {
     let key: NamespacedHostname = service.key();
-    let among = balance::among(service);
+    let filter = balance::health_filter(service);
     snapshot
         .endpoints(&key)
-        .filter(|endpoint| endpoint.workload.network == client.network && among.admits(endpoint.workload))
+        .filter(|endpoint| endpoint.workload.network == client.network && filter.admits(endpoint.workload))
         .filter_map(|endpoint| endpoint.workload.addresses.iter().copied().find(|address| fits(address)))
         .collect()
 }
 
-/// Everything that a resolver may mean by a name: the name, its Kubernetes completions, and the same for what is left
-/// after a search domain is taken off. Nothing twice.
-fn candidates(name: &str, namespace: &Namespace, cluster: &str) -> Vec<Candidate> {
-    let mut all: Vec<Candidate> = Vec::new();
+/// Every name that a query may mean, in order: the name itself, its Kubernetes completions, and both again for the name
+/// without a search domain. Without duplicates.
+fn candidates(name: &str, namespace: &Namespace, cluster: &str) -> Vec<CandidateName> {
+    let mut all: Vec<CandidateName> = Vec::new();
     let mut add = |name: String, stripped: Option<&str>| {
         if all.iter().all(|candidate| candidate.name != name) {
-            all.push(Candidate { name, stripped: stripped.map(str::to_owned) });
+            all.push(CandidateName { name, stripped: stripped.map(str::to_owned) });
         }
     };
     add(name.to_owned(), None);
@@ -180,7 +185,7 @@ fn candidates(name: &str, namespace: &Namespace, cluster: &str) -> Vec<Candidate
     all
 }
 
-/// The full names that Kubernetes' short forms stand for.
+/// The fully qualified names of a Kubernetes short name.
 fn completions(name: &str, namespace: &Namespace, cluster: &str) -> Vec<String> {
     let ends_in_svc = name.ends_with(".svc");
     match name.split('.').count() {

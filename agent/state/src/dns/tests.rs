@@ -77,7 +77,7 @@ fn completions_depend_on_the_number_of_labels() {
 }
 
 #[test]
-fn the_family_decides_and_nothing_of_it_is_an_answer_too() {
+fn a_name_without_an_address_of_the_family_is_empty() {
     let mut dual = service("dual", "10.96.0.1");
     dual.vips.push(at(NETWORK, "fd96::1"));
     let mut only_v4 = dual.clone();
@@ -177,7 +177,7 @@ fn the_closest_wildcard_answers_and_has_no_canonical_name() {
 }
 
 #[test]
-fn of_several_services_of_one_name_the_rank_decides() {
+fn the_clients_own_then_canonical_then_preferred_service_wins_a_name() {
     let named = |namespace: &str, vip: &str, canonical, visibility| {
         let mut service = external("web.example.com", vip);
         service.namespace = namespace.into();

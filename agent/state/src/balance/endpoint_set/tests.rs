@@ -16,7 +16,7 @@ fn check(set: &EndpointSet, model: &BTreeMap<WorkloadUid, Arc<Workload>>) {
 }
 
 #[test]
-fn it_behaves_as_a_sorted_map_whatever_is_done_to_it() {
+fn behaves_like_a_sorted_map() {
     let mut rng = fastrand::Rng::with_seed(7);
     let (mut set, mut model) = (EndpointSet::default(), BTreeMap::new());
     for step in 0..4000 {
@@ -27,10 +27,10 @@ fn it_behaves_as_a_sorted_map_whatever_is_done_to_it() {
         let before = old.iter().count();
         if grow {
             model.insert(workload.uid.clone(), Arc::clone(&workload));
-            set.put(workload);
+            set.insert(workload);
         } else {
             model.remove(&workload.uid);
-            set.take(&workload.uid);
+            set.remove(&workload.uid);
         }
         assert_eq!(old.iter().count(), before, "an older version never changes");
         if step % 50 == 0 {
@@ -43,7 +43,7 @@ fn it_behaves_as_a_sorted_map_whatever_is_done_to_it() {
     }
     assert!(!set.contains(&"c//Pod/ns/99999".into()));
     for uid in model.keys() {
-        set.take(uid);
+        set.remove(uid);
     }
     assert!(set.is_empty());
 }
@@ -51,9 +51,9 @@ fn it_behaves_as_a_sorted_map_whatever_is_done_to_it() {
 #[test]
 fn a_change_shares_all_other_chunks() {
     let mut set = EndpointSet::default();
-    (0..1000).for_each(|uid| set.put(member(uid, 1)));
+    (0..1000).for_each(|uid| set.insert(member(uid, 1)));
     let mut next = set.clone();
-    next.put(member(500, 9));
+    next.insert(member(500, 9));
     let copied = set.chunks.iter().zip(&next.chunks).filter(|(a, b)| !Arc::ptr_eq(&a.0, &b.0));
     assert_eq!(copied.count(), 1);
 }

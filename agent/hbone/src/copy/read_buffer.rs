@@ -1,5 +1,5 @@
-//! Reading an application's bytes in pieces of the right size: all that is there, in a buffer that grows with the
-//! traffic and is given back while there is none.
+//! Reading an application's bytes: everything the socket has, into a buffer that grows with the traffic and is freed while
+//! there is none.
 
 use std::future::Future;
 use std::io;
@@ -11,46 +11,46 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// The smallest read.
 const MIN: usize = 16 * 1024;
-/// The largest read; larger frames gain little and cost latency.
+/// The largest read; larger DATA frames gain little throughput and cost latency.
 const MAX: usize = 256 * 1024;
-/// Pieces up to this are copied out, so that a few bytes do not keep a whole buffer.
+/// Reads up to this size are copied out, so that a few bytes do not pin a whole buffer.
 const SMALL: usize = 4 * 1024;
 
-/// A reader's buffer.
+/// The read buffer of one connection.
 #[derive(Debug)]
-pub(super) struct Chunk {
+pub(super) struct ReadBuffer {
     buf: BytesMut,
     size: usize,
-    /// An error behind bytes that were handed over first. It must be kept: a socket reports it once, and then the end.
-    failed: Option<io::Error>,
+    /// An error after bytes that were returned first. It must be kept: a socket reports an error once and then EOF.
+    deferred_error: Option<io::Error>,
 }
 
-impl Chunk {
+impl ReadBuffer {
     pub(super) fn new() -> Self {
-        Self { buf: BytesMut::new(), size: MIN, failed: None }
+        Self { buf: BytesMut::new(), size: MIN, deferred_error: None }
     }
 
-    /// Takes everything that can be read now, up to the buffer's size; an empty piece is the end. Nothing is held
-    /// while there is nothing to read.
+    /// Reads everything that is available, up to the buffer's size. Empty bytes are EOF. Holds no memory while there is
+    /// nothing to read.
     pub(super) fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut (impl AsyncRead + Unpin),
     ) -> Poll<io::Result<Bytes>> {
-        if let Some(error) = self.failed.take() {
+        if let Some(error) = self.deferred_error.take() {
             return Poll::Ready(Err(error));
         }
         if self.buf.capacity() < self.size {
             self.buf.reserve(self.size);
         }
         while self.buf.len() < self.size {
-            // The allocation may be larger than what was asked for.
+            // The allocation may be larger than requested.
             let left = self.size - self.buf.len();
             let mut room = (&mut self.buf).limit(left);
             match pin!(from.read_buf(&mut room)).poll(cx) {
                 Poll::Ready(Ok(0)) | Poll::Pending if !self.buf.is_empty() => break,
                 Poll::Ready(Err(error)) if !self.buf.is_empty() => {
-                    self.failed = Some(error);
+                    self.deferred_error = Some(error);
                     break;
                 }
                 Poll::Pending => {
@@ -62,10 +62,11 @@ impl Chunk {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             }
         }
-        Poll::Ready(Ok(self.take()))
+        Poll::Ready(Ok(self.split_read()))
     }
 
-    fn take(&mut self) -> Bytes {
+    /// The bytes that were read; adapts the size of the next read.
+    fn split_read(&mut self) -> Bytes {
         let n = self.buf.len();
         if n >= self.size {
             self.size = (self.size * 2).min(MAX);
@@ -94,33 +95,33 @@ mod tests {
         for byte in 0..100u8 {
             app.write_all(&[byte]).await.unwrap();
         }
-        let mut chunk = Chunk::new();
-        let piece = poll_fn(|cx| chunk.poll_fill(cx, &mut ours)).await.unwrap();
+        let mut buffer = ReadBuffer::new();
+        let piece = poll_fn(|cx| buffer.poll_fill(cx, &mut ours)).await.unwrap();
         assert_eq!(piece, (0..100u8).collect::<Vec<_>>());
     }
 
     #[tokio::test]
-    async fn pieces_grow_with_the_traffic_and_shrink_again() {
+    async fn read_size_grows_and_shrinks_with_the_traffic() {
         let (mut app, mut ours) = tokio::io::duplex(4 << 20);
         app.write_all(&vec![7; 2 << 20]).await.unwrap();
-        let mut chunk = Chunk::new();
+        let mut buffer = ReadBuffer::new();
         let mut sizes = Vec::new();
         for _ in 0..7 {
-            sizes.push(poll_fn(|cx| chunk.poll_fill(cx, &mut ours)).await.unwrap().len() / 1024);
+            sizes.push(poll_fn(|cx| buffer.poll_fill(cx, &mut ours)).await.unwrap().len() / 1024);
         }
         assert_eq!(sizes, [16, 32, 64, 128, 256, 256, 256]);
         let mut rest = 2048 - sizes.iter().sum::<usize>();
         while rest > 0 {
-            rest -= poll_fn(|cx| chunk.poll_fill(cx, &mut ours)).await.unwrap().len() / 1024;
+            rest -= poll_fn(|cx| buffer.poll_fill(cx, &mut ours)).await.unwrap().len() / 1024;
         }
         for _ in 0..5 {
             app.write_all(b"x").await.unwrap();
-            assert_eq!(poll_fn(|cx| chunk.poll_fill(cx, &mut ours)).await.unwrap(), "x");
+            assert_eq!(poll_fn(|cx| buffer.poll_fill(cx, &mut ours)).await.unwrap(), "x");
         }
-        assert_eq!(chunk.size, MIN);
+        assert_eq!(buffer.size, MIN);
     }
 
-    /// Bytes, then an error once, then the end: what a socket does that was reset.
+    /// Bytes, then an error once, then EOF, as a socket that was reset.
     struct Reset(Option<&'static [u8]>, bool);
 
     impl AsyncRead for Reset {
@@ -141,23 +142,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_behind_bytes_is_not_taken_for_the_end() {
-        let (mut chunk, mut from) = (Chunk::new(), Reset(Some(b"last"), true));
-        assert_eq!(poll_fn(|cx| chunk.poll_fill(cx, &mut from)).await.unwrap(), "last");
-        let error = poll_fn(|cx| chunk.poll_fill(cx, &mut from)).await.unwrap_err();
+    async fn error_after_bytes_is_returned_by_the_next_read() {
+        let (mut buffer, mut from) = (ReadBuffer::new(), Reset(Some(b"last"), true));
+        assert_eq!(poll_fn(|cx| buffer.poll_fill(cx, &mut from)).await.unwrap(), "last");
+        let error = poll_fn(|cx| buffer.poll_fill(cx, &mut from)).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 
     #[tokio::test]
-    async fn nothing_is_held_while_idle_and_the_end_is_an_empty_piece() {
+    async fn idle_buffer_is_freed_and_eof_is_empty_bytes() {
         let (mut app, mut ours) = tokio::io::duplex(64);
-        let mut chunk = Chunk::new();
-        let idle = poll_fn(|cx| Poll::Ready(chunk.poll_fill(cx, &mut ours).is_pending())).await;
+        let mut buffer = ReadBuffer::new();
+        let idle = poll_fn(|cx| Poll::Ready(buffer.poll_fill(cx, &mut ours).is_pending())).await;
         assert!(idle);
-        assert_eq!(chunk.buf.capacity(), 0);
+        assert_eq!(buffer.buf.capacity(), 0);
         app.write_all(b"last").await.unwrap();
         drop(app);
-        assert_eq!(poll_fn(|cx| chunk.poll_fill(cx, &mut ours)).await.unwrap(), "last");
-        assert_eq!(poll_fn(|cx| chunk.poll_fill(cx, &mut ours)).await.unwrap(), "");
+        assert_eq!(poll_fn(|cx| buffer.poll_fill(cx, &mut ours)).await.unwrap(), "last");
+        assert_eq!(poll_fn(|cx| buffer.poll_fill(cx, &mut ours)).await.unwrap(), "");
     }
 }
