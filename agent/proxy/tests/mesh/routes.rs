@@ -99,7 +99,7 @@ async fn a_hostname_without_an_address_fails_with_one_log_line() {
         "message=connection failed",
         "src.addr=127.",
         &format!("dst.addr={}:{SERVICE_PORT}", block.ip(10)),
-        "workload east//Pod/sample/db is known by hostname gone.example.com only, which has no address: \
+        "workload east//Pod/sample/db has no address and its hostname gone.example.com does not resolve: \
          the name server answered NXDOMAIN",
     ] {
         assert!(line.contains(part), "{part} is missing: {line}");
