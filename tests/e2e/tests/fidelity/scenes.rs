@@ -294,7 +294,13 @@ async fn reset_before_the_answer(road: &Road) -> Result<Trace> {
             done = &mut connecting, if client.is_none() => client = Some(End::new(done?)),
         }
     }
-    drop((connecting, dialled));
+    drop(dialled);
+    // An agent dials only for a connection that is established, though its future may not have been polled since.
+    // Dropped then, the client would send a FIN instead of the reset.
+    if client.is_none() && !road.client.dials(port)? {
+        client = Some(End::new(connecting.as_mut().await?));
+    }
+    drop(connecting);
     if let Some(mut client) = client {
         client.reset()?;
     }
