@@ -10,14 +10,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, reload};
 
 use self::queue::Queue;
 use crate::metrics::Registry;
+
+/// Target of the access log.
+const ACCESS: &str = "access";
 
 /// Format of the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -104,6 +109,13 @@ pub fn parse(filter: &str) -> Result<Targets, BadFilter> {
             return Err(bad(format!("{level:?} is not one of off, error, warn, info, debug, trace")));
         }
     }
+    // Lines show `proxy::outbound` where the target is `isthmus_proxy::outbound`: a filter may be written either way.
+    let by_shown_scope: Vec<String> = entries
+        .iter()
+        .filter(|entry| entry.contains('='))
+        .flat_map(|entry| [format!("isthmus_{entry}"), format!("isthmus::{entry}")])
+        .collect();
+    entries.extend(by_shown_scope);
     Targets::from_str(&entries.join(",")).map_err(|error| bad(error.to_string()))
 }
 
@@ -148,11 +160,37 @@ impl fmt::Debug for Handle {
 /// The layer that writes lines.
 struct Lines(Format, Queue);
 
-impl<S: Subscriber> Layer<S> for Lines {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+/// The fields of a span, kept with it for the lines inside of it.
+struct SpanFields(Fields);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let Some(span) = context.span(id) else { return };
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        span.extensions_mut().insert(SpanFields(fields));
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        let Some(span) = context.span(id) else { return };
+        if let Some(SpanFields(fields)) = span.extensions_mut().get_mut() {
+            values.record(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
         let meta = event.metadata();
+        // The keys of an access log line and their order are a contract.
+        if meta.target() != ACCESS {
+            let own = fields.rest.len();
+            for span in context.event_scope(event).into_iter().flat_map(Scope::from_root) {
+                if let Some(SpanFields(outer)) = span.extensions().get() {
+                    fields.inherit(outer, own);
+                }
+            }
+        }
         let level = meta.level().as_str().to_ascii_lowercase();
         let line = self.0.line(&timestamp(SystemTime::now()), &level, scope(meta.target()), fields);
         self.1.push(&line);
@@ -176,6 +214,20 @@ impl Fields {
             self.message = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         } else {
             self.rest.push((field.name(), value));
+        }
+    }
+}
+
+impl Fields {
+    /// Adds the fields of a span, outer spans first. The first `own` fields are the line's and stay; a field of an inner
+    /// span replaces one of the same name of an outer span.
+    fn inherit(&mut self, span: &Self, own: usize) {
+        for (key, value) in &span.rest {
+            match self.rest.iter().position(|(known, _)| known == key) {
+                Some(at) if at < own => {}
+                Some(at) => self.rest[at].1 = value.clone(),
+                None => self.rest.push((key, value.clone())),
+            }
         }
     }
 }
@@ -254,6 +306,50 @@ pub fn timestamp(time: SystemTime) -> String {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn a_filter_takes_the_scope_as_lines_show_it() {
+        let debug = &tracing::Level::DEBUG;
+        for filter in
+            ["info,proxy::outbound=debug", "info,proxy::outbound:debug", "isthmus_proxy::outbound=debug"]
+        {
+            let targets = parse(filter).unwrap();
+            assert!(targets.would_enable("isthmus_proxy::outbound::connect", debug), "{filter}");
+            assert!(!targets.would_enable("isthmus_proxy::inbound", debug), "{filter}");
+        }
+        assert!(parse("role=debug").unwrap().would_enable("isthmus::role::agent", debug));
+    }
+
+    /// Lines of a span's inside, as the layer writes them.
+    fn lines_of(format: Format, log: impl FnOnce()) -> Vec<String> {
+        let queue = Queue::default();
+        let subscriber = tracing_subscriber::registry().with(Lines(format, queue.clone()));
+        tracing::subscriber::with_default(subscriber, log);
+        queue.take_all()
+    }
+
+    #[test]
+    fn lines_inherit_the_fields_of_their_spans() {
+        let log = || {
+            let pod =
+                tracing::info_span!("pod", namespace = "sample", name = "web-1", uid = tracing::field::Empty);
+            let _pod = pod.enter();
+            pod.record("uid", 7);
+            let _connection = tracing::info_span!("connection", src = "a", name = "inner").entered();
+            tracing::info!(src = "own", "refused");
+            tracing::info!(target: "access", src = "own", "connection complete");
+        };
+        let text = lines_of(Format::Text, log);
+        assert!(
+            text[0].ends_with("refused\tsrc=\"own\" namespace=\"sample\" name=\"inner\" uid=7\n"),
+            "{text:?}"
+        );
+        assert!(text[1].ends_with("connection complete\tsrc=\"own\"\n"), "{text:?}");
+        let json = lines_of(Format::Json, log);
+        let line: Value = serde_json::from_str(&json[0]).unwrap();
+        assert_eq!((&line["src"], &line["name"], &line["uid"]), (&"own".into(), &"inner".into(), &7.into()));
+        assert_eq!(line["message"], "refused");
+    }
 
     #[test]
     fn both_separators_of_a_scope_are_read() {

@@ -10,6 +10,7 @@ use isthmus_rt::backoff::Backoff;
 use isthmus_rt::drain::Watch;
 use isthmus_rt::fair::Share;
 use isthmus_rt::task::{Spawnable, Tasks};
+use tracing::{Instrument as _, Span};
 
 use super::handshake_slots::HandshakeSlots;
 use super::listener::{Accepted, BoundListener};
@@ -49,7 +50,8 @@ impl Acceptor {
             match next {
                 Ok(accepted) => {
                     backoff.reset();
-                    connections.spawn(self.name, serve(accepted, self.drain.clone()));
+                    let span = connection_span(self.name, &accepted);
+                    connections.spawn(self.name, serve(accepted, self.drain.clone()).instrument(span));
                 }
                 Err(error) if is_of_one_connection(&error) => {
                     let (listener, pod) = (self.name, &self.owner);
@@ -64,7 +66,8 @@ impl Acceptor {
             }
         }
         for accepted in self.bound.into_backlog() {
-            connections.spawn(self.name, serve(accepted, self.drain.clone()));
+            let span = connection_span(self.name, &accepted);
+            connections.spawn(self.name, serve(accepted, self.drain.clone()).instrument(span));
         }
         // Each connection has its own clone of the watch; one that is kept here would block the drain.
         drop((self.drain, serve));
@@ -84,6 +87,11 @@ impl Acceptor {
         }
         Ok(Accepted { slot, ..accepted })
     }
+}
+
+/// Disabled unless the scope logs at debug, and then costs nothing: at info, lines of a connection name it themselves.
+fn connection_span(listener: &'static str, accepted: &Accepted) -> Span {
+    tracing::debug_span!("connection", listener, src = %accepted.source, original_dst = %accepted.original)
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {

@@ -84,6 +84,13 @@ impl Queue {
         self.0.dropped.clone()
     }
 
+    /// The queued lines, taken out.
+    #[cfg(test)]
+    pub(super) fn take_all(&self) -> Vec<String> {
+        let text = std::mem::take(&mut *self.lock()).text;
+        String::from_utf8(text).unwrap().split_inclusive('\n').map(str::to_owned).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Pending> {
         // A panic cannot leave the queue inconsistent.
         self.0.pending.lock().unwrap_or_else(PoisonError::into_inner)
