@@ -30,6 +30,7 @@ mod run_queue;
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::num::NonZero;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
@@ -39,7 +40,7 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::admission::{AdmissionPacing, PacedUntil, SAMPLE_INTERVAL};
+use self::admission::{AdmissionPacing, FloodDetector, SAMPLE_INTERVAL};
 pub use self::run_queue::QUANTUM;
 use self::run_queue::{CpuCredit, RunQueue, Ticket};
 use crate::spawn::spawn;
@@ -59,13 +60,15 @@ struct Scheduler {
     background: Mutex<Option<[AbortOnDropHandle<()>; 2]>>,
     now: fn() -> Instant,
     started: Instant,
+    /// What the process may use of them.
+    cpus: u32,
 }
 
 /// A tenant's share of the CPU time; in the agent one per pod. Whatever runs for the tenant is spawned through
 /// [`Tasks::on`](crate::task::Tasks::on) or wrapped in [`Share::run`], once: nested, it would be charged twice.
 pub struct Share {
     credit: Arc<CpuCredit>,
-    paced_until: PacedUntil,
+    flood: FloodDetector,
     scheduler: Arc<Scheduler>,
 }
 
@@ -111,6 +114,7 @@ impl fmt::Debug for FairScheduler {
 
 impl FairScheduler {
     fn with_clock(now: fn() -> Instant) -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
         Self(Arc::new(Scheduler {
             queue: Mutex::new(RunQueue::new(1)),
             stalled: Arc::default(),
@@ -119,6 +123,7 @@ impl FairScheduler {
             background: Mutex::default(),
             now,
             started: now(),
+            cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
         }))
     }
 
@@ -127,7 +132,7 @@ impl FairScheduler {
     pub fn share(&self) -> Arc<Share> {
         self.0.start_background(&self.0);
         let credit = self.0.lock().add_tenant();
-        Arc::new(Share { credit, paced_until: PacedUntil::default(), scheduler: Arc::clone(&self.0) })
+        Arc::new(Share { credit, flood: FloodDetector::default(), scheduler: Arc::clone(&self.0) })
     }
 }
 
@@ -220,7 +225,8 @@ impl Share {
     /// Waits until the tenant may accept one more connection: a pause while it floods and the machine is behind.
     pub async fn admit(&self) {
         let now = self.scheduler.since_start((self.scheduler.now)());
-        if !self.paced_until.is_after(now) {
+        let charged = || self.scheduler.lock().charged(&self.credit);
+        if !self.flood.record(now, self.scheduler.cpus, charged) {
             return;
         }
         self.scheduler.flooded.notify_one();
@@ -233,7 +239,7 @@ impl Share {
     /// CPU time that was charged to this share so far.
     #[must_use]
     pub fn charged(&self) -> Duration {
-        self.scheduler.lock().charged(&self.credit)
+        self.scheduler.lock().charged(&self.credit).own
     }
 }
 
@@ -250,7 +256,7 @@ impl Gate {
     fn poll<T>(&mut self, cx: &mut Context<'_>, run: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         let now = self.share.scheduler.now;
         let started = now();
-        if !self.acquire(cx.waker(), started) {
+        if !self.acquire(cx.waker()) {
             return Poll::Pending;
         }
         let polled = run(&mut Context::from_waker(self.marking_waker(cx.waker())));
@@ -263,8 +269,8 @@ impl Gate {
     }
 
     /// Whether the future may run now. If not, `waker` is woken when it may.
-    fn acquire(&mut self, waker: &Waker, now: Instant) -> bool {
-        let Share { credit, scheduler, paced_until } = &*self.share;
+    fn acquire(&mut self, waker: &Waker) -> bool {
+        let Share { credit, scheduler, .. } = &*self.share;
         if matches!(self.turn, Turn::None) && credit.try_acquire() {
             return true;
         }
@@ -279,7 +285,6 @@ impl Gate {
         let Err(wait) = queue.acquire(credit, waker) else { return true };
         drop(queue);
         self.turn = Turn::Queued(wait.ticket);
-        paced_until.record_backlog(wait.backlog, scheduler.since_start(now));
         if wait.is_stalled {
             scheduler.stalled.notify_one();
         }

@@ -49,8 +49,6 @@ pub(super) struct Ticket(u64);
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Wait {
     pub(super) ticket: Ticket,
-    /// Waiters of the tenant, with this one.
-    pub(super) backlog: usize,
     /// Only the end of the round lets it run.
     pub(super) is_stalled: bool,
 }
@@ -69,6 +67,13 @@ pub(super) struct Round<W> {
     pub(super) released: Vec<W>,
     /// A tenant waits for the end of this round, which others still use.
     pub(super) is_awaited: bool,
+}
+
+/// CPU time charged so far: to one tenant, and to all others.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Charged {
+    pub(super) own: Duration,
+    pub(super) others: Duration,
 }
 
 /// The tenants, and those of their tasks that wait.
@@ -264,7 +269,7 @@ impl<W: Clone> RunQueue<W> {
         tenant.update_backlog();
         // Told once: the end of the round is awaited from then on.
         let is_stalled = tenant.is_stalled() && tenant.waiting.len() == 1;
-        Err(Wait { ticket, backlog: tenant.waiting.len(), is_stalled })
+        Err(Wait { ticket, is_stalled })
     }
 
     /// Whether a waiter still waits. If so, `waiter` takes its place; if not, it was released and may run.
@@ -328,10 +333,15 @@ impl<W: Clone> RunQueue<W> {
         Round { released, is_awaited: active.iter().filter_map(|id| tenants.get(id)).any(Tenant::is_stalled) }
     }
 
-    /// CPU time that was charged to a tenant so far.
-    pub(super) fn charged(&self, credit: &CpuCredit) -> Duration {
-        let granted = self.tenants.get(&credit.id).map_or(0, |tenant| tenant.granted);
-        Duration::from_nanos(u64::try_from(granted - credit.balance()).unwrap_or(0))
+    /// CPU time that was charged to a tenant, and to the others that exist.
+    pub(super) fn charged(&self, credit: &CpuCredit) -> Charged {
+        let mut charged = Charged::default();
+        for (id, tenant) in &self.tenants {
+            let time =
+                Duration::from_nanos(u64::try_from(tenant.granted - tenant.credit.balance()).unwrap_or(0));
+            *(if *id == credit.id { &mut charged.own } else { &mut charged.others }) += time;
+        }
+        charged
     }
 
     fn next_id(&mut self) -> u64 {

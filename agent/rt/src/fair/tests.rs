@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use super::admission::{FLOOD_BACKLOG, HOLD, MAX_PAUSE};
+use super::admission::{HOLD, MAX_PAUSE};
 use super::*;
 use crate::task::Tasks;
 
@@ -113,12 +113,16 @@ async fn a_flooding_tenant_is_admitted_no_faster_than_the_machine_can_follow() {
     let be_late = || while scheduler.0.admission.record_timer(SAMPLE_INTERVAL * 10) < MAX_PAUSE {};
     be_late();
     assert_eq!(admitted_after(&busy).await, Duration::ZERO, "it does not flood");
-    exhaust(&busy, &calm).await;
-    let tasks = Tasks::new("test").on(Arc::clone(&busy));
-    for _ in 0..FLOOD_BACKLOG {
-        tasks.spawn("work", async {});
+    // A connection each millisecond takes all of it, until the calm one needs a little.
+    for _ in 0..1_000 {
+        busy.run(async { advance(Duration::from_millis(1)) }).await;
+        assert_eq!(admitted_after(&busy).await, Duration::ZERO, "it is alone");
     }
-    tasks.wait().await;
+    for _ in 0..200 {
+        calm.run(async { advance(Duration::from_micros(10)) }).await;
+        busy.run(async { advance(Duration::from_millis(1)) }).await;
+        busy.admit().await;
+    }
     be_late();
     assert_eq!(admitted_after(&busy).await, MAX_PAUSE);
     assert_eq!(admitted_after(&calm).await, Duration::ZERO);

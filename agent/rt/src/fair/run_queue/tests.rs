@@ -219,7 +219,6 @@ fn end_round(queue: &mut RunQueue<u8>) -> Vec<u8> {
 fn waiters_are_released_in_order_while_there_is_credit() {
     let (mut queue, one, other) = spent();
     let waits: Vec<Wait> = (1..=3).map(|waiter| queue.acquire(&one, &waiter).unwrap_err()).collect();
-    assert_eq!(waits.iter().map(|wait| wait.backlog).collect::<Vec<_>>(), [1, 2, 3]);
     assert!(waits[0].is_stalled && !waits[1].is_stalled, "the end of the round is asked for once");
     assert_eq!(end_round(&mut queue), [1]);
     assert!(!queue.is_queued(&one, waits[0].ticket, &1) && queue.is_queued(&one, waits[1].ticket, &2));
@@ -326,5 +325,6 @@ fn what_was_charged_is_known_whatever_was_forgiven() {
         assert_eq!(queue.acquire(&one, &0), Ok(()));
         one.charge(QUANTUM);
     }
-    assert_eq!(queue.charged(&one), QUANTUM * 10);
+    let charged = queue.charged(&one);
+    assert_eq!((charged.own, charged.others), (QUANTUM * 10, Duration::ZERO));
 }
