@@ -4,7 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod node;
-mod signal;
+mod shutdown;
 
 /// Why a role ended other than by a graceful stop.
 #[derive(Debug, thiserror::Error)]

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::answer::{Failure, Transport, addresses, failure};
 use crate::query::{self, HEADER, Message};
+use crate::response::{Failure, Transport, addresses, failure};
 
 /// Valid queries, of which inputs are mutations.
 const QUESTIONS: [&[u8]; 4] = [

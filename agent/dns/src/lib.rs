@@ -1,10 +1,9 @@
 //! The DNS proxy of one pod: A and AAAA queries for names of the mesh are answered from the state, all others are
 //! forwarded unchanged to the server that the application addressed.
 //!
-//! `query` and `answer` are pure; `relay` talks to DNS servers; `server` owns the sockets and ties them
+//! `query` and `response` are pure; `relay` talks to DNS servers; `server` owns the sockets and ties them
 //! together. It must not know of xDS or of how pods come and go.
 
-mod answer;
 #[cfg(test)]
 mod fuzz;
 mod listeners;
@@ -12,6 +11,7 @@ mod metrics;
 mod query;
 mod relay;
 mod resolver;
+mod response;
 mod server;
 
 pub use listeners::{BindError, Listeners};

@@ -13,8 +13,8 @@ use isthmus_state::{Snapshot, State};
 use prometheus_client::encoding::EncodeLabelSet;
 use tokio::time::Instant;
 
-use crate::answer::Transport;
 use crate::query;
+use crate::response::Transport;
 
 /// Buckets of the upstream duration, in seconds.
 #[derive(Debug, Clone, Copy)]

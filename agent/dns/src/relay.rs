@@ -10,7 +10,7 @@ use isthmus_sys::socket::{ConnectError, Sockets};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 
-use crate::answer::Transport;
+use crate::response::Transport;
 
 /// Largest DNS message.
 const MAX_MESSAGE: usize = u16::MAX as usize;

@@ -11,8 +11,8 @@ use simple_dns::rdata::RData;
 use simple_dns::{CLASS, Name, Packet, PacketFlag, Question, RCODE, TYPE};
 use tokio::time::Instant;
 
-use crate::answer::Transport;
 use crate::relay::{Relay, RelayError};
+use crate::response::Transport;
 
 /// Largest number of cached names.
 const MAX_CACHED: usize = 4096;

@@ -19,9 +19,9 @@ use isthmus_sys::socket::{self, Sockets};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::answer::{Failure, Transport, failure};
 use crate::listeners::{BindError, Listeners};
 use crate::metrics::Metrics;
+use crate::response::{Failure, Transport, failure};
 use crate::{query, relay};
 use handler::{Handler, Outcome};
 

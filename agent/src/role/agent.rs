@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::RunError;
 use super::http::{Common, Endpoint};
-use super::signal::{Drained, Signals};
+use super::shutdown::{Drained, Signals};
 use crate::config::agent::AgentConfig;
 use crate::runtime;
 use crate::wiring::config_dump::{self, ConfigDumpSource};

@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use super::RunError;
 use super::agent::{CertPrefetch, MeshState};
 use super::http::{Common, Endpoint};
-use super::signal::{Drained, Signals};
+use super::shutdown::{Drained, Signals};
 use crate::config::gateway::GatewayConfig;
 use crate::runtime;
 use crate::wiring::config_dump::ConfigDumpSource;

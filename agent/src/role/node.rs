@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::RunError;
 use super::http::Common;
-use super::signal::Signals;
+use super::shutdown::Signals;
 use crate::config::node::NodeConfig;
 use crate::runtime;
 use crate::wiring::metrics;

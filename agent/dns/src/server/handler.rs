@@ -15,10 +15,10 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::Config;
-use crate::answer::{self, Failure, Transport, failure};
 use crate::metrics::{Labels, Metrics};
 use crate::query::{self, Addresses, Message};
 use crate::relay::Relay;
+use crate::response::{self, Failure, Transport, failure};
 
 /// How long a query waits for the pod's workload to arrive from the control plane.
 const WORKLOAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -173,7 +173,7 @@ impl Handler {
         fastrand::shuffle(&mut addresses);
         let result = if addresses.is_empty() { "no records" } else { "success" };
         self.log(message, result, addresses.len());
-        match answer::addresses(query, canonical.as_deref(), &addresses, transport) {
+        match response::addresses(query, canonical.as_deref(), &addresses, transport) {
             Ok(answer) => Resolution::Answer(answer),
             // A parsed name can be encoded; only a malformed cluster domain can fail here.
             Err(error) => {
