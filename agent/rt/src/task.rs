@@ -100,8 +100,8 @@ impl Tasks {
     }
 }
 
-/// Computes something for long on a thread that is there for such work, so that no task waits for it. `None` when it
-/// panicked. What was begun is finished even when nobody waits for it any more.
+/// Runs a long computation on a blocking thread, so that it delays no task of the runtime. `None` when it panicked. A
+/// computation that has started finishes even when the caller's future is dropped.
 pub async fn compute<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce() -> T + Send + 'static,

@@ -212,7 +212,7 @@ async fn an_endpoint_without_the_services_identity_gets_no_bytes() {
     let app = west.echo(&helloworld).await;
     let _server = west.server(&helloworld);
     let _gateway = start(&west, hbone_only(&west), &[service_key()]);
-    let other: SpiffeId = "spiffe://cluster.local/ns/sample/sa/somebody-else".parse().unwrap();
+    let other: SpiffeId = "spiffe://cluster.local/ns/sample/sa/another".parse().unwrap();
     east.push(&[], &[east.service(10, &[other])], &[]);
     let client = east.client(&sleep, vip(&east));
     assert!(closed(&mut client.dial().await).await.is_err());

@@ -38,7 +38,7 @@ pub(super) struct CpuCredit {
 const IDLE: u8 = 0;
 /// A task was polled since the last look. It may have yielded, which the runtime tells no waker before the next look.
 const POLLED: u8 = 1;
-/// A task is being polled, on another thread than the one that asks: it does not wait for one.
+/// A task is being polled on another thread than the caller's; it is not a waiter.
 const RUNNING: u8 = u8::MAX;
 
 /// Names a waiter in its tenant's queue.
@@ -53,7 +53,7 @@ pub(super) struct Wait {
     pub(super) is_stalled: bool,
 }
 
-/// Who may run after a poll of a released waiter.
+/// The waiters that may run after the poll of a released one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Next<W> {
     pub(super) released: Vec<W>,

@@ -117,7 +117,7 @@ fn a_waypoint_accepts_connects_for_what_it_serves() {
     ] {
         assert_eq!(line(target(&state, &local, authority)), want, "{authority}");
     }
-    // Somebody else's waypoint is not ours.
+    // A workload that is not the service's waypoint is not addressed by it.
     let stranger = pod("c", "10.0.0.1");
     assert_eq!(target(&state, &stranger, "10.96.0.1:80").unwrap_err().status(), 400);
 }
