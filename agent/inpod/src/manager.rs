@@ -225,7 +225,7 @@ impl Manager {
         self.table.started(entry, started.is_ok(), Instant::now());
         if started.is_ok() {
             self.metrics.started.inc();
-            tracing::info!(%pod, uid = %pod.uid, "pod started");
+            tracing::info!("pod started");
         }
         started.map_err(|error| RequestError::Start { pod, error })
     }
@@ -234,7 +234,7 @@ impl Manager {
         let stopping = async {
             self.runtime.stop(&pod.uid, mode).await;
             self.metrics.stopped.inc();
-            tracing::info!(%pod, uid = %pod.uid, ?mode, "pod stopped");
+            tracing::info!(?mode, "pod stopped");
         };
         stopping.instrument(pod_span(pod)).await;
     }
@@ -264,13 +264,14 @@ impl Manager {
     }
 }
 
-/// The span that every event about one pod carries.
+/// The span that every event about one pod carries. At error level, so that no filter lets a line through and drops its
+/// pod.
 fn pod_span(pod: &PodRef) -> tracing::Span {
-    tracing::info_span!("pod", namespace = %pod.namespace, name = %pod.name, uid = %pod.uid)
+    tracing::error_span!("pod", namespace = %pod.namespace, name = %pod.name, uid = %pod.uid)
 }
 
 fn warn_not_started(pod: &PodRef, error: &StartError) {
-    tracing::warn!(%pod, uid = %pod.uid, %error, retry_in = ?RETRY, "pod could not be started");
+    pod_span(pod).in_scope(|| tracing::warn!(%error, retry_in = ?RETRY, "pod could not be started"));
 }
 
 /// Sleeps until a deadline; for ever when there is none.

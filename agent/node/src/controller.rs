@@ -235,15 +235,13 @@ impl<E: Stream<Item = ObjectEvent> + Unpin> Controller<E> {
                 (Step::ClearAnnotation, Some(pod)) => enroller.clear_annotation(pod).await,
                 (_, None) => return Outcome::Done,
             };
-            // A deleted pod has no name any more.
-            let name = pod.map_or_else(|| uid.to_string(), |pod| pod.to_string());
             match result {
                 Ok(()) => {
-                    tracing::info!(pod = %name, ?step, "pod reconciled");
+                    tracing::info!(?step, "pod reconciled");
                     Outcome::Done
                 }
                 Err(error) => {
-                    tracing::warn!(pod = %name, ?step, %error, "pod not reconciled, will be retried");
+                    tracing::warn!(?step, %error, "pod not reconciled, will be retried");
                     Outcome::Requeue
                 }
             }
@@ -260,7 +258,7 @@ impl<E: Stream<Item = ObjectEvent> + Unpin> Controller<E> {
                 return Outcome::Done;
             };
             if reply.is_closed() {
-                tracing::info!(%pod, "CNI plugin has given up, pod not enrolled");
+                tracing::info!("CNI plugin has given up, pod not enrolled");
                 return Outcome::Done;
             }
             let ips: Vec<IpAddr> = event.ips.iter().map(|ip| ip.address.ip).collect();
@@ -268,7 +266,7 @@ impl<E: Stream<Item = ObjectEvent> + Unpin> Controller<E> {
             let result = result.map_err(|error| AddError::Enrol { pod: pod.pod.clone(), error });
             let enrolled = result.is_ok();
             if reply.send(result).is_err() && enrolled {
-                tracing::warn!(%pod, "CNI plugin has given up, rolling the enrolment back");
+                tracing::warn!("CNI plugin has given up, rolling the enrolment back");
                 enroller.undo_add(&pod).await;
             }
             Outcome::Done
@@ -281,11 +279,12 @@ impl<E: Stream<Item = ObjectEvent> + Unpin> Controller<E> {
     }
 }
 
-/// The span that every event about one pod carries; a deleted pod is known by its UID only.
+/// The span that every event about one pod carries; a deleted pod is known by its UID only. At error level, so that no
+/// filter lets a line through and drops its pod.
 fn pod_span(uid: &PodUid, pod: Option<&PodRef>) -> tracing::Span {
     match pod {
-        Some(PodRef { uid, namespace, name, .. }) => tracing::info_span!("pod", %namespace, %name, %uid),
-        None => tracing::info_span!("pod", %uid),
+        Some(PodRef { uid, namespace, name, .. }) => tracing::error_span!("pod", %namespace, %name, %uid),
+        None => tracing::error_span!("pod", %uid),
     }
 }
 

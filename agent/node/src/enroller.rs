@@ -125,7 +125,7 @@ impl Enroller {
             && let Err(error) =
                 self.annotate(pod, Some(Redirection::Pending), Instant::now() + STEP_TIMEOUT).await
         {
-            tracing::warn!(%pod, %error, "pod not annotated as pending");
+            tracing::warn!(%error, "pod not annotated as pending");
         }
         result
     }
@@ -206,7 +206,7 @@ impl Enroller {
         self.add_probes(&pod.pod.uid, ips).await?;
         self.annotate(pod, Some(Redirection::Enabled), deadline).await?;
         self.record(pod, EnrolmentState::Enrolled, Some(netns.clone()), ips);
-        tracing::info!(%pod, netns = %netns.id(), "pod enrolled in the mesh");
+        tracing::info!(netns = %netns.id(), "pod enrolled in the mesh");
         Ok(())
     }
 
@@ -214,7 +214,7 @@ impl Enroller {
     /// written: for a pod that is being created that would be a pointless request.
     async fn roll_back(&self, pod: &Pod, netns: &Netns, ips: &[IpAddr], annotated: bool) {
         let report = |step: &str, error: &dyn std::fmt::Display| {
-            tracing::warn!(%pod, step, %error, "failed enrolment not rolled back completely");
+            tracing::warn!(step, %error, "failed enrolment not rolled back completely");
         };
         if let Err(error) = self.remove_probes(&pod.pod.uid, ips.to_vec()).await {
             report("probe sets", &error);

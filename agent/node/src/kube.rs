@@ -149,7 +149,7 @@ impl RedirectionAnnotation for AnnotationClient {
             match api.patch_status(pod.pod.name.as_str(), &PatchParams::default(), &Patch::Merge(patch)).await
             {
                 Ok(patched) => {
-                    tracing::debug!(%pod, resource_version = ?patched.resource_version(), "pod annotated");
+                    tracing::debug!(resource_version = ?patched.resource_version(), "pod annotated");
                     Ok(())
                 }
                 // Not found, or a conflict with a later pod of the name: the pod is gone.

@@ -110,7 +110,7 @@ impl AgentRegistry {
             match send(connection, Request::Del { uid: uid.clone(), ack: Some(ack) }) {
                 Ok(()) => acks.push(receiver),
                 Err(error) => {
-                    tracing::warn!(%uid, %error, "removal of a pod not sent to an agent; its next snapshot omits the pod")
+                    tracing::warn!(%error, "removal of a pod not sent to an agent; its next snapshot omits the pod")
                 }
             }
         }
@@ -169,7 +169,7 @@ impl DataPlane for AgentRegistry {
                     Ok(Err(_)) => closed(),
                     Err(_) => AgentError::TimedOut,
                 };
-                tracing::warn!(%uid, %error, "removal of a pod not acknowledged by an agent");
+                tracing::warn!(%error, "removal of a pod not acknowledged by an agent");
             }
         })
     }

@@ -176,7 +176,7 @@ fn a_running_pod_that_cannot_be_enrolled_is_closed_and_retried() -> Result<()> {
         ensure!(call(&pod.host.sockets(), outsider).await.is_ok(), "control");
         let node = lab.node().await?;
         let closed = async |why: &str| {
-            node.line(&["will be retried", "sample/a", why]).await?;
+            node.line(&["will be retried", why, "namespace=sample name=a "]).await?;
             lab.api.redirected("sample/a", Some("pending")).await?;
             ensure!(!pod.captured()?.is_empty(), "{why}: the rules must stay");
             ensure!(call(&pod.host.sockets(), outsider).await.is_err(), "{why}: the pod leaks");
