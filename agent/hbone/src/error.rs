@@ -9,17 +9,17 @@ use std::time::Duration;
 use crate::reason::Reason;
 use crate::status::ConnectStatus;
 
-/// Why a TLS session was not established.
+/// Why a TLS session was not established. The texts do not name the handshake: a caller that logs one does.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The deadline passed.
-    #[error("tls handshake not finished within {0:?}")]
+    #[error("not finished within {0:?}")]
     Timeout(Duration),
     /// A certificate or parameter of the peer was refused, or the peer refused ours.
-    #[error("tls handshake error: {0}")]
+    #[error("{0}")]
     Tls(#[source] rustls::Error),
     /// The connection failed during the handshake.
-    #[error("tls handshake error: {0}")]
+    #[error("{0}")]
     Io(#[source] io::Error),
 }
 
