@@ -82,7 +82,7 @@ impl CaClient {
         });
         request.set_timeout(self.deadline);
         let credentials = self.dialer.server().authorize(request.metadata_mut()).await;
-        credentials.map_err(|error| SignError::Request(error.to_string()))?;
+        credentials.map_err(|error| SignError::Credentials { reason: error.to_string() })?;
         let response = self.client().await.create_certificate(request).await;
         let IstioCertificateResponse { cert_chain } =
             response.map_err(|status| self.sign_error(&status))?.into_inner();

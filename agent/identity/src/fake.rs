@@ -75,9 +75,8 @@ impl Signer for FakeSigner {
         csr_pem: String,
         ttl: Duration,
     ) -> BoxFuture<'_, Result<Vec<String>, SignError>> {
-        let chain = self
-            .issue(id, &csr_pem, ttl)
-            .map_err(|error| SignError::Request(format!("public test root: {error}")));
+        let failed = |error: rcgen::Error| SignError::LocalSigner { reason: error.to_string() };
+        let chain = self.issue(id, &csr_pem, ttl).map_err(failed);
         Box::pin(std::future::ready(chain))
     }
 }

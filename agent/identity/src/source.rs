@@ -57,9 +57,21 @@ pub enum SignError {
     /// The signing task ended without a result: it panicked, or was aborted.
     #[error("the signing request ended without an answer")]
     Aborted,
-    /// The request could not be sent, for a reason of ours: credentials, settings.
-    #[error("{0}")]
-    Request(String),
+    /// No CA is configured: set `CA_ADDRESS`.
+    #[error("there is no CA: CA_ADDRESS is empty")]
+    NoCa,
+    /// The request could not be sent without valid credentials: the token file, or a header. The file may appear later.
+    #[error("no credentials for the CA: {reason}")]
+    Credentials {
+        /// What is wrong with which file or header.
+        reason: String,
+    },
+    /// The local signer of `FAKE_CA` refused the request.
+    #[error("local signer: {reason}")]
+    LocalSigner {
+        /// The error of the X.509 library.
+        reason: String,
+    },
     /// The CA could not be reached, or the channel to it broke.
     #[error("CA at {address} cannot be reached: {reason}")]
     Unreachable {

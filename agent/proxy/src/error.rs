@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use isthmus_hbone::copy::CopyError;
 use isthmus_hbone::pool::{ConnectFailure, PoolError, Stage};
-use isthmus_hbone::{OpenError, TlsError, TunnelError};
+use isthmus_hbone::{BadHead, OpenError, TlsError, TunnelError};
 use isthmus_identity::FetchError;
 use isthmus_model::{Hostname, NetworkId, PolicyKey, SpiffeId, WorkloadUid};
 use isthmus_state::route::DenyReason;
@@ -53,9 +53,12 @@ pub enum Error {
     /// The authority of a CONNECT is not an address or service port of this pod.
     #[error("{0}")]
     Inbound(#[from] InboundError),
-    /// A malformed CONNECT.
+    /// A malformed CONNECT: the peer's mistake.
     #[error("{0}")]
-    BadRequest(String),
+    BadHead(#[from] BadHead),
+    /// A CONNECT to an address reached the gateway: the peer took it for an agent.
+    #[error("the gateway forwards to services by name, not to {0}")]
+    NotByName(SocketAddr),
     /// The TCP connect failed.
     #[error("connection failed: {0}")]
     Connect(#[source] ConnectError),
@@ -174,7 +177,8 @@ impl Error {
             | Self::NotOurAddress { .. }
             | Self::Unroutable(_)
             | Self::Lookup { .. }
-            | Self::BadRequest(_)
+            | Self::BadHead(_)
+            | Self::NotByName(_)
             | Self::Connect(_)
             | Self::Open(_)
             | Self::NoAnswer(_)

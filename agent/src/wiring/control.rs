@@ -97,6 +97,6 @@ struct NoCa;
 
 impl Signer for NoCa {
     fn sign(&self, _: &SpiffeId, _: String, _: Duration) -> BoxFuture<'_, Result<Vec<String>, SignError>> {
-        Box::pin(async { Err(SignError::Request("there is no CA: CA_ADDRESS is empty".to_owned())) })
+        Box::pin(async { Err(SignError::NoCa) })
     }
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use isthmus_dns::Resolver;
+use isthmus_dns::{LookupError, Resolver};
 use isthmus_model::Hostname;
 use isthmus_proxy::{HostLookupError, HostResolver};
 use isthmus_rt::BoxFuture;
@@ -29,7 +29,17 @@ impl HostResolver for SystemResolver {
     fn lookup<'a>(&'a self, hostname: &'a Hostname) -> BoxFuture<'a, Result<Vec<IpAddr>, HostLookupError>> {
         Box::pin(async move {
             let found = self.0.lookup(hostname.as_str()).await;
-            found.map(|addresses| addresses.to_vec()).map_err(|error| HostLookupError(error.to_string()))
+            found.map(|addresses| addresses.to_vec()).map_err(host_lookup_error)
         })
+    }
+}
+
+fn host_lookup_error(error: LookupError) -> HostLookupError {
+    match error {
+        LookupError::BadName(_) => HostLookupError::BadName,
+        LookupError::NoAddress => HostLookupError::NoAddress,
+        LookupError::Refused(rcode) => HostLookupError::Refused { rcode: format!("{rcode:?}") },
+        LookupError::NoAnswer(reason) => HostLookupError::NoAnswer { reason },
+        LookupError::BadAnswer(_) => HostLookupError::NoAnswer { reason: error.to_string() },
     }
 }

@@ -64,12 +64,15 @@ pub enum InboundError {
 // === impl InboundError ===
 
 impl InboundError {
-    /// The HTTP status that the peer is answered with.
+    /// Whether the peer sent the CONNECT to the wrong pod. Otherwise this pod is meant and has no such target (yet), so
+    /// that another endpoint may have it.
     #[must_use]
-    pub fn status(&self) -> u16 {
+    pub fn is_peers_fault(&self) -> bool {
         match self {
-            Self::NotForUs { .. } => 400,
-            Self::UnknownHostname(_) | Self::UnknownPort { .. } | Self::Recursive | Self::NoAddress(_) => 503,
+            Self::NotForUs { .. } => true,
+            Self::UnknownHostname(_) | Self::UnknownPort { .. } | Self::Recursive | Self::NoAddress(_) => {
+                false
+            }
         }
     }
 }

@@ -127,7 +127,7 @@ async fn a_missing_token_and_a_foreign_ca_are_named() {
     missing.server.token = TokenSource::File("/nowhere/istio-token".into());
     let error = sign(&CaClient::new(missing).unwrap()).await.unwrap_err();
     assert!(
-        matches!(error, SignError::Request(_)) && error.to_string().contains("/nowhere/istio-token"),
+        matches!(error, SignError::Credentials { .. }) && error.to_string().contains("/nowhere/istio-token"),
         "{error}"
     );
     let mut foreign = config(&istiod);

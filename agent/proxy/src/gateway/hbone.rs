@@ -49,7 +49,7 @@ pub(super) async fn accept(
             let outer = Arc::new(Outer { ctx: Arc::clone(&ctx), globals, peer, source, local });
             server::drive(&ctx, source, session, drain, |request| {
                 let (head, responder) = request.into_parts();
-                let head = head.map_err(|bad| (bad.status(), Error::BadRequest(bad.to_string())));
+                let head = head.map_err(|bad| (bad.status(), bad.into()));
                 Arc::clone(&outer).serve(head, responder)
             })
             .await;
@@ -120,9 +120,9 @@ impl Outer {
     }
 
     fn choose(&self, head: &Head, retry: &RetryState) -> Result<GatewayTarget, Refused> {
-        let Authority::Host { hostname, port } = &head.authority else {
-            let text = format!("the gateway forwards to services by name, not to {}", head.authority);
-            return Err((ConnectStatus::BAD_REQUEST, Error::BadRequest(text)));
+        let (hostname, port) = match &head.authority {
+            Authority::Host { hostname, port } => (hostname, port),
+            Authority::Ip(address) => return Err((ConnectStatus::BAD_REQUEST, Error::NotByName(*address))),
         };
         // A copy, so that the pod's lock is not held while tables are built.
         let ejected = self.ctx.retry_state().ejected();

@@ -10,7 +10,7 @@ use isthmus_hbone::{BadHead, ConnectStatus, Head};
 use isthmus_identity::PeerIdentity;
 use isthmus_model::workload::TunnelKind;
 use isthmus_model::{NetworkAddress, NetworkId, Workload};
-use isthmus_state::{Snapshot, inbound_target, service_label};
+use isthmus_state::{InboundError, Snapshot, inbound_target, service_label};
 
 use crate::context::PodContext;
 use crate::error::Error;
@@ -68,13 +68,12 @@ pub(super) async fn validate(
     tunnel: &InboundTunnel,
     head: Result<Head, BadHead>,
 ) -> Result<(ValidConnect, Opening), Rejected> {
-    let head =
-        head.map_err(|bad| Rejected { status: bad.status(), error: Error::BadRequest(bad.to_string()) })?;
+    let head = head.map_err(|bad| Rejected { status: bad.status(), error: bad.into() })?;
     let unavailable = |error| Rejected { status: ConnectStatus::SERVICE_UNAVAILABLE, error };
     let workload = ctx.workload().await.map_err(unavailable)?;
     let (snapshot, proxy) = (ctx.snapshot(), ctx.proxy());
     let found = inbound_target(&snapshot, &workload, tunnel.local, &head.authority, &proxy.network);
-    let target = found.map_err(|bad| Rejected { status: bad.status().into(), error: Error::Inbound(bad) })?;
+    let target = found.map_err(|bad| Rejected { status: status(&bad), error: bad.into() })?;
     if !ctx.may_reach(target.addr.port()) {
         return Err(unavailable(Error::Recursive(target.addr)));
     }
@@ -95,6 +94,11 @@ pub(super) async fn validate(
         mutual_tls: true,
     };
     Ok((ValidConnect { workload, destination: target.addr, host, proxy_header }, opening))
+}
+
+/// The status of a CONNECT without a target in this pod. A peer may try another endpoint after 503, not after 400.
+fn status(error: &InboundError) -> ConnectStatus {
+    if error.is_peers_fault() { ConnectStatus::BAD_REQUEST } else { ConnectStatus::SERVICE_UNAVAILABLE }
 }
 
 /// The client as telemetry names it: the workload with its address, or, for a client of another network, what its

@@ -137,7 +137,7 @@ impl OutboundUpstreams<'_> {
         let addresses = proxy.host_resolver.lookup(hostname).await.map_err(error)?;
         let like = self.flow.original.ip();
         let address = host_resolver::pick_address(&addresses, like, &mut fastrand::Rng::new())
-            .ok_or_else(|| error(HostLookupError("the resolver found no address".to_owned())))?;
+            .ok_or_else(|| error(HostLookupError::NoAddress))?;
         Ok(pending.resolve(address))
     }
 }

@@ -25,7 +25,10 @@ impl Signer for LocalSigner {
         _: Duration,
     ) -> BoxFuture<'_, Result<Vec<String>, SignError>> {
         let spec = Spec { uris: vec![id.to_string()], ..Spec::default() };
-        let leaf = self.0.sign(&csr_pem, &spec).map_err(|error| SignError::Request(error.to_string()));
+        let leaf = self
+            .0
+            .sign(&csr_pem, &spec)
+            .map_err(|error| SignError::LocalSigner { reason: error.to_string() });
         Box::pin(async move { Ok(vec![leaf?, self.0.root_pem()]) })
     }
 }

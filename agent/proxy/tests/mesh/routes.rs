@@ -31,7 +31,7 @@ impl HostResolver for FakeResolver {
         Box::pin(async move {
             match hostname.as_str() {
                 "db.example.com" => Ok(self.addresses.clone()),
-                _ => Err(HostLookupError("the name server answered NXDOMAIN".into())),
+                _ => Err(HostLookupError::Refused { rcode: "NXDOMAIN".to_owned() }),
             }
         })
     }
@@ -100,7 +100,7 @@ async fn a_hostname_without_an_address_fails_with_one_log_line() {
         "src.addr=127.",
         &format!("dst.addr={}:{SERVICE_PORT}", block.ip(10)),
         "workload east//Pod/sample/db has no address and its hostname gone.example.com does not resolve: \
-         the name server answered NXDOMAIN",
+         the DNS server answered NXDOMAIN",
     ] {
         assert!(line.contains(part), "{part} is missing: {line}");
     }

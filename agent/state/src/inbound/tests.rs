@@ -14,7 +14,7 @@ fn line(result: Result<InboundTarget, InboundError>) -> String {
             let tunnel = target.tunnel.map(|tunnel| format!(" telling {}", tunnel.destination));
             format!("{}{service}{}", target.addr, tunnel.unwrap_or_default())
         }
-        Err(error) => format!("{} {error}", error.status()),
+        Err(error) => format!("{}: {error}", if error.is_peers_fault() { "peer" } else { "here" }),
     }
 }
 
@@ -30,11 +30,11 @@ fn an_address_must_be_our_own() {
     for (authority, want) in [
         ("10.0.0.1:80", "10.0.0.1:80"),
         ("[::ffff:10.0.0.1]:80", "10.0.0.1:80"),
-        ("10.0.0.2:80", "400 ip mismatch: 10.0.0.1 != 10.0.0.2"),
-        ("127.0.0.1:80", "400 ip mismatch: 10.0.0.1 != 127.0.0.1"),
-        ("10.0.0.1:15008", "503 attempted recursive call to ourselves"),
-        ("10.0.0.1:15001", "503 attempted recursive call to ourselves"),
-        ("10.0.0.1:15006", "503 attempted recursive call to ourselves"),
+        ("10.0.0.2:80", "peer: ip mismatch: 10.0.0.1 != 10.0.0.2"),
+        ("127.0.0.1:80", "peer: ip mismatch: 10.0.0.1 != 127.0.0.1"),
+        ("10.0.0.1:15008", "here: attempted recursive call to ourselves"),
+        ("10.0.0.1:15001", "here: attempted recursive call to ourselves"),
+        ("10.0.0.1:15006", "here: attempted recursive call to ourselves"),
         ("10.0.0.1:15021", "10.0.0.1:15021"),
     ] {
         assert_eq!(line(target(&state, &local, authority)), want, "{authority}");
@@ -52,16 +52,16 @@ fn a_hostname_needs_a_service_with_a_known_port() {
     for (authority, want) in [
         (format!("{host}:80"), format!("10.0.0.1:8080 for ns/{host}")),
         (format!("{host}:81"), format!("10.0.0.1:9090 for ns/{host}")),
-        (format!("{host}:82"), "503 attempted recursive call to ourselves".to_owned()),
-        (format!("{host}:83"), format!("503 requested service {host}:83 found, but cannot resolve port")),
-        ("other:80".to_owned(), "503 no service or workload for hostname: other".to_owned()),
+        (format!("{host}:82"), "here: attempted recursive call to ourselves".to_owned()),
+        (format!("{host}:83"), format!("here: requested service {host}:83 found, but cannot resolve port")),
+        ("other:80".to_owned(), "here: no service or workload for hostname: other".to_owned()),
     ] {
         assert_eq!(line(target(&state, &local, &authority)), want, "{authority}");
     }
     // A named port without a known number.
     let stranger = pod("b", "10.0.0.1");
     let got = line(target(&state, &stranger, &format!("{host}:81")));
-    assert_eq!(got, format!("503 requested service {host}:81 found, but cannot resolve port"));
+    assert_eq!(got, format!("here: requested service {host}:81 found, but cannot resolve port"));
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn a_service_that_this_pod_serves_wins_a_hostname() {
     assert_eq!(line(target(&state, &stranger, "web.example.com:80")), "10.0.0.1:1 for x/web.example.com");
     let only_hidden = snapshot(&[], &[hidden]);
     let got = line(target(&only_hidden, &stranger, "web.example.com:80"));
-    assert_eq!(got, "503 no service or workload for hostname: web.example.com");
+    assert_eq!(got, "here: no service or workload for hostname: web.example.com");
 }
 
 #[test]
@@ -112,14 +112,14 @@ fn a_waypoint_accepts_connects_for_what_it_serves() {
         ("10.96.0.2:80", "10.0.0.1:80"),
         ("10.96.0.4:80", "10.0.0.1:80"),
         ("10.0.0.2:80", "10.0.0.1:80"),
-        ("10.96.0.3:80", "400 ip mismatch: 10.0.0.1 != 10.96.0.3"),
-        ("10.0.0.3:80", "400 ip mismatch: 10.0.0.1 != 10.0.0.3"),
+        ("10.96.0.3:80", "peer: ip mismatch: 10.0.0.1 != 10.96.0.3"),
+        ("10.0.0.3:80", "peer: ip mismatch: 10.0.0.1 != 10.0.0.3"),
     ] {
         assert_eq!(line(target(&state, &local, authority)), want, "{authority}");
     }
     // A workload that is not the service's waypoint is not addressed by it.
     let stranger = pod("c", "10.0.0.1");
-    assert_eq!(target(&state, &stranger, "10.96.0.1:80").unwrap_err().status(), 400);
+    assert!(target(&state, &stranger, "10.96.0.1:80").unwrap_err().is_peers_fault());
 }
 
 #[test]
@@ -138,9 +138,9 @@ fn an_application_tunnel_accepts_and_announces_any_destination() {
         (
             &with_port,
             "headless.ns.svc.cluster.local:80".to_owned(),
-            "503 requested service headless.ns.svc.cluster.local found, but has no IP addresses".to_owned(),
+            "here: requested service headless.ns.svc.cluster.local found, but has no IP addresses".to_owned(),
         ),
-        (&with_port, "10.9.9.9:15008".to_owned(), "503 attempted recursive call to ourselves".to_owned()),
+        (&with_port, "10.9.9.9:15008".to_owned(), "here: attempted recursive call to ourselves".to_owned()),
     ] {
         assert_eq!(line(target(&state, local, &authority)), want, "{authority}");
     }
