@@ -32,7 +32,7 @@ bench name *args:
 # every fuzz harness for some minutes: `just fuzz 240`; after a change to a parser
 fuzz seconds="240":
     BOLERO_RANDOM_TEST_TIME_MS={{ seconds }}000 BOLERO_RANDOM_ITERATIONS=1000000000 cargo test -p isthmus-fuzz
-    BOLERO_RANDOM_TEST_TIME_MS={{ seconds }}000 BOLERO_RANDOM_ITERATIONS=1000000000 cargo test -p isthmus-dns -p isthmus-cni fuzz
+    BOLERO_RANDOM_TEST_TIME_MS={{ seconds }}000 BOLERO_RANDOM_ITERATIONS=1000000000 cargo test -p isthmus-dns -p isthmus-cni -p isthmus-record fuzz
 
 # licences, bans, sources and advisories of the dependencies
 deny *checks:
