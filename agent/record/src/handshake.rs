@@ -10,6 +10,8 @@ mod config;
 mod drive;
 mod error;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -85,7 +87,7 @@ impl Handshaker {
 
     /// Consumes what it can of `input` and appends to `output` what must be sent. Bytes behind the handshake stay at the
     /// front of `input`: they are for the [`Opener`](crate::Opener). A caller that is told [`Progress::NeedInput`] appends
-    /// to the same `input`.
+    /// to the same `input`, which then holds at most one unfinished handshake message and one unfinished record.
     ///
     /// # Errors
     ///

@@ -131,7 +131,8 @@ impl Sealer {
         let [high, low] = u16::try_from(len - HEADER_LEN).map_err(|_| Error::BufferSize)?.to_be_bytes();
         record[..HEADER_LEN].copy_from_slice(&[content::APPLICATION_DATA, major, minor, high, low]);
         record[len - TAG_LEN - 1] = kind;
-        self.key.seal(record)
+        // After a failure the payload may be half encrypted: nothing may be sealed with the same nonce again.
+        self.key.seal(record).inspect_err(|_| self.closed = true)
     }
 }
 

@@ -6,5 +6,5 @@ mod limits;
 mod messages;
 mod peers;
 mod records;
-mod support;
+pub(crate) mod support;
 mod vectors;

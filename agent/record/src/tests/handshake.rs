@@ -2,6 +2,9 @@
 
 use std::io::Write as _;
 
+use rustls::HandshakeKind;
+use rustls::crypto::aws_lc_rs;
+
 use super::support::{Configs, Link, feed};
 use crate::handshake::{HandshakeError, Handshaker, Progress};
 use crate::{Opened, Opener, Role, Suite};
@@ -78,6 +81,23 @@ fn flights_may_be_split_at_each_byte() {
         }
         // Signatures are slow: every byte of headers and of the last records, some in between.
         split += if split > 20 && flight.len() - split > 200 { 13 } else { 1 };
+    }
+}
+
+#[test]
+fn a_retry_of_the_hello_and_messages_over_many_records_pass() {
+    let mut retry = Configs::with_server_groups(Suite::Aes256GcmSha384, &[aws_lc_rs::kx_group::SECP384R1]);
+    for fragment in [None, Some(32), Some(100), Some(1000)] {
+        retry.client.max_fragment_size = fragment;
+        retry.server.max_fragment_size = fragment;
+        for role in [Role::Client, Role::Server] {
+            let mut link = Link::new(&retry, role);
+            assert_eq!(link.send(b"data"), b"data");
+            link.answer(b"more");
+            assert_eq!(link.receive().0, b"more");
+        }
+        let (client, _) = both(&retry, 7);
+        assert_eq!(client.state().handshake_kind(), Some(HandshakeKind::FullWithHelloRetryRequest));
     }
 }
 

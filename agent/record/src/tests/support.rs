@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
@@ -18,26 +18,26 @@ use crate::{
     Suite, TAG_LEN, TrafficSecret,
 };
 
-pub(super) const NAME: &str = "peer.test";
+pub(crate) const NAME: &str = "peer.test";
 
 /// A secret of `suite` that is the same at each call.
-pub(super) fn secret(suite: Suite) -> TrafficSecret {
+pub(crate) fn secret(suite: Suite) -> TrafficSecret {
     TrafficSecret::new(suite, &[7; 48][..suite.secret_len()]).unwrap()
 }
 
-pub(super) fn sealer(suite: Suite) -> Sealer {
+pub(crate) fn sealer(suite: Suite) -> Sealer {
     sealer_at(suite, 0)
 }
 
-pub(super) fn sealer_at(suite: Suite, sequence: u64) -> Sealer {
+pub(crate) fn sealer_at(suite: Suite, sequence: u64) -> Sealer {
     Sealer::from_parts(SealerParts { secret: secret(suite), sequence, closed: false }).unwrap()
 }
 
-pub(super) fn opener(suite: Suite, role: Role) -> Opener {
+pub(crate) fn opener(suite: Suite, role: Role) -> Opener {
     opener_at(suite, role, 0)
 }
 
-pub(super) fn opener_at(suite: Suite, role: Role, sequence: u64) -> Opener {
+pub(crate) fn opener_at(suite: Suite, role: Role, sequence: u64) -> Opener {
     let parts = OpenerParts {
         secret: secret(suite),
         sequence,
@@ -50,7 +50,7 @@ pub(super) fn opener_at(suite: Suite, role: Role, sequence: u64) -> Opener {
 }
 
 /// What is taken apart, and put together twice.
-pub(super) trait Copies: Sized {
+pub(crate) trait Copies: Sized {
     fn copies(self) -> (Self, Self);
 }
 
@@ -77,7 +77,7 @@ impl Copies for Opener {
 }
 
 /// The record of `payload`.
-pub(super) fn seal(sealer: &mut Sealer, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn seal(sealer: &mut Sealer, payload: &[u8]) -> Vec<u8> {
     let mut record = vec![0xee; payload.len() + OVERHEAD];
     record[HEADER_LEN..HEADER_LEN + payload.len()].copy_from_slice(payload);
     sealer.seal(&mut record).unwrap();
@@ -85,7 +85,7 @@ pub(super) fn seal(sealer: &mut Sealer, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Opens a record and returns the data in it.
-pub(super) fn open(opener: &mut Opener, record: &mut [u8]) -> Result<Vec<u8>> {
+pub(crate) fn open(opener: &mut Opener, record: &mut [u8]) -> Result<Vec<u8>> {
     match opener.open(record)? {
         Opened::Data(range) => Ok(record[range].to_vec()),
         other => panic!("{other:?}"),
@@ -93,33 +93,33 @@ pub(super) fn open(opener: &mut Opener, record: &mut [u8]) -> Result<Vec<u8>> {
 }
 
 /// Seals what no honest sealer would: any inner plaintext, with content type and padding.
-pub(super) struct Forger(RecordKey);
+pub(crate) struct Forger(RecordKey);
 
 impl Forger {
-    pub(super) fn new(suite: Suite) -> Self {
+    pub(crate) fn new(suite: Suite) -> Self {
         Self(RecordKey::new(&secret(suite), 0).unwrap())
     }
 
-    pub(super) fn inner(&mut self, inner: &[u8]) -> Vec<u8> {
+    pub(crate) fn inner(&mut self, inner: &[u8]) -> Vec<u8> {
         let len = u16::try_from(inner.len() + TAG_LEN).unwrap().to_be_bytes();
         let mut record = [&[23, 3, 3, len[0], len[1]], inner, &[0; TAG_LEN]].concat();
         self.0.seal(&mut record).unwrap();
         record
     }
 
-    pub(super) fn record(&mut self, kind: u8, content: &[u8]) -> Vec<u8> {
+    pub(crate) fn record(&mut self, kind: u8, content: &[u8]) -> Vec<u8> {
         self.inner(&[content, &[kind]].concat())
     }
 }
 
 /// A certificate with its key.
-pub(super) struct Identity {
-    pub(super) cert: CertificateDer<'static>,
+pub(crate) struct Identity {
+    pub(crate) cert: CertificateDer<'static>,
     key: Vec<u8>,
 }
 
 impl Identity {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
         Self { cert: made.cert.der().clone(), key: made.signing_key.serialize_der() }
     }
@@ -136,17 +136,23 @@ impl Identity {
 }
 
 /// Configurations of both ends with mutual TLS.
-pub(super) struct Configs {
-    pub(super) client: ClientConfig,
-    pub(super) server: ServerConfig,
-    pub(super) client_cert: CertificateDer<'static>,
-    pub(super) server_cert: CertificateDer<'static>,
+pub(crate) struct Configs {
+    pub(crate) client: ClientConfig,
+    pub(crate) server: ServerConfig,
+    pub(crate) client_cert: CertificateDer<'static>,
+    pub(crate) server_cert: CertificateDer<'static>,
 }
 
 impl Configs {
-    pub(super) fn new(suite: Suite) -> Self {
+    pub(crate) fn new(suite: Suite) -> Self {
+        Self::with_server_groups(suite, &aws_lc_rs::default_provider().kx_groups)
+    }
+
+    /// The server has these key exchanges only; one that the client did not offer first costs a HelloRetryRequest.
+    pub(crate) fn with_server_groups(suite: Suite, groups: &[&'static dyn SupportedKxGroup]) -> Self {
         let mut provider = aws_lc_rs::default_provider();
         provider.cipher_suites.retain(|one| u16::from(one.suite()) == suite.code());
+        let server_provider = Arc::new(CryptoProvider { kx_groups: groups.to_vec(), ..provider.clone() });
         let provider = Arc::new(provider);
         let (client, server) = (Identity::new(), Identity::new());
         let verifier =
@@ -161,7 +167,7 @@ impl Configs {
         let verifier =
             WebPkiClientVerifier::builder_with_provider(client.roots(), Arc::clone(&provider)).build();
         let (chain, key) = server.chain();
-        let mut server_config = ServerConfig::builder_with_provider(provider)
+        let mut server_config = ServerConfig::builder_with_provider(server_provider)
             .with_protocol_versions(&[&version::TLS13])
             .unwrap()
             .with_client_cert_verifier(verifier.unwrap())
@@ -177,7 +183,7 @@ impl Configs {
         }
     }
 
-    pub(super) fn ours(&self, role: Role) -> Handshaker {
+    pub(crate) fn ours(&self, role: Role) -> Handshaker {
         match role {
             Role::Client => Handshaker::client(&self.client, name()).unwrap(),
             Role::Server => Handshaker::server(&self.server).unwrap(),
@@ -185,7 +191,7 @@ impl Configs {
     }
 
     /// rustls as the other end of `ours`.
-    pub(super) fn peer(&self, ours: Role) -> Connection {
+    pub(crate) fn peer(&self, ours: Role) -> Connection {
         match ours {
             Role::Client => ServerConnection::new(Arc::new(self.server.clone())).unwrap().into(),
             Role::Server => ClientConnection::new(Arc::new(self.client.clone()), name()).unwrap().into(),
@@ -193,20 +199,20 @@ impl Configs {
     }
 }
 
-pub(super) fn name() -> ServerName<'static> {
+pub(crate) fn name() -> ServerName<'static> {
     ServerName::try_from(NAME).unwrap()
 }
 
 /// An established session of ours with rustls at the other end.
-pub(super) struct Link {
-    pub(super) session: Session,
-    pub(super) peer: Connection,
+pub(crate) struct Link {
+    pub(crate) session: Session,
+    pub(crate) peer: Connection,
     /// What rustls has sent and we have not opened.
-    pub(super) inbox: Vec<u8>,
+    pub(crate) inbox: Vec<u8>,
 }
 
 impl Link {
-    pub(super) fn new(configs: &Configs, role: Role) -> Self {
+    pub(crate) fn new(configs: &Configs, role: Role) -> Self {
         let (mut ours, mut peer) = (configs.ours(role), configs.peer(role));
         let (mut inbox, mut outbox) = (Vec::new(), Vec::new());
         for _ in 0..16 {
@@ -224,12 +230,12 @@ impl Link {
     }
 
     /// Something to put in the place of our end while it is moved.
-    pub(super) fn spare(suite: Suite, role: Role) -> (Sealer, Opener) {
+    pub(crate) fn spare(suite: Suite, role: Role) -> (Sealer, Opener) {
         (sealer(suite), opener(suite, role))
     }
 
     /// Has rustls read `bytes`, and returns the data that it found.
-    pub(super) fn deliver(&mut self, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn deliver(&mut self, bytes: &[u8]) -> Vec<u8> {
         feed(&mut self.peer, bytes).unwrap();
         let mut data = Vec::new();
         match self.peer.reader().read_to_end(&mut data) {
@@ -239,13 +245,13 @@ impl Link {
     }
 
     /// Sends data of ours.
-    pub(super) fn send(&mut self, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn send(&mut self, payload: &[u8]) -> Vec<u8> {
         let record = seal(&mut self.session.sealer, payload);
         self.deliver(&record)
     }
 
     /// Has rustls send data, at most a record, and whatever else it wants to.
-    pub(super) fn answer(&mut self, payload: &[u8]) {
+    pub(crate) fn answer(&mut self, payload: &[u8]) {
         self.peer.writer().write_all(payload).unwrap();
         while self.peer.wants_write() {
             self.peer.write_tls(&mut self.inbox).unwrap();
@@ -253,7 +259,7 @@ impl Link {
     }
 
     /// Opens all that has arrived: the data, and everything else.
-    pub(super) fn receive(&mut self) -> (Vec<u8>, Vec<Opened>) {
+    pub(crate) fn receive(&mut self) -> (Vec<u8>, Vec<Opened>) {
         let (mut data, mut others) = (Vec::new(), Vec::new());
         while let Some(len) = Opener::record_len(&self.inbox).unwrap() {
             let mut record: Vec<u8> = self.inbox.drain(..len).collect();
@@ -268,7 +274,7 @@ impl Link {
 }
 
 /// Has rustls read all of `bytes`.
-pub(super) fn feed(peer: &mut Connection, mut bytes: &[u8]) -> std::result::Result<(), rustls::Error> {
+pub(crate) fn feed(peer: &mut Connection, mut bytes: &[u8]) -> std::result::Result<(), rustls::Error> {
     while !bytes.is_empty() {
         peer.read_tls(&mut bytes).unwrap();
         peer.process_new_packets()?;
