@@ -10,7 +10,7 @@ const FLAGS: &str = "agent/proxy/src/types.rs";
 /// Sources whose texts reach an operator. `agent/sys` wraps the kernel's answers and has no texts of its own.
 const SOURCES: [&str; 2] = ["agent/", "cni-plugin/"];
 /// Sources whose errors are parts of the texts of others, or only seen by developers.
-const INTERNAL: [&str; 1] = ["agent/sys/"];
+const INTERNAL: [&str; 3] = ["agent/http2/", "agent/record/", "agent/sys/"];
 /// Stands for a variable part.
 const VARIABLE: char = '…';
 
