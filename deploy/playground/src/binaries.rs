@@ -1,15 +1,12 @@
 //! Finds the programs that the world starts, and builds them first when it is run from its own workspace.
 
 use std::fmt;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 
 use anyhow::{Context, bail};
 
-/// This program, also when its file was replaced meanwhile: every process of a world must be the same program.
-pub(crate) const OWN: &str = "/proc/self/exe";
 /// The agent and its roles.
 pub(crate) const ISTHMUS: &str = "isthmus";
 /// The CNI plugin.
@@ -48,24 +45,6 @@ impl AgentProgram {
         let named = |name: &str| all.iter().rev().find(|program| program.place == name);
         named(node).or_else(|| named(cluster))
     }
-}
-
-/// Starts this program again, under its name.
-pub(crate) fn own() -> Command {
-    let mut command = Command::new(OWN);
-    command.arg0("playground");
-    command
-}
-
-/// Starts a program, which may be this one.
-pub(crate) fn command(program: &str) -> Command {
-    if program == OWN { own() } else { Command::new(program) }
-}
-
-/// A program of the system, by its name.
-pub(crate) fn in_path(program: &str) -> Option<PathBuf> {
-    let folders = std::env::var_os("PATH")?;
-    std::env::split_paths(&folders).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 /// The folder that holds [`ISTHMUS`] and [`CNI`]: the one in `ISTHMUS_BIN_DIR`, else freshly built beside this program

@@ -7,7 +7,10 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::binaries::AgentProgram;
 use crate::plan::Topology;
-use crate::{api, cluster_dns, helloworld, istiod, kube_proxy, kubelet, pod_init, request, world};
+use crate::world;
+use playground_k8s::api;
+use playground_node::{cluster_dns, kube_proxy, kubelet, pod_init};
+use playground_workloads::{helloworld, request};
 
 /// Two Kubernetes-like clusters in network namespaces, joined by HBONE.
 ///
@@ -162,7 +165,7 @@ pub(crate) enum Command {
     Apiserver(api::Options),
     /// The control plane.
     #[command(hide = true)]
-    Istiod(istiod::Options),
+    Istiod(playground_istiod::Options),
     /// The kubelet of one node.
     #[command(hide = true)]
     Kubelet(kubelet::Options),

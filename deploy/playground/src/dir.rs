@@ -128,9 +128,14 @@ impl Dir {
         self.0.join("netns")
     }
 
-    /// What the kubelets tell about their pods.
+    /// What the kubelets of a cluster record about their pods.
     pub(crate) fn pods(&self, cluster: &str) -> PathBuf {
-        self.0.join("pods").join(cluster)
+        self.all_pods().join(cluster)
+    }
+
+    /// The records of all pods, one folder per cluster.
+    pub(crate) fn all_pods(&self) -> PathBuf {
+        self.0.join("pods")
     }
 
     /// CNI plugins by their types' names.

@@ -18,9 +18,10 @@ use nix::sched::{CloneFlags, unshare};
 use crate::binaries;
 use crate::cli::{RunArgs, WorldArgs};
 use crate::dir::Dir;
-use crate::manifest;
 use crate::plan::Plan;
 use crate::world::Mode;
+use playground_k8s::manifest;
+use playground_node::program;
 
 mod change;
 mod inside;
@@ -109,7 +110,7 @@ fn start(dir: &Dir, args: &WorldArgs, mode: Mode) -> anyhow::Result<Child> {
 
 /// Whether this system lets us make a world, tried by a process that has no other purpose: entering cannot be undone.
 fn can_enter() -> anyhow::Result<()> {
-    let tried = binaries::own().arg("try-enter").stdin(Stdio::null()).output();
+    let tried = program::own().arg("try-enter").stdin(Stdio::null()).output();
     let tried = tried.context("cannot try to make a world")?;
     if !tried.status.success() {
         let said = String::from_utf8_lossy(&tried.stderr);
@@ -133,7 +134,7 @@ fn spawn(
 ) -> anyhow::Result<Child> {
     let topology =
         clap::ValueEnum::to_possible_value(&args.topology).map(|value| value.get_name().to_owned());
-    let mut command = binaries::own();
+    let mut command = program::own();
     command.arg("world").arg("--dir").arg(dir.path());
     command.args(["--mode", mode.name(), "--topology", &topology.unwrap_or_default()]);
     command.arg("--manifests").arg(manifests).arg("--binaries").arg(binaries);

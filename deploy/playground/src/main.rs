@@ -1,31 +1,14 @@
 //! `playground`: two clusters in network namespaces on one Linux box, joined by HBONE, in one command. This file turns
 //! arguments into an exit code; every process of the world is this program with another subcommand.
 
-mod api;
 mod binaries;
 mod cli;
-mod cluster_dns;
-mod cni_ptp;
 mod dir;
-mod endpoints;
-mod enter;
-mod helloworld;
-mod http;
-mod istiod;
-mod kube_proxy;
-mod kubeclient;
-mod kubelet;
 mod launch;
-mod manifest;
-mod masquerade;
-mod mirror;
 mod objects;
 mod pki;
 mod plan;
-mod pod_init;
-mod request;
 mod scenario;
-mod tls;
 mod topology;
 mod world;
 
@@ -39,6 +22,10 @@ use anyhow::Context;
 use cli::{Cli, Command};
 use dir::Dir;
 use launch::Intent;
+use playground_k8s::api;
+use playground_node::kubelet::Folders;
+use playground_node::{cluster_dns, cni_ptp, enter, kube_proxy, kubelet, pod_init};
+use playground_workloads::{helloworld, request};
 
 /// How long the last lines of a log may take to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -79,9 +66,13 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let good = block_on(request::run(&options))?;
             Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Some(Command::Apiserver(options)) => serve(api::serve(options)),
-        Some(Command::Istiod(options)) => serve(istiod::serve(options)),
-        Some(Command::Kubelet(options)) => serve(kubelet::run(inner(cli.dir)?, options)),
+        Some(Command::Apiserver(options)) => serve(api::serve(options, playground_istiod::validate)),
+        Some(Command::Istiod(options)) => serve(playground_istiod::run(options)),
+        Some(Command::Kubelet(options)) => {
+            let dir = inner(cli.dir)?;
+            let (pods, logs) = (dir.pods(options.cluster()), dir.logs().join(options.cluster()));
+            serve(kubelet::run(Folders { pods, logs, netns: dir.netns() }, options))
+        }
         Some(Command::KubeProxy(options)) => serve(kube_proxy::run(options)),
         Some(Command::ClusterDns(options)) => serve(cluster_dns::run(options)),
         Some(Command::Helloworld(options)) => serve(helloworld::run(options)),

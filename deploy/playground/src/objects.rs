@@ -246,8 +246,8 @@ pub(crate) fn gateway_name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::object;
     use crate::plan::Topology;
+    use playground_k8s::manifest::object;
 
     #[test]
     fn every_object_is_of_a_known_kind() {

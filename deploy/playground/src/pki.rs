@@ -157,9 +157,9 @@ mod tests {
     use rustls_pki_types::UnixTime;
 
     use super::*;
-    use crate::kubeclient::Client;
     use crate::plan::Topology;
-    use crate::tls;
+    use playground_k8s::client::Kubeconfig;
+    use playground_k8s::tls;
 
     fn verify(chain: &Path, roots: &Path, name: &str) -> Result<(), rustls::Error> {
         let chain = tls::certificates("chain", &fs::read_to_string(chain).unwrap()).unwrap();
@@ -186,7 +186,7 @@ mod tests {
         assert!(verify(&east.istiod.0, &east.root, "other.istio-system.svc").is_err());
         verify(&east.api.0, &east.api_ca, "192.168.97.2").unwrap();
         assert!(verify(&east.api.0, &west.api_ca, "192.168.97.2").is_err());
-        let client = Client::from_kubeconfig(&dir.kubeconfig("west")).unwrap();
-        assert_eq!(client.server(), "https://192.168.97.3:6443");
+        let west = Kubeconfig::read(&dir.kubeconfig("west")).unwrap();
+        assert_eq!(west.server, "https://192.168.97.3:6443");
     }
 }

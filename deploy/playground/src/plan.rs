@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use playground_node::pod_network::nth;
 
 /// Where the control planes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -103,11 +104,6 @@ impl Node {
     pub(crate) fn proxy(&self) -> Ipv4Addr {
         nth(self.pods, 2)
     }
-}
-
-/// The `n`-th address of a network.
-pub(crate) fn nth(net: Ipv4Net, n: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(net.network().to_bits() + n)
 }
 
 fn cluster(name: &str, index: u8, primary: bool) -> Cluster {

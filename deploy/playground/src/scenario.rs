@@ -17,6 +17,7 @@ use crate::binaries;
 use crate::cli::{ScenarioArgs, WorldArgs};
 use crate::dir::Dir;
 use crate::launch;
+use playground_node::program;
 use steps::Steps;
 
 pub(crate) use all::ALL;
@@ -102,7 +103,7 @@ pub(crate) fn run(dir: &Dir, args: &ScenarioArgs) -> anyhow::Result<ExitCode> {
 /// A world, the scenario, and the world's end. The logs stay when something went wrong, until the next world. Without a
 /// program that it needs a scenario has failed: what it would have shown is not known.
 fn play(dir: &Dir, args: &ScenarioArgs, scenario: &Scenario) -> anyhow::Result<Report> {
-    if let Some(program) = scenario.needs.filter(|program| binaries::in_path(program).is_none()) {
+    if let Some(program) = scenario.needs.filter(|program| program::in_path(program).is_none()) {
         let error = format!("there is no program {program} here; `apt-get install {program}` would bring it");
         return Ok(Report { scenario: scenario.name, pass: false, checks: Vec::new(), error: Some(error) });
     }
@@ -152,7 +153,7 @@ impl Report {
 
 impl Held {
     fn start(dir: &Dir, args: &WorldArgs) -> anyhow::Result<Self> {
-        let mut command = binaries::own();
+        let mut command = program::own();
         command.arg("hold").arg("--dir").arg(dir.path()).args(launch::arguments(args));
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         let mut held = Self(command.spawn().context("cannot start a world")?);
@@ -180,7 +181,7 @@ impl Held {
 
 /// This program with a subcommand for a world.
 fn command(dir: &Dir, subcommand: &str) -> Command {
-    let mut command = binaries::own();
+    let mut command = program::own();
     command.arg(subcommand).arg("--dir").arg(dir.path()).stdin(Stdio::null());
     command
 }

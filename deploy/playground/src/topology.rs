@@ -11,8 +11,9 @@ use ipnet::{IpNet, Ipv4Net};
 use isthmus_sys::netns::Netns;
 use isthmus_sys::{route, sysctl};
 
-use crate::masquerade;
 use crate::plan::{Cluster, Node, Plan, UNDERLAY, WORLD};
+use playground_node::masquerade;
+use playground_node::pod_network::{host, join_pod_side};
 
 /// The bridge between the clusters.
 pub(crate) const BRIDGE: &str = "underlay";
@@ -60,7 +61,7 @@ fn build_node(underlay: &Netns, cluster: &Cluster, node: &Node) -> anyhow::Resul
     for other in cluster.nodes.iter().filter(|other| other.name != node.name) {
         route::add_route(&netns, other.pods.into(), Some(other.address.into()), None)?;
     }
-    masquerade::program(&netns, cluster.pods, node.address)?;
+    masquerade::program(&netns, cluster.pods, UNDERLAY, node.address)?;
     let proxy = build_proxy(underlay, &netns, cluster, node)?;
     Ok((netns, proxy))
 }
@@ -84,20 +85,6 @@ fn build_proxy(underlay: &Netns, node_ns: &Netns, cluster: &Cluster, node: &Node
     Ok(proxy)
 }
 
-/// Routes between a node and one namespace behind it: the node knows one address there, the namespace knows only its
-/// gateway.
-pub(crate) fn join_pod_side(
-    node: &Netns,
-    node_if: &str,
-    pod: &Netns,
-    gateway: Ipv4Addr,
-    address: Ipv4Addr,
-) -> Result<(), isthmus_sys::Error> {
-    route::add_route(node, host(address), None, Some(node_if))?;
-    route::add_route(pod, host(gateway), None, Some("eth0"))?;
-    route::add_route(pod, IpNet::V4(Ipv4Net::default()), Some(gateway.into()), Some("eth0"))
-}
-
 /// Puts a namespace on the bridge.
 fn plug_in(
     underlay: &Netns,
@@ -112,11 +99,6 @@ fn plug_in(
     route::add_address(netns, ifname, on(UNDERLAY, address))?;
     route::set_up(netns, ifname)?;
     Ok(())
-}
-
-/// An address alone.
-pub(crate) fn host(address: Ipv4Addr) -> IpNet {
-    IpNet::from(IpAddr::from(address))
 }
 
 fn on(net: Ipv4Net, address: Ipv4Addr) -> IpNet {

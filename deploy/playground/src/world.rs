@@ -16,11 +16,12 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::binaries::{self, AgentProgram};
-use crate::cni_ptp;
 use crate::dir::Dir;
 use crate::launch::Running;
 use crate::plan::{Plan, Topology};
 use crate::{pki, topology};
+use playground_node::cni_ptp;
+use playground_node::program;
 
 mod agents;
 mod checks;
@@ -146,7 +147,7 @@ fn prepare(dir: &Dir, plan: &Plan, binaries: &std::path::Path) -> anyhow::Result
     mount(Some("none"), &dir.netns(), Some("tmpfs"), MsFlags::empty(), None::<&str>)
         .context("cannot mount the folder of the namespaces")?;
     symlink(binaries.join(binaries::CNI), dir.cni_bin().join(binaries::CNI))?;
-    symlink(binaries::OWN, dir.cni_bin().join(cni_ptp::NAME))?;
+    symlink(program::OWN, dir.cni_bin().join(cni_ptp::NAME))?;
     pki::write(dir, plan).context("cannot make keys")?;
     for cluster in &plan.clusters {
         for node in &cluster.nodes {

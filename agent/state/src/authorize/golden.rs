@@ -12,7 +12,7 @@ use crate::fixture::{pod, snapshot};
 
 /// The one resource in a golden file; `None` when there is none.
 fn resource(name: &str) -> Option<Policy> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/playground/testdata/authorization");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/authorization");
     let text = std::fs::read_to_string(format!("{folder}/{name}.yaml")).unwrap();
     (!text.trim().is_empty()).then(|| policy(&yaml_serde::from_str(&text).unwrap()))
 }

@@ -17,14 +17,14 @@ use tokio::time::Instant;
 use super::{Running, inside};
 use crate::cli;
 use crate::dir::Dir;
-use crate::http;
-use crate::istiod::is_followed;
-use crate::istiod::pushes::{self, Pushes};
-use crate::kubeclient::Client;
-use crate::kubelet::Record;
-use crate::manifest::{self, object};
 use crate::objects::gateway;
 use crate::plan::{Cluster, Plan, SYSTEM, Topology};
+use playground_istiod::is_followed;
+use playground_istiod::pushes::{self, Pushes};
+use playground_k8s::client::Client;
+use playground_k8s::manifest::{self, object};
+use playground_node::kubelet::Record;
+use playground_workloads::http;
 
 /// Where an istiod tells what it told.
 const LOG: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15014);
@@ -92,7 +92,7 @@ pub(crate) fn change(dir: &Dir, args: &cli::Change, intent: Intent) -> anyhow::R
 fn istiods(dir: &Dir, running: &Running, plan: &Plan) -> anyhow::Result<Vec<(String, i32)>> {
     let primaries = plan.clusters.iter().filter(|cluster| cluster.primary);
     let found = primaries.map(|cluster| {
-        let record = Record::find(dir, &format!("{}/istiod", cluster.name))?;
+        let record = Record::find(&dir.all_pods(), &format!("{}/istiod", cluster.name))?;
         let inner = record.pid.with_context(|| format!("istiod of {} does not run", cluster.name))?;
         anyhow::Ok((cluster.name.clone(), inside::outer_pid(running.pid, inner)?))
     });
@@ -296,7 +296,7 @@ fn news<'a>(pushes: &'a Pushes, cluster: &str, before: u64) -> BTreeMap<&'a str,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::istiod::pushes::Change;
+    use playground_istiod::pushes::Change;
 
     #[test]
     fn changes_are_told_together() {

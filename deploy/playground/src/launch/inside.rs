@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::dir::Dir;
-use crate::kubelet::Record;
+use playground_node::kubelet::Record;
 
 /// How long the world may take to end by itself.
 const ENDING: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ const ENDING: Duration = Duration::from_secs(5);
 /// Runs a command in a pod and returns its exit code.
 pub(crate) fn exec(dir: &Dir, pod: &str, command: &[String]) -> anyhow::Result<ExitCode> {
     let world = super::running(dir)?;
-    let record = Record::find(dir, pod)?;
+    let record = Record::find(&dir.all_pods(), pod)?;
     let inner =
         record.pid.with_context(|| format!("pod {} does not run: {}", record.name, record.message))?;
     let pid = outer_pid(world.pid, inner)?;

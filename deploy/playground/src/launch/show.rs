@@ -8,13 +8,13 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 
 use crate::dir::Dir;
-use crate::kubelet::Record;
 use crate::world::table;
+use playground_node::kubelet::Record;
 
 /// Lists the pods.
 pub(crate) fn status(dir: &Dir, json: bool) -> anyhow::Result<ExitCode> {
     let world = super::running(dir)?;
-    let pods = Record::all(dir)?;
+    let pods = Record::all(&dir.all_pods())?;
     if json {
         let report =
             serde_json::json!({ "topology": world.topology, "clusters": world.clusters, "pods": pods });

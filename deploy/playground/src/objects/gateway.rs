@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::dir::Dir;
-use crate::manifest::object;
 use crate::plan::{Cluster, Plan};
+use playground_k8s::manifest::object;
 
 use super::{ISTIOD, mesh_env, mesh_pod, path};
 

@@ -204,7 +204,8 @@ fn rollout(steps: &mut Steps<'_>) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{binaries, manifest};
+    use crate::binaries;
+    use playground_k8s::manifest;
 
     #[test]
     fn every_scenario_has_manifests_that_parse() {

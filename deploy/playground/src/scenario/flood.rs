@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::steps::{Answers, Steps, outcomes};
-use crate::request::{Outcome, Summary};
+use playground_workloads::request::{Outcome, Summary};
 
 const TARGET: &str = "http://target:5000/hello";
 /// Turns of each sort.

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::{Check, command, shown};
-use crate::binaries;
 use crate::dir::Dir;
-use crate::kubelet::Record;
-use crate::request::Outcome;
+use playground_node::kubelet::Record;
+use playground_node::program;
+use playground_workloads::request::Outcome;
 
 const STEP: Duration = Duration::from_millis(100);
 /// What everybody asks for who asks for nothing else.
@@ -93,7 +93,7 @@ impl<'a> Steps<'a> {
     pub(super) fn ask(&self, pod: &str, url: &str, number: usize) -> anyhow::Result<Answers> {
         eprintln!("$ playground exec {pod} -- playground request {url} -n {number}");
         let mut command: Command = command(self.dir, "exec");
-        command.args([pod, "--", binaries::OWN, "request", url, "--json", "-n", &number.to_string()]);
+        command.args([pod, "--", program::OWN, "request", url, "--json", "-n", &number.to_string()]);
         let output = command.output().context("cannot start exec")?;
         let lines = String::from_utf8_lossy(&output.stdout);
         let outcomes = outcomes(&lines)?;
@@ -112,7 +112,7 @@ impl<'a> Steps<'a> {
         eprintln!("$ playground exec {pod} -- playground request {url} {} &", args.join(" "));
         let said = tempfile::tempfile().context("cannot keep what a client says")?;
         let mut command = command(self.dir, "exec");
-        command.args([pod, "--", binaries::OWN, "request", url]).args(args);
+        command.args([pod, "--", program::OWN, "request", url]).args(args);
         // Its standard input ends when we say so, and when we end.
         command.stdin(Stdio::piped()).stdout(said.try_clone()?);
         Ok(Traffic { child: command.spawn().context("cannot start exec")?, said })
@@ -144,7 +144,7 @@ impl<'a> Steps<'a> {
 
     /// What the kubelet says of a pod.
     pub(super) fn pod(&self, pod: &str) -> anyhow::Result<Record> {
-        Record::find(self.dir, pod)
+        Record::find(&self.dir.all_pods(), pod)
     }
 
     /// How many lines of a pod's log contain a text.

@@ -11,10 +11,10 @@ use isthmus_sys::socket::Sockets;
 use serde_json::Value;
 
 use super::clusters::Clusters;
-use crate::http;
-use crate::kubelet::Record;
-use crate::manifest::object;
 use crate::plan::Cluster;
+use playground_k8s::manifest::object;
+use playground_node::kubelet::Record;
+use playground_workloads::http;
 
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -37,7 +37,7 @@ pub(super) async fn dump(world: &Clusters<'_>, cluster: &Cluster, agent: &Value)
 
 /// What the kubelet wrote down about a pod, by the beginning of its name.
 pub(super) fn record(world: &Clusters<'_>, cluster: &Cluster, pod: &str) -> anyhow::Result<Record> {
-    Record::find(world.dir, &format!("{}/{pod}", cluster.name))
+    Record::find(&world.dir.all_pods(), &format!("{}/{pod}", cluster.name))
 }
 
 /// The namespace of a running pod.

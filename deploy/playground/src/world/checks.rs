@@ -16,10 +16,10 @@ use super::progress::Progress;
 use super::report::{Report, Requests};
 use super::table;
 use super::wire::Wire;
-use crate::binaries;
-use crate::manifest::object;
 use crate::plan::{Cluster, Topology};
-use crate::request::Outcome;
+use playground_k8s::manifest::object;
+use playground_node::program;
+use playground_workloads::request::Outcome;
 
 /// What everybody asks for.
 const URL: &str = "http://helloworld.sample:5000/hello";
@@ -59,8 +59,8 @@ pub(super) async fn run(world: &Clusters<'_>, progress: &Progress) -> anyhow::Re
 async fn ask(world: &Clusters<'_>, cluster: &Cluster, pod: &str, number: usize) -> anyhow::Result<Requests> {
     let record = agents::record(world, cluster, pod)?;
     let pid = record.pid.with_context(|| format!("it does not run: {}", record.message))?;
-    let mut command = Command::from(binaries::own());
-    command.args(["enter", "--pid", &pid.to_string(), "--", binaries::OWN]);
+    let mut command = Command::from(program::own());
+    command.args(["enter", "--pid", &pid.to_string(), "--", program::OWN]);
     command.args(["request", URL, "--json", "--number", &number.to_string()]);
     command.stdin(Stdio::null()).kill_on_drop(true);
     let output =

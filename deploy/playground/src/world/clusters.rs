@@ -11,12 +11,12 @@ use super::progress::Progress;
 use super::{Options, ready};
 use crate::binaries::AgentProgram;
 use crate::dir::Dir;
-use crate::kubeclient::Client;
-use crate::manifest::{self, object};
 use crate::objects;
 use crate::pki::Files;
 use crate::plan::{API_PORT, Cluster, Node, Plan};
 use crate::topology::Namespaces;
+use playground_k8s::client::Client;
+use playground_k8s::manifest::{self, object};
 
 /// How long each step may take.
 const API: Duration = Duration::from_secs(15);

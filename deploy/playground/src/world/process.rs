@@ -8,7 +8,7 @@ use anyhow::Context;
 use isthmus_sys::netns::Netns;
 use tokio::process::{Child, Command};
 
-use crate::binaries;
+use playground_node::program;
 
 /// Lines of a log that are shown when its process fails.
 const TAIL: usize = 8;
@@ -26,7 +26,7 @@ impl Process {
     /// Starts this program with a subcommand in a namespace.
     pub(super) fn start(netns: &Netns, name: String, log: PathBuf, args: &[String]) -> anyhow::Result<Self> {
         let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        let mut command = Command::from(binaries::own());
+        let mut command = Command::from(program::own());
         command.args(args).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).kill_on_drop(true);
         let child = netns.run(|| command.spawn())?.with_context(|| format!("cannot start {name}"))?;
         Ok(Self { name, log, child })

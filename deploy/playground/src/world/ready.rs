@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::agents;
 use super::clusters::Clusters;
 use super::process::tail;
-use crate::manifest::object;
 use crate::plan::Cluster;
+use playground_k8s::manifest::object;
 
 /// What is missing, why, and whose log may tell more.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::table::{self, Workload};
-use crate::request::Outcome;
+use playground_workloads::request::Outcome;
 
 /// The whole run.
 #[derive(Debug, Default, Serialize)]

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::manifest::object;
+use playground_k8s::manifest::object;
 
 /// One row of `istioctl ztunnel-config workload`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
