@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use playground_k8s::client::Event;
+use playground_k8s::client::{Collection, Event};
 use playground_k8s::manifest::{Kind, object};
 
 /// The kinds that are followed in every cluster.
@@ -124,10 +124,13 @@ pub fn is_followed(object: &Value, root_namespace: &str) -> bool {
     FOLLOWED.contains(&kind) && (kind != "ConfigMap" || is_mesh)
 }
 
-/// The path under which a kind is followed.
-pub(crate) fn collection(kind: &str, root_namespace: &str) -> String {
+/// The objects of a kind that are followed; nothing when the kind is not known.
+pub(crate) fn collection(kind: &str, root_namespace: &str) -> Option<Collection> {
+    let all = Collection::from(Kind::named(kind)?);
+    if kind != "ConfigMap" {
+        return Some(all);
+    }
     // Of configuration maps only the mesh's own configuration is wanted.
-    let namespace = (kind == "ConfigMap").then_some(root_namespace);
-    let path = Kind::named(kind).map(|kind| kind.collection(namespace)).unwrap_or_default();
-    if kind == "ConfigMap" { format!("{path}?fieldSelector=metadata.name%3Distio") } else { path }
+    let fields = Some("metadata.name=istio".to_owned());
+    Some(Collection { namespace: Some(root_namespace.to_owned()), fields, ..all })
 }

@@ -114,7 +114,8 @@ impl Follower {
         let (sender, events) = mpsc::channel(QUEUE);
         for (id, client) in &self.clients {
             for kind in FOLLOWED {
-                let mut watch = client.watch(collection(kind, &self.mesh.root_namespace), tasks);
+                let Some(collection) = collection(kind, &self.mesh.root_namespace) else { continue };
+                let mut watch = client.watch(collection, tasks);
                 let (id, sender) = (id.clone(), sender.clone());
                 tasks.spawn("forward", async move {
                     while let Some(event) = watch.recv().await {

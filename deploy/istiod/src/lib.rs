@@ -111,9 +111,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let trusted = Account::parse(&options.trusted_account)
         .with_context(|| format!("--trusted-account: {:?} is not NAMESPACE/NAME", options.trusted_account))?;
     let own = ClusterId(options.cluster.clone());
-    let mut clients = vec![(own.clone(), Client::from_kubeconfig(&options.kubeconfig)?)];
+    let mut clients = vec![(own.clone(), Client::from_kubeconfig(&options.kubeconfig).await?)];
     for (id, kubeconfig) in &options.remote {
-        clients.push((ClusterId(id.clone()), Client::from_kubeconfig(kubeconfig)?));
+        clients.push((ClusterId(id.clone()), Client::from_kubeconfig(kubeconfig).await?));
     }
     let listener = TcpListener::bind(options.listen).await;
     let listener = listener.with_context(|| format!("listening on {}", options.listen))?;

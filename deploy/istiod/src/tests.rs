@@ -23,6 +23,7 @@ use tonic::{Code, Request, Streaming};
 
 use super::*;
 use playground_k8s::api::fixture::{Running, deployment, running};
+use playground_k8s::client::{Collection, Event};
 use playground_k8s::manifest::object;
 
 /// One HTTP/2 connection as what tonic's clients want.
@@ -330,12 +331,13 @@ async fn certificates_are_for_pods_of_the_callers_node() {
 async fn every_namespace_gets_the_root() {
     let world = World::new().await;
     for cluster in [&world.east, &world.west] {
-        let maps = "/api/v1/configmaps?fieldSelector=metadata.name%3Distio-ca-root-cert".to_owned();
+        let kind = Collection::from(playground_k8s::manifest::Kind::named("ConfigMap").unwrap());
+        let maps = Collection { fields: Some("metadata.name=istio-ca-root-cert".to_owned()), ..kind };
         let mut events = cluster.client().watch(maps, &cluster.tasks);
         let found = async {
             loop {
                 match events.recv().await.unwrap() {
-                    playground_k8s::client::Event::Applied(map) if object::namespace(&map) == "sample" => {
+                    Event::Applied(map) if object::namespace(&map) == "sample" => {
                         return map;
                     }
                     _ => {}

@@ -1,111 +1,120 @@
-//! A small Kubernetes client: objects are JSON, requests are HTTP/1.1 over TLS with a bearer token. It speaks to the
-//! playground's API server and to a real one alike, and knows paths only as far as the table of kinds gives them.
+//! The client of an API server: [`kube`], for objects that are kept as JSON and found by their paths.
+//!
+//! The playground's objects are of two dozen kinds, several without Rust types, and most of its code treats all of them
+//! alike; typed code uses [`Client::kube`] directly.
 
-mod kubeconfig;
-mod transport;
 mod watch;
 
-use std::path::Path;
-use std::sync::Arc;
+use std::error::Error as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{Method, Request};
 use isthmus_rt::task::Tasks;
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-pub use kubeconfig::{Kubeconfig, Token};
-pub use watch::Event;
+pub use watch::{Collection, Event};
 
 use crate::manifest::object;
+
+/// For connecting and for a whole response; watches have none. kube's own timeouts would end idle watches too.
+const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kubeconfig cannot be used.
-    #[error("kubeconfig {0}")]
-    Kubeconfig(String),
-    /// The bearer token's file cannot be read.
-    #[error("token file {0}")]
-    Token(String),
-    /// No answer: the server cannot be reached or broke off.
-    #[error("{method} {server}{path}: {reason}")]
-    Transport {
-        /// The request's method.
-        method: Method,
-        /// The API server.
-        server: String,
-        /// The request's path.
-        path: String,
-        /// What went wrong.
-        reason: String,
+    #[error("kubeconfig {}: {source}", path.display())]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<KubeconfigError>,
     },
-    /// The server refused.
-    #[error("{method} {path}: {status} {reason}: {message}")]
+    /// The client's TLS cannot be set up.
+    #[error("API client: {0}")]
+    Client(#[source] Box<kube::Error>),
+    /// The server refused the request.
+    #[error("{method} {path}: {} {}: {}", status.code, status.reason, status.message)]
     Status {
         /// The request's method.
         method: Method,
         /// The request's path.
         path: String,
-        /// HTTP status.
-        status: StatusCode,
-        /// `reason` of the Kubernetes Status, such as `AlreadyExists`.
-        reason: String,
-        /// `message` of the Kubernetes Status.
-        message: String,
+        /// The Kubernetes Status.
+        status: Box<kube::core::Status>,
     },
-    /// The answer is not what the API promises.
-    #[error("{method} {path}: unusable answer: {reason}")]
-    Body {
+    /// The server could not be reached, did not respond in time, or its response cannot be used.
+    #[error("{method} {path}: {reason}")]
+    Request {
         /// The request's method.
         method: Method,
         /// The request's path.
         path: String,
-        /// What is wrong with it.
+        /// What went wrong.
         reason: String,
     },
+    /// An object of a kind that is not in the table of kinds.
+    #[error("kind {0:?} is not known")]
+    UnknownKind(String),
 }
 
-/// One API server and who we are to it. Clones share the idle connection.
-#[derive(Debug, Clone)]
-pub struct Client(Arc<transport::Transport>);
-
 impl Error {
-    /// The HTTP status, when the server answered.
-    pub fn status(&self) -> Option<StatusCode> {
+    /// The HTTP status, when the server responded.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
         match self {
-            Self::Status { status, .. } => Some(*status),
+            Self::Status { status, .. } => Some(status.code),
             _ => None,
         }
     }
 
     /// Whether the object does not exist.
+    #[must_use]
     pub fn is_not_found(&self) -> bool {
-        self.status() == Some(StatusCode::NOT_FOUND)
+        self.status() == Some(404)
     }
 
-    /// Whether the object exists already, or was changed by somebody else.
+    /// Whether the object exists already, or has been changed since it was read.
+    #[must_use]
     pub fn is_conflict(&self) -> bool {
-        self.status() == Some(StatusCode::CONFLICT)
+        self.status() == Some(409)
     }
 }
+
+/// One API server with our credentials. Clones share connections.
+#[derive(Clone)]
+pub struct Client(kube::Client);
 
 // === impl Client ===
 
 impl Client {
-    /// A client for the current context of a kubeconfig file.
+    /// A client for the current context of a kubeconfig file. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// When the file cannot be read or names no usable server, CA or token.
-    pub fn from_kubeconfig(path: &Path) -> Result<Self, Error> {
-        Self::new(Kubeconfig::read(path)?)
+    pub async fn from_kubeconfig(path: &Path) -> Result<Self, Error> {
+        let named = |source| Error::Kubeconfig { path: path.to_owned(), source: Box::new(source) };
+        let file = Kubeconfig::read_from(path).map_err(named)?;
+        let current = KubeConfigOptions::default();
+        let config = kube::Config::from_custom_kubeconfig(file, &current).await;
+        Self::new(config.map_err(named)?)
     }
 
-    /// A client for a server.
+    /// A client for a server. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// When the server's address or CA cannot be used.
-    pub fn new(config: Kubeconfig) -> Result<Self, Error> {
-        Ok(Self(Arc::new(transport::Transport::new(config)?)))
+    /// When the CA cannot be used.
+    pub fn new(config: kube::Config) -> Result<Self, Error> {
+        kube::Client::try_from(config).map(Self).map_err(|error| Error::Client(Box::new(error)))
+    }
+
+    /// The same for typed objects.
+    #[must_use]
+    pub fn kube(&self) -> kube::Client {
+        self.0.clone()
     }
 
     /// One object, or nothing when it does not exist.
@@ -113,27 +122,35 @@ impl Client {
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn get(&self, path: &str) -> Result<Option<Value>, Error> {
-        match self.0.json(Method::GET, path, None).await {
-            Ok(object) => Ok(Some(object)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        }
+        found(self.request(Method::GET, path, None).await)
     }
 
-    /// The objects of a collection; the path may carry a query with selectors.
+    /// The objects of a collection; the path may carry a query with selectors. Items are given the kind that a list
+    /// leaves out.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn list(&self, path: &str) -> Result<Vec<Value>, Error> {
-        Ok(self.list_at(path).await?.0)
+        let mut list = self.request(Method::GET, path, None).await?;
+        let api_version = list["apiVersion"].clone();
+        let kind = object::text(&list, "/kind").trim_end_matches("List").to_owned();
+        let Value::Array(mut items) = list["items"].take() else {
+            let reason = "the response has no items".to_owned();
+            return Err(Error::Request { method: Method::GET, path: path.to_owned(), reason });
+        };
+        for item in items.iter_mut().filter_map(Value::as_object_mut) {
+            item.entry("apiVersion").or_insert_with(|| api_version.clone());
+            item.entry("kind").or_insert_with(|| Value::String(kind.clone()));
+        }
+        Ok(items)
     }
 
-    /// Creates an object in a collection; gives it back as stored.
+    /// Creates an object in a collection and returns it as stored.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn create(&self, collection: &str, object: &Value) -> Result<Value, Error> {
-        self.0.json(Method::POST, collection, Some(("application/json", object))).await
+        self.request(Method::POST, collection, Some(("application/json", object))).await
     }
 
     /// Merges a patch (RFC 7386) into an object; the path may end in `/status`.
@@ -141,21 +158,16 @@ impl Client {
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn merge_patch(&self, path: &str, patch: &Value) -> Result<Value, Error> {
-        self.0.json(Method::PATCH, path, Some(("application/merge-patch+json", patch))).await
+        self.request(Method::PATCH, path, Some(("application/merge-patch+json", patch))).await
     }
 
-    /// Creates an object of a known kind, or merges it into the one that exists.
+    /// Creates an object of a known kind, or merges it into the existing one.
     ///
     /// # Errors
     /// When its kind is unknown, the server cannot be reached, or it refuses.
     pub async fn apply(&self, object: &Value) -> Result<Value, Error> {
-        let Some(kind) = object::kind(object) else {
-            return Err(Error::Body {
-                method: Method::POST,
-                path: String::new(),
-                reason: format!("the object's kind {:?} is unknown here", object::text(object, "/kind")),
-            });
-        };
+        let unknown = || Error::UnknownKind(object::text(object, "/kind").to_owned());
+        let kind = object::kind(object).ok_or_else(unknown)?;
         let (namespace, name) = (object::namespace(object), object::name(object));
         let namespace = if namespace.is_empty() { "default" } else { namespace };
         match self.create(&kind.collection(Some(namespace)), object).await {
@@ -164,30 +176,24 @@ impl Client {
         }
     }
 
-    /// Deletes an object at once, as a kubelet does when a pod's processes are gone. What does not
-    /// exist is no error.
+    /// Deletes an object without a grace period, as a kubelet does when a pod's processes are gone. A missing object is
+    /// no error.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn delete_now(&self, path: &str) -> Result<(), Error> {
         let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0});
-        match self.0.json(Method::DELETE, path, Some(("application/json", &options))).await {
-            Err(error) if !error.is_not_found() => Err(error),
-            _ => Ok(()),
-        }
+        let deleted = self.request(Method::DELETE, path, Some(("application/json", &options))).await;
+        found(deleted).map(drop)
     }
 
-    /// Deletes an object in its own time; gives it back under the version of the deletion, or nothing when it does not
-    /// exist.
+    /// Deletes an object with its own grace period; returns it with the resource version of the deletion, or nothing
+    /// when it does not exist.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn delete(&self, path: &str) -> Result<Option<Value>, Error> {
-        match self.0.json(Method::DELETE, path, None).await {
-            Ok(object) => Ok(Some(object)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        }
+        found(self.request(Method::DELETE, path, None).await)
     }
 
     /// A token for a service account, by TokenRequest; `spec` has `audiences`, `expirationSeconds` and
@@ -198,34 +204,68 @@ impl Client {
     pub async fn token(&self, namespace: &str, account: &str, spec: Value) -> Result<String, Error> {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
         let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
-        let answer = self.create(&path, &request).await?;
-        match object::text(&answer, "/status/token") {
-            "" => Err(Error::Body { method: Method::POST, path, reason: "no status.token".to_owned() }),
+        let response = self.create(&path, &request).await?;
+        match object::text(&response, "/status/token") {
+            "" => Err(Error::Request { method: Method::POST, path, reason: "no status.token".to_owned() }),
             token => Ok(token.to_owned()),
         }
     }
 
-    /// Follows a collection for ever in a task: everything that exists, [`Event::Synced`], then every change. When the
-    /// connection breaks it lists again, tells what vanished meanwhile, and says [`Event::Synced`] again. The task ends
-    /// when the receiver or `tasks` is dropped.
-    pub fn watch(&self, collection: String, tasks: &Tasks) -> mpsc::Receiver<Event> {
-        watch::start(self.clone(), collection, tasks)
+    /// Follows a collection in a task: every object that exists, [`Event::Synced`], then every change. After a relist
+    /// it reports what vanished meanwhile, and [`Event::Synced`] again. The task ends when the receiver or `tasks` is
+    /// dropped.
+    #[must_use]
+    pub fn watch(&self, collection: Collection, tasks: &Tasks) -> mpsc::Receiver<Event> {
+        watch::start(self.kube(), collection, tasks)
     }
 
-    /// The objects of a collection with the version of the list. Items are given the kind that a list leaves out.
-    async fn list_at(&self, path: &str) -> Result<(Vec<Value>, String), Error> {
-        let mut answer = self.0.json(Method::GET, path, None).await?;
-        let version = object::text(&answer, "/metadata/resourceVersion").to_owned();
-        let api_version = answer["apiVersion"].clone();
-        let kind = object::text(&answer, "/kind").trim_end_matches("List").to_owned();
-        let Value::Array(mut items) = answer["items"].take() else {
-            let (method, path) = (Method::GET, path.to_owned());
-            return Err(Error::Body { method, path, reason: "no list of items".to_owned() });
-        };
-        for item in items.iter_mut().filter_map(Value::as_object_mut) {
-            item.entry("apiVersion").or_insert_with(|| api_version.clone());
-            item.entry("kind").or_insert_with(|| Value::String(kind.clone()));
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, &Value)>,
+    ) -> Result<Value, Error> {
+        let failed =
+            |reason: String| Error::Request { method: method.clone(), path: path.to_owned(), reason };
+        let mut request = Request::builder().method(method.clone()).uri(path);
+        if let Some((content_type, _)) = body {
+            request = request.header(http::header::CONTENT_TYPE, content_type);
         }
-        Ok((items, version))
+        let body = body.map_or_else(Vec::new, |(_, value)| value.to_string().into_bytes());
+        let request = request.body(body).map_err(|error| failed(error.to_string()))?;
+        match tokio::time::timeout(DEADLINE, self.0.request(request)).await {
+            Err(_) => Err(failed(format!("no response within {DEADLINE:?}"))),
+            Ok(Err(kube::Error::Api(status))) => {
+                Err(Error::Status { method: method.clone(), path: path.to_owned(), status })
+            }
+            Ok(response) => response.map_err(|error| failed(chain(&error))),
+        }
     }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+fn found(outcome: Result<Value, Error>) -> Result<Option<Value>, Error> {
+    match outcome {
+        Err(error) if error.is_not_found() => Ok(None),
+        outcome => outcome.map(Some),
+    }
+}
+
+/// An error with its causes: kube's own texts end before the reason, such as a refused connection.
+fn chain(error: &kube::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
 }

@@ -6,7 +6,7 @@ use isthmus_rt::task::Tasks;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::client::{Client, Event};
+use crate::client::{Client, Collection, Event};
 use crate::manifest::object;
 
 /// The objects of one collection by namespace and name.
@@ -18,9 +18,9 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Begins to follow a collection (a path, with selectors if wanted).
-    pub fn follow(client: &Client, collection: &str, tasks: &Tasks) -> Self {
-        Self::of(client.watch(collection.to_owned(), tasks))
+    /// Follows a collection.
+    pub fn follow(client: &Client, collection: impl Into<Collection>, tasks: &Tasks) -> Self {
+        Self::of(client.watch(collection.into(), tasks))
     }
 
     fn of(events: mpsc::Receiver<Event>) -> Self {

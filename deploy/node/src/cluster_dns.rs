@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 
 use playground_k8s::client::Client;
+use playground_k8s::manifest::Kind;
 use playground_k8s::mirror::Mirror;
 
 mod names;
@@ -40,10 +41,10 @@ type Known = watch::Receiver<Arc<Names>>;
 
 /// Runs for ever.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let client = Client::from_kubeconfig(&options.kubeconfig)?;
+    let client = Client::from_kubeconfig(&options.kubeconfig).await?;
     let tasks = Tasks::new("cluster-dns");
-    let mut services = Mirror::follow(&client, "/api/v1/services", &tasks);
-    let mut pods = Mirror::follow(&client, "/api/v1/pods", &tasks);
+    let mut services = Mirror::follow(&client, Kind::known("Service")?, &tasks);
+    let mut pods = Mirror::follow(&client, Kind::known("Pod")?, &tasks);
     let (publish, known) = watch::channel(Arc::new(Names::default()));
     let mut listening = Some(known);
     loop {

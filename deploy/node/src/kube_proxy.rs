@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::endpoints::{self, Protocol};
 use playground_k8s::client::Client;
+use playground_k8s::manifest::Kind;
 use playground_k8s::mirror::Mirror;
 
 mod tcp;
@@ -37,11 +38,11 @@ type Front = (Protocol, SocketAddr);
 
 /// Runs for ever.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let client = Client::from_kubeconfig(&options.kubeconfig)?;
+    let client = Client::from_kubeconfig(&options.kubeconfig).await?;
     let tasks = Tasks::new("kube-proxy");
-    let mut services = Mirror::follow(&client, "/api/v1/services", &tasks);
-    let mut pods = Mirror::follow(&client, "/api/v1/pods", &tasks);
-    let mut slices = Mirror::follow(&client, "/apis/discovery.k8s.io/v1/endpointslices", &tasks);
+    let mut services = Mirror::follow(&client, Kind::known("Service")?, &tasks);
+    let mut pods = Mirror::follow(&client, Kind::known("Pod")?, &tasks);
+    let mut slices = Mirror::follow(&client, Kind::known("EndpointSlice")?, &tasks);
     let mut fronts = Fronts::default();
     loop {
         tokio::select! {

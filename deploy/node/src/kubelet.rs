@@ -13,7 +13,8 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::program::OWN;
-use playground_k8s::client::{Client, Event};
+use playground_k8s::client::{Client, Collection, Event};
+use playground_k8s::manifest::Kind;
 
 mod cni;
 mod container;
@@ -102,15 +103,17 @@ pub async fn run(folders: Folders, options: Options) -> anyhow::Result<()> {
     nix::sys::prctl::set_name(c"kubelet").context("cannot take the name kubelet")?;
     let node = Node {
         exe: OWN.into(),
-        client: Client::from_kubeconfig(&options.kubeconfig)?,
+        client: Client::from_kubeconfig(&options.kubeconfig).await?,
         chain: cni::Chain::read(&options.cni_config, &options.cni_bin)?,
         folders,
         options,
     };
     let tasks = Tasks::new("kubelet");
-    let mut events = node
-        .client
-        .watch(format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", node.options.node), &tasks);
+    let of_node = Collection {
+        fields: Some(format!("spec.nodeName={}", node.options.node)),
+        ..Collection::from(Kind::known("Pod")?)
+    };
+    let mut events = node.client.watch(of_node, &tasks);
     let mut pods = Pods { node: std::sync::Arc::new(node), tasks, workers: HashMap::new() };
     while let Some(event) = events.recv().await {
         match event {

@@ -158,7 +158,6 @@ mod tests {
 
     use super::*;
     use crate::plan::Topology;
-    use playground_k8s::client::Kubeconfig;
     use playground_k8s::tls;
 
     fn verify(chain: &Path, roots: &Path, name: &str) -> Result<(), rustls::Error> {
@@ -186,7 +185,7 @@ mod tests {
         assert!(verify(&east.istiod.0, &east.root, "other.istio-system.svc").is_err());
         verify(&east.api.0, &east.api_ca, "192.168.97.2").unwrap();
         assert!(verify(&east.api.0, &west.api_ca, "192.168.97.2").is_err());
-        let west = Kubeconfig::read(&dir.kubeconfig("west")).unwrap();
-        assert_eq!(west.server, "https://192.168.97.3:6443");
+        let west = fs::read_to_string(dir.kubeconfig("west")).unwrap();
+        assert!(west.contains("https://192.168.97.3:6443"), "{west}");
     }
 }

@@ -100,7 +100,7 @@ pub(crate) fn run(dir: &Dir, options: &Options, die: fn()) -> anyhow::Result<Exi
     let namespaces = topology::build(&plan).context("cannot build the networks")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
-        let mut clusters = Clusters::new(dir, &plan, namespaces, outer_pid)?;
+        let mut clusters = Clusters::new(dir, &plan, namespaces, outer_pid).await?;
         clusters.start(options, &progress).await?;
         match options.mode {
             Mode::Stay | Mode::Hold => stay(dir, &plan, &mut clusters, &progress).await,

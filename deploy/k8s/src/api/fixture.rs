@@ -16,7 +16,7 @@ use super::server::Server;
 use super::store::Store;
 use super::token::Issuer;
 use super::verbs;
-use crate::client::{Client, Kubeconfig, Token};
+use crate::client::Client;
 use crate::manifest::Kind;
 
 /// Accepts every object.
@@ -72,7 +72,7 @@ impl Server {
 
 /// A server on loopback, and what its clients need.
 pub struct Running {
-    config: Kubeconfig,
+    config: kube::Config,
     /// Owns the server and its connections.
     pub tasks: Tasks,
 }
@@ -97,23 +97,21 @@ pub async fn running(webhook: Webhook) -> Running {
     tasks.spawn("server", async move {
         super::run(server, listener, tls, group).await;
     });
-    let config = Kubeconfig {
-        server: format!("https://{address}"),
-        ca_pem: cert.pem(),
-        tls_server_name: None,
-        token: Token::Fixed("admin".to_owned()),
-    };
+    let mut config = kube::Config::new(format!("https://{address}").parse().unwrap());
+    config.root_cert = Some(vec![cert.der().to_vec()]);
     Running { config, tasks }
 }
 
 impl Running {
     /// A client with the administrator's token.
     pub fn client(&self) -> Client {
-        Client::new(self.config.clone()).unwrap()
+        self.client_with("admin")
     }
 
     /// A client with this bearer token.
     pub fn client_with(&self, token: &str) -> Client {
-        Client::new(Kubeconfig { token: Token::Fixed(token.to_owned()), ..self.config.clone() }).unwrap()
+        let mut config = self.config.clone();
+        config.auth_info.token = Some(token.to_owned().into());
+        Client::new(config).unwrap()
     }
 }

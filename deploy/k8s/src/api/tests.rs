@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::api::fixture::{NO_WEBHOOK, running};
-use crate::client::Event;
+use crate::client::{Collection, Event};
 use crate::manifest::object;
 
 fn pod(name: &str, app: &str) -> Value {
@@ -42,14 +42,11 @@ async fn errors_are_statuses() {
     client.create(PODS, &pod("p", "a")).await.unwrap();
     let error = client.create(PODS, &pod("p", "a")).await.unwrap_err();
     assert!(error.is_conflict());
-    assert_eq!(
-        error.to_string(),
-        format!("POST {PODS}: 409 Conflict AlreadyExists: pods \"p\" already exists")
-    );
+    assert_eq!(error.to_string(), format!("POST {PODS}: 409 AlreadyExists: pods \"p\" already exists"));
     let error = client.list("/apis/batch/v1/jobs").await.unwrap_err();
     assert!(error.is_not_found(), "{error}");
     let error = running.client_with("wrong").list("/api/v1/pods").await.unwrap_err();
-    assert_eq!(error.status().map(|status| status.as_u16()), Some(401));
+    assert_eq!(error.status(), Some(401));
     let applied =
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": {"a": "b"}}});
     assert_eq!(object::label(&client.apply(&applied).await.unwrap(), "a"), Some("b"));
@@ -81,7 +78,9 @@ async fn a_watch_tells_what_is_and_what_changes() {
     let running = running(NO_WEBHOOK).await;
     let client = running.client();
     client.create(PODS, &pod("p", "a")).await.unwrap();
-    let mut events = client.watch(format!("{PODS}?labelSelector=app%3Da"), &running.tasks);
+    let kind = Kind::named("Pod").unwrap();
+    let (namespace, labels) = (Some("sample".to_owned()), Some("app=a".to_owned()));
+    let mut events = client.watch(Collection { kind, namespace, labels, fields: None }, &running.tasks);
     assert!(matches!(next(&mut events).await, Event::Applied(pod) if object::name(&pod) == "p"));
     assert_eq!(next(&mut events).await, Event::Synced);
     client.create(PODS, &pod("q", "b")).await.unwrap();

@@ -1,156 +1,155 @@
-//! Following a collection: list, then watch from the list's version, and again from the start whenever that breaks.
+//! Following a collection with kube's watcher, which lists, watches, and starts over with backoff when that breaks.
+//!
+//! The watcher reports a relist object by object and leaves it to its reader to find out which objects are gone; this
+//! module turns that into deletions.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use bytes::{Buf as _, BytesMut};
-use http_body_util::BodyExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _, pin_mut};
 use isthmus_rt::task::Tasks;
+use kube::Api;
+use kube::api::{ApiResource, DynamicObject};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, watcher};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::{Client, Error};
-use crate::manifest::object;
+use crate::manifest::{Kind, object};
 
-/// First and longest pause before a broken watch is begun again.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// A watch that says nothing for this long, not even where it is, is taken for broken.
-const SILENCE: Duration = Duration::from_secs(90);
-/// How many changes may wait for a slow reader.
+/// How many events may wait for a slow reader.
 const QUEUE: usize = 256;
 
-/// What happened to a collection.
+/// The objects to follow.
+#[derive(Debug, Clone)]
+pub struct Collection {
+    /// Their kind.
+    pub kind: &'static Kind,
+    /// Their namespace; `None` for all.
+    pub namespace: Option<String>,
+    /// A field selector, such as `spec.nodeName=n1`.
+    pub fields: Option<String>,
+    /// A label selector.
+    pub labels: Option<String>,
+}
+
+/// A change of a collection.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// An object exists, with this content.
     Applied(Value),
     /// An object is gone; its last known content.
     Deleted(Value),
-    /// Everything that exists has been told.
+    /// Everything that exists has been reported.
     Synced,
 }
 
-/// The reader went away.
-struct Gone;
+impl From<&'static Kind> for Collection {
+    /// Every object of a kind.
+    fn from(kind: &'static Kind) -> Self {
+        Self { kind, namespace: None, fields: None, labels: None }
+    }
+}
 
-pub(super) fn start(client: Client, collection: String, tasks: &Tasks) -> mpsc::Receiver<Event> {
+pub(super) fn start(client: kube::Client, collection: Collection, tasks: &Tasks) -> mpsc::Receiver<Event> {
     let (events, receiver) = mpsc::channel(QUEUE);
     tasks.spawn("watch", async move {
         let closed = events.clone();
         tokio::select! {
             () = closed.closed() => {}
-            () = follow(&client, &collection, &events) => {}
+            () = follow(client, collection, &events) => {}
         }
     });
     receiver
 }
 
-async fn follow(client: &Client, collection: &str, events: &mpsc::Sender<Event>) {
-    let mut known = Known::default();
-    let mut pause = PAUSE.0;
-    loop {
-        match round(client, collection, &mut known, events).await {
-            Ok(Err(Gone)) => return,
-            // A watch that was begun and then ended is how API servers are; one that cannot begin is worth a word.
-            Ok(Ok(())) => pause = PAUSE.0,
-            Err(error) => {
-                tracing::warn!(collection, %error, "watch failed; it will be begun again");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE.1);
+async fn follow(client: kube::Client, collection: Collection, events: &mpsc::Sender<Event>) {
+    let Collection { kind, namespace, fields, labels } = collection;
+    let resource = ApiResource {
+        group: kind.group.to_owned(),
+        version: kind.version.to_owned(),
+        api_version: kind.api_version(),
+        kind: kind.kind.to_owned(),
+        plural: kind.plural.to_owned(),
+    };
+    let api: Api<DynamicObject> = match &namespace {
+        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+        None => Api::all_with(client, &resource),
+    };
+    let config =
+        watcher::Config { field_selector: fields, label_selector: labels, ..watcher::Config::default() };
+    let stream = watcher(api, config)
+        .default_backoff()
+        .inspect_err(|error| tracing::warn!(kind = kind.kind, %error, "watch failed, restarting it"));
+    pin_mut!(stream);
+    let mut known = Known { kind, objects: BTreeMap::new(), listed: BTreeMap::new() };
+    while let Some(event) = stream.next().await {
+        let Ok(event) = event else { continue };
+        for event in known.update(event) {
+            if events.send(event).await.is_err() {
+                return;
             }
         }
     }
 }
 
-/// One list and the watch after it, until that ends.
-async fn round(
-    client: &Client,
-    collection: &str,
-    known: &mut Known,
-    events: &mpsc::Sender<Event>,
-) -> Result<Result<(), Gone>, Error> {
-    let (items, version) = client.list_at(collection).await?;
-    for event in known.replace(items).into_iter().chain([Event::Synced]) {
-        if events.send(event).await.is_err() {
-            return Ok(Err(Gone));
-        }
-    }
-    let sep = if collection.contains('?') { '&' } else { '?' };
-    let path = format!("{collection}{sep}watch=true&allowWatchBookmarks=true&resourceVersion={version}");
-    let mut body = client.0.stream(&path).await?;
-    let mut buffer = BytesMut::new();
-    while let Ok(Some(frame)) = tokio::time::timeout(SILENCE, body.frame()).await {
-        // A broken stream is begun again like an ended one.
-        let Ok(Ok(data)) = frame.map(hyper::body::Frame::into_data) else {
-            break;
-        };
-        buffer.extend_from_slice(&data);
-        while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
-            let line = buffer.split_to(end);
-            buffer.advance(1);
-            match known.event(&line) {
-                Read::Nothing => {}
-                Read::Again(reason) => {
-                    tracing::debug!(collection, reason, "watch is begun again");
-                    return Ok(Ok(()));
-                }
-                Read::Event(event) => {
-                    if events.send(event).await.is_err() {
-                        return Ok(Err(Gone));
-                    }
-                }
-            }
-        }
-    }
-    Ok(Ok(()))
-}
+/// Namespace and name.
+type Key = (String, String);
 
-/// What the reader has been told, by namespace and name.
-#[derive(Debug, Default)]
-struct Known(BTreeMap<(String, String), Value>);
-
-/// What one line of a watch means.
-#[derive(Debug, PartialEq)]
-enum Read {
-    Event(Event),
-    Nothing,
-    Again(String),
+/// The objects that the reader knows.
+#[derive(Debug)]
+struct Known {
+    kind: &'static Kind,
+    objects: BTreeMap<Key, Value>,
+    /// The objects of a list that is not complete yet.
+    listed: BTreeMap<Key, Value>,
 }
 
 impl Known {
-    /// Takes a full list; says what differs from what was known.
-    fn replace(&mut self, items: Vec<Value>) -> Vec<Event> {
-        let next: BTreeMap<_, _> = items.into_iter().map(|item| (key(&item), item)).collect();
-        let last = std::mem::take(&mut self.0);
+    fn update(&mut self, event: watcher::Event<DynamicObject>) -> Vec<Event> {
+        match event {
+            watcher::Event::Init => self.listed.clear(),
+            watcher::Event::InitApply(object) => {
+                let object = self.json(&object);
+                self.listed.insert(key(&object), object);
+            }
+            watcher::Event::InitDone => return self.relisted(),
+            watcher::Event::Apply(object) => {
+                let object = self.json(&object);
+                self.objects.insert(key(&object), object.clone());
+                return vec![Event::Applied(object)];
+            }
+            watcher::Event::Delete(object) => {
+                let object = self.json(&object);
+                self.objects.remove(&key(&object));
+                return vec![Event::Deleted(object)];
+            }
+        }
+        Vec::new()
+    }
+
+    /// What differs between a complete list and what was known.
+    fn relisted(&mut self) -> Vec<Event> {
+        let next = std::mem::take(&mut self.listed);
+        let last = std::mem::take(&mut self.objects);
         let gone = last.iter().filter(|(key, _)| !next.contains_key(*key));
         let mut events: Vec<Event> = gone.map(|(_, object)| Event::Deleted(object.clone())).collect();
         let changed = next.iter().filter(|(key, object)| last.get(*key) != Some(object));
         events.extend(changed.map(|(_, object)| Event::Applied(object.clone())));
-        self.0 = next;
+        events.push(Event::Synced);
+        self.objects = next;
         events
     }
 
-    fn event(&mut self, line: &[u8]) -> Read {
-        let Ok(mut event) = serde_json::from_slice::<Value>(line) else {
-            return Read::Again(format!("a line is no JSON: {:?}", String::from_utf8_lossy(line)));
-        };
-        let object = event["object"].take();
-        match object::text(&event, "/type") {
-            "ADDED" | "MODIFIED" => {
-                self.0.insert(key(&object), object.clone());
-                Read::Event(Event::Applied(object))
-            }
-            "DELETED" => {
-                self.0.remove(&key(&object));
-                Read::Event(Event::Deleted(object))
-            }
-            "BOOKMARK" => Read::Nothing,
-            _ => Read::Again(object::text(&object, "/message").to_owned()),
-        }
+    /// The object with its kind, which the items of a list lack.
+    fn json(&self, object: &DynamicObject) -> Value {
+        let mut json = serde_json::to_value(object).unwrap_or_default();
+        json["apiVersion"] = self.kind.api_version().into();
+        json["kind"] = self.kind.kind.into();
+        json
     }
 }
 
-fn key(object: &Value) -> (String, String) {
+fn key(object: &Value) -> Key {
     (object::namespace(object).to_owned(), object::name(object).to_owned())
 }
 
@@ -161,23 +160,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_list_tells_only_what_differs() {
-        let pod = |name: &str, version: &str| json!({"metadata": {"name": name, "resourceVersion": version}});
-        let mut known = Known::default();
-        assert_eq!(known.replace(vec![pod("a", "1"), pod("b", "2")]).len(), 2);
-        let events = known.replace(vec![pod("b", "3"), pod("c", "4")]);
-        let deleted = Event::Deleted(pod("a", "1"));
-        assert_eq!(events, [deleted, Event::Applied(pod("b", "3")), Event::Applied(pod("c", "4"))]);
-    }
-
-    #[test]
-    fn lines_are_events() {
-        let mut known = Known::default();
-        let line = br#"{"type":"ADDED","object":{"metadata":{"name":"a"}}}"#;
-        assert_eq!(known.event(line), Read::Event(Event::Applied(json!({"metadata": {"name": "a"}}))));
-        assert_eq!(known.event(br#"{"type":"BOOKMARK","object":{}}"#), Read::Nothing);
-        let error = br#"{"type":"ERROR","object":{"message":"too old"}}"#;
-        assert_eq!(known.event(error), Read::Again("too old".to_owned()));
-        assert!(matches!(known.event(b"{"), Read::Again(_)));
+    fn a_relist_reports_only_what_differs() {
+        let kind = Kind::named("Pod").unwrap();
+        let pod = |name: &str, version: &str| {
+            let pod = json!({"metadata": {"name": name, "resourceVersion": version}});
+            serde_json::from_value::<DynamicObject>(pod).unwrap()
+        };
+        let mut known = Known { kind, objects: BTreeMap::new(), listed: BTreeMap::new() };
+        let mut relist = |pods: Vec<DynamicObject>| {
+            assert!(known.update(watcher::Event::Init).is_empty());
+            for pod in pods {
+                assert!(known.update(watcher::Event::InitApply(pod)).is_empty());
+            }
+            known.update(watcher::Event::InitDone)
+        };
+        assert_eq!(relist(vec![pod("a", "1"), pod("b", "2"), pod("z", "1")]).len(), 4);
+        let events = relist(vec![pod("b", "3"), pod("c", "4"), pod("z", "1")]);
+        let shown: Vec<String> = events
+            .iter()
+            .map(|event| match event {
+                Event::Applied(pod) => format!("+{}", object::name(pod)),
+                Event::Deleted(pod) => format!("-{}", object::name(pod)),
+                Event::Synced => "synced".to_owned(),
+            })
+            .collect();
+        assert_eq!(shown, ["-a", "+b", "+c", "synced"]);
+        assert!(matches!(&events[1], Event::Applied(pod) if object::text(pod, "/kind") == "Pod"));
     }
 }

@@ -43,6 +43,11 @@ const OTHER_VERSIONS: [(&str, &str); 5] = [
     ("gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"),
 ];
 
+/// The table of kinds lacks this one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("kind {0} is not known")]
+pub struct UnknownKind(String);
+
 /// Every known kind.
 pub static KINDS: [Kind; 17] = [
     kind(0, CORE, ("Namespace", "namespaces"), false),
@@ -86,6 +91,14 @@ impl Kind {
     /// A kind of the table by its name alone.
     pub fn named(kind: &str) -> Option<&'static Self> {
         KINDS.iter().find(|known| known.kind == kind)
+    }
+
+    /// As [`Self::named`], for a kind that the caller relies on.
+    ///
+    /// # Errors
+    /// When the table lacks it.
+    pub fn known(kind: &str) -> Result<&'static Self, UnknownKind> {
+        Self::named(kind).ok_or_else(|| UnknownKind(kind.to_owned()))
     }
 
     /// `v1` or `apps/v1`.

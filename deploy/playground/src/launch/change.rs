@@ -52,11 +52,10 @@ pub(crate) fn change(dir: &Dir, args: &cli::Change, intent: Intent) -> anyhow::R
         bail!("there is no cluster {}; there are: {}", args.cluster, running.clusters.join(", "));
     }
     let chosen = plan.clusters.iter().filter(|one| args.cluster == "both" || args.cluster == one.name);
-    let mut parts = Vec::new();
+    let mut manifests = Vec::new();
     for cluster in chosen {
         let objects = manifest::change_for(&args.filename, &cluster.name, &running.clusters)?;
-        let client = Client::from_kubeconfig(&dir.kubeconfig(&cluster.name))?;
-        parts.push(Part { cluster, objects, client });
+        manifests.push((cluster, objects));
     }
     let istiods = istiods(dir, &running, &plan)?;
     inside::enter(running.pid, &["user", "net"])?;
@@ -67,6 +66,11 @@ pub(crate) fn change(dir: &Dir, args: &cli::Change, intent: Intent) -> anyhow::R
     let istiods: Vec<Istiod> = istiods.into_iter().map(open).collect::<Result<_, _>>()?;
     let deadline = Instant::now() + Duration::from_secs(args.wait);
     crate::block_on(async {
+        let mut parts = Vec::new();
+        for (cluster, objects) in manifests {
+            let client = Client::from_kubeconfig(&dir.kubeconfig(&cluster.name)).await?;
+            parts.push(Part { cluster, objects, client });
+        }
         let mut before = BTreeMap::new();
         for istiod in &istiods {
             before.insert(istiod.cluster.clone(), istiod.pushes().await?.number);

@@ -37,17 +37,17 @@ pub(super) struct Clusters<'a> {
 
 impl<'a> Clusters<'a> {
     /// Nothing runs yet.
-    pub(super) fn new(
+    pub(super) async fn new(
         dir: &'a Dir,
         plan: &'a Plan,
         namespaces: Namespaces,
         outer_pid: i32,
     ) -> anyhow::Result<Self> {
-        let client = |cluster: &Cluster| {
-            let client = Client::from_kubeconfig(&dir.kubeconfig(&cluster.name))?;
-            Ok((cluster.name.clone(), client))
-        };
-        let clients = plan.clusters.iter().map(client).collect::<anyhow::Result<_>>()?;
+        let mut clients = BTreeMap::new();
+        for cluster in &plan.clusters {
+            let client = Client::from_kubeconfig(&dir.kubeconfig(&cluster.name)).await?;
+            clients.insert(cluster.name.clone(), client);
+        }
         Ok(Self { dir, plan, namespaces, clients, outer_pid, processes: Vec::new() })
     }
 
