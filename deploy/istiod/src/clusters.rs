@@ -30,7 +30,7 @@ pub(crate) struct ClusterId(pub(crate) String);
 
 /// Every cluster that is read.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct World {
+pub(crate) struct Clusters {
     clusters: BTreeMap<ClusterId, Cluster>,
 }
 
@@ -44,16 +44,16 @@ pub(crate) struct Cluster {
     versions: BTreeMap<&'static str, u64>,
 }
 
-// === impl World ===
+// === impl Clusters ===
 
-impl World {
+impl Clusters {
     /// Adds a cluster of which nothing is known yet.
     pub(crate) fn add(&mut self, id: ClusterId) {
         self.clusters.entry(id).or_default();
     }
 
     /// The clusters by id.
-    pub(crate) fn clusters(&self) -> impl Iterator<Item = (&ClusterId, &Cluster)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ClusterId, &Cluster)> {
         self.clusters.iter()
     }
 
@@ -71,8 +71,8 @@ impl World {
     }
 
     /// Takes in what a watch of one kind has told.
-    pub(crate) fn take(&mut self, id: &ClusterId, kind: &'static str, event: Event) {
-        self.clusters.entry(id.clone()).or_default().take(kind, event);
+    pub(crate) fn apply(&mut self, id: &ClusterId, kind: &'static str, event: Event) {
+        self.clusters.entry(id.clone()).or_default().apply(kind, event);
     }
 }
 
@@ -95,7 +95,7 @@ impl Cluster {
         FOLLOWED.iter().all(|kind| self.synced.contains(kind))
     }
 
-    fn take(&mut self, kind: &'static str, event: Event) {
+    fn apply(&mut self, kind: &'static str, event: Event) {
         let objects = self.objects.entry(kind).or_default();
         let key = |object: &Value| (object::namespace(object).to_owned(), object::name(object).to_owned());
         if let Event::Applied(object) | Event::Deleted(object) = &event {

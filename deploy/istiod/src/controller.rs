@@ -11,9 +11,9 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::clusters::{ClusterId, FOLLOWED, World, collection};
-use crate::serve::grpc::Known;
+use crate::clusters::{ClusterId, Clusters, FOLLOWED, collection};
 use crate::serve::pushes::Log;
+use crate::snapshot::Snapshot;
 use crate::translate::mesh_config::Mesh;
 use crate::translate::service_entry::vips::{self, Allocation};
 use crate::translate::view;
@@ -32,7 +32,7 @@ const QUEUE: usize = 1024;
 const ROOT_MAP: &str = "istio-ca-root-cert";
 
 /// One event of one cluster.
-type Told = (ClusterId, &'static str, Event);
+type ClusterEvent = (ClusterId, &'static str, Event);
 
 /// What is followed, and how it is translated.
 pub(crate) struct Follower {
@@ -44,7 +44,7 @@ pub(crate) struct Follower {
     pub(crate) clients: Vec<(ClusterId, Client)>,
     /// PEM.
     pub(crate) roots: String,
-    world: World,
+    clusters: Clusters,
     published: BTreeSet<(ClusterId, String)>,
     /// The entries that addresses were written into, as they were then.
     allocated: BTreeSet<(String, String, String)>,
@@ -61,9 +61,9 @@ impl Follower {
         roots: String,
         log: Log,
     ) -> Self {
-        let mut world = World::default();
+        let mut clusters = Clusters::default();
         for (id, _) in &clients {
-            world.add(id.clone());
+            clusters.add(id.clone());
         }
         Self {
             mesh,
@@ -71,7 +71,7 @@ impl Follower {
             network,
             clients,
             roots,
-            world,
+            clusters,
             published: BTreeSet::new(),
             allocated: BTreeSet::new(),
             log,
@@ -80,7 +80,7 @@ impl Follower {
     }
 
     /// Begins to follow; gives what is known once the own cluster, and the others if they answer in time, are read.
-    pub(crate) async fn start(mut self, tasks: &Tasks) -> watch::Receiver<Arc<Known>> {
+    pub(crate) async fn start(mut self, tasks: &Tasks) -> watch::Receiver<Arc<Snapshot>> {
         let mut events = self.follow(tasks);
         self.first(&mut events).await;
         let mut last = Arc::new(self.translate());
@@ -94,12 +94,12 @@ impl Follower {
                 let Some(event) = events.recv().await else {
                     return;
                 };
-                self.take(event);
+                self.apply(event);
                 let longest = Instant::now() + LONGEST;
                 while let Ok(Some(event)) =
                     tokio::time::timeout_at((Instant::now() + QUIET).min(longest), events.recv()).await
                 {
-                    self.take(event);
+                    self.apply(event);
                 }
                 let next = Arc::new(self.translate());
                 self.log.published(&last, &next);
@@ -110,7 +110,7 @@ impl Follower {
         receiver
     }
 
-    fn follow(&self, tasks: &Tasks) -> mpsc::Receiver<Told> {
+    fn follow(&self, tasks: &Tasks) -> mpsc::Receiver<ClusterEvent> {
         let (sender, events) = mpsc::channel(QUEUE);
         for (id, client) in &self.clients {
             for kind in FOLLOWED {
@@ -130,7 +130,7 @@ impl Follower {
     }
 
     /// Reads until everything is there. The own cluster is waited for without end, the others for a while.
-    async fn first(&mut self, events: &mut mpsc::Receiver<Told>) {
+    async fn first(&mut self, events: &mut mpsc::Receiver<ClusterEvent>) {
         let patience = Instant::now() + REMOTES;
         while self.missing().next().is_some() {
             let own_is_there = self.missing().all(|id| *id != self.own);
@@ -140,7 +140,7 @@ impl Follower {
                 Ok(events.recv().await)
             };
             match event {
-                Ok(Some(event)) => self.take(event),
+                Ok(Some(event)) => self.apply(event),
                 Ok(None) => return,
                 Err(_) => {
                     let missing: Vec<String> = self.missing().map(ToString::to_string).collect();
@@ -156,28 +156,28 @@ impl Follower {
 
     /// The clusters that are not read yet.
     fn missing(&self) -> impl Iterator<Item = &ClusterId> {
-        self.world.clusters().filter(|(_, cluster)| !cluster.is_synced()).map(|(id, _)| id)
+        self.clusters.iter().filter(|(_, cluster)| !cluster.is_synced()).map(|(id, _)| id)
     }
 
-    fn take(&mut self, (id, kind, event): Told) {
-        self.world.take(&id, kind, event);
+    fn apply(&mut self, (id, kind, event): ClusterEvent) {
+        self.clusters.apply(&id, kind, event);
     }
 
-    fn translate(&mut self) -> Known {
+    fn translate(&mut self) -> Snapshot {
         self.number += 1;
         let mesh = self
-            .world
+            .clusters
             .cluster(&self.own)
             .map_or_else(|| self.mesh.clone(), |own| self.mesh.as_configured(own));
-        let views = view::all(&mesh, &self.world, &self.own, &self.network);
-        let (world, number, trust_domain) = (self.world.clone(), self.number, mesh.trust_domain);
-        Known { world, views, number, trust_domain }
+        let views = view::all(&mesh, &self.clusters, &self.own, &self.network);
+        let (clusters, number, trust_domain) = (self.clusters.clone(), self.number, mesh.trust_domain);
+        Snapshot { clusters, views, number, trust_domain }
     }
 
     /// Writes addresses into the entries of the own cluster that lack some. A failure is logged, and tried again when
     /// the entry changes.
     fn allocate(&mut self, tasks: &Tasks) {
-        let own = self.world.cluster(&self.own).filter(|cluster| cluster.is_synced());
+        let own = self.clusters.cluster(&self.own).filter(|cluster| cluster.is_synced());
         let client = self.clients.iter().find(|(id, _)| *id == self.own);
         let (Some(cluster), Some((_, client)), Some(kind)) = (own, client, Kind::named("ServiceEntry"))
         else {
@@ -209,7 +209,7 @@ impl Follower {
     /// again when the namespace changes.
     fn publish_roots(&mut self, tasks: &Tasks) {
         for (id, client) in &self.clients {
-            let Some(cluster) = self.world.cluster(id) else {
+            let Some(cluster) = self.clusters.cluster(id) else {
                 continue;
             };
             let living = cluster.of("Namespace").filter(|namespace| !object::is_deleting(namespace));

@@ -7,6 +7,7 @@ mod controller;
 #[cfg(test)]
 mod fixture;
 mod serve;
+mod snapshot;
 mod translate;
 mod validate;
 

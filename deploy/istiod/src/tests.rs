@@ -46,14 +46,14 @@ impl Service<HttpRequest<tonic::body::Body>> for Wire {
 }
 
 /// Clusters east and west, and a control plane of east that reads both.
-struct World {
+struct TestMesh {
     east: Running,
     west: Running,
     wire: Wire,
     _dir: tempfile::TempDir,
 }
 
-impl World {
+impl TestMesh {
     async fn new() -> Self {
         let (east, west) = (running(validate).await, running(validate).await);
         for (cluster, name) in [(&east, "east"), (&west, "west")] {
@@ -234,9 +234,9 @@ fn has(push: &DeltaDiscoveryResponse, part: &str) -> bool {
 
 #[tokio::test]
 async fn agents_are_told_what_is_and_what_changes() {
-    let world = World::new().await;
-    let token = World::token(&world.east, "n1").await;
-    let mut stream = world.subscribe(&token, "east").await.unwrap();
+    let mesh = TestMesh::new().await;
+    let token = TestMesh::token(&mesh.east, "n1").await;
+    let mut stream = mesh.subscribe(&token, "east").await.unwrap();
     let first = stream.until(|_| true).await;
     assert!(has(&first, "east//Pod/sample/hello-") && has(&first, "NetworkGateway/west/192.168.97.5/0"));
     assert!(has(&first, "west/SplitHorizonWorkload/istio-system/gw/192.168.97.5/sample/hello."));
@@ -244,22 +244,22 @@ async fn agents_are_told_what_is_and_what_changes() {
     // West's service is no longer global: what led there goes.
     let path = "/api/v1/namespaces/sample/services/hello";
     let local = json!({"metadata": {"labels": {"istio.io/global": null}}});
-    world.west.client().merge_patch(path, &local).await.unwrap();
+    mesh.west.client().merge_patch(path, &local).await.unwrap();
     let gone = |push: &DeltaDiscoveryResponse| {
         push.removed_resources.iter().any(|name| name.contains("SplitHorizon"))
     };
     stream.until(gone).await;
     // The same control plane serves west's agents the view of west.
-    let token = World::token(&world.west, "n1").await;
-    let mut stream = world.subscribe(&token, "west").await.unwrap();
+    let token = TestMesh::token(&mesh.west, "n1").await;
+    let mut stream = mesh.subscribe(&token, "west").await.unwrap();
     let first = stream.until(|_| true).await;
     assert!(has(&first, "west//Pod/sample/hello-") && !has(&first, "east//Pod"));
 }
 
 #[tokio::test]
 async fn an_entry_without_addresses_gets_one_that_agents_are_told() {
-    let world = World::new().await;
-    let client = world.east.client();
+    let mesh = TestMesh::new().await;
+    let client = mesh.east.client();
     let entry = json!({
         "kind": "ServiceEntry", "apiVersion": "networking.istio.io/v1",
         "metadata": {"name": "e", "namespace": "sample"},
@@ -269,8 +269,8 @@ async fn an_entry_without_addresses_gets_one_that_agents_are_told() {
         },
     });
     client.apply(&entry).await.unwrap();
-    let token = World::token(&world.east, "n1").await;
-    let mut stream = world.subscribe(&token, "east").await.unwrap();
+    let token = TestMesh::token(&mesh.east, "n1").await;
+    let mut stream = mesh.subscribe(&token, "east").await.unwrap();
     // The alias of the service is the address, on the network of the cluster.
     let alias = |push: &DeltaDiscoveryResponse| {
         let service = push.resources.iter().find(|resource| resource.name == "sample/x.example")?;
@@ -291,14 +291,14 @@ async fn an_entry_without_addresses_gets_one_that_agents_are_told() {
 
 #[tokio::test]
 async fn only_tokens_of_the_right_cluster_open_a_stream() {
-    let world = World::new().await;
-    let token = World::token(&world.east, "n1").await;
+    let mesh = TestMesh::new().await;
+    let token = TestMesh::token(&mesh.east, "n1").await;
     for (token, cluster, says) in [
         (token.as_str(), "west", "cluster west refuses the token"),
         ("nonsense", "east", "no JWT of this cluster"),
         (token.as_str(), "north", "\"north\" is none of [\"east\", \"west\"]"),
     ] {
-        let status = world.subscribe(token, cluster).await.err().unwrap();
+        let status = mesh.subscribe(token, cluster).await.err().unwrap();
         assert_eq!(status.code(), Code::Unauthenticated);
         assert!(status.message().contains(says), "{status}");
     }
@@ -306,31 +306,31 @@ async fn only_tokens_of_the_right_cluster_open_a_stream() {
 
 #[tokio::test]
 async fn certificates_are_for_pods_of_the_callers_node() {
-    let world = World::new().await;
+    let mesh = TestMesh::new().await;
     let identity = "spiffe://cluster.local/ns/sample/sa/hello";
-    let pods = world.east.client().list("/api/v1/namespaces/sample/pods").await.unwrap();
+    let pods = mesh.east.client().list("/api/v1/namespaces/sample/pods").await.unwrap();
     let here = object::text(&pods[0], "/spec/nodeName");
     let elsewhere = if here == "n1" { "n2" } else { "n1" };
-    let token = World::token(&world.east, here).await;
-    let chain = world.sign(&token, "east", identity).await.unwrap();
+    let token = TestMesh::token(&mesh.east, here).await;
+    let chain = mesh.sign(&token, "east", identity).await.unwrap();
     assert_eq!(chain.len(), 3);
     assert!(chain.iter().all(|pem| pem.starts_with("-----BEGIN CERTIFICATE-----")));
-    let stranger = World::token(&world.east, elsewhere).await;
-    let status = world.sign(&stranger, "east", identity).await.unwrap_err();
+    let stranger = TestMesh::token(&mesh.east, elsewhere).await;
+    let status = mesh.sign(&stranger, "east", identity).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
     assert!(status.message().contains("no pod of service account sample/hello runs on node"), "{status}");
-    let status = world.sign(&token, "east", "spiffe://elsewhere/ns/sample/sa/hello").await.unwrap_err();
+    let status = mesh.sign(&token, "east", "spiffe://elsewhere/ns/sample/sa/hello").await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
-    let own = world.east.client().token("sample", "hello", json!({"audiences": ["istio-ca"]})).await.unwrap();
-    assert!(world.sign(&own, "east", identity).await.is_ok(), "an account may ask for itself");
-    let status = world.sign(&own, "east", "spiffe://cluster.local/ns/sample/sa/default").await.unwrap_err();
+    let own = mesh.east.client().token("sample", "hello", json!({"audiences": ["istio-ca"]})).await.unwrap();
+    assert!(mesh.sign(&own, "east", identity).await.is_ok(), "an account may ask for itself");
+    let status = mesh.sign(&own, "east", "spiffe://cluster.local/ns/sample/sa/default").await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
 }
 
 #[tokio::test]
 async fn every_namespace_gets_the_root() {
-    let world = World::new().await;
-    for cluster in [&world.east, &world.west] {
+    let mesh = TestMesh::new().await;
+    for cluster in [&mesh.east, &mesh.west] {
         let kind = Collection::from(playground_k8s::manifest::Kind::named("ConfigMap").unwrap());
         let maps = Collection { fields: Some("metadata.name=istio-ca-root-cert".to_owned()), ..kind };
         let mut events = cluster.client().watch(maps, &cluster.tasks);

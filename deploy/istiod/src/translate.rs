@@ -1,5 +1,6 @@
 //! From a cluster's objects to the resources that its agents are sent, one file per kind. Pure: objects in, messages out.
 
+pub(crate) mod address;
 pub(crate) mod authorization;
 pub(crate) mod gateway;
 pub(crate) mod mesh_config;

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::binaries::AgentProgram;
-use crate::plan::Topology;
+use crate::launch::{ChangeArgs, RunArgs, WorldArgs};
+use crate::scenario::ScenarioArgs;
 use crate::world;
 use playground_k8s::api;
 use playground_node::{cluster_dns, kube_proxy, kubelet, pod_init};
@@ -50,61 +50,6 @@ impl Cli {
     }
 }
 
-/// What a world is made of.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
-pub(crate) struct WorldArgs {
-    /// Where the control planes are.
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) topology: Topology,
-    /// Kubernetes manifests to build the clusters from: `common/`, `east/` and `west/` under this folder [default: the
-    /// repository's own]
-    #[arg(long, value_name = "PATH")]
-    pub(crate) manifests: Option<PathBuf>,
-    /// Another program as the agent of a cluster or of one node, started as the chart starts ztunnel: `proxy ztunnel`
-    /// and the same environment. May be given several times; a node's own goes before its cluster's.
-    #[arg(long, value_name = "CLUSTER-OR-NODE=PATH")]
-    pub(crate) agent_program: Vec<AgentProgram>,
-}
-
-/// A whole run: up, check, down.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
-pub(crate) struct RunArgs {
-    #[command(flatten)]
-    pub(crate) world: WorldArgs,
-    /// Prints the report as JSON; progress still goes to standard error.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// A scenario, and the world that it is played in.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct ScenarioArgs {
-    /// Which one; all of them, one after the other, when none is named.
-    pub(crate) name: Option<String>,
-    /// Only lists them.
-    #[arg(long, conflicts_with = "name")]
-    pub(crate) list: bool,
-    #[command(flatten)]
-    pub(crate) world: WorldArgs,
-    /// Prints the report as JSON; the steps still go to standard error.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// What is to be changed where.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Change {
-    /// A manifest, or a folder of them. Of a folder with `common/`, `east/` or `west/` each cluster gets its own part.
-    #[arg(short, long, value_name = "PATH")]
-    pub(crate) filename: PathBuf,
-    /// `east`, `west` or `both`.
-    #[arg(long, default_value = "both")]
-    pub(crate) cluster: String,
-    /// Seconds that pods and agents may take to follow.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    pub(crate) wait: u64,
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Builds a world that stays until `down`.
@@ -130,9 +75,9 @@ pub(crate) enum Command {
     },
     /// Applies a manifest and tells what the agents were told:
     /// `apply -f deploy/manifests/policies/only-east-sleep.yaml --cluster west`
-    Apply(Change),
+    Apply(ChangeArgs),
     /// Deletes the objects of a manifest, and tells what the agents were told.
-    Delete(Change),
+    Delete(ChangeArgs),
     /// Ends the world.
     Down,
     /// Plays a scenario in a world of its own: up, a change, checks, down. Without a name: every scenario.
@@ -189,6 +134,7 @@ pub(crate) enum Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Topology;
 
     fn line(args: &[&str]) -> Result<Cli, clap::Error> {
         let cli = Cli::try_parse_from(std::iter::once(&"playground").chain(args))?;

@@ -16,18 +16,19 @@ use anyhow::{Context, bail};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::binaries;
-use crate::cli::{RunArgs, WorldArgs};
 use crate::dir::Dir;
 use crate::plan::Plan;
 use crate::world::Mode;
 use playground_k8s::manifest;
 use playground_node::program;
 
+mod args;
 mod change;
 mod inside;
 mod show;
 
-pub(crate) use change::{Intent, change};
+pub(crate) use args::{RunArgs, WorldArgs};
+pub(crate) use change::{ChangeArgs, Intent, change};
 pub(crate) use inside::{down, exec};
 pub(crate) use show::{logs, status};
 
@@ -156,25 +157,4 @@ fn spawn(
 fn code(status: ExitStatus) -> u8 {
     // Killed by a signal: no code.
     status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
-}
-
-/// Facts about a running world that the commands from outside need.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Running {
-    /// The first process, as the outside sees it.
-    pub(crate) pid: i32,
-    /// `multi-primary` or `primary-remote`.
-    pub(crate) topology: String,
-    /// Names of the clusters.
-    pub(crate) clusters: Vec<String>,
-}
-
-/// Reads the facts; an error when no world is up.
-pub(crate) fn running(dir: &Dir) -> anyhow::Result<Running> {
-    let nothing = || format!("no world is up in {}; start one with `playground up`", dir.path().display());
-    if dir.lock(Duration::ZERO).is_ok() {
-        bail!(nothing());
-    }
-    let text = fs::read(dir.world()).with_context(nothing)?;
-    serde_json::from_slice(&text).with_context(|| format!("{} is damaged", dir.world().display()))
 }

@@ -14,13 +14,27 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 
 use crate::binaries;
-use crate::cli::{ScenarioArgs, WorldArgs};
 use crate::dir::Dir;
-use crate::launch;
+use crate::launch::{self, WorldArgs};
 use playground_node::program;
 use steps::Steps;
 
 pub(crate) use all::ALL;
+
+/// A scenario, and the world that it is played in.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ScenarioArgs {
+    /// Which one; all of them, one after the other, when none is named.
+    pub(crate) name: Option<String>,
+    /// Only lists them.
+    #[arg(long, conflicts_with = "name")]
+    pub(crate) list: bool,
+    #[command(flatten)]
+    pub(crate) world: WorldArgs,
+    /// Prints the report as JSON; the steps still go to standard error.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
 
 /// One scenario.
 pub(crate) struct Scenario {

@@ -17,7 +17,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::binaries::{self, AgentProgram};
 use crate::dir::Dir;
-use crate::launch::Running;
 use crate::plan::{Plan, Topology};
 use crate::{pki, topology};
 use playground_node::cni_ptp;
@@ -30,11 +29,14 @@ mod process;
 mod progress;
 mod ready;
 mod report;
+mod running;
+mod startup;
 pub(crate) mod table;
 mod wire;
 
 use clusters::Clusters;
 use progress::Progress;
+pub(crate) use running::RunningWorld;
 
 /// What kind of world, and of what.
 #[derive(Debug, Clone, clap::Args)]
@@ -101,7 +103,7 @@ pub(crate) fn run(dir: &Dir, options: &Options, die: fn()) -> anyhow::Result<Exi
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let mut clusters = Clusters::new(dir, &plan, namespaces, outer_pid).await?;
-        clusters.start(options, &progress).await?;
+        startup::start(&mut clusters, options, &progress).await?;
         match options.mode {
             Mode::Stay | Mode::Hold => stay(dir, &plan, &mut clusters, &progress).await,
             Mode::Check => check(&clusters, &progress, false).await,
@@ -193,14 +195,7 @@ async fn stay(
     progress: &Progress,
 ) -> anyhow::Result<ExitCode> {
     let mut ended = signal(SignalKind::terminate())?;
-    let running = Running {
-        // We are number 1 here; the outside's number is what it will need.
-        pid: clusters.outer_pid,
-        topology: if plan.topology == Topology::MultiPrimary { "multi-primary" } else { "primary-remote" }
-            .to_owned(),
-        clusters: plan.clusters.iter().map(|cluster| cluster.name.clone()).collect(),
-    };
-    fs::write(dir.world(), serde_json::to_vec(&running)?)?;
+    RunningWorld::new(plan, clusters.outer_pid).write(dir)?;
     progress.stage("up", "end it with `playground down`");
     println!("try: playground exec east/sleep -- curl -sS helloworld.sample:5000/hello");
     for cluster in &plan.clusters {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
-use crate::clusters::{ClusterId, World};
+use crate::clusters::{ClusterId, Clusters};
 use crate::translate::workload::account;
 use playground_k8s::client::Client;
 use playground_k8s::manifest::object;
@@ -158,7 +158,12 @@ impl Caller {
     ///
     /// # Errors
     /// With the reason.
-    pub(crate) fn may_be(&self, wanted: &Account, trusted: &Account, world: &World) -> Result<(), Denied> {
+    pub(crate) fn may_be(
+        &self,
+        wanted: &Account,
+        trusted: &Account,
+        clusters: &Clusters,
+    ) -> Result<(), Denied> {
         if self.account == *wanted {
             return Ok(());
         }
@@ -168,7 +173,7 @@ impl Caller {
         let Some((pod, uid)) = &self.pod else {
             return Err(Denied::Unbound(self.account.clone()));
         };
-        let cluster = world.cluster(&self.cluster);
+        let cluster = clusters.cluster(&self.cluster);
         let caller = cluster.and_then(|cluster| cluster.get("Pod", &self.account.namespace, pod));
         let Some(caller) = caller.filter(|pod| object::uid(pod) == uid) else {
             let (namespace, cluster) = (self.account.namespace.clone(), self.cluster.clone());

@@ -1,6 +1,5 @@
 //! The two gRPC services: delta ADS and certificates. They carry calls to the session, the reviewer and the authority.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -15,30 +14,20 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::ca::{self, Authority};
-use crate::clusters::{ClusterId, World};
+use crate::clusters::ClusterId;
 use crate::serve::caller::{Account, Caller, Reviewer};
 use crate::serve::pushes::Log;
 use crate::serve::session::{Said, Session};
+use crate::snapshot::Snapshot;
 use crate::translate::view::View;
 
 /// How many responses may wait for a slow client.
 const QUEUE: usize = 16;
 
-/// What is known at one moment: the objects, and what is made of them for each cluster's agents.
-#[derive(Debug, Default)]
-pub(crate) struct Known {
-    pub(crate) world: World,
-    pub(crate) views: BTreeMap<ClusterId, View>,
-    /// Grows with every change.
-    pub(crate) number: u64,
-    /// Of every identity.
-    pub(crate) trust_domain: String,
-}
-
 /// What both services work with.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) known: watch::Receiver<Arc<Known>>,
+    pub(crate) known: watch::Receiver<Arc<Snapshot>>,
     pub(crate) reviewer: Reviewer,
     pub(crate) authority: Authority,
     /// The account of node agents.
@@ -105,7 +94,7 @@ impl Shared {
                 "metadata ImpersonatedIdentity: {identity:?} is not spiffe://{domain}/ns/NAMESPACE/sa/ACCOUNT"
             ))
         })?;
-        let may = caller.may_be(&wanted, &self.trusted, &self.known.borrow().world);
+        let may = caller.may_be(&wanted, &self.trusted, &self.known.borrow().clusters);
         may.map_err(|denied| Status::permission_denied(denied.to_string()))?;
         let chain =
             self.authority.sign(&request.csr, &identity, request.validity_duration, SystemTime::now());
@@ -124,7 +113,7 @@ impl Shared {
 async fn drive(
     caller: Caller,
     mut requests: Streaming<DeltaDiscoveryRequest>,
-    mut known: watch::Receiver<Arc<Known>>,
+    mut known: watch::Receiver<Arc<Snapshot>>,
     responses: &mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     log: &Log,
 ) -> Result<(), Status> {
@@ -181,7 +170,7 @@ async fn drive(
     }
 }
 
-fn view<'a>(known: &'a Known, cluster: &ClusterId) -> Result<&'a View, Status> {
+fn view<'a>(known: &'a Snapshot, cluster: &ClusterId) -> Result<&'a View, Status> {
     let unknown = || Status::failed_precondition(format!("nothing is known of cluster {cluster}"));
     known.views.get(cluster).ok_or_else(unknown)
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 use crate::clusters::ClusterId;
-use crate::serve::grpc::Known;
+use crate::snapshot::Snapshot;
 use crate::translate::view::{Resources, View};
 
 /// How many changes are remembered.
@@ -98,10 +98,10 @@ impl Pushes {
 
 impl Log {
     /// Takes down what is told from now on, and what it was before.
-    pub(crate) fn published(&self, before: &Known, now: &Known) {
+    pub(crate) fn published(&self, before: &Snapshot, now: &Snapshot) {
         let mut inner = self.lock();
         inner.number = now.number;
-        inner.read = now.world.versions();
+        inner.read = now.clusters.versions();
         for (cluster, view) in &now.views {
             let change = change(now.number, cluster, before.views.get(cluster), view);
             if change.added.len() + change.changed.len() + change.removed.len() > 0 {
@@ -223,13 +223,13 @@ mod tests {
 
     use super::*;
 
-    fn known(number: u64, workloads: &[(&str, &str)]) -> Known {
+    fn known(number: u64, workloads: &[(&str, &str)]) -> Snapshot {
         let mut view = View::default();
         for (uid, name) in workloads {
             let (uid, name) = ((*uid).to_owned(), (*name).to_owned());
             view.addresses.add_workload(&Workload { uid, name, ..Workload::default() });
         }
-        Known { number, views: [(ClusterId("c".to_owned()), view)].into(), ..Known::default() }
+        Snapshot { number, views: [(ClusterId("c".to_owned()), view)].into(), ..Snapshot::default() }
     }
 
     #[test]

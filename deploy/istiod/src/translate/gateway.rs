@@ -10,8 +10,8 @@ use isthmus_proto::workload::{
 use serde_json::Value;
 
 use crate::clusters::{Cluster, ClusterId};
+use crate::translate::address::{network_address, octets};
 use crate::translate::mesh_config::Mesh;
-use crate::translate::service::{network_address, octets};
 use playground_k8s::manifest::object;
 
 /// The port of HBONE when a gateway does not say.

@@ -262,11 +262,11 @@ mod tests {
             - namespaceSelector: {matchExpressions: [{key: kind, operator: NotIn, values: [open]}]}\n  scope: LOCAL\n\
             - servicesSelector: {matchExpressions: [{key: share, operator: Exists}]}\n  scope: GLOBAL\n";
         let mesh = mesh(text);
-        let mut world = crate::clusters::World::default();
+        let mut clusters = crate::clusters::Clusters::default();
         let id = crate::clusters::ClusterId("c".to_owned());
         let namespace = json!({"metadata": {"name": "a", "labels": {"kind": "open"}}});
-        world.take(&id, "Namespace", Event::Applied(namespace));
-        let cluster = world.cluster(&id).unwrap();
+        clusters.apply(&id, "Namespace", Event::Applied(namespace));
+        let cluster = clusters.cluster(&id).unwrap();
         let scope = |namespace: &str, label: &str| {
             mesh.scope(cluster, &json!({"metadata": {"namespace": namespace, "labels": {label: "x"}}}))
         };

@@ -5,19 +5,20 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use isthmus_proto::workload::{
-    AppProtocol, IpFamilies, LoadBalancing, NetworkAddress, Port, PortList, Service,
+    AppProtocol, IpFamilies, LoadBalancing, Port, PortList, Service,
     load_balancing::{HealthPolicy, Mode, Scope as Reach},
 };
 use serde_json::Value;
 
 use crate::clusters::Cluster;
+use crate::translate::address::network_address;
 use crate::translate::mesh_config::{Mesh, Scope};
 use crate::translate::waypoint::Waypoints;
 use playground_k8s::manifest::object;
 
 /// A service of one cluster, with what else is needed to connect workloads to it.
 #[derive(Debug, Clone)]
-pub(crate) struct Known<'a> {
+pub(crate) struct MeshService<'a> {
     /// The resource of the cluster by itself.
     pub(crate) resource: Service,
     /// How far the service reaches.
@@ -54,7 +55,7 @@ pub(crate) fn all<'a>(
     cluster: &'a Cluster,
     network: &str,
     waypoints: &Waypoints<'_>,
-) -> BTreeMap<String, Known<'a>> {
+) -> BTreeMap<String, MeshService<'a>> {
     let services =
         cluster.of("Service").filter(|service| object::text(service, "/spec/type") != "ExternalName");
     let known = services.map(|service| {
@@ -66,7 +67,7 @@ pub(crate) fn all<'a>(
             target: port.get("targetPort").and_then(Value::as_str),
         });
         let key = key(&resource);
-        let known = Known {
+        let known = MeshService {
             resource,
             scope: mesh.scope(cluster, service),
             source: Source::Service,
@@ -99,20 +100,7 @@ fn translate(mesh: &Mesh, cluster: &Cluster, service: &Value, network: &str) -> 
     }
 }
 
-/// An address on a network.
-pub(crate) fn network_address(network: &str, address: IpAddr) -> NetworkAddress {
-    NetworkAddress { network: network.to_owned(), address: octets(address), length: None }
-}
-
-/// An address as resources carry it.
-pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
-}
-
-impl Known<'_> {
+impl MeshService<'_> {
     /// Whether a pod or a WorkloadEntry is chosen by the service's selector.
     pub(crate) fn selects(&self, workload: &Value) -> bool {
         !self.selector.is_empty()

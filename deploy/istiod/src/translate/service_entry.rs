@@ -15,10 +15,11 @@ use isthmus_proto::workload::{
 use serde_json::{Value, json};
 
 use crate::clusters::Cluster;
+use crate::translate::address::{network_address, octets};
 use crate::translate::mesh_config::{Mesh, Scope};
-use crate::translate::service::{self, Known, PortNames, Source, network_address, octets};
+use crate::translate::service::{self, MeshService, PortNames, Source};
 use crate::translate::waypoint::Waypoints;
-use crate::translate::workload::{Canonical, Place};
+use crate::translate::workload::{Canonical, ClusterContext};
 use playground_k8s::manifest::object;
 
 /// The services of all ServiceEntries by `namespace/hostname`; of several with one name in a namespace the oldest.
@@ -26,8 +27,8 @@ pub(crate) fn services<'a>(
     cluster: &'a Cluster,
     network: &str,
     waypoints: &Waypoints<'_>,
-) -> BTreeMap<String, Known<'a>> {
-    let mut known: BTreeMap<String, Known<'a>> = BTreeMap::new();
+) -> BTreeMap<String, MeshService<'a>> {
+    let mut known: BTreeMap<String, MeshService<'a>> = BTreeMap::new();
     let mut canonical = std::collections::BTreeSet::new();
     for entry in oldest_first(cluster) {
         for host in object::texts(entry, "/spec/hosts") {
@@ -41,7 +42,7 @@ pub(crate) fn services<'a>(
             resource.canonical = canonical.insert(host);
             let selector = object::string_map(entry, "/spec/workloadSelector/labels");
             let names = ports(entry).map(|port| PortNames { own: object::text(port, "/name"), target: None });
-            let one = Known {
+            let one = MeshService {
                 resource,
                 scope: Scope::Local,
                 source: Source::Entry,
@@ -131,44 +132,44 @@ fn resolution(entry: &Value) -> &str {
 /// The endpoints that ServiceEntries name themselves, and every WorkloadEntry.
 pub(crate) fn workloads(
     mesh: &Mesh,
-    place: Place<'_>,
+    context: ClusterContext<'_>,
     policies_for: &impl Fn(&Value) -> Vec<String>,
 ) -> Vec<Workload> {
     let inline =
-        oldest_first(place.entries.cluster).into_iter().flat_map(|entry| endpoints(mesh, place, entry));
+        oldest_first(context.entries.cluster).into_iter().flat_map(|entry| endpoints(mesh, context, entry));
     let inline =
         inline.map(|(entry, workload)| Workload { authorization_policies: policies_for(entry), ..workload });
     let mut workloads: Vec<Workload> = inline.collect();
     let entries =
-        place.entries.cluster.of("WorkloadEntry").filter(|entry| check::workload_entry(entry).is_ok());
+        context.entries.cluster.of("WorkloadEntry").filter(|entry| check::workload_entry(entry).is_ok());
     for entry in entries {
         let labelled = labelled(entry);
-        let behind = place.services.iter().filter(|(_, known)| known.selects(&labelled));
+        let behind = context.services.iter().filter(|(_, known)| known.selects(&labelled));
         let numbers = entry.pointer("/spec/ports").cloned().unwrap_or_default();
         let services = behind.map(|(key, known)| (key.clone(), known.ports_of(&numbers))).collect();
         let (namespace, name) = (object::namespace(entry), object::name(entry));
-        let uid = format!("{}/networking.istio.io/WorkloadEntry/{namespace}/{name}", place.entries.id);
-        let made = endpoint(mesh, place, &labelled, uid, &entry["spec"], services);
+        let uid = format!("{}/networking.istio.io/WorkloadEntry/{namespace}/{name}", context.entries.id);
+        let made = endpoint(mesh, context, &labelled, uid, &entry["spec"], services);
         workloads.push(Workload { authorization_policies: policies_for(&labelled), ..made });
     }
     workloads
 }
 
 /// The endpoints of one entry. One that is found by DNS and names none has an endpoint for each of its hosts.
-fn endpoints<'e>(mesh: &Mesh, place: Place<'_>, entry: &'e Value) -> Vec<(&'e Value, Workload)> {
+fn endpoints<'e>(mesh: &Mesh, context: ClusterContext<'_>, entry: &'e Value) -> Vec<(&'e Value, Workload)> {
     let (namespace, name) = (object::namespace(entry), object::name(entry));
     let key = |host: &str| format!("{namespace}/{host}");
     let made = |endpoint_spec: &Value, hosts: &[&str]| {
         let address = object::text(endpoint_spec, "/address");
         let uid =
-            format!("{}/networking.istio.io/ServiceEntry/{namespace}/{name}/{address}", place.entries.id);
+            format!("{}/networking.istio.io/ServiceEntry/{namespace}/{name}/{address}", context.entries.id);
         let numbers = endpoint_spec.get("ports").cloned().unwrap_or_default();
         let behind = hosts.iter().map(|host| key(host)).filter_map(|key| {
             // Another object may own the name.
-            let known = place.services.get(&key).filter(|known| known.resource.name == name)?;
+            let known = context.services.get(&key).filter(|known| known.resource.name == name)?;
             Some((key, known.ports_of(&numbers)))
         });
-        (entry, endpoint(mesh, place, entry, uid, endpoint_spec, behind.collect()))
+        (entry, endpoint(mesh, context, entry, uid, endpoint_spec, behind.collect()))
     };
     let hosts: Vec<&str> = object::texts(entry, "/spec/hosts").collect();
     let given = object::list(entry, "/spec/endpoints");
@@ -182,7 +183,7 @@ fn endpoints<'e>(mesh: &Mesh, place: Place<'_>, entry: &'e Value) -> Vec<(&'e Va
 /// A workload as both kinds write it.
 fn endpoint(
     mesh: &Mesh,
-    place: Place<'_>,
+    context: ClusterContext<'_>,
     object: &Value,
     uid: String,
     spec: &Value,
@@ -200,7 +201,7 @@ fn endpoint(
         namespace: object::namespace(object).to_owned(),
         addresses: ip.map(octets).into_iter().collect(),
         hostname: if ip.is_none() { address.to_owned() } else { String::new() },
-        network: network.unwrap_or(place.network).to_owned(),
+        network: network.unwrap_or(context.network).to_owned(),
         tunnel_protocol: if tunnels { TunnelProtocol::Hbone } else { TunnelProtocol::None }.into(),
         native_tunnel: tunnels,
         trust_domain: mesh.trust_domain_in_resources(),
@@ -210,9 +211,9 @@ fn endpoint(
         workload_type: WorkloadType::Pod.into(),
         workload_name: object::name(object).to_owned(),
         services,
-        cluster_id: place.entries.id.to_string(),
+        cluster_id: context.entries.id.to_string(),
         locality: locality(object::text(spec, "/locality")),
-        waypoint: place.waypoints.of_workload(object),
+        waypoint: context.waypoints.of_workload(object),
         capacity: weight.filter(|weight| *weight > 0),
         ..Workload::default()
     }

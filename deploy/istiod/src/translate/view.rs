@@ -8,16 +8,16 @@ use isthmus_proto::discovery::Resource;
 use isthmus_proto::workload::{Service, Workload};
 use serde_json::Value;
 
-use crate::clusters::{Cluster, ClusterId, World};
+use crate::clusters::{Cluster, ClusterId, Clusters};
 use crate::translate::authorization;
 use crate::translate::gateway::{self, NetworkGateway};
 use crate::translate::mesh_config::{Mesh, Scope};
 use crate::translate::peer_authentication::PeerAuthentications;
 use crate::translate::resource;
-use crate::translate::service::{self, Known};
+use crate::translate::service::{self, MeshService};
 use crate::translate::service_entry;
 use crate::translate::waypoint::Waypoints;
-use crate::translate::workload::{self, Entries, Place};
+use crate::translate::workload::{self, ClusterContext, Entries};
 use playground_k8s::manifest::object;
 
 /// The resources for the agents of one cluster, by name.
@@ -53,27 +53,35 @@ struct Part<'a> {
     id: &'a ClusterId,
     network: &'a str,
     cluster: &'a Cluster,
-    services: BTreeMap<String, Known<'a>>,
+    services: BTreeMap<String, MeshService<'a>>,
     workloads: Vec<Workload>,
 }
 
 /// What every cluster's agents are told. `config` is the cluster whose policies and entries count, `own` its
 /// network when its root namespace does not say.
-pub(crate) fn all(mesh: &Mesh, world: &World, config: &ClusterId, own: &str) -> BTreeMap<ClusterId, View> {
-    let Some(config_cluster) = world.cluster(config) else {
+pub(crate) fn all(
+    mesh: &Mesh,
+    clusters: &Clusters,
+    config: &ClusterId,
+    own: &str,
+) -> BTreeMap<ClusterId, View> {
+    let Some(config_cluster) = clusters.cluster(config) else {
         return BTreeMap::new();
     };
     let policies = Policies::read(config_cluster, mesh);
     let entries = Entries { id: config, cluster: config_cluster };
-    let parts: Vec<Part<'_>> = world
-        .clusters()
+    let parts: Vec<Part<'_>> = clusters
+        .iter()
         .map(|(id, cluster)| {
             let default = if id == config { own } else { "" };
             let network = workload::network(cluster, &mesh.root_namespace).unwrap_or(default);
             let waypoints = Waypoints::new(cluster, network);
             let services = services(mesh, entries, cluster, network, &waypoints);
-            let place = Place { id, cluster, network, services: &services, waypoints: &waypoints, entries };
-            let workloads = workload::all(mesh, place, |pod| policies.names_for(pod, &mesh.root_namespace));
+            let context =
+                ClusterContext { id, cluster, network, services: &services, waypoints: &waypoints, entries };
+            let policies_for = |pod: &Value| policies.names_for(pod, &mesh.root_namespace);
+            let mut workloads = workload::all(mesh, context, &policies_for);
+            workloads.extend(service_entry::workloads(mesh, context, &policies_for));
             Part { id, network, cluster, services, workloads }
         })
         .collect();
@@ -95,7 +103,7 @@ fn services<'a>(
     cluster: &'a Cluster,
     network: &str,
     waypoints: &Waypoints<'_>,
-) -> BTreeMap<String, Known<'a>> {
+) -> BTreeMap<String, MeshService<'a>> {
     let mut services = service::all(mesh, cluster, network, waypoints);
     let names: BTreeSet<String> = services.values().map(|known| known.resource.hostname.clone()).collect();
     for (key, mut known) in service_entry::services(entries.cluster, network, waypoints) {

@@ -10,8 +10,8 @@ use isthmus_proto::workload::{
 use serde_json::Value;
 
 use crate::clusters::Cluster;
+use crate::translate::address::network_address;
 use crate::translate::mesh_config::LabelSelector;
-use crate::translate::service::network_address;
 use playground_k8s::manifest::object;
 
 /// The port of every waypoint.

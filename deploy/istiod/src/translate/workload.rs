@@ -9,15 +9,15 @@ use isthmus_proto::workload::{
 use serde_json::Value;
 
 use crate::clusters::{Cluster, ClusterId};
+use crate::translate::address::octets;
 use crate::translate::mesh_config::Mesh;
-use crate::translate::service::{Known, octets};
-use crate::translate::service_entry;
+use crate::translate::service::MeshService;
 use crate::translate::waypoint::Waypoints;
 use playground_k8s::manifest::object;
 
 /// Where workloads are.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place<'a> {
+pub(crate) struct ClusterContext<'a> {
     /// Their cluster's name.
     pub(crate) id: &'a ClusterId,
     /// Their cluster.
@@ -25,7 +25,7 @@ pub(crate) struct Place<'a> {
     /// The network that all pods of the cluster are on.
     pub(crate) network: &'a str,
     /// The cluster's services.
-    pub(crate) services: &'a BTreeMap<String, Known<'a>>,
+    pub(crate) services: &'a BTreeMap<String, MeshService<'a>>,
     /// The cluster's waypoints.
     pub(crate) waypoints: &'a Waypoints<'a>,
     /// Whose ServiceEntries and WorkloadEntries count.
@@ -46,19 +46,19 @@ pub(crate) struct Canonical {
     pub(crate) revision: String,
 }
 
-/// Every workload of a cluster; `policies_for` names the policies that choose a pod.
+/// The pods of a cluster, and the endpoints of its slices that are no pods; `policies_for` names the policies that
+/// select a pod.
 pub(crate) fn all(
     mesh: &Mesh,
-    place: Place<'_>,
-    policies_for: impl Fn(&Value) -> Vec<String>,
+    context: ClusterContext<'_>,
+    policies_for: &impl Fn(&Value) -> Vec<String>,
 ) -> Vec<Workload> {
-    let pods = place.cluster.of("Pod").filter(|pod| !has_ended(pod));
+    let pods = context.cluster.of("Pod").filter(|pod| !has_ended(pod));
     let mut workloads: Vec<Workload> = pods
-        .filter_map(|pod| from_pod(mesh, place, pod))
+        .filter_map(|pod| from_pod(mesh, context, pod))
         .map(|(pod, workload)| Workload { authorization_policies: policies_for(pod), ..workload })
         .collect();
-    workloads.extend(place.cluster.of("EndpointSlice").flat_map(|slice| from_slice(place, slice)));
-    workloads.extend(service_entry::workloads(mesh, place, &policies_for));
+    workloads.extend(context.cluster.of("EndpointSlice").flat_map(|slice| from_slice(context, slice)));
     workloads
 }
 
@@ -71,7 +71,7 @@ fn has_ended(pod: &Value) -> bool {
     matches!(object::text(pod, "/status/phase"), "Succeeded" | "Failed")
 }
 
-fn from_pod<'a>(mesh: &Mesh, place: Place<'_>, pod: &'a Value) -> Option<(&'a Value, Workload)> {
+fn from_pod<'a>(mesh: &Mesh, context: ClusterContext<'_>, pod: &'a Value) -> Option<(&'a Value, Workload)> {
     let addresses = addresses(pod);
     if addresses.is_empty() {
         return None;
@@ -82,11 +82,11 @@ fn from_pod<'a>(mesh: &Mesh, place: Place<'_>, pod: &'a Value) -> Option<(&'a Va
     let (tunnel_protocol, native_tunnel) = tunnel(pod);
     let canonical = Canonical::of(pod, workload_name);
     let workload = Workload {
-        uid: format!("{}//Pod/{namespace}/{name}", place.id),
+        uid: format!("{}//Pod/{namespace}/{name}", context.id),
         name: name.to_owned(),
         namespace: namespace.to_owned(),
         addresses: addresses.into_iter().map(octets).collect(),
-        network: place.network.to_owned(),
+        network: context.network.to_owned(),
         tunnel_protocol: tunnel_protocol.into(),
         trust_domain: mesh.trust_domain_in_resources(),
         service_account: account(pod).to_owned(),
@@ -96,13 +96,13 @@ fn from_pod<'a>(mesh: &Mesh, place: Place<'_>, pod: &'a Value) -> Option<(&'a Va
         workload_type: WorkloadType::Pod.into(),
         workload_name: workload_name.to_owned(),
         native_tunnel,
-        services: services(place, pod),
+        services: services(context, pod),
         status: status(pod).into(),
-        cluster_id: place.id.to_string(),
-        locality: place.cluster.get("Node", "", node).and_then(locality),
+        cluster_id: context.id.to_string(),
+        locality: context.cluster.get("Node", "", node).and_then(locality),
         network_mode: network_mode(pod).into(),
-        waypoint: place.waypoints.of_workload(pod),
-        application_tunnel: place.waypoints.binding_of(pod),
+        waypoint: context.waypoints.of_workload(pod),
+        application_tunnel: context.waypoints.binding_of(pod),
         ..Workload::default()
     };
     Some((pod, workload))
@@ -180,12 +180,12 @@ fn locality(node: &Value) -> Option<Locality> {
 
 /// The services that a pod stands behind: by their selectors, or because a service's own slice names it.
 fn services(
-    place: Place<'_>,
+    context: ClusterContext<'_>,
     pod: &Value,
 ) -> std::collections::HashMap<String, isthmus_proto::workload::PortList> {
-    let named = |known: &Known<'_>| {
+    let named = |known: &MeshService<'_>| {
         known.is_sliced()
-            && slices_of(place.cluster, known).any(|slice| {
+            && slices_of(context.cluster, known).any(|slice| {
                 object::list(slice, "/endpoints").iter().any(|endpoint| {
                     object::text(endpoint, "/targetRef/kind") == "Pod"
                         && object::text(endpoint, "/targetRef/name") == object::name(pod)
@@ -193,11 +193,11 @@ fn services(
                 })
             })
     };
-    let behind = place.services.iter().filter(|(_, known)| known.selects(pod) || named(known));
+    let behind = context.services.iter().filter(|(_, known)| known.selects(pod) || named(known));
     behind.map(|(key, known)| (key.clone(), known.ports_at(pod))).collect()
 }
 
-fn slices_of<'a>(cluster: &'a Cluster, known: &Known<'_>) -> impl Iterator<Item = &'a Value> {
+fn slices_of<'a>(cluster: &'a Cluster, known: &MeshService<'_>) -> impl Iterator<Item = &'a Value> {
     let (namespace, name) = (known.resource.namespace.clone(), known.resource.name.clone());
     cluster.of("EndpointSlice").filter(move |slice| {
         object::namespace(slice) == namespace
@@ -206,9 +206,9 @@ fn slices_of<'a>(cluster: &'a Cluster, known: &Known<'_>) -> impl Iterator<Item 
 }
 
 /// The endpoints of a slice that are no pods, for a service without a selector.
-fn from_slice(place: Place<'_>, slice: &Value) -> Vec<Workload> {
+fn from_slice(context: ClusterContext<'_>, slice: &Value) -> Vec<Workload> {
     let service = object::label(slice, "kubernetes.io/service-name");
-    let known = place.services.iter().find(|(_, known)| {
+    let known = context.services.iter().find(|(_, known)| {
         known.is_sliced()
             && Some(known.resource.name.as_str()) == service
             && known.resource.namespace == object::namespace(slice)
@@ -224,15 +224,15 @@ fn from_slice(place: Place<'_>, slice: &Value) -> Vec<Workload> {
         // An endpoint that does not say is ready.
         let ready = endpoint.pointer("/conditions/ready").and_then(Value::as_bool).unwrap_or(true);
         Workload {
-            uid: format!("{}/discovery.k8s.io/EndpointSlice/{namespace}/{name}/{address}", place.id),
+            uid: format!("{}/discovery.k8s.io/EndpointSlice/{namespace}/{name}/{address}", context.id),
             name: name.to_owned(),
             namespace: namespace.to_owned(),
             addresses: vec![octets(address)],
-            network: place.network.to_owned(),
+            network: context.network.to_owned(),
             workload_type: WorkloadType::Pod.into(),
             services: [(key.clone(), ports.clone())].into(),
             status: if ready { WorkloadStatus::Healthy } else { WorkloadStatus::Unhealthy }.into(),
-            cluster_id: place.id.to_string(),
+            cluster_id: context.id.to_string(),
             network_mode: NetworkMode::HostNetwork.into(),
             ..Workload::default()
         }

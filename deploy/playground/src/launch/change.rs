@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use isthmus_sys::socket::Sockets;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Running, inside};
-use crate::cli;
+use super::inside;
 use crate::dir::Dir;
 use crate::objects::gateway;
 use crate::plan::{Cluster, Plan, SYSTEM, Topology};
+use crate::world::RunningWorld;
 use playground_istiod::is_followed;
 use playground_istiod::pushes::{self, Pushes};
 use playground_k8s::client::Client;
@@ -33,6 +33,20 @@ const QUIET: Duration = Duration::from_millis(300);
 const STEP: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// What is to be changed where.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ChangeArgs {
+    /// A manifest, or a folder of them. Of a folder with `common/`, `east/` or `west/` each cluster gets its own part.
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) filename: PathBuf,
+    /// `east`, `west` or `both`.
+    #[arg(long, default_value = "both")]
+    pub(crate) cluster: String,
+    /// Seconds that pods and agents may take to follow.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) wait: u64,
+}
+
 /// What is to become of the objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Intent {
@@ -43,8 +57,8 @@ pub(crate) enum Intent {
 }
 
 /// Changes the clusters; fails when somebody has not followed in time.
-pub(crate) fn change(dir: &Dir, args: &cli::Change, intent: Intent) -> anyhow::Result<ExitCode> {
-    let running = super::running(dir)?;
+pub(crate) fn change(dir: &Dir, args: &ChangeArgs, intent: Intent) -> anyhow::Result<ExitCode> {
+    let running = RunningWorld::read(dir)?;
     let topology: Topology =
         clap::ValueEnum::from_str(&running.topology, false).map_err(anyhow::Error::msg)?;
     let plan = Plan::new(topology);
@@ -93,7 +107,7 @@ pub(crate) fn change(dir: &Dir, args: &cli::Change, intent: Intent) -> anyhow::R
 }
 
 /// The control planes that run, each with a process of its pod as we number it.
-fn istiods(dir: &Dir, running: &Running, plan: &Plan) -> anyhow::Result<Vec<(String, i32)>> {
+fn istiods(dir: &Dir, running: &RunningWorld, plan: &Plan) -> anyhow::Result<Vec<(String, i32)>> {
     let primaries = plan.clusters.iter().filter(|cluster| cluster.primary);
     let found = primaries.map(|cluster| {
         let record = Record::find(&dir.all_pods(), &format!("{}/istiod", cluster.name))?;

@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::dir::Dir;
+use crate::world::RunningWorld;
 use playground_node::kubelet::Record;
 
 /// How long the world may take to end by itself.
@@ -20,7 +21,7 @@ const ENDING: Duration = Duration::from_secs(5);
 
 /// Runs a command in a pod and returns its exit code.
 pub(crate) fn exec(dir: &Dir, pod: &str, command: &[String]) -> anyhow::Result<ExitCode> {
-    let world = super::running(dir)?;
+    let world = RunningWorld::read(dir)?;
     let record = Record::find(&dir.all_pods(), pod)?;
     let inner =
         record.pid.with_context(|| format!("pod {} does not run: {}", record.name, record.message))?;
@@ -59,7 +60,7 @@ pub(super) fn enter(pid: i32, kinds: &[&str]) -> anyhow::Result<()> {
 
 /// Ends the world; it is no error when none is up.
 pub(crate) fn down(dir: &Dir) -> anyhow::Result<ExitCode> {
-    let Ok(world) = super::running(dir) else {
+    let Ok(world) = RunningWorld::read(dir) else {
         println!("no world is up in {}", dir.path().display());
         return Ok(ExitCode::SUCCESS);
     };

@@ -8,12 +8,12 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 
 use crate::dir::Dir;
-use crate::world::table;
+use crate::world::{RunningWorld, table};
 use playground_node::kubelet::Record;
 
 /// Lists the pods.
 pub(crate) fn status(dir: &Dir, json: bool) -> anyhow::Result<ExitCode> {
-    let world = super::running(dir)?;
+    let world = RunningWorld::read(dir)?;
     let pods = Record::all(&dir.all_pods())?;
     if json {
         let report =

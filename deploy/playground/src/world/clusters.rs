@@ -1,14 +1,13 @@
-//! Starting the clusters in order, each step with a bounded wait that names what is missing.
+//! The clusters of a world: their clients, and the processes and objects that they consist of. When each of them is
+//! started, and what has to be ready before, is not decided here.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use super::Options;
 use super::process::Process;
-use super::progress::Progress;
-use super::{Options, ready};
 use crate::binaries::AgentProgram;
 use crate::dir::Dir;
 use crate::objects;
@@ -17,11 +16,6 @@ use crate::plan::{API_PORT, Cluster, Node, Plan};
 use crate::topology::Namespaces;
 use playground_k8s::client::Client;
 use playground_k8s::manifest::{self, object};
-
-/// How long each step may take.
-const API: Duration = Duration::from_secs(15);
-const PODS: Duration = Duration::from_secs(45);
-const MESH: Duration = Duration::from_secs(30);
 
 /// The clusters as they run.
 #[derive(Debug)]
@@ -51,33 +45,6 @@ impl<'a> Clusters<'a> {
         Ok(Self { dir, plan, namespaces, clients, outer_pid, processes: Vec::new() })
     }
 
-    /// Starts everything and waits until it works.
-    pub(super) async fn start(&mut self, options: &Options, progress: &Progress) -> anyhow::Result<()> {
-        progress.stage("API servers", "one per cluster");
-        for cluster in &self.plan.clusters {
-            self.start_api(cluster)?;
-        }
-        self.until("API servers", API, ready::apis).await?;
-        progress.stage("nodes", "kubelets and service proxies");
-        for cluster in &self.plan.clusters {
-            let founded = self.found(cluster).await;
-            founded.with_context(|| format!("objects of cluster {}", cluster.name))?;
-            for node in &cluster.nodes {
-                self.start_node(cluster, node, options)?;
-            }
-        }
-        progress.stage("control planes", "istiods and name servers");
-        self.until("control planes", PODS, ready::pods).await?;
-        progress.stage("pods", &format!("agents, gateways, and {}", options.manifests.display()));
-        for cluster in &self.plan.clusters {
-            let applied = self.apply(cluster, options).await;
-            applied.with_context(|| format!("objects of cluster {}", cluster.name))?;
-        }
-        self.until("pods", PODS, ready::pods).await?;
-        progress.stage("mesh", "every agent knows every workload");
-        self.until("mesh", MESH, ready::mesh).await
-    }
-
     /// The client of a cluster.
     pub(super) fn client(&self, cluster: &Cluster) -> anyhow::Result<&Client> {
         self.clients.get(&cluster.name).with_context(|| format!("there is no cluster {}", cluster.name))
@@ -94,7 +61,18 @@ impl<'a> Clusters<'a> {
         futures_util::future::select_all(waits).await.0
     }
 
-    fn start_api(&mut self, cluster: &Cluster) -> anyhow::Result<()> {
+    /// Fails when one of the processes has ended, with the last lines of its log.
+    pub(super) fn check_processes(&mut self) -> anyhow::Result<()> {
+        for process in &mut self.processes {
+            if let Some(status) = process.ended() {
+                bail!("{} ended ({status}){}", process.name, process.tail());
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a cluster's API server.
+    pub(super) fn start_api(&mut self, cluster: &Cluster) -> anyhow::Result<()> {
         let files = Files::of(self.dir, &cluster.name);
         let args = [
             ("--cluster", cluster.name.clone()),
@@ -111,7 +89,13 @@ impl<'a> Clusters<'a> {
         self.spawn(&netns, cluster, "apiserver", "apiserver", &args)
     }
 
-    fn start_node(&mut self, cluster: &Cluster, node: &Node, options: &Options) -> anyhow::Result<()> {
+    /// Starts the kubelet and the service proxy of a node.
+    pub(super) fn start_node(
+        &mut self,
+        cluster: &Cluster,
+        node: &Node,
+        options: &Options,
+    ) -> anyhow::Result<()> {
         let kubeconfig = text(&self.dir.kubeconfig(&cluster.name));
         let mut proxy = vec![("--kubeconfig", kubeconfig.clone())];
         proxy.extend(node.announces.map(|address| ("--announce", address.to_string())));
@@ -148,8 +132,8 @@ impl<'a> Clusters<'a> {
         Ok(())
     }
 
-    /// What the cluster has before anything of the mesh is put into it.
-    async fn found(&self, cluster: &Cluster) -> anyhow::Result<()> {
+    /// Creates what a cluster has before anything of the mesh is put into it.
+    pub(super) async fn create_base(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let client = self.client(cluster)?;
         let root = fs::read_to_string(Files::of(self.dir, &cluster.name).root)?;
         let base = objects::base(self.plan, cluster, &root).into_iter();
@@ -159,8 +143,8 @@ impl<'a> Clusters<'a> {
         Ok(())
     }
 
-    /// The data plane, and everything that the manifests say.
-    async fn apply(&self, cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
+    /// Creates the data plane, and every object of the manifests.
+    pub(super) async fn apply_manifests(&self, cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
         let client = self.client(cluster)?;
         for object in objects::data_plane(self.dir, cluster) {
             client.apply(&object).await?;
@@ -176,26 +160,6 @@ impl<'a> Clusters<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Asks until nothing is missing; at the end of the time says what is, with the last lines of its log.
-    async fn until<F>(&mut self, what: &str, time: Duration, missing: F) -> anyhow::Result<()>
-    where
-        F: AsyncFn(&Clusters<'_>) -> anyhow::Result<Option<ready::Missing>>,
-    {
-        let deadline = tokio::time::Instant::now() + time;
-        loop {
-            for process in &mut self.processes {
-                if let Some(status) = process.ended() {
-                    bail!("{} ended ({status}){}", process.name, process.tail());
-                }
-            }
-            let Some(missing) = missing(self).await? else { return Ok(()) };
-            if tokio::time::Instant::now() > deadline {
-                bail!("{what}: not ready after {time:?}: {missing}");
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
     }
 }
 

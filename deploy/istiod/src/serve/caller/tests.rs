@@ -7,8 +7,8 @@ fn account(text: &str) -> Account {
     Account::parse(text).unwrap()
 }
 
-fn world() -> World {
-    let mut world = World::default();
+fn clusters() -> Clusters {
+    let mut clusters = Clusters::default();
     for (namespace, name, account, node, phase) in [
         ("istio-system", "ztunnel-1", "ztunnel", "n1", "Running"),
         ("sample", "here", "hello", "n1", "Pending"),
@@ -19,9 +19,9 @@ fn world() -> World {
             "metadata": {"namespace": namespace, "name": name, "uid": format!("uid-{name}")},
             "spec": {"serviceAccountName": account, "nodeName": node}, "status": {"phase": phase},
         });
-        world.take(&ClusterId("east".to_owned()), "Pod", Event::Applied(pod));
+        clusters.apply(&ClusterId("east".to_owned()), "Pod", Event::Applied(pod));
     }
-    world
+    clusters
 }
 
 fn caller(account_name: &str, pod: Option<(&str, &str)>) -> Caller {
@@ -37,7 +37,7 @@ fn the_node_agent_speaks_for_the_pods_of_its_node_only() {
     let agent = caller("istio-system/ztunnel", Some(("ztunnel-1", "uid-ztunnel-1")));
     let asks = |caller: &Caller, wanted: &str| {
         let trusted = account("istio-system/ztunnel");
-        caller.may_be(&account(wanted), &trusted, &world()).map_err(|denied| denied.to_string())
+        caller.may_be(&account(wanted), &trusted, &clusters()).map_err(|denied| denied.to_string())
     };
     assert_eq!(asks(&agent, "sample/hello"), Ok(()));
     assert_eq!(asks(&agent, "istio-system/ztunnel"), Ok(()));

@@ -4,7 +4,7 @@ use isthmus_proto::workload::NetworkMode;
 use serde_json::json;
 
 use super::*;
-use crate::clusters::{ClusterId, World};
+use crate::clusters::{ClusterId, Clusters};
 use crate::translate::mesh_config::default_scopes;
 use crate::translate::resource;
 use crate::translate::view::fixture::{service_of, workload_of};
@@ -12,15 +12,15 @@ use crate::translate::view::{self, View};
 use playground_k8s::client::Event;
 
 /// One cluster `c` on network `n` with these objects.
-fn world(objects: &[Value]) -> World {
-    let mut world = World::default();
+fn clusters(objects: &[Value]) -> Clusters {
+    let mut clusters = Clusters::default();
     let network = json!({"topology.istio.io/network": "n"});
     let namespace = |name: &str| json!({"kind": "Namespace", "metadata": {"name": name, "labels": network}});
     for object in [namespace("istio-system"), namespace("a")].iter().chain(objects) {
         let kind = playground_k8s::manifest::Kind::named(object::text(object, "/kind")).unwrap().kind;
-        world.take(&ClusterId("c".to_owned()), kind, Event::Applied(object.clone()));
+        clusters.apply(&ClusterId("c".to_owned()), kind, Event::Applied(object.clone()));
     }
-    world
+    clusters
 }
 
 fn view(objects: &[Value]) -> View {
@@ -32,7 +32,7 @@ fn view(objects: &[Value]) -> View {
         ..Mesh::default()
     };
     let id = ClusterId("c".to_owned());
-    view::all(&mesh, &world(objects), &id, "").remove(&id).unwrap()
+    view::all(&mesh, &clusters(objects), &id, "").remove(&id).unwrap()
 }
 
 fn names(view: &View) -> Vec<&str> {
@@ -173,7 +173,7 @@ fn a_service_of_kubernetes_owns_its_name() {
 }
 
 fn allocated(objects: &[Value]) -> Vec<vips::Allocation> {
-    vips::allocate(world(objects).cluster(&ClusterId("c".to_owned())).unwrap())
+    vips::allocate(clusters(objects).cluster(&ClusterId("c".to_owned())).unwrap())
 }
 
 #[test]

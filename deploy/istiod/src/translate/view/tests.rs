@@ -31,9 +31,9 @@ fn id(cluster: &str) -> ClusterId {
     ClusterId(cluster.to_owned())
 }
 
-fn put(world: &mut World, cluster: &str, object: Value) {
+fn put(clusters: &mut Clusters, cluster: &str, object: Value) {
     let kind = manifest::Kind::named(object::text(&object, "/kind")).unwrap().kind;
-    world.take(&id(cluster), kind, Event::Applied(object));
+    clusters.apply(&id(cluster), kind, Event::Applied(object));
 }
 
 fn pod(name: &str, app: &str, account: &str, ip: &str, node: &str) -> Value {
@@ -68,9 +68,9 @@ fn service(name: &str, ip: &str, global: bool, target: Value) -> Value {
     })
 }
 
-/// The world of the manifests: helloworld v1 in east, v2 in west, a sleep in both.
-fn world() -> World {
-    let mut world = World::default();
+/// The clusters of the manifests: helloworld v1 in east, v2 in west, a sleep in both.
+fn clusters() -> Clusters {
+    let mut clusters = Clusters::default();
     for (cluster, gateway, pods, vip, version) in [
         ("east", EAST_GATEWAY, "10.11.1", "172.21.9.9", "v1"),
         ("west", WEST_GATEWAY, "10.21.1", "172.22.9.9", "v2"),
@@ -96,14 +96,14 @@ fn world() -> World {
             pod(&format!("helloworld-{version}"), "helloworld", "helloworld", &format!("{pods}.1"), &node),
             pod(&format!("local-{version}"), "local", "local", &format!("{pods}.2"), &node),
         ] {
-            put(&mut world, cluster, object);
+            put(&mut clusters, cluster, object);
         }
     }
-    world
+    clusters
 }
 
-fn view_of(world: &World, cluster: &str) -> View {
-    all(&mesh(), world, &id("east"), "").remove(&id(cluster)).unwrap()
+fn view_of(clusters: &Clusters, cluster: &str) -> View {
+    all(&mesh(), clusters, &id("east"), "").remove(&id(cluster)).unwrap()
 }
 
 const HELLO: &str = "sample/helloworld.sample.svc.cluster.local";
@@ -112,7 +112,7 @@ const SPLIT: &str = "west/SplitHorizonWorkload/istio-system/istio-eastwestgatewa
 
 #[test]
 fn each_network_sees_its_own_workloads_and_the_ways_out() {
-    let view = view_of(&world(), "east");
+    let view = view_of(&clusters(), "east");
     let names: Vec<&str> = view.addresses.all().keys().map(String::as_str).collect();
     assert_eq!(
         names,
@@ -125,7 +125,7 @@ fn each_network_sees_its_own_workloads_and_the_ways_out() {
             SPLIT,
         ]
     );
-    let other = view_of(&world(), "west");
+    let other = view_of(&clusters(), "west");
     assert!(other.addresses.get("NetworkGateway/east/192.168.97.1/0").is_some());
     assert!(other.addresses.get("west//Pod/sample/helloworld-v2-6746879bdd-abcde").is_some());
     assert!(other.addresses.get(V1).is_none());
@@ -133,7 +133,7 @@ fn each_network_sees_its_own_workloads_and_the_ways_out() {
 
 #[test]
 fn a_pod_is_a_workload() {
-    let view = view_of(&world(), "east");
+    let view = view_of(&clusters(), "east");
     let made = workload_of(&view, V1);
     assert_eq!((made.uid.as_str(), made.name.as_str()), (V1, "helloworld-v1-6746879bdd-abcde"));
     assert_eq!(made.addresses, [vec![10, 11, 1, 1]]);
@@ -156,24 +156,24 @@ fn a_pod_is_a_workload() {
 
 #[test]
 fn a_global_service_is_merged_and_names_the_accounts_behind_it() {
-    let service = service_of(&view_of(&world(), "east"), HELLO);
+    let service = service_of(&view_of(&clusters(), "east"), HELLO);
     assert_eq!(service.hostname, "helloworld.sample.svc.cluster.local");
     let addresses: Vec<String> = service.addresses.iter().filter_map(resource::sort_key).collect();
     assert_eq!(addresses, ["east/172.21.9.9", "west/172.22.9.9"]);
     assert_eq!(service.subject_alt_names, ["spiffe://cluster.local/ns/sample/sa/helloworld"]);
     assert_eq!((service.ports[0].service_port, service.ports[0].target_port), (5000, 0));
     assert!(service.canonical && service.load_balancing.is_none());
-    let local = service_of(&view_of(&world(), "east"), "sample/local.sample.svc.cluster.local");
+    let local = service_of(&view_of(&clusters(), "east"), "sample/local.sample.svc.cluster.local");
     assert_eq!((local.addresses.len(), local.subject_alt_names.len()), (1, 0));
 }
 
 #[test]
 fn another_network_is_one_workload_per_global_service_and_one_per_gateway() {
-    let mut world = world();
+    let mut clusters = clusters();
     let mut second = pod("helloworld-v3", "helloworld", "other", "10.21.1.9", "west-worker");
     second["status"]["conditions"] = json!([]);
-    put(&mut world, "west", second);
-    let view = view_of(&world, "east");
+    put(&mut clusters, "west", second);
+    let view = view_of(&clusters, "east");
     let split = workload_of(&view, SPLIT);
     assert_eq!((split.capacity, split.tunnel_protocol()), (Some(2), TunnelProtocol::Hbone));
     assert_eq!((split.namespace.as_str(), split.network.as_str()), ("sample", "west"));
@@ -199,37 +199,37 @@ fn another_network_is_one_workload_per_global_service_and_one_per_gateway() {
 
 #[test]
 fn what_is_not_global_everywhere_stays_at_home() {
-    let mut world = world();
-    put(&mut world, "west", service("helloworld", "172.22.9.9", false, 5000.into()));
-    let view = view_of(&world, "east");
+    let mut clusters = clusters();
+    put(&mut clusters, "west", service("helloworld", "172.22.9.9", false, 5000.into()));
+    let view = view_of(&clusters, "east");
     assert!(view.addresses.get(SPLIT).is_none());
     assert_eq!(service_of(&view, HELLO).addresses.len(), 1);
     // West has only its own, local copy: nothing of east's is merged into it.
-    let view = view_of(&world, "west");
+    let view = view_of(&clusters, "west");
     assert_eq!(service_of(&view, HELLO).addresses.len(), 1);
     assert!(!view.addresses.all().keys().any(|name| name.contains("SplitHorizon")));
 }
 
 #[test]
 fn a_network_without_a_gateway_cannot_be_reached() {
-    let mut world = world();
-    let gateway = world.cluster(&id("west")).unwrap().of("Gateway").next().unwrap().clone();
-    world.take(&id("west"), "Gateway", Event::Deleted(gateway));
-    let view = view_of(&world, "east");
+    let mut clusters = clusters();
+    let gateway = clusters.cluster(&id("west")).unwrap().of("Gateway").next().unwrap().clone();
+    clusters.apply(&id("west"), "Gateway", Event::Deleted(gateway));
+    let view = view_of(&clusters, "east");
     assert!(!view.addresses.all().keys().any(|name| name.starts_with("west") || name.starts_with("Network")));
 }
 
 #[test]
 fn a_gateway_that_is_declared_by_hand_brings_its_port_and_account() {
-    let mut world = world();
+    let mut clusters = clusters();
     let gateway = json!({
         "kind": "Gateway",
         "metadata": {"name": "to-west", "namespace": "istio-system", "labels": {"topology.istio.io/network": "west"}},
         "spec": {"gatewayClassName": "istio-remote", "listeners": [{"port": 15018, "protocol": "HBONE"}]},
         "status": {"addresses": [{"type": "Hostname", "value": "west.example"}]},
     });
-    put(&mut world, "east", gateway);
-    let view = view_of(&world, "east");
+    put(&mut clusters, "east", gateway);
+    let view = view_of(&clusters, "east");
     let door = workload_of(&view, "NetworkGateway/west/west.example/15018");
     assert_eq!(
         (door.hostname.as_str(), door.service_account.as_str()),
@@ -241,7 +241,7 @@ fn a_gateway_that_is_declared_by_hand_brings_its_port_and_account() {
 
 #[test]
 fn pods_that_cannot_serve_are_unhealthy_or_absent() {
-    let mut world = world();
+    let mut clusters = clusters();
     let base = pod("helloworld-v1", "helloworld", "helloworld", "10.11.1.1", "east-worker");
     let changed = |pointer: &str, value: Value| {
         let mut pod = base.clone();
@@ -251,18 +251,18 @@ fn pods_that_cannot_serve_are_unhealthy_or_absent() {
     let mut deleting = base.clone();
     deleting["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
     for unhealthy in [changed("/status/conditions", json!([])), deleting] {
-        put(&mut world, "east", unhealthy);
-        assert_eq!(workload_of(&view_of(&world, "east"), V1).status(), WorkloadStatus::Unhealthy);
+        put(&mut clusters, "east", unhealthy);
+        assert_eq!(workload_of(&view_of(&clusters, "east"), V1).status(), WorkloadStatus::Unhealthy);
     }
     for absent in [changed("/status/phase", "Succeeded".into()), changed("/status", json!({}))] {
-        put(&mut world, "east", absent);
-        assert!(view_of(&world, "east").addresses.get(V1).is_none());
+        put(&mut clusters, "east", absent);
+        assert!(view_of(&clusters, "east").addresses.get(V1).is_none());
     }
     let mut plain = base.clone();
     plain["metadata"]["annotations"] = json!({});
     plain["spec"]["hostNetwork"] = true.into();
-    put(&mut world, "east", plain);
-    let made = workload_of(&view_of(&world, "east"), V1);
+    put(&mut clusters, "east", plain);
+    let made = workload_of(&view_of(&clusters, "east"), V1);
     assert_eq!(
         (made.tunnel_protocol(), made.network_mode()),
         (TunnelProtocol::None, NetworkMode::HostNetwork)
@@ -271,18 +271,18 @@ fn pods_that_cannot_serve_are_unhealthy_or_absent() {
 
 #[test]
 fn a_service_without_a_selector_has_the_endpoints_of_its_slices() {
-    let mut world = world();
+    let mut clusters = clusters();
     let mut istiod = service("istiod", "172.21.7.7", false, 15012.into());
     istiod["spec"]["selector"] = json!({});
     istiod["spec"]["ports"] = json!([{"name": "xds", "port": 15012}]);
-    put(&mut world, "east", istiod);
+    put(&mut clusters, "east", istiod);
     let slice = json!({
         "kind": "EndpointSlice",
         "metadata": {"name": "istiod-x", "namespace": "sample", "labels": {"kubernetes.io/service-name": "istiod"}},
         "endpoints": [{"addresses": ["192.168.97.9"]}], "ports": [{"name": "xds", "port": 9000}],
     });
-    put(&mut world, "east", slice);
-    let view = view_of(&world, "east");
+    put(&mut clusters, "east", slice);
+    let view = view_of(&clusters, "east");
     let made = workload_of(&view, "east/discovery.k8s.io/EndpointSlice/sample/istiod-x/192.168.97.9");
     let port = &made.services["sample/istiod.sample.svc.cluster.local"].ports[0];
     assert_eq!(
@@ -293,7 +293,7 @@ fn a_service_without_a_selector_has_the_endpoints_of_its_slices() {
 
 #[test]
 fn load_balancing_follows_the_service() {
-    let mut world = world();
+    let mut clusters = clusters();
     for (spec, mode, reach) in [
         (json!({"internalTrafficPolicy": "Local"}), 1, vec![4]),
         (json!({"trafficDistribution": "PreferClose"}), 2, vec![6, 1, 2]),
@@ -303,8 +303,8 @@ fn load_balancing_follows_the_service() {
         for (key, value) in spec.as_object().unwrap() {
             service["spec"][key] = value.clone();
         }
-        put(&mut world, "east", service);
-        let made = service_of(&view_of(&world, "east"), HELLO).load_balancing.unwrap();
+        put(&mut clusters, "east", service);
+        let made = service_of(&view_of(&clusters, "east"), HELLO).load_balancing.unwrap();
         assert_eq!((made.mode, made.routing_preference), (mode, reach));
     }
 }
@@ -318,16 +318,16 @@ fn policy(name: &str, namespace: &str, selector: &Value) -> Value {
 
 #[test]
 fn policies_choose_workloads_and_count_from_the_configuration_cluster() {
-    let mut world = world();
+    let mut clusters = clusters();
     let (hello, v1) = (json!({"app": "helloworld"}), json!({"app": "helloworld", "version": "v1"}));
-    put(&mut world, "east", policy("v1", "sample", &v1));
-    put(&mut world, "east", policy("mesh", "istio-system", &hello));
-    put(&mut world, "east", policy("elsewhere", "other", &hello));
-    put(&mut world, "west", policy("ignored", "sample", &hello));
+    put(&mut clusters, "east", policy("v1", "sample", &v1));
+    put(&mut clusters, "east", policy("mesh", "istio-system", &hello));
+    put(&mut clusters, "east", policy("elsewhere", "other", &hello));
+    put(&mut clusters, "west", policy("ignored", "sample", &hello));
     let strict = json!({"mtls": {"mode": "STRICT"}});
     let metadata = json!({"name": "strict", "namespace": "sample"});
-    put(&mut world, "east", json!({"kind": "PeerAuthentication", "metadata": metadata, "spec": strict}));
-    let view = view_of(&world, "east");
+    put(&mut clusters, "east", json!({"kind": "PeerAuthentication", "metadata": metadata, "spec": strict}));
+    let view = view_of(&clusters, "east");
     let names: Vec<&str> = view.policies.all().keys().map(String::as_str).collect();
     let of_peers = "istio-system/istio_converted_static_strict";
     assert_eq!(names, [of_peers, "istio-system/mesh", "other/elsewhere", "sample/v1"]);
@@ -339,17 +339,17 @@ fn policies_choose_workloads_and_count_from_the_configuration_cluster() {
 
 #[test]
 fn the_same_world_has_the_same_versions() {
-    let versions = |world: &World| -> Vec<(String, String)> {
-        let view = view_of(world, "east");
+    let versions = |clusters: &Clusters| -> Vec<(String, String)> {
+        let view = view_of(clusters, "east");
         view.addresses.all().iter().map(|(name, one)| (name.clone(), one.version.clone())).collect()
     };
-    let mut world = world();
-    let before = versions(&world);
-    assert_eq!(versions(&world), before);
+    let mut clusters = clusters();
+    let before = versions(&clusters);
+    assert_eq!(versions(&clusters), before);
     let mut moved = pod("helloworld-v1", "helloworld", "helloworld", "10.11.1.1", "east-worker");
     moved["status"]["conditions"] = json!([]);
-    put(&mut world, "east", moved);
-    let changed: Vec<String> = versions(&world)
+    put(&mut clusters, "east", moved);
+    let changed: Vec<String> = versions(&clusters)
         .into_iter()
         .zip(before)
         .filter(|(now, before)| now != before)
@@ -369,8 +369,8 @@ fn gateway(namespace: &str, class: &str, labels: &Value, from: &str) -> Value {
 }
 
 /// The waypoint of the service and of the pod of helloworld in east.
-fn waypoints(world: &World) -> (Option<GatewayAddress>, Option<GatewayAddress>) {
-    let view = view_of(world, "east");
+fn waypoints(clusters: &Clusters) -> (Option<GatewayAddress>, Option<GatewayAddress>) {
+    let view = view_of(clusters, "east");
     (service_of(&view, HELLO).waypoint, workload_of(&view, V1).waypoint)
 }
 
@@ -385,10 +385,10 @@ fn a_waypoint_serves_what_its_label_says() {
         (json!({"istio.io/waypoint-for": "all"}), true, true),
         (json!({"istio.io/waypoint-for": "none"}), false, false),
     ] {
-        let mut world = world();
-        put(&mut world, "east", namespace(json!({"istio.io/use-waypoint": "w"})));
-        put(&mut world, "east", gateway("sample", "istio-waypoint", &labels, "Same"));
-        let found = waypoints(&world);
+        let mut clusters = clusters();
+        put(&mut clusters, "east", namespace(json!({"istio.io/use-waypoint": "w"})));
+        put(&mut clusters, "east", gateway("sample", "istio-waypoint", &labels, "Same"));
+        let found = waypoints(&clusters);
         assert_eq!((found.0.is_some(), found.1.is_some()), (service, pod), "{labels}");
         if let Some(address) = found.0.or(found.1) {
             let ip =
@@ -402,15 +402,19 @@ fn a_waypoint_serves_what_its_label_says() {
 
 #[test]
 fn an_object_can_go_without_its_namespaces_waypoint() {
-    let mut world = world();
+    let mut clusters = clusters();
     let labels = json!({"istio.io/use-waypoint": "w", "istio.io/ingress-use-waypoint": "true"});
-    put(&mut world, "east", json!({"kind": "Namespace", "metadata": {"name": "sample", "labels": labels}}));
-    put(&mut world, "east", gateway("sample", "istio-waypoint", &json!({}), "Same"));
-    assert!(service_of(&view_of(&world, "east"), HELLO).ingress_use_waypoint);
+    put(
+        &mut clusters,
+        "east",
+        json!({"kind": "Namespace", "metadata": {"name": "sample", "labels": labels}}),
+    );
+    put(&mut clusters, "east", gateway("sample", "istio-waypoint", &json!({}), "Same"));
+    assert!(service_of(&view_of(&clusters, "east"), HELLO).ingress_use_waypoint);
     let mut opted_out = service("helloworld", "172.21.9.9", true, "web".into());
     opted_out["metadata"]["labels"]["istio.io/use-waypoint"] = "none".into();
-    put(&mut world, "east", opted_out);
-    assert_eq!(waypoints(&world), (None, None));
+    put(&mut clusters, "east", opted_out);
+    assert_eq!(waypoints(&clusters), (None, None));
 }
 
 #[test]
@@ -423,22 +427,22 @@ fn another_namespaces_waypoint_must_admit_and_have_an_address() {
         ("istio-waypoint", "All", true),
         ("istio-east-west", "All", false),
     ] {
-        let mut world = world();
-        put(&mut world, "east", asks.clone());
-        put(&mut world, "east", gateway("edge", class, &json!({}), from));
-        assert_eq!(waypoints(&world).0.is_some(), found, "{class} {from}");
+        let mut clusters = clusters();
+        put(&mut clusters, "east", asks.clone());
+        put(&mut clusters, "east", gateway("edge", class, &json!({}), from));
+        assert_eq!(waypoints(&clusters).0.is_some(), found, "{class} {from}");
     }
-    let mut world = world();
-    put(&mut world, "east", asks);
+    let mut clusters = clusters();
+    put(&mut clusters, "east", asks);
     let mut gateway = gateway("edge", "istio-waypoint", &json!({}), "All");
     gateway["status"] = json!({});
-    put(&mut world, "east", gateway.clone());
-    assert_eq!(waypoints(&world).0, None);
+    put(&mut clusters, "east", gateway.clone());
+    assert_eq!(waypoints(&clusters).0, None);
     gateway["status"]["addresses"] = json!([{"type": "Hostname", "value": "w.edge.svc.cluster.local"}]);
-    put(&mut world, "east", gateway);
+    put(&mut clusters, "east", gateway);
     let (namespace, hostname) = ("edge".to_owned(), "w.edge.svc.cluster.local".to_owned());
     let named = Destination::Hostname(NamespacedHostname { namespace, hostname });
-    assert_eq!(waypoints(&world).0.unwrap().destination, Some(named));
+    assert_eq!(waypoints(&clusters).0.unwrap().destination, Some(named));
 }
 
 #[test]
@@ -450,14 +454,14 @@ fn a_pod_of_a_waypoint_expects_what_the_waypoint_says() {
         ("QUIC/1", None),
         ("PROXY/x", None),
     ] {
-        let mut world = world();
+        let mut clusters = clusters();
         let mut waypoint = gateway("sample", "istio-waypoint", &json!({}), "Same");
         waypoint["metadata"]["annotations"] = json!({"ambient.istio.io/waypoint-inbound-binding": binding});
-        put(&mut world, "east", waypoint);
+        put(&mut clusters, "east", waypoint);
         let mut member = pod("w-1", "w", "w", "10.11.1.77", "e1");
         member["metadata"]["labels"]["gateway.networking.k8s.io/gateway-name"] = "w".into();
-        put(&mut world, "east", member);
-        let view = view_of(&world, "east");
+        put(&mut clusters, "east", member);
+        let view = view_of(&clusters, "east");
         let found = workload_of(&view, "east//Pod/sample/w-1-6746879bdd-abcde").application_tunnel;
         assert_eq!(found.map(|found| (found.protocol, found.port)), tunnel, "{binding}");
         assert_eq!(workload_of(&view, V1).application_tunnel, None);
@@ -466,21 +470,21 @@ fn a_pod_of_a_waypoint_expects_what_the_waypoint_says() {
 
 #[test]
 fn a_headless_service_has_no_address_but_its_workloads() {
-    let mut world = world();
+    let mut clusters = clusters();
     let mut headless = service("helloworld", "None", false, 5000.into());
     headless["spec"]["clusterIP"] = "None".into();
-    put(&mut world, "east", headless);
-    let view = view_of(&world, "east");
+    put(&mut clusters, "east", headless);
+    let view = view_of(&clusters, "east");
     assert!(service_of(&view, HELLO).addresses.is_empty());
     assert!(workload_of(&view, V1).services.contains_key(HELLO));
 }
 
 #[test]
 fn an_endpoint_of_an_entry_on_another_network_is_reached_through_its_gateway() {
-    let mut world = world();
+    let mut clusters = clusters();
     let endpoint = json!({"address": "10.99.0.1", "network": "west"});
     put(
-        &mut world,
+        &mut clusters,
         "east",
         json!({
             "kind": "ServiceEntry", "metadata": {"name": "e", "namespace": "sample"},
@@ -490,10 +494,10 @@ fn an_endpoint_of_an_entry_on_another_network_is_reached_through_its_gateway() {
             },
         }),
     );
-    let view = view_of(&world, "east");
+    let view = view_of(&clusters, "east");
     let made = workload_of(&view, "east/networking.istio.io/ServiceEntry/sample/e/10.99.0.1");
     let gateway = made.network_gateway.unwrap();
     assert_eq!((made.network.as_str(), gateway.hbone_mtls_port), ("west", 15008));
     // Entries count from the cluster whose configuration counts, wherever the agents are.
-    assert!(view_of(&world, "west").addresses.get("sample/far.example").is_some());
+    assert!(view_of(&clusters, "west").addresses.get("sample/far.example").is_some());
 }
