@@ -102,6 +102,7 @@ impl TestMesh {
         let pod = pods.iter().find(|pod| object::text(pod, "/spec/nodeName") == node).unwrap();
         let bound = json!({"kind": "Pod", "name": object::name(pod), "uid": object::uid(pod)});
         let spec = json!({"audiences": ["istio-ca"], "boundObjectRef": bound});
+        let spec = serde_json::from_value(spec).unwrap();
         client.token("istio-system", "ztunnel", spec).await.unwrap()
     }
 
@@ -321,7 +322,8 @@ async fn certificates_are_for_pods_of_the_callers_node() {
     assert!(status.message().contains("no pod of service account sample/hello runs on node"), "{status}");
     let status = mesh.sign(&token, "east", "spiffe://elsewhere/ns/sample/sa/hello").await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
-    let own = mesh.east.client().token("sample", "hello", json!({"audiences": ["istio-ca"]})).await.unwrap();
+    let spec = serde_json::from_value(json!({"audiences": ["istio-ca"]})).unwrap();
+    let own = mesh.east.client().token("sample", "hello", spec).await.unwrap();
     assert!(mesh.sign(&own, "east", identity).await.is_ok(), "an account may ask for itself");
     let status = mesh.sign(&own, "east", "spiffe://cluster.local/ns/sample/sa/default").await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);

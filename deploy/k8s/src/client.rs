@@ -1,7 +1,7 @@
 //! The client of an API server: [`kube`], for objects that are kept as JSON and found by their paths.
 //!
 //! The playground's objects are of two dozen kinds, several without Rust types, and most of its code treats all of them
-//! alike; typed code uses [`Client::kube`] directly.
+//! alike. Where one kind is meant, [`Client::get_as`] and [`Client::create_as`] take its type.
 
 mod watch;
 
@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use http::{Method, Request};
 use isthmus_rt::task::Tasks;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -111,18 +114,21 @@ impl Client {
         kube::Client::try_from(config).map(Self).map_err(|error| Error::Client(Box::new(error)))
     }
 
-    /// The same for typed objects.
-    #[must_use]
-    pub fn kube(&self) -> kube::Client {
-        self.0.clone()
-    }
-
     /// One object, or nothing when it does not exist.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn get(&self, path: &str) -> Result<Option<Value>, Error> {
         found(self.request(Method::GET, path, None).await)
+    }
+
+    /// The same as a value of its type.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses, or the object is not of the type.
+    pub async fn get_as<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, Error> {
+        let found = self.get(path).await?;
+        found.map(|object| typed(&Method::GET, path, object)).transpose()
     }
 
     /// The objects of a collection; the path may carry a query with selectors. Items are given the kind that a list
@@ -151,6 +157,17 @@ impl Client {
     /// When the server cannot be reached or refuses.
     pub async fn create(&self, collection: &str, object: &Value) -> Result<Value, Error> {
         self.request(Method::POST, collection, Some(("application/json", object))).await
+    }
+
+    /// The same for a value of its type.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses, or what it stored is not of the type.
+    pub async fn create_as<T>(&self, collection: &str, object: &T) -> Result<T, Error>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        typed(&Method::POST, collection, self.create(collection, &json!(object)).await?)
     }
 
     /// Merges a patch (RFC 7386) into an object; the path may end in `/status`.
@@ -196,19 +213,21 @@ impl Client {
         found(self.request(Method::DELETE, path, None).await)
     }
 
-    /// A token for a service account, by TokenRequest; `spec` has `audiences`, `expirationSeconds` and
-    /// `boundObjectRef`.
+    /// A token for a service account, by TokenRequest.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
-    pub async fn token(&self, namespace: &str, account: &str, spec: Value) -> Result<String, Error> {
+    pub async fn token(
+        &self,
+        namespace: &str,
+        account: &str,
+        spec: TokenRequestSpec,
+    ) -> Result<String, Error> {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
-        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
-        let response = self.create(&path, &request).await?;
-        match object::text(&response, "/status/token") {
-            "" => Err(Error::Request { method: Method::POST, path, reason: "no status.token".to_owned() }),
-            token => Ok(token.to_owned()),
-        }
+        let request = TokenRequest { spec, ..TokenRequest::default() };
+        let response = self.create_as(&path, &request).await?;
+        let missing = || Error::Request { method: Method::POST, path, reason: "no status.token".to_owned() };
+        response.status.map(|status| status.token).filter(|token| !token.is_empty()).ok_or_else(missing)
     }
 
     /// Follows a collection in a task: every object that exists, [`Event::Synced`], then every change. After a relist
@@ -216,7 +235,7 @@ impl Client {
     /// dropped.
     #[must_use]
     pub fn watch(&self, collection: Collection, tasks: &Tasks) -> mpsc::Receiver<Event> {
-        watch::start(self.kube(), collection, tasks)
+        watch::start(self.0.clone(), collection, tasks)
     }
 
     async fn request(
@@ -247,6 +266,14 @@ impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client").finish_non_exhaustive()
     }
+}
+
+fn typed<T: DeserializeOwned>(method: &Method, path: &str, object: Value) -> Result<T, Error> {
+    serde_json::from_value(object).map_err(|error| Error::Request {
+        method: method.clone(),
+        path: path.to_owned(),
+        reason: format!("the response is not of the expected type: {error}"),
+    })
 }
 
 fn found(outcome: Result<Value, Error>) -> Result<Option<Value>, Error> {

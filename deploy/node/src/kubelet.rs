@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use isthmus_rt::task::Tasks;
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -27,7 +28,7 @@ mod spec;
 mod volumes;
 
 pub use record::Record;
-use spec::Pod;
+use spec::PodExt as _;
 
 /// Where a kubelet runs.
 #[derive(Debug, Clone, clap::Args)]
@@ -137,12 +138,12 @@ impl Pods {
         let pod: Pod = match serde_json::from_value(object.clone()) {
             Ok(pod) => pod,
             Err(error) => {
-                tracing::error!(%error, pod = %object["metadata"]["name"], "cannot read pod");
+                tracing::error!(%error, pod = %object["metadata"]["name"], "ignoring a pod that cannot be read");
                 return;
             }
         };
         self.workers.retain(|_, wanted| !wanted.is_closed());
-        let uid = pod.metadata.uid.clone();
+        let uid = pod.uid().to_owned();
         if let Some(wanted) = self.workers.get(&uid) {
             wanted.send_replace(Some(pod));
             return;

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use serde_json::Value;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
@@ -121,31 +122,33 @@ impl Reviewer {
         let token = text("authorization").and_then(|value| value.strip_prefix("Bearer "));
         let token =
             token.ok_or_else(|| Status::unauthenticated("metadata authorization: no bearer token"))?;
-        let review = json!({
-            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
-            "spec": {"token": token.trim(), "audiences": [AUDIENCE]},
-        });
-        let answer = client.create(REVIEWS, &review).await;
-        let answer = answer.map_err(|error| Status::unavailable(format!("cluster {id}: {error}")))?;
-        read(&answer, id)
+        let spec = TokenReviewSpec {
+            token: Some(token.trim().to_owned()),
+            audiences: Some(vec![AUDIENCE.to_owned()]),
+        };
+        let review = client.create_as(REVIEWS, &TokenReview { spec, ..TokenReview::default() }).await;
+        let review = review.map_err(|error| Status::unavailable(format!("cluster {id}: {error}")))?;
+        read(&review, id)
     }
 }
 
-/// Reads an answered review.
-fn read(review: &Value, cluster: ClusterId) -> Result<Caller, Status> {
-    if review.pointer("/status/authenticated") != Some(&Value::Bool(true)) {
-        let reason = object::text(review, "/status/error");
+/// Reads the answer to a review.
+fn read(review: &TokenReview, cluster: ClusterId) -> Result<Caller, Status> {
+    let status = review.status.clone().unwrap_or_default();
+    if status.authenticated != Some(true) {
+        let reason = status.error.unwrap_or_default();
         return Err(Status::unauthenticated(format!("cluster {cluster} refuses the token: {reason}")));
     }
-    let user = object::text(review, "/status/user/username");
-    let account = user.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
+    let user = status.user.unwrap_or_default();
+    let name = user.username.unwrap_or_default();
+    let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
     let account = account.and_then(|(namespace, name)| Account::parse(&format!("{namespace}/{name}")));
     let Some(account) = account else {
-        return Err(Status::unauthenticated(format!("{user:?} is no service account")));
+        return Err(Status::unauthenticated(format!("{name:?} is no service account")));
     };
     let extra = |key: &str| {
-        let all = review.pointer("/status/user/extra")?.get(format!("authentication.kubernetes.io/{key}"))?;
-        all.get(0)?.as_str().map(str::to_owned)
+        let all = user.extra.as_ref()?.get(&format!("authentication.kubernetes.io/{key}"))?;
+        all.first().cloned()
     };
     Ok(Caller { cluster, account, pod: extra("pod-name").zip(extra("pod-uid")) })
 }

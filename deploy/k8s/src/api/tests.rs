@@ -1,5 +1,6 @@
 //! The server and the client against each other, over TLS on loopback.
 
+use k8s_openapi::api::authentication::v1::TokenRequestSpec;
 use tokio::sync::mpsc;
 
 use super::*;
@@ -56,9 +57,10 @@ async fn errors_are_statuses() {
 async fn a_service_account_is_let_in_and_reviewed() {
     let running = running(NO_WEBHOOK).await;
     let client = running.client();
-    let token = client.token("sample", "default", json!({})).await.unwrap();
+    let token = client.token("sample", "default", TokenRequestSpec::default()).await.unwrap();
     assert_eq!(running.client_with(&token).list("/api/v1/nodes").await.unwrap().len(), 2);
-    let for_the_ca = client.token("sample", "default", json!({"audiences": ["istio-ca"]})).await.unwrap();
+    let spec = TokenRequestSpec { audiences: vec!["istio-ca".to_owned()], ..TokenRequestSpec::default() };
+    let for_the_ca = client.token("sample", "default", spec).await.unwrap();
     assert!(running.client_with(&for_the_ca).list("/api/v1/nodes").await.is_err());
     let review = |audience: &str| json!({"spec": {"token": for_the_ca, "audiences": [audience]}});
     let path = "/apis/authentication.k8s.io/v1/tokenreviews";

@@ -1,4 +1,4 @@
-//! One container of a pod: its process, started again whenever it ends, and what is known of it.
+//! One container of a pod: its process, started again whenever it ends, and its status.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -9,35 +9,38 @@ use std::time::Duration;
 use anyhow::Context;
 use isthmus_rt::backoff::Backoff;
 use isthmus_sys::netns::Netns;
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+    ContainerStatus, Pod,
+};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use crate::program as exec;
 
-use super::spec::{Container, Pod};
+use super::spec::{ContainerExt, PodExt};
 use super::{Node, probe, program};
 
 /// A program that ran at least this long had a good start: the next pause is a short one again.
 const GOOD_START: Duration = Duration::from_secs(10);
 
-/// How a pod's programs are to be ended.
+/// Whether a pod's programs are to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum DesiredState {
     Running,
-    /// Ask, wait this long, then kill.
-    Ended(Duration),
+    /// TERM, and after this long KILL.
+    Stopped(Duration),
 }
 
-/// What is known of one container.
+/// What the kubelet knows of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct State {
+pub(super) struct RuntimeStatus {
     pub(super) pid: Option<u32>,
     pub(super) ready: bool,
-    pub(super) restarts: u32,
-    /// Kubernetes' reason for not running.
+    pub(super) restarts: i32,
+    /// Why it does not run, as a reason of Kubernetes.
     pub(super) reason: &'static str,
     /// In words.
     pub(super) message: String,
@@ -45,11 +48,11 @@ pub(super) struct State {
     pub(super) done: Option<i32>,
 }
 
-/// Where a container runs.
+/// Where the containers of a pod run.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct PodEnvironment {
     pub(super) pod: Pod,
-    /// Nothing for the node's own network.
+    /// `None` for the node's own network.
     pub(super) netns: Option<Netns>,
     pub(super) ip: Ipv4Addr,
     /// Working folder, where the volumes are.
@@ -58,7 +61,7 @@ pub(super) struct Place {
     pub(super) etc: PathBuf,
 }
 
-impl Default for State {
+impl Default for RuntimeStatus {
     fn default() -> Self {
         Self {
             pid: None,
@@ -71,73 +74,100 @@ impl Default for State {
     }
 }
 
-impl State {
-    /// As in `status.containerStatuses`.
-    pub(super) fn json(&self, container: &Container) -> Value {
-        let state = match (self.pid, self.done) {
-            (Some(_), _) => json!({"running": {}}),
-            (None, Some(code)) => json!({"terminated": {"exitCode": code, "reason": self.reason}}),
-            (None, None) => json!({"waiting": {"reason": self.reason, "message": self.message}}),
-        };
-        json!({
-            "name": container.name, "image": container.image, "imageID": "", "ready": self.ready,
-            "started": self.pid.is_some(), "restartCount": self.restarts, "state": state,
-        })
+impl RuntimeStatus {
+    /// The same for `status.containerStatuses`.
+    pub(super) fn report(&self, container: &Container) -> ContainerStatus {
+        let mut state = ContainerState::default();
+        match (self.pid, self.done) {
+            (Some(_), _) => state.running = Some(ContainerStateRunning::default()),
+            (None, Some(exit_code)) => {
+                let reason = Some(self.reason.to_owned());
+                state.terminated = Some(ContainerStateTerminated {
+                    exit_code,
+                    reason,
+                    ..ContainerStateTerminated::default()
+                });
+            }
+            (None, None) => {
+                let (reason, message) = (Some(self.reason.to_owned()), Some(self.message.clone()));
+                state.waiting = Some(ContainerStateWaiting { reason, message });
+            }
+        }
+        ContainerStatus {
+            name: container.name.clone(),
+            image: container.image.clone().unwrap_or_default(),
+            ready: self.ready,
+            started: Some(self.pid.is_some()),
+            restart_count: self.restarts,
+            state: Some(state),
+            ..ContainerStatus::default()
+        }
     }
 }
 
 /// Keeps the container's process running until it is to end, or until it ends and is not to be started again.
 pub(super) async fn run(
     node: &Node,
-    place: &Place,
+    environment: &PodEnvironment,
     container: &Container,
-    mut wanted: watch::Receiver<Wanted>,
-    tell: impl Fn(&dyn Fn(&mut State)),
+    mut desired: watch::Receiver<DesiredState>,
+    update: impl Fn(&dyn Fn(&mut RuntimeStatus)),
 ) {
     let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     loop {
         let begun = tokio::time::Instant::now();
-        let (reason, message) = match start(node, place, container) {
+        let (reason, message) = match start(node, environment, container) {
             Err(error) => ("CreateContainerError", format!("{error:#}")),
-            Ok(child) => match attend(place, container, child, &mut wanted, &tell).await {
+            Ok(child) => match attend(environment, container, child, &mut desired, &update).await {
                 None => return,
-                Some(status) if finished(&place.pod, status) => {
-                    return tell(&|state| finish(state, status));
+                Some(status) if finished(&environment.pod, status) => {
+                    return update(&|state| finish(state, status));
                 }
                 Some(status) => ("CrashLoopBackOff", format!("{} ended: {status}", container.name)),
             },
         };
-        tracing::warn!(pod = place.pod.metadata.name, reason, message, "container does not run");
-        tell(&|state| {
-            *state =
-                State { reason, message: message.clone(), restarts: state.restarts + 1, ..State::default() }
+        tracing::warn!(
+            pod = environment.pod.name(),
+            reason,
+            message,
+            "container is not running, starting it again after a pause"
+        );
+        update(&|state| {
+            *state = RuntimeStatus {
+                reason,
+                message: message.clone(),
+                restarts: state.restarts + 1,
+                ..RuntimeStatus::default()
+            }
         });
         if begun.elapsed() > GOOD_START {
             pause.reset();
         }
         tokio::select! {
             () = tokio::time::sleep(pause.next_delay()) => {}
-            _ = wanted.wait_for(|wanted| *wanted != Wanted::Running) => return,
+            _ = desired.wait_for(|desired| *desired != DesiredState::Running) => return,
         }
     }
 }
 
-/// Waits until the process ends (its status) or has been ended because that was wanted (nothing).
+/// Waits until the process ends (its status) or has been ended because that was desired (nothing).
 async fn attend(
-    place: &Place,
+    environment: &PodEnvironment,
     container: &Container,
     mut child: Child,
-    wanted: &mut watch::Receiver<Wanted>,
-    tell: &impl Fn(&dyn Fn(&mut State)),
+    desired: &mut watch::Receiver<DesiredState>,
+    update: &impl Fn(&dyn Fn(&mut RuntimeStatus)),
 ) -> Option<ExitStatus> {
     let pid = child.id();
-    tell(&|state| *state = State { pid, restarts: state.restarts, reason: "", ..State::default() });
-    let ready = |ready| tell(&|state| state.ready = ready);
+    update(&|state| {
+        *state = RuntimeStatus { pid, restarts: state.restarts, reason: "", ..RuntimeStatus::default() }
+    });
+    let ready = |ready| update(&|state| state.ready = ready);
     let grace = tokio::select! {
         status = child.wait() => return status.ok().or_else(|| Some(ExitStatus::default())),
-        () = probe::run(container, place.ip, ready) => Duration::ZERO,
-        wanted = wanted.wait_for(|wanted| *wanted != Wanted::Running) => match wanted.as_deref() {
-            Ok(Wanted::Ended(grace)) => *grace,
+        () = probe::run(container, environment.ip, ready) => Duration::ZERO,
+        desired = desired.wait_for(|desired| *desired != DesiredState::Running) => match desired.as_deref() {
+            Ok(DesiredState::Stopped(grace)) => *grace,
             _ => Duration::ZERO,
         },
     };
@@ -147,7 +177,7 @@ async fn attend(
         // A killed process ends; an error here means that it was waited for already.
         let _ = child.wait().await;
     }
-    tell(&|state| state.pid = None);
+    update(&|state| state.pid = None);
     None
 }
 
@@ -160,54 +190,59 @@ fn signal(pid: Option<u32>, signal: Signal) {
 }
 
 fn finished(pod: &Pod, status: ExitStatus) -> bool {
-    match pod.spec.restart_policy.as_deref() {
+    match pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) {
         Some("Never") => true,
         Some("OnFailure") => status.success(),
         _ => false,
     }
 }
 
-fn finish(state: &mut State, status: ExitStatus) {
+fn finish(state: &mut RuntimeStatus, status: ExitStatus) {
     let reason = if status.success() { "Completed" } else { "Error" };
-    *state = State {
+    *state = RuntimeStatus {
         done: Some(status.code().unwrap_or(255)),
         reason,
         restarts: state.restarts,
-        ..State::default()
+        ..RuntimeStatus::default()
     };
 }
 
-fn start(node: &Node, place: &Place, container: &Container) -> anyhow::Result<Child> {
-    let (pod, options) = (&place.pod, &node.options);
+fn start(node: &Node, environment: &PodEnvironment, container: &Container) -> anyhow::Result<Child> {
+    let (pod, options) = (&environment.pod, &node.options);
     let bad = anyhow::Error::msg::<String>;
     let variables =
-        container.variables(pod, &place.ip.to_string(), &options.address.to_string()).map_err(bad)?;
+        container.variables(pod, &environment.ip.to_string(), &options.address.to_string()).map_err(bad)?;
     let program = program::of(container, pod, &node.programs(), &variables).map_err(bad)?;
-    let log = node.folders.logs.join(format!("{}.log", pod.metadata.name));
+    let log = node.folders.logs.join(format!("{}.log", pod.name()));
     let log = File::options()
         .create(true)
         .append(true)
         .open(&log)
         .with_context(|| format!("cannot write {}", log.display()))?;
-    let mut command = match &place.netns {
+    let mut command = match &environment.netns {
         // The node's own network comes with the node's own view of the files.
         None => Command::new(&program.path),
         Some(_) => {
             let mut command = Command::from(exec::own());
-            command.arg("pod-init").arg("--root").arg(&place.root).arg("--hide").arg(&node.folders.netns);
+            command
+                .arg("pod-init")
+                .arg("--root")
+                .arg(&environment.root)
+                .arg("--hide")
+                .arg(&node.folders.netns);
             for name in ["resolv.conf", "nsswitch.conf"] {
-                command.arg("--etc").arg(format!("{}={name}", place.etc.join(name).display()));
+                command.arg("--etc").arg(format!("{}={name}", environment.etc.join(name).display()));
             }
             command.arg("--").arg(&program.path);
             command
         }
     };
-    command.args(&program.args).current_dir(&place.root);
+    command.args(&program.args).current_dir(&environment.root);
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-    command.env("HOSTNAME", &pod.metadata.name).envs(variables);
+    command.env("HOSTNAME", pod.name()).envs(variables);
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     command.process_group(0).kill_on_drop(true);
-    let started = match &place.netns {
+    let started = match &environment.netns {
         None => command.spawn(),
         Some(netns) => netns.run(|| command.spawn())?,
     };

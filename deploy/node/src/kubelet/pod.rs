@@ -14,12 +14,13 @@ use std::time::Duration;
 use anyhow::Context;
 use futures_util::future::join_all;
 use isthmus_rt::backoff::Backoff;
-use serde_json::{Value, json};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodIP, PodStatus};
+use serde_json::json;
 use tokio::sync::watch;
 
-use super::container::{self, Place, State, Wanted};
+use super::container::{self, DesiredState, PodEnvironment, RuntimeStatus};
 use super::sandbox::Sandbox;
-use super::spec::Pod;
+use super::spec::PodExt;
 use super::volumes::{self, Tokens};
 use super::{Node, Record};
 
@@ -31,7 +32,7 @@ type Updates = watch::Receiver<Option<Pod>>;
 /// Lives the pod's life; ends when it is gone. `updates` tells the object as it changes, and nothing when it was
 /// removed without us.
 pub(super) async fn run(node: Arc<Node>, pod: Pod, mut updates: Updates) {
-    let mut worker = Worker { node, pod, sandbox: None, said: Value::Null };
+    let mut worker = Worker { node, pod, sandbox: None, reported: None };
     worker.live(&mut updates).await;
     if let Some(sandbox) = worker.sandbox.take() {
         sandbox.end(&worker.node).await;
@@ -42,7 +43,7 @@ pub(super) async fn run(node: Arc<Node>, pod: Pod, mut updates: Updates) {
     if updates.borrow().is_some() {
         let removed = worker.node.client.delete_now(&worker.pod.path()).await;
         if let Err(error) = removed {
-            tracing::error!(pod = worker.pod.metadata.name, %error, "cannot remove the pod's object");
+            tracing::error!(pod = worker.pod.name(), %error, "cannot remove the pod's object from the API server");
         }
     }
 }
@@ -52,14 +53,14 @@ struct Worker {
     pod: Pod,
     sandbox: Option<Sandbox>,
     /// The status that was last written.
-    said: Value,
+    reported: Option<PodStatus>,
 }
 
 impl Worker {
     async fn live(&mut self, updates: &mut Updates) {
         let mut pause = Backoff::new(PAUSE.0, PAUSE.1);
         let mut attempt = 0;
-        let (place, tokens) = loop {
+        let (environment, tokens) = loop {
             if ending(updates) {
                 return;
             }
@@ -73,46 +74,47 @@ impl Worker {
                 _ = end(updates) => return,
             }
         };
-        self.contain(&place, tokens, updates).await;
+        self.contain(&environment, tokens, updates).await;
     }
 
     /// Sandbox and volumes; what is there already from an earlier attempt stays.
-    async fn prepare(&mut self, attempt: u32) -> anyhow::Result<(Place, Tokens)> {
+    async fn prepare(&mut self, attempt: u32) -> anyhow::Result<(PodEnvironment, Tokens)> {
         let root = self.root();
         let etc = root.join("etc");
         fs::create_dir_all(&etc).with_context(|| format!("cannot make {}", etc.display()))?;
         let options = &self.node.options;
-        let namespace = &self.pod.metadata.namespace;
+        let namespace = self.pod.namespace();
         let search = format!("{namespace}.svc.cluster.local svc.cluster.local cluster.local");
         let resolv = format!("search {search}\nnameserver {}\noptions ndots:5\n", options.dns);
         fs::write(etc.join("resolv.conf"), resolv)?;
         fs::write(etc.join("nsswitch.conf"), "hosts: files dns\n")?;
-        if self.sandbox.is_none() && !self.pod.spec.host_network {
+        if self.sandbox.is_none() && !self.pod.is_host_network() {
             self.sandbox = Some(Sandbox::create(&self.node, &self.pod, attempt).await?);
         }
         let tokens = volumes::write(&self.node, &self.pod, &root).await?;
         let netns = self.sandbox.as_ref().map(|sandbox| sandbox.netns.clone());
-        Ok((Place { pod: self.pod.clone(), netns, ip: self.ip(), root, etc }, tokens))
+        Ok((PodEnvironment { pod: self.pod.clone(), netns, ip: self.ip(), root, etc }, tokens))
     }
 
     async fn not_prepared(&mut self, error: &anyhow::Error) {
         let message = format!("{error:#}");
-        tracing::warn!(pod = self.pod.metadata.name, error = message, "pod cannot start yet");
-        let waiting = State { message, ..State::default() };
-        let states = vec![waiting; self.pod.spec.containers.len()];
+        tracing::warn!(pod = self.pod.name(), error = message, "pod cannot start yet, trying again");
+        let waiting = RuntimeStatus { message, ..RuntimeStatus::default() };
+        let states = vec![waiting; self.pod.containers().len()];
         self.report(&states).await;
     }
 
     /// Runs the containers until the pod is to end or all of them are done.
-    async fn contain(&mut self, place: &Place, mut tokens: Tokens, updates: &mut Updates) {
+    async fn contain(&mut self, environment: &PodEnvironment, mut tokens: Tokens, updates: &mut Updates) {
         let node = Arc::clone(&self.node);
-        let containers = &place.pod.spec.containers;
-        let (states, mut changed) = watch::channel(vec![State::default(); containers.len()]);
-        let (wish, wanted) = watch::channel(Wanted::Running);
+        let containers = environment.pod.containers();
+        let (states, mut changed) = watch::channel(vec![RuntimeStatus::default(); containers.len()]);
+        let (desire, desired) = watch::channel(DesiredState::Running);
         let running = join_all(containers.iter().enumerate().map(|(at, container)| {
             let states = &states;
-            let tell = move |change: &dyn Fn(&mut State)| states.send_modify(|all| change(&mut all[at]));
-            container::run(&node, place, container, wanted.clone(), tell)
+            let update =
+                move |change: &dyn Fn(&mut RuntimeStatus)| states.send_modify(|all| change(&mut all[at]));
+            container::run(&node, environment, container, desired.clone(), update)
         }));
         tokio::pin!(running);
         let mut done = false;
@@ -124,72 +126,72 @@ impl Worker {
                 biased;
                 _ = changed.changed() => {}
                 _ = &mut running, if !done => {
-                    if *wish.borrow() != Wanted::Running {
+                    if *desire.borrow() != DesiredState::Running {
                         return;
                     }
                     done = true;
                 }
-                grace = end(updates), if *wish.borrow() == Wanted::Running => {
+                grace = end(updates), if *desire.borrow() == DesiredState::Running => {
                     if done {
                         return;
                     }
-                    wish.send_replace(Wanted::Ended(grace));
+                    desire.send_replace(DesiredState::Stopped(grace));
                 }
-                () = due(&tokens) => tokens.renew(&node, &place.pod).await,
+                () = due(&tokens) => tokens.renew(&node, &environment.pod).await,
             }
         }
     }
 
     /// Writes the status to the API server and to the record, when it changed.
-    async fn report(&mut self, states: &[State]) {
+    async fn report(&mut self, states: &[RuntimeStatus]) {
         let phase = phase(states);
         self.record(phase, states).write(&self.node.folders.pods);
         let status = self.status(phase, states);
-        if status == self.said {
+        if self.reported.as_ref() == Some(&status) {
             return;
         }
         let path = format!("{}/status", self.pod.path());
         match self.node.client.merge_patch(&path, &json!({"status": status})).await {
-            Ok(_) => self.said = status,
+            Ok(_) => self.reported = Some(status),
             Err(error) if error.is_not_found() => {}
             Err(error) => {
-                tracing::warn!(pod = self.pod.metadata.name, %error, "cannot write the pod's status")
+                tracing::warn!(pod = self.pod.name(), %error, "cannot write the pod's status")
             }
         }
     }
 
-    fn status(&self, phase: &str, states: &[State]) -> Value {
+    fn status(&self, phase: &str, states: &[RuntimeStatus]) -> PodStatus {
         let ready = states.iter().all(|state| state.ready);
-        let condition =
-            |kind: &str, holds: bool| json!({"type": kind, "status": if holds { "True" } else { "False" }});
-        let containers = self.pod.spec.containers.iter().zip(states);
-        let mut status = json!({
-            "phase": phase,
-            "hostIP": self.node.options.address.to_string(),
-            "conditions": [
+        let condition = |kind: &str, holds: bool| PodCondition {
+            type_: kind.to_owned(),
+            status: if holds { "True" } else { "False" }.to_owned(),
+            ..PodCondition::default()
+        };
+        let containers = self.pod.containers().iter().zip(states);
+        let ip = (self.sandbox.is_some() || self.pod.is_host_network()).then(|| self.ip().to_string());
+        PodStatus {
+            phase: Some(phase.to_owned()),
+            host_ip: Some(self.node.options.address.to_string()),
+            conditions: Some(vec![
                 condition("PodScheduled", true),
                 condition("Initialized", true),
                 condition("ContainersReady", ready),
                 condition("Ready", ready),
-            ],
-            "containerStatuses": containers.map(|(container, state)| state.json(container)).collect::<Vec<_>>(),
-        });
-        if self.sandbox.is_some() || self.pod.spec.host_network {
-            let ip = self.ip().to_string();
-            status["podIPs"] = json!([{"ip": ip}]);
-            status["podIP"] = Value::String(ip);
+            ]),
+            container_statuses: Some(containers.map(|(container, state)| state.report(container)).collect()),
+            pod_ips: ip.clone().map(|ip| vec![PodIP { ip }]),
+            pod_ip: ip,
+            ..PodStatus::default()
         }
-        status
     }
 
-    fn record(&self, phase: &str, states: &[State]) -> Record {
-        let meta = &self.pod.metadata;
+    fn record(&self, phase: &str, states: &[RuntimeStatus]) -> Record {
         let message = states.iter().map(|state| state.message.as_str()).find(|message| !message.is_empty());
         Record {
             cluster: self.node.options.cluster.clone(),
-            namespace: meta.namespace.clone(),
-            name: meta.name.clone(),
-            uid: meta.uid.clone(),
+            namespace: self.pod.namespace().to_owned(),
+            name: self.pod.name().to_owned(),
+            uid: self.pod.uid().to_owned(),
             node: self.node.options.node.clone(),
             ip: self.sandbox.as_ref().map(|sandbox| sandbox.ip.to_string()).unwrap_or_default(),
             pid: states.iter().find_map(|state| state.pid),
@@ -204,11 +206,11 @@ impl Worker {
     }
 
     fn root(&self) -> std::path::PathBuf {
-        self.node.folders.pods.join(&self.pod.metadata.uid)
+        self.node.folders.pods.join(self.pod.uid())
     }
 }
 
-fn phase(states: &[State]) -> &'static str {
+fn phase(states: &[RuntimeStatus]) -> &'static str {
     let done = |good: &dyn Fn(i32) -> bool| states.iter().all(|state| state.done.is_some_and(good));
     match () {
         () if !states.is_empty() && done(&|code| code == 0) => "Succeeded",
@@ -219,7 +221,7 @@ fn phase(states: &[State]) -> &'static str {
 }
 
 fn over(pod: &Option<Pod>) -> bool {
-    pod.as_ref().is_none_or(Pod::ending)
+    pod.as_ref().is_none_or(Pod::is_terminating)
 }
 
 fn ending(updates: &Updates) -> bool {
@@ -229,7 +231,7 @@ fn ending(updates: &Updates) -> bool {
 /// Waits until the pod is to end; how long its programs may take.
 async fn end(updates: &mut Updates) -> Duration {
     match updates.wait_for(over).await.as_deref() {
-        Ok(Some(pod)) => pod.grace(),
+        Ok(Some(pod)) => pod.grace_period(),
         _ => Duration::ZERO,
     }
 }
@@ -247,11 +249,11 @@ mod tests {
 
     #[test]
     fn the_phase_is_that_of_the_containers() {
-        let state = |pid, done| State { pid, done, ..State::default() };
+        let state = |pid, done| RuntimeStatus { pid, done, ..RuntimeStatus::default() };
         assert_eq!(phase(&[state(None, None)]), "Pending");
         assert_eq!(phase(&[state(Some(1), None), state(None, None)]), "Running");
         assert_eq!(phase(&[state(None, Some(0)), state(None, Some(0))]), "Succeeded");
         assert_eq!(phase(&[state(None, Some(0)), state(None, Some(3))]), "Failed");
-        assert_eq!(phase(&[State { restarts: 2, ..State::default() }]), "Running");
+        assert_eq!(phase(&[RuntimeStatus { restarts: 2, ..RuntimeStatus::default() }]), "Running");
     }
 }

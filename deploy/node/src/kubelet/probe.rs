@@ -8,16 +8,17 @@ use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::net::TcpStream;
 
-use super::spec::{Container, Probe};
+use super::spec::ContainerExt;
 
-/// Faster than a kubelet's while a container is not ready yet: nobody should wait for the clock.
+/// Between two probes of a container that is not ready yet. A kubelet keeps to the period; a world should be up sooner.
 const EAGER: Duration = Duration::from_millis(100);
 /// Kubernetes' defaults.
-const PERIOD: u64 = 10;
-const TIMEOUT: u64 = 1;
-const FAILURES: u32 = 3;
+const PERIOD: i32 = 10;
+const TIMEOUT: i32 = 1;
+const FAILURES: i32 = 3;
 
 /// One probe, with its target resolved.
 #[derive(Debug, Clone)]
@@ -36,10 +37,13 @@ pub(super) async fn run(container: &Container, ip: Ipv4Addr, report: impl Fn(boo
         return std::future::pending().await;
     };
     let Some(check) = Check::of(probe, container, ip) else {
-        tracing::warn!(container = container.name, "the readiness probe has no usable port; never ready");
+        tracing::warn!(
+            container = container.name,
+            "readiness probe has no usable port, the container never becomes ready"
+        );
         return std::future::pending().await;
     };
-    let period = Duration::from_secs(probe.period_seconds.unwrap_or(PERIOD).max(1));
+    let period = seconds(probe.period_seconds.unwrap_or(PERIOD));
     let tolerated = probe.failure_threshold.unwrap_or(FAILURES).max(1);
     let (mut ready, mut failures) = (false, 0);
     loop {
@@ -59,9 +63,14 @@ pub(super) async fn run(container: &Container, ip: Ipv4Addr, report: impl Fn(boo
     }
 }
 
+/// At least one second.
+fn seconds(number: i32) -> Duration {
+    Duration::from_secs(number.max(1).try_into().unwrap_or(1))
+}
+
 impl Check {
     fn of(probe: &Probe, container: &Container, ip: Ipv4Addr) -> Option<Self> {
-        let timeout = Duration::from_secs(probe.timeout_seconds.unwrap_or(TIMEOUT).max(1));
+        let timeout = seconds(probe.timeout_seconds.unwrap_or(TIMEOUT));
         let (port, path) = match (&probe.http_get, &probe.tcp_socket) {
             (Some(get), _) => (&get.port, Some(get.path.clone().unwrap_or_else(|| "/".to_owned()))),
             (None, Some(tcp)) => (&tcp.port, None),
@@ -83,7 +92,7 @@ impl Check {
                 Err(format!("status {}", status.as_u16()))
             }
         };
-        let timeout = || Err(format!("no answer in {:?}", self.timeout));
+        let timeout = || Err(format!("no response within {:?}", self.timeout));
         tokio::time::timeout(self.timeout, probe).await.unwrap_or_else(|_| timeout())
     }
 }

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::spec::{Container, Pod, expand};
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use super::spec::{PodExt, expand};
 use crate::program::in_path;
 
 /// The variable that tells the sample's server for how many seconds it is to drain.
@@ -33,13 +35,14 @@ pub(super) fn of(
     programs: &Programs<'_>,
     variables: &[(String, String)],
 ) -> Result<Program, String> {
-    let image = container.image.rsplit('/').next().unwrap_or_default();
+    let full = container.image.as_deref().unwrap_or_default();
+    let image = full.rsplit('/').next().unwrap_or_default();
     let image = image.split(['@', ':']).next().unwrap_or_default();
     let own = |args: &[&str]| Program {
         path: programs.own.to_owned(),
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
     };
-    let given = || container.args.iter().map(|arg| expand(arg, variables)).collect();
+    let given = || container.args.iter().flatten().map(|arg| expand(arg, variables)).collect();
     let isthmus = programs.bin.join("isthmus");
     match image {
         "isthmus" => Ok(Program { path: isthmus, args: given() }),
@@ -47,17 +50,18 @@ pub(super) fn of(
         "isthmus-playground" => Ok(Program { path: programs.own.to_owned(), args: given() }),
         "prometheus" => match in_path(image) {
             Some(path) => Ok(Program { path, args: given() }),
-            None => Err(format!("image {}: there is no program {image} here", container.image)),
+            None => Err(format!("image {full}: there is no program {image} in PATH")),
         },
         "curl" | "sleep" | "busybox" => Ok(own(&["sleep"])),
         _ if image.contains("helloworld") => {
-            let version = pod.metadata.labels.get("version").map(String::as_str);
+            let version =
+                pod.metadata.labels.as_ref().and_then(|labels| labels.get("version")).map(String::as_str);
             let version = version.or_else(|| image.rsplit_once('-').map(|(_, last)| last)).unwrap_or("v1");
             let drain = variables.iter().find(|(name, _)| name == DRAIN).map_or("0", |(_, value)| value);
-            let told = ["--version", version, "--instance", &pod.metadata.name, "--drain", drain];
+            let told = ["--version", version, "--instance", pod.name(), "--drain", drain];
             Ok(own(&[&["helloworld"], &told[..]].concat()))
         }
-        _ => Err(format!("image {}: nothing built in stands for it", container.image)),
+        _ => Err(format!("image {full}: the playground has no program for it")),
     }
 }
 
@@ -76,7 +80,7 @@ mod tests {
         let variables = [("PORT".to_owned(), "53".to_owned())];
         let agent = args.contains(&"other").then(|| Path::new("/opt/other"));
         let programs = Programs { own: Path::new("/me"), bin: Path::new("/bin"), agent };
-        of(&pod.spec.containers[0], &pod, &programs, &variables)
+        of(&pod.containers()[0], &pod, &programs, &variables)
     }
 
     #[test]
@@ -95,6 +99,6 @@ mod tests {
     #[test]
     fn an_unknown_image_is_named() {
         let error = program("nginx:1", &[]).unwrap_err();
-        assert_eq!(error, "image nginx:1: nothing built in stands for it");
+        assert_eq!(error, "image nginx:1: the playground has no program for it");
     }
 }

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use isthmus_sys::netns::Netns;
+use k8s_openapi::api::core::v1::Pod;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 
 use super::Node;
 use super::cni::Target;
-use super::spec::Pod;
+use super::spec::PodExt;
 
 /// A sandbox that is set up. It must be ended with [`Sandbox::end`].
 #[derive(Debug)]
@@ -27,16 +28,16 @@ impl Sandbox {
     /// Makes the namespace and runs the chain. After a failure nothing is left: the chain was told with DEL and the
     /// namespace is gone.
     pub(super) async fn create(node: &Node, pod: &Pod, attempt: u32) -> anyhow::Result<Self> {
-        let container = format!("{}-{attempt}", pod.metadata.uid);
+        let container = format!("{}-{attempt}", pod.uid());
         let path = node.folders.netns.join(format!("cni-{container}"));
         let netns = Netns::create()?;
         name(&netns, &path)?;
         let target = Target {
             container,
             netns: path,
-            namespace: pod.metadata.namespace.clone(),
-            pod: pod.metadata.name.clone(),
-            uid: pod.metadata.uid.clone(),
+            namespace: pod.namespace().to_owned(),
+            pod: pod.name().to_owned(),
+            uid: pod.uid().to_owned(),
         };
         let made = node.chain.add(&target).await.and_then(|result| Ok((address(&result)?, result)));
         match made {

@@ -1,235 +1,133 @@
-//! What the kubelet reads of a Pod. Fields it does not know are somebody else's.
+//! What a kubelet reads of a Pod object, with Kubernetes' defaults for what the object does not say. Pure: it knows no
+//! process and no node; the addresses that variables refer to are arguments.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde_json::Value;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-/// A Pod object.
-#[derive(Debug, Clone, Deserialize)]
-pub(super) struct Pod {
-    pub(super) metadata: Metadata,
-    pub(super) spec: Spec,
+/// The grace period of a pod that asks for none.
+const GRACE_SECONDS: i64 = 30;
+
+/// Fields of a Pod, as a kubelet understands them.
+pub(super) trait PodExt {
+    /// Its name.
+    fn name(&self) -> &str;
+    /// Its namespace.
+    fn namespace(&self) -> &str;
+    /// Its uid.
+    fn uid(&self) -> &str;
+    /// Its containers.
+    fn containers(&self) -> &[Container];
+    /// Whether it runs in the node's own network namespace.
+    fn is_host_network(&self) -> bool;
+    /// The path of the object at the API server.
+    fn path(&self) -> String;
+    /// Whether it is being deleted.
+    fn is_terminating(&self) -> bool;
+    /// How long its programs may take to end.
+    fn grace_period(&self) -> Duration;
+    /// The service account.
+    fn service_account(&self) -> &str;
+    /// A field by its path in the downward API; nothing when it is not supported or not there.
+    fn field(&self, path: &str, ip: &str, host: &str) -> Option<String>;
 }
 
-/// Who it is.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct Metadata {
-    pub(super) name: String,
-    pub(super) namespace: String,
-    pub(super) uid: String,
-    pub(super) labels: BTreeMap<String, String>,
-    pub(super) annotations: BTreeMap<String, String>,
-    pub(super) deletion_timestamp: Option<String>,
-    pub(super) deletion_grace_period_seconds: Option<u64>,
-}
-
-/// What runs in it.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct Spec {
-    pub(super) node_name: String,
-    pub(super) service_account_name: String,
-    pub(super) host_network: bool,
-    pub(super) containers: Vec<Container>,
-    pub(super) volumes: Vec<Volume>,
-    pub(super) restart_policy: Option<String>,
-    pub(super) termination_grace_period_seconds: Option<u64>,
-}
-
-/// One container.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct Container {
-    pub(super) name: String,
-    pub(super) image: String,
-    pub(super) command: Vec<String>,
-    pub(super) args: Vec<String>,
-    pub(super) env: Vec<EnvVar>,
-    pub(super) ports: Vec<ContainerPort>,
-    pub(super) volume_mounts: Vec<VolumeMount>,
-    pub(super) readiness_probe: Option<Probe>,
-}
-
-/// A variable: a value, or where to find one.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct EnvVar {
-    pub(super) name: String,
-    pub(super) value: Option<String>,
-    pub(super) value_from: Option<ValueFrom>,
-}
-
-/// Only the pod's own fields are supported.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct ValueFrom {
-    pub(super) field_ref: Option<FieldRef>,
-}
-
-/// A field of the pod.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct FieldRef {
-    pub(super) field_path: String,
-}
-
-/// A named port, which probes may refer to.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct ContainerPort {
-    pub(super) name: String,
-    pub(super) container_port: u16,
-}
-
-/// Where a volume appears.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct VolumeMount {
-    pub(super) name: String,
-    pub(super) mount_path: String,
-}
-
-/// A volume of one of the supported sorts.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct Volume {
-    pub(super) name: String,
-    pub(super) config_map: Option<NamedSource>,
-    pub(super) secret: Option<NamedSource>,
-    pub(super) projected: Option<Projected>,
-    pub(super) empty_dir: Option<Value>,
-    pub(super) host_path: Option<Value>,
-}
-
-/// A ConfigMap (`name`) or a Secret (`secretName`).
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct NamedSource {
-    pub(super) name: String,
-    pub(super) secret_name: String,
-    pub(super) optional: bool,
-}
-
-/// Several sources in one folder.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct Projected {
-    pub(super) sources: Vec<Source>,
-}
-
-/// One source of a projected volume.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct Source {
-    pub(super) service_account_token: Option<TokenSource>,
-    pub(super) config_map: Option<NamedSource>,
-}
-
-/// A token of the pod's service account, bound to the pod.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct TokenSource {
-    pub(super) audience: Option<String>,
-    pub(super) expiration_seconds: Option<u64>,
-    pub(super) path: String,
-}
-
-/// When a container counts as ready.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct Probe {
-    pub(super) http_get: Option<HttpGet>,
-    pub(super) tcp_socket: Option<TcpSocket>,
-    pub(super) period_seconds: Option<u64>,
-    pub(super) timeout_seconds: Option<u64>,
-    pub(super) failure_threshold: Option<u32>,
-}
-
-/// Ready when this answers with 2xx or 3xx.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct HttpGet {
-    pub(super) path: Option<String>,
-    pub(super) port: Value,
-}
-
-/// Ready when this accepts.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct TcpSocket {
-    pub(super) port: Value,
+/// Fields of a container, as a kubelet understands them.
+pub(super) trait ContainerExt {
+    /// A port by number or by name.
+    fn port(&self, port: &IntOrString) -> Option<u16>;
+    /// The variables, with `$(NAME)` of earlier ones filled in.
+    ///
+    /// # Errors
+    /// The name of a variable whose source is not supported or not there.
+    fn variables(&self, pod: &Pod, ip: &str, host: &str) -> Result<Vec<(String, String)>, String>;
 }
 
 // === impl Pod ===
 
-impl Pod {
-    /// The path of the object at the API server.
-    pub(super) fn path(&self) -> String {
-        format!("/api/v1/namespaces/{}/pods/{}", self.metadata.namespace, self.metadata.name)
+impl PodExt for Pod {
+    fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
     }
 
-    /// Whether it is being deleted.
-    pub(super) fn ending(&self) -> bool {
+    fn namespace(&self) -> &str {
+        self.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    fn containers(&self) -> &[Container] {
+        self.spec.as_ref().map_or(&[], |spec| &spec.containers)
+    }
+
+    fn is_host_network(&self) -> bool {
+        self.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or_default()
+    }
+
+    fn path(&self) -> String {
+        format!("/api/v1/namespaces/{}/pods/{}", self.namespace(), self.name())
+    }
+
+    fn is_terminating(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
     }
 
-    /// How long its programs may take to end.
-    pub(super) fn grace(&self) -> Duration {
-        let asked = self.metadata.deletion_grace_period_seconds;
-        Duration::from_secs(asked.or(self.spec.termination_grace_period_seconds).unwrap_or(30))
+    fn grace_period(&self) -> Duration {
+        // The deletion's own period goes before that of the pod.
+        let own = || self.spec.as_ref()?.termination_grace_period_seconds;
+        let seconds = self.metadata.deletion_grace_period_seconds.or_else(own).unwrap_or(GRACE_SECONDS);
+        Duration::from_secs(seconds.try_into().unwrap_or_default())
     }
 
-    /// The service account, as Kubernetes defaults it.
-    pub(super) fn account(&self) -> &str {
-        if self.spec.service_account_name.is_empty() { "default" } else { &self.spec.service_account_name }
+    fn service_account(&self) -> &str {
+        let account = self.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref());
+        account.filter(|account| !account.is_empty()).unwrap_or("default")
     }
 
-    /// A field as the downward API names it.
-    pub(super) fn field(&self, path: &str, ip: &str, host: &str) -> Option<String> {
-        let keyed = |map: &BTreeMap<String, String>, rest: &str| {
-            map.get(rest.strip_prefix("['")?.strip_suffix("']")?).cloned()
+    fn field(&self, path: &str, ip: &str, host: &str) -> Option<String> {
+        let keyed = |map: Option<&BTreeMap<String, String>>, rest: &str| {
+            map?.get(rest.strip_prefix("['")?.strip_suffix("']")?).cloned()
         };
         match path {
-            "metadata.name" => Some(self.metadata.name.clone()),
-            "metadata.namespace" => Some(self.metadata.namespace.clone()),
-            "metadata.uid" => Some(self.metadata.uid.clone()),
-            "spec.nodeName" => Some(self.spec.node_name.clone()),
-            "spec.serviceAccountName" => Some(self.account().to_owned()),
+            "metadata.name" => Some(self.name().to_owned()),
+            "metadata.namespace" => Some(self.namespace().to_owned()),
+            "metadata.uid" => Some(self.uid().to_owned()),
+            "spec.nodeName" => self.spec.as_ref()?.node_name.clone(),
+            "spec.serviceAccountName" => Some(self.service_account().to_owned()),
             "status.podIP" => Some(ip.to_owned()),
             "status.hostIP" => Some(host.to_owned()),
-            _ => path
-                .strip_prefix("metadata.labels")
-                .and_then(|rest| keyed(&self.metadata.labels, rest))
-                .or_else(|| {
-                    path.strip_prefix("metadata.annotations")
-                        .and_then(|rest| keyed(&self.metadata.annotations, rest))
-                }),
+            _ => match path.strip_prefix("metadata.labels") {
+                Some(rest) => keyed(self.metadata.labels.as_ref(), rest),
+                None => keyed(self.metadata.annotations.as_ref(), path.strip_prefix("metadata.annotations")?),
+            },
         }
     }
 }
 
-impl Container {
-    /// A port by number or by name.
-    pub(super) fn port(&self, port: &Value) -> Option<u16> {
-        match port {
-            Value::Number(number) => number.as_u64().and_then(|port| u16::try_from(port).ok()),
-            Value::String(name) => name.parse().ok().or_else(|| {
-                self.ports.iter().find(|port| port.name == *name).map(|port| port.container_port)
-            }),
-            _ => None,
-        }
+// === impl Container ===
+
+impl ContainerExt for Container {
+    fn port(&self, port: &IntOrString) -> Option<u16> {
+        let number = match port {
+            IntOrString::Int(number) => *number,
+            IntOrString::String(name) => match name.parse() {
+                Ok(number) => number,
+                Err(_) => {
+                    let mut ports = self.ports.iter().flatten();
+                    ports.find(|port| port.name.as_ref() == Some(name))?.container_port
+                }
+            },
+        };
+        number.try_into().ok()
     }
 
-    /// The variables, with `$(NAME)` of earlier ones filled in as Kubernetes does.
-    ///
-    /// # Errors
-    /// The name of a variable whose source is not supported or not there.
-    pub(super) fn variables(&self, pod: &Pod, ip: &str, host: &str) -> Result<Vec<(String, String)>, String> {
+    fn variables(&self, pod: &Pod, ip: &str, host: &str) -> Result<Vec<(String, String)>, String> {
         let mut known: Vec<(String, String)> = Vec::new();
-        for variable in &self.env {
+        for variable in self.env.iter().flatten() {
             let value = match (&variable.value, &variable.value_from) {
                 (Some(value), _) => expand(value, &known),
                 (None, None) => String::new(),
@@ -268,7 +166,7 @@ pub(super) fn expand(text: &str, known: &[(String, String)]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -290,7 +188,7 @@ mod tests {
             {"name": "APP", "valueFrom": field("metadata.labels['app']")},
             {"name": "IP", "valueFrom": field("status.podIP")},
         ]));
-        let got = pod.spec.containers[0].variables(&pod, "10.0.0.5", "").unwrap();
+        let got = pod.containers()[0].variables(&pod, "10.0.0.5", "").unwrap();
         let values: Vec<_> = got.iter().map(|(_, value)| value.as_str()).collect();
         assert_eq!(values, ["east-1", "/x/east-1/$(NONE)/y", "x", "10.0.0.5"]);
     }
@@ -298,15 +196,35 @@ mod tests {
     #[test]
     fn a_source_that_is_not_supported_is_named() {
         let pod = pod(json!([{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]));
-        let error = pod.spec.containers[0].variables(&pod, "", "").unwrap_err();
+        let error = pod.containers()[0].variables(&pod, "", "").unwrap_err();
         assert_eq!(error, "env A: its valueFrom is not supported here");
     }
 
     #[test]
     fn ports_have_names() {
-        let container = pod(json!([])).spec.containers.remove(0);
-        assert_eq!(container.port(&json!("http")), Some(5000));
-        assert_eq!(container.port(&json!(81)), Some(81));
-        assert_eq!(container.port(&json!("none")), None);
+        let pod = pod(json!([]));
+        let container = &pod.containers()[0];
+        for (port, number) in [("http", Some(5000)), ("82", Some(82)), ("none", None)] {
+            assert_eq!(container.port(&IntOrString::String(port.to_owned())), number, "{port}");
+        }
+        assert_eq!(container.port(&IntOrString::Int(81)), Some(81));
+        assert_eq!(container.port(&IntOrString::Int(70_000)), None);
+    }
+
+    #[test]
+    fn what_a_pod_does_not_say_has_kubernetes_defaults() {
+        let silent: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}})).unwrap();
+        assert_eq!(silent.service_account(), "default");
+        assert_eq!(silent.grace_period(), Duration::from_secs(30));
+        assert!(!silent.is_terminating() && !silent.is_host_network() && silent.containers().is_empty());
+        let deleted: Pod = serde_json::from_value(json!({
+            "metadata": {"deletionTimestamp": "2026-01-02T03:04:05Z", "deletionGracePeriodSeconds": 1},
+            "spec": {"terminationGracePeriodSeconds": 9, "serviceAccountName": "a", "hostNetwork": true,
+                     "containers": []},
+        }))
+        .unwrap();
+        assert_eq!(deleted.service_account(), "a");
+        assert_eq!(deleted.grace_period(), Duration::from_secs(1));
+        assert!(deleted.is_terminating() && deleted.is_host_network());
     }
 }

@@ -6,26 +6,30 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use base64::Engine as _;
-use serde_json::{Map, Value, json};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Pod, Secret, ServiceAccountTokenProjection, Volume, VolumeProjection,
+};
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::Node;
-use super::spec::{NamedSource, Pod, Source, TokenSource, Volume};
+use super::spec::PodExt;
 
 /// As Kubernetes: a token of an hour unless more is asked for.
-const TOKEN_SECONDS: u64 = 3600;
+const TOKEN_SECONDS: i64 = 3600;
 
 /// Tokens that must be written again before they expire.
 #[derive(Debug, Default)]
-pub(super) struct Tokens(Vec<(TokenSource, PathBuf, Instant)>);
+pub(super) struct Tokens(Vec<(ServiceAccountTokenProjection, PathBuf, Instant)>);
 
 /// Fills every volume. Returns the tokens among them.
 pub(super) async fn write(node: &Node, pod: &Pod, root: &Path) -> anyhow::Result<Tokens> {
     let mut tokens = Tokens::default();
-    for container in &pod.spec.containers {
-        for mount in &container.volume_mounts {
-            let volume = pod.spec.volumes.iter().find(|volume| volume.name == mount.name);
+    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
+    for container in pod.containers() {
+        for mount in container.volume_mounts.iter().flatten() {
+            let volume = volumes.into_iter().flatten().find(|volume| volume.name == mount.name);
             let volume =
                 volume.with_context(|| format!("container {}: no volume {}", container.name, mount.name))?;
             let folder = below(root, &mount.mount_path);
@@ -47,28 +51,31 @@ async fn fill(
 ) -> anyhow::Result<()> {
     let empty = volume.empty_dir.is_some() || volume.host_path.is_some();
     match (&volume.config_map, &volume.secret, &volume.projected) {
-        (Some(source), _, _) => config_map(node, pod, source, folder).await,
-        (_, Some(source), _) => secret(node, pod, source, folder).await,
+        (Some(map), _, _) => config_map(node, pod, &map.name, map.optional, folder).await,
+        (_, Some(source), _) => {
+            let name = source.secret_name.as_deref().unwrap_or_default();
+            secret(node, pod, name, source.optional, folder).await
+        }
         (_, _, Some(projected)) => {
-            for source in &projected.sources {
+            for source in projected.sources.iter().flatten() {
                 project(node, pod, source, folder, tokens).await?;
             }
             Ok(())
         }
         _ if empty => Ok(()),
-        _ => bail!("its sort is not supported here"),
+        _ => bail!("volumes of this kind are not supported by the playground"),
     }
 }
 
 async fn project(
     node: &Node,
     pod: &Pod,
-    source: &Source,
+    source: &VolumeProjection,
     folder: &Path,
     tokens: &mut Tokens,
 ) -> anyhow::Result<()> {
     if let Some(map) = &source.config_map {
-        config_map(node, pod, map, folder).await?;
+        config_map(node, pod, &map.name, map.optional, folder).await?;
     }
     if let Some(source) = &source.service_account_token {
         let file = below(folder, &source.path);
@@ -79,19 +86,27 @@ async fn project(
 }
 
 /// Asks for a token and writes it; returns when the next one is due, at four fifths of its life.
-async fn token(node: &Node, pod: &Pod, source: &TokenSource, file: &Path) -> anyhow::Result<Instant> {
+async fn token(
+    node: &Node,
+    pod: &Pod,
+    source: &ServiceAccountTokenProjection,
+    file: &Path,
+) -> anyhow::Result<Instant> {
     let life = source.expiration_seconds.unwrap_or(TOKEN_SECONDS);
-    let meta = &pod.metadata;
-    let mut spec = json!({
-        "expirationSeconds": life,
-        "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": meta.name, "uid": meta.uid},
-    });
-    if let Some(audience) = &source.audience {
-        spec["audiences"] = json!([audience]);
-    }
-    let token = node.client.token(&meta.namespace, pod.account(), spec).await?;
+    let spec = TokenRequestSpec {
+        audiences: Vec::from_iter(source.audience.clone()),
+        expiration_seconds: Some(life),
+        bound_object_ref: Some(BoundObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: pod.metadata.name.clone(),
+            uid: pod.metadata.uid.clone(),
+        }),
+    };
+    let token = node.client.token(pod.namespace(), pod.service_account(), spec).await?;
     replace(file, token.as_bytes())?;
-    Ok(Instant::now() + Duration::from_secs(life) * 4 / 5)
+    let life = Duration::from_secs(life.try_into().unwrap_or_default());
+    Ok(Instant::now() + life * 4 / 5)
 }
 
 impl Tokens {
@@ -107,8 +122,12 @@ impl Tokens {
             *renew = match token(node, pod, source, file).await {
                 Ok(next) => next,
                 Err(error) => {
-                    let pod = &pod.metadata.name;
-                    tracing::warn!(pod, error = format!("{error:#}"), "the token was not renewed");
+                    let (pod, error) = (pod.name(), format!("{error:#}"));
+                    tracing::warn!(
+                        pod,
+                        error,
+                        "cannot renew the pod's service account token, trying again in 10s"
+                    );
                     now + Duration::from_secs(10)
                 }
             };
@@ -116,40 +135,51 @@ impl Tokens {
     }
 }
 
-async fn config_map(node: &Node, pod: &Pod, source: &NamedSource, folder: &Path) -> anyhow::Result<()> {
-    let found = object(node, pod, "configmaps", &source.name, source.optional).await?;
-    for (key, value) in &found {
-        replace(&below(folder, key), value.as_str().unwrap_or_default().as_bytes())?;
+async fn config_map(
+    node: &Node,
+    pod: &Pod,
+    name: &str,
+    optional: Option<bool>,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    let found: Option<ConfigMap> = object(node, pod, "configmaps", name, optional).await?;
+    for (key, value) in found.and_then(|map| map.data).unwrap_or_default() {
+        replace(&below(folder, &key), value.as_bytes())?;
     }
     Ok(())
 }
 
-async fn secret(node: &Node, pod: &Pod, source: &NamedSource, folder: &Path) -> anyhow::Result<()> {
-    let found = object(node, pod, "secrets", &source.secret_name, source.optional).await?;
-    for (key, value) in &found {
-        let value = base64::engine::general_purpose::STANDARD.decode(value.as_str().unwrap_or_default());
-        replace(&below(folder, key), &value.with_context(|| format!("key {key} is not base64"))?)?;
+async fn secret(
+    node: &Node,
+    pod: &Pod,
+    name: &str,
+    optional: Option<bool>,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    let found: Option<Secret> = object(node, pod, "secrets", name, optional).await?;
+    for (key, value) in found.and_then(|secret| secret.data).unwrap_or_default() {
+        replace(&below(folder, &key), &value.0)?;
     }
     Ok(())
 }
 
-/// The `data` of a ConfigMap or Secret of the pod's namespace.
-async fn object(
+/// A ConfigMap or Secret of the pod's namespace.
+async fn object<T: DeserializeOwned>(
     node: &Node,
     pod: &Pod,
     plural: &str,
     name: &str,
-    optional: bool,
-) -> anyhow::Result<Map<String, Value>> {
-    let path = format!("/api/v1/namespaces/{}/{plural}/{name}", pod.metadata.namespace);
-    match node.client.get(&path).await? {
-        Some(object) => Ok(object["data"].as_object().cloned().unwrap_or_default()),
-        None if optional => Ok(Map::new()),
-        None => bail!("there is no {path}"),
+    optional: Option<bool>,
+) -> anyhow::Result<Option<T>> {
+    let path = format!("/api/v1/namespaces/{}/{plural}/{name}", pod.namespace());
+    let found = node.client.get_as(&path).await?;
+    if found.is_none() && optional != Some(true) {
+        bail!("there is no {path}");
     }
+    Ok(found)
 }
 
-/// Whoever reads meanwhile sees the old content or the new.
+/// Replaces a file as a whole: a reader sees the old content or the new.
 fn replace(file: &Path, content: &[u8]) -> anyhow::Result<()> {
     let temp = file.with_extension("new");
     fs::write(&temp, content)

@@ -1,5 +1,7 @@
 //! Who may have whose certificate.
 
+use serde_json::json;
+
 use super::*;
 use playground_k8s::client::Event;
 
@@ -96,12 +98,12 @@ fn a_review_is_read_with_its_pod() {
         "username": "system:serviceaccount:istio-system:ztunnel",
         "extra": {"authentication.kubernetes.io/pod-name": ["z"], "authentication.kubernetes.io/pod-uid": ["u"]},
     }}});
-    let cluster = || ClusterId("east".to_owned());
-    assert_eq!(read(&review, cluster()).unwrap(), caller("istio-system/ztunnel", Some(("z", "u"))));
+    let read = |review: Value| read(&serde_json::from_value(review).unwrap(), ClusterId("east".to_owned()));
+    assert_eq!(read(review).unwrap(), caller("istio-system/ztunnel", Some(("z", "u"))));
     let refused = json!({"status": {"authenticated": false, "error": "the token has expired"}});
-    let status = read(&refused, cluster()).unwrap_err();
+    let status = read(refused).unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unauthenticated);
     assert!(status.message().contains("the token has expired"));
     let user = json!({"status": {"authenticated": true, "user": {"username": "admin"}}});
-    assert!(read(&user, cluster()).unwrap_err().message().contains("\"admin\" is no service account"));
+    assert!(read(user).unwrap_err().message().contains("\"admin\" is no service account"));
 }
