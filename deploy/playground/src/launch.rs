@@ -17,6 +17,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::binaries;
 use crate::dir::Dir;
+use crate::output;
 use crate::plan::Plan;
 use crate::world::Mode;
 use playground_k8s::manifest;
@@ -58,7 +59,7 @@ pub(crate) fn up(dir: &Dir, args: &WorldArgs) -> anyhow::Result<ExitCode> {
     let mut world = start(dir, args, Mode::Stay)?;
     if let Some(out) = world.stdout.take() {
         for line in BufReader::new(out).lines() {
-            println!("{}", line?);
+            output::line(line?)?;
         }
     }
     match world.try_wait()? {

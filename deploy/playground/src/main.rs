@@ -6,6 +6,7 @@ mod cli;
 mod dir;
 mod launch;
 mod objects;
+mod output;
 mod pki;
 mod plan;
 mod scenario;

@@ -6,6 +6,7 @@ mod flood;
 mod monitoring;
 mod steps;
 
+use std::io;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use serde::Serialize;
 use crate::binaries;
 use crate::dir::Dir;
 use crate::launch::{self, WorldArgs};
+use crate::output;
 use playground_node::program;
 use steps::Steps;
 
@@ -73,7 +75,7 @@ const STEP: Duration = Duration::from_millis(50);
 pub(crate) fn run(dir: &Dir, args: &ScenarioArgs) -> anyhow::Result<ExitCode> {
     if args.list {
         for scenario in &ALL {
-            println!("{:<20} {}", scenario.name, scenario.about);
+            output::line(format_args!("{:<20} {}", scenario.name, scenario.about))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -91,7 +93,7 @@ pub(crate) fn run(dir: &Dir, args: &ScenarioArgs) -> anyhow::Result<ExitCode> {
     for scenario in chosen {
         let report = play(dir, args, scenario)?;
         if !args.json {
-            report.print();
+            report.print()?;
         }
         reports.push(report);
     }
@@ -101,7 +103,7 @@ pub(crate) fn run(dir: &Dir, args: &ScenarioArgs) -> anyhow::Result<ExitCode> {
             [report] if args.name.is_some() => serde_json::to_value(report)?,
             all => serde_json::to_value(all)?,
         };
-        println!("{told:#}");
+        output::line(format_args!("{told:#}"))?;
     }
     let failed: Vec<_> = reports.iter().filter(|report| !report.pass).collect();
     if failed.is_empty() {
@@ -152,14 +154,16 @@ struct Held(Child);
 // === impl Report ===
 
 impl Report {
-    fn print(&self) {
+    fn print(&self) -> io::Result<()> {
         for check in &self.checks {
-            println!("{}  {}: {}", if check.pass { "pass" } else { "FAIL" }, check.name, check.detail);
+            let outcome = if check.pass { "pass" } else { "FAIL" };
+            output::line(format_args!("{outcome}  {}: {}", check.name, check.detail))?;
         }
         if let Some(error) = &self.error {
-            println!("FAIL  it could not be played to its end: {error}");
+            output::line(format_args!("FAIL  it could not be played to its end: {error}"))?;
         }
-        println!("{} ({})", if self.pass { "everything passed" } else { "something FAILED" }, self.scenario);
+        let outcome = if self.pass { "everything passed" } else { "something FAILED" };
+        output::line(format_args!("{outcome} ({})", self.scenario))
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::binaries::{self, AgentProgram};
 use crate::dir::Dir;
+use crate::output;
 use crate::plan::{Plan, Topology};
 use crate::{pki, topology};
 use playground_node::cni_ptp;
@@ -181,9 +182,9 @@ async fn check(clusters: &Clusters<'_>, progress: &Progress, json: bool) -> anyh
     progress.stage("requests", "20 from each sleep");
     let report = checks::run(clusters, progress).await?;
     if json {
-        println!("{:#}", serde_json::to_value(&report)?);
+        output::line(format_args!("{:#}", serde_json::to_value(&report)?))?;
     } else {
-        print!("{}", report.text());
+        output::text(report.text())?;
     }
     Ok(if report.pass { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -197,14 +198,14 @@ async fn stay(
     let mut ended = signal(SignalKind::terminate())?;
     RunningWorld::new(plan, clusters.outer_pid).write(dir)?;
     progress.stage("up", "end it with `playground down`");
-    println!("try: playground exec east/sleep -- curl -sS helloworld.sample:5000/hello");
+    output::line("try: playground exec east/sleep -- curl -sS helloworld.sample:5000/hello")?;
     for cluster in &plan.clusters {
-        println!(
+        output::line(format_args!(
             "API server of {}: {} ({})",
             cluster.name,
             cluster.api_url(),
             dir.kubeconfig(&cluster.name).display()
-        );
+        ))?;
     }
     // This tells `up` that we are ready: it holds the other end of our standard output.
     let log = File::options().create(true).append(true).open(dir.world_log())?;

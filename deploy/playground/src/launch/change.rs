@@ -2,6 +2,7 @@
 //! control planes told the agents.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use super::inside;
 use crate::dir::Dir;
 use crate::objects::gateway;
+use crate::output;
 use crate::plan::{Cluster, Plan, SYSTEM, Topology};
 use crate::world::RunningWorld;
 use playground_istiod::is_followed;
@@ -100,7 +102,7 @@ pub(crate) fn change(dir: &Dir, args: &ChangeArgs, intent: Intent) -> anyhow::Re
         for istiod in &istiods {
             let (pushes, is_settled) = istiod.settle(&written, deadline).await?;
             all_well &= is_settled;
-            tell(&pushes, before.get(&istiod.cluster).copied().unwrap_or_default());
+            print_pushes(&pushes, before.get(&istiod.cluster).copied().unwrap_or_default())?;
         }
         Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
@@ -178,7 +180,12 @@ impl Part<'_> {
                 (Intent::Delete, Some(_)) => "deleted",
                 (Intent::Delete, None) => "is not there",
             };
-            println!("{}: {}/{} {done}", self.cluster.name, object::text(one, "/kind"), object::name(one));
+            output::line(format_args!(
+                "{}: {}/{} {done}",
+                self.cluster.name,
+                object::text(one, "/kind"),
+                object::name(one)
+            ))?;
             written.extend(stored.and_then(|stored| Written::of(self.cluster, &stored)));
         }
         Ok(objects)
@@ -270,24 +277,25 @@ impl Istiod {
 }
 
 /// Prints what was told after a number to agents that are connected.
-fn tell(pushes: &Pushes, before: u64) {
+fn print_pushes(pushes: &Pushes, before: u64) -> io::Result<()> {
     let clusters: BTreeSet<&str> = pushes.clients.iter().map(|client| client.cluster.as_str()).collect();
     for cluster in clusters {
         let clients: Vec<_> = pushes.clients.iter().filter(|client| client.cluster == cluster).collect();
         let news = news(pushes, cluster, before);
         if news.is_empty() {
-            println!("{cluster}: nothing was pushed to {} clients", clients.len());
+            output::line(format_args!("{cluster}: nothing was pushed to {} clients", clients.len()))?;
             continue;
         }
-        println!("{cluster}: pushed to {} clients", clients.len());
+        output::line(format_args!("{cluster}: pushed to {} clients", clients.len()))?;
         for (name, what) in news {
-            println!("  {what:<8} {name}");
+            output::line(format_args!("  {what:<8} {name}"))?;
         }
         let behind = |client: &&&pushes::Client| client.told < pushes.number || client.unanswered > 0;
         for client in clients.iter().filter(behind) {
-            println!("  not taken by {}", client.id);
+            output::line(format_args!("  not taken by {}", client.id))?;
         }
     }
+    Ok(())
 }
 
 /// What has become of each resource, all changes together.

@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::dir::Dir;
+use crate::output;
 use crate::world::RunningWorld;
 use playground_node::kubelet::Record;
 
@@ -61,7 +62,7 @@ pub(super) fn enter(pid: i32, kinds: &[&str]) -> anyhow::Result<()> {
 /// Ends the world; it is no error when none is up.
 pub(crate) fn down(dir: &Dir) -> anyhow::Result<ExitCode> {
     let Ok(world) = RunningWorld::read(dir) else {
-        println!("no world is up in {}", dir.path().display());
+        output::line(format_args!("no world is up in {}", dir.path().display()))?;
         return Ok(ExitCode::SUCCESS);
     };
     let pid = Pid::from_raw(world.pid);
@@ -74,7 +75,7 @@ pub(crate) fn down(dir: &Dir) -> anyhow::Result<ExitCode> {
         }
     }
     dir.clean(&dir.lock(ENDING)?).with_context(|| format!("cannot empty {}", dir.path().display()))?;
-    println!("the world in {} is gone", dir.path().display());
+    output::line(format_args!("the world in {} is gone", dir.path().display()))?;
     Ok(ExitCode::SUCCESS)
 }
 

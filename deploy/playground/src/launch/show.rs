@@ -1,13 +1,13 @@
 //! Commands that only read what the world wrote: pods and logs.
 
 use std::fs::{self, File};
-use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
 use crate::dir::Dir;
+use crate::output;
 use crate::world::{RunningWorld, table};
 use playground_node::kubelet::Record;
 
@@ -18,10 +18,10 @@ pub(crate) fn status(dir: &Dir, json: bool) -> anyhow::Result<ExitCode> {
     if json {
         let report =
             serde_json::json!({ "topology": world.topology, "clusters": world.clusters, "pods": pods });
-        println!("{report:#}");
+        output::line(format_args!("{report:#}"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("topology: {}", world.topology);
+    output::line(format_args!("topology: {}", world.topology))?;
     let mut rows =
         vec![["CLUSTER", "NAMESPACE", "POD", "NODE", "ADDRESS", "READY", "STATUS"].map(str::to_owned)];
     rows.extend(pods.into_iter().map(|pod| {
@@ -30,7 +30,7 @@ pub(crate) fn status(dir: &Dir, json: bool) -> anyhow::Result<ExitCode> {
             if pod.message.is_empty() { pod.phase } else { format!("{}: {}", pod.phase, pod.message) };
         [pod.cluster, pod.namespace, pod.name, pod.node, pod.ip, ready.to_owned(), status]
     }));
-    print!("{}", table::render(&rows));
+    output::text(table::render(&rows))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -38,7 +38,9 @@ pub(crate) fn status(dir: &Dir, json: bool) -> anyhow::Result<ExitCode> {
 pub(crate) fn logs(dir: &Dir, component: Option<&str>) -> anyhow::Result<ExitCode> {
     let all = named(dir)?;
     let Some(component) = component else {
-        all.iter().for_each(|(name, _)| println!("{name}"));
+        for (name, _) in &all {
+            output::line(name)?;
+        }
         return Ok(ExitCode::SUCCESS);
     };
     let exact = all.iter().find(|(name, _)| name == component);
@@ -47,11 +49,7 @@ pub(crate) fn logs(dir: &Dir, component: Option<&str>) -> anyhow::Result<ExitCod
         bail!("there is no log of {component}; there are: {}", names.join(", "));
     };
     let mut file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    match io::copy(&mut file, &mut io::stdout()) {
-        // The reader has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        copied => _ = copied?,
-    }
+    output::copy(&mut file).with_context(|| format!("cannot print {}", path.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
