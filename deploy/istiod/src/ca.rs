@@ -1,5 +1,5 @@
-//! The certificate authority: signs keys for SPIFFE identities with the cluster's intermediate. It knows nothing of who
-//! may ask.
+//! The certificate authority: signs keys for SPIFFE identities with the cluster's intermediate. It does not
+//! know which caller may have which identity.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -39,7 +39,7 @@ pub(crate) enum Error {
     /// The request is not a certificate request that is signed by its own key.
     #[error("csr: {0}")]
     Request(String),
-    /// The request names somebody else.
+    /// The request names another identity.
     #[error("csr: its subject alternative name is {0:?}, but {1:?} is asked for")]
     OtherName(String, String),
     /// The lifetime is no positive number of seconds.

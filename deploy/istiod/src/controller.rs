@@ -1,5 +1,5 @@
-//! Keeps what is known up to date: follows every kind in every cluster, gathers changes that come together, translates
-//! them, and publishes the outcome. It also puts the root certificate into every namespace, and addresses for their
+//! Keeps the snapshot up to date: watches every kind in every cluster, debounces changes, translates them, and
+//! publishes the outcome. It also puts the root certificate into every namespace, and addresses for their
 //! hosts into the status of ServiceEntries.
 
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::clusters::{ClusterId, Clusters, FOLLOWED, collection};
-use crate::serve::pushes::Log;
+use crate::serve::pushes::PushLog;
 use crate::snapshot::Snapshot;
 use crate::translate::mesh_config::Mesh;
 use crate::translate::service_entry::vips::{self, Allocation};
@@ -48,7 +48,7 @@ pub(crate) struct Follower {
     published: BTreeSet<(ClusterId, String)>,
     /// The entries that addresses were written into, as they were then.
     allocated: BTreeSet<(String, String, String)>,
-    log: Log,
+    log: PushLog,
     number: u64,
 }
 
@@ -59,7 +59,7 @@ impl Follower {
         network: String,
         clients: Vec<(ClusterId, Client)>,
         roots: String,
-        log: Log,
+        log: PushLog,
     ) -> Self {
         let mut clusters = Clusters::default();
         for (id, _) in &clients {
@@ -146,7 +146,7 @@ impl Follower {
                     let missing: Vec<String> = self.missing().map(ToString::to_string).collect();
                     tracing::warn!(
                         clusters = missing.join(" "),
-                        "starting without clusters that do not answer"
+                        "remote clusters are not synced yet, starting without them"
                     );
                     return;
                 }
@@ -198,7 +198,7 @@ impl Follower {
             let client = client.clone();
             tasks.spawn("addresses", async move {
                 if let Err(error) = client.merge_patch(&path, &patch).await {
-                    tracing::warn!(namespace, name, %error, "a ServiceEntry has no addresses");
+                    tracing::warn!(namespace, name, %error, "cannot write a ServiceEntry's virtual addresses");
                 }
             });
         }
@@ -228,7 +228,7 @@ impl Follower {
                 let client = client.clone();
                 tasks.spawn("roots", async move {
                     if let Err(error) = client.apply(&map).await {
-                        tracing::warn!(namespace = name, %error, "the root certificate is not in this namespace");
+                        tracing::warn!(namespace = name, %error, "cannot write the namespace's root certificate");
                     }
                 });
             }

@@ -31,7 +31,7 @@ pub(crate) fn write_pki(dir: &Path) {
     }
 }
 
-/// A certificate request that names an identity, or nobody.
+/// A certificate request with an identity in it, or with none.
 pub(crate) fn csr(identity: Option<&str>) -> String {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();

@@ -1,5 +1,5 @@
-//! A small control plane of the mesh: reads the objects of one or more clusters, tells the agents of each cluster over
-//! delta ADS what they need, and signs certificates for pods. One process per primary cluster.
+//! A small control plane of the mesh: reads the objects of one or more clusters, serves the agents of each cluster over
+//! delta ADS, and signs certificates for pods. One process per primary cluster.
 
 mod ca;
 mod clusters;
@@ -36,9 +36,9 @@ pub use validate::validate;
 use ca::Authority;
 use clusters::ClusterId;
 use controller::Follower;
-use pushes::Log;
+use pushes::PushLog;
 use serve::caller::{Account, Reviewer};
-use serve::grpc::{Services, Shared};
+use serve::grpc::{ServerState, Services};
 use translate::mesh_config::{self, Configured, Mesh};
 
 /// The largest request: a client that reconnects names every version that it has.
@@ -119,19 +119,19 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let listener = TcpListener::bind(options.listen).await;
     let listener = listener.with_context(|| format!("listening on {}", options.listen))?;
     let tasks = Tasks::new("istiod");
-    let log = Log::default();
+    let log = PushLog::default();
     log.serve(options.debug_listen, &tasks).await?;
     let roots = authority.roots().to_owned();
     let reviewer = Reviewer { own: own.clone(), clients: clients.iter().cloned().collect() };
     let follower = Follower::new(mesh(&options)?, own, options.network, clients, roots, log.clone());
     let known = follower.start(&tasks).await;
-    let shared = Shared { known, reviewer, authority, trusted, log, tasks: tasks.clone() };
+    let shared = ServerState { known, reviewer, authority, trusted, log, tasks: tasks.clone() };
     tracing::info!(cluster = options.cluster, address = %options.listen, "control plane is ready");
     match serve(shared, listener, server_tls, tasks).await {}
 }
 
 async fn serve(
-    shared: Shared,
+    shared: ServerState,
     listener: TcpListener,
     server_tls: Arc<rustls::ServerConfig>,
     tasks: Tasks,

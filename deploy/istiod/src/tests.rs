@@ -77,12 +77,18 @@ impl TestMesh {
         let reviewer = Reviewer { own: id("east"), clients: clients.iter().cloned().collect() };
         let roots = authority.roots().to_owned();
         let tasks = east.tasks.clone();
-        let known = Follower::new(mesh, id("east"), String::new(), clients, roots, Log::default())
+        let known = Follower::new(mesh, id("east"), String::new(), clients, roots, PushLog::default())
             .start(&tasks)
             .await;
         let trusted = Account::parse("istio-system/ztunnel").unwrap();
-        let shared =
-            Shared { known, reviewer, authority, trusted, log: Log::default(), tasks: tasks.clone() };
+        let shared = ServerState {
+            known,
+            reviewer,
+            authority,
+            trusted,
+            log: PushLog::default(),
+            tasks: tasks.clone(),
+        };
         let server = tls::server(&path("cert.pem"), &path("key.pem"), &[b"h2"]).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -283,11 +289,11 @@ async fn an_entry_without_addresses_gets_one_that_agents_are_told() {
     let address = object::text(&stored, "/status/addresses/0/value");
     assert!(address.starts_with("240.240."), "{stored}");
     assert_eq!(alias(&push), Some(format!("east/{address}")));
-    // Who is refused is told why.
+    // A refused caller gets the reason.
     let mut bad = entry;
     bad["spec"]["resolution"] = "NEVER".into();
-    let said = client.apply(&bad).await.unwrap_err().to_string();
-    assert!(said.contains("spec.resolution"), "{said}");
+    let outcome = client.apply(&bad).await.unwrap_err().to_string();
+    assert!(outcome.contains("spec.resolution"), "{outcome}");
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! A small Kubernetes API server for one cluster of the playground: objects in memory, list and watch, patches,
-//! service-account tokens, and the controllers that a cluster has anyway. Who holds a token may do everything.
+//! service-account tokens, and the controllers that every cluster has. There is no RBAC: a valid token may do everything.
 
 mod admission;
 mod controllers;

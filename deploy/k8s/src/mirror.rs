@@ -29,7 +29,9 @@ impl Mirror {
 
     /// Waits until something changed and takes in all that is known by then. Can be dropped at any time.
     pub async fn changed(&mut self) -> anyhow::Result<()> {
-        let Some(event) = self.events.recv().await else { anyhow::bail!("a watch has ended") };
+        let Some(event) = self.events.recv().await else {
+            anyhow::bail!("the watch of the collection ended")
+        };
         self.take(event);
         while let Ok(event) = self.events.try_recv() {
             self.take(event);

@@ -66,7 +66,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 async fn listen(at: SocketAddr, known: &Known, tasks: &Tasks) -> anyhow::Result<()> {
     let udp = UdpSocket::bind(at).await.with_context(|| format!("cannot listen on udp {at}"))?;
     let tcp = TcpListener::bind(at).await.with_context(|| format!("cannot listen on tcp {at}"))?;
-    tracing::info!(%at, "answering");
+    tracing::info!(%at, "cluster DNS is listening");
     tasks.spawn("udp", serve_udp(udp, known.clone()));
     tasks.spawn("tcp", serve_tcp(tcp, known.clone()));
     Ok(())
@@ -92,12 +92,12 @@ async fn serve_tcp(listener: TcpListener, known: Known) {
             Ok((stream, _)) => {
                 let known = known.clone();
                 connections.spawn("connection", async move {
-                    // A client that breaks off is nobody's error.
+                    // A client that closes its connection is no error of the server.
                     let _ = serve_stream(stream, &known).await;
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept");
+                tracing::warn!(%error, "cannot accept a DNS connection over TCP");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }

@@ -71,11 +71,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 /// What is listened on.
 #[derive(Default)]
 struct Fronts {
-    open: BTreeMap<Front, Open>,
+    open: BTreeMap<Front, OpenFront>,
 }
 
 /// Dropping it closes the front and what goes through it.
-struct Open {
+struct OpenFront {
     backends: watch::Sender<BTreeSet<SocketAddr>>,
     _tasks: Tasks,
 }
@@ -98,13 +98,17 @@ impl Fronts {
             match open(front, backends) {
                 Ok(opened) => _ = self.open.insert(front, opened),
                 // It is tried again with the next change.
-                Err(error) => tracing::error!(?front, error = format!("{error:#}"), "cannot serve"),
+                Err(error) => tracing::error!(
+                    ?front,
+                    error = format!("{error:#}"),
+                    "cannot serve the address of a Service, trying again when it changes"
+                ),
             }
         }
     }
 }
 
-fn open((protocol, address): Front, backends: BTreeSet<SocketAddr>) -> anyhow::Result<Open> {
+fn open((protocol, address): Front, backends: BTreeSet<SocketAddr>) -> anyhow::Result<OpenFront> {
     let (backends, receiver) = watch::channel(backends);
     let tasks = Tasks::new(format!("{protocol:?} {address}"));
     match protocol {
@@ -112,8 +116,8 @@ fn open((protocol, address): Front, backends: BTreeSet<SocketAddr>) -> anyhow::R
         Protocol::Udp => udp::open(address, receiver, &tasks),
     }
     .with_context(|| format!("cannot listen on {address}"))?;
-    tracing::info!(?protocol, %address, "service");
-    Ok(Open { backends, _tasks: tasks })
+    tracing::info!(?protocol, %address, "forwarding to a Service");
+    Ok(OpenFront { backends, _tasks: tasks })
 }
 
 /// One of the endpoints.

@@ -123,7 +123,7 @@ pub async fn run(folders: Folders, options: Options) -> anyhow::Result<()> {
             Event::Synced => {}
         }
     }
-    anyhow::bail!("the watch of pods ended")
+    anyhow::bail!("the watch of the node's pods ended")
 }
 
 /// The pods of the node, each with a task that owns all of it.
@@ -153,7 +153,7 @@ impl Pods {
         self.tasks.spawn("pod", pod::run(std::sync::Arc::clone(&self.node), pod, updates));
     }
 
-    /// The object is gone although we did not say that the pod has ended: end it at once.
+    /// The object was removed before the pod ended, so it has no grace period left: stop the pod at once.
     fn deleted(&mut self, object: &Value) {
         let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
         if let Some(wanted) = self.workers.remove(uid) {

@@ -1,5 +1,5 @@
 //! What leaves a node's pods for the network between the clusters comes from the node's address, as in every cluster
-//! whose pod network is its own: nobody there knows the way to a pod.
+//! whose pod network is its own: that network has no route to a pod.
 
 use std::net::Ipv4Addr;
 

@@ -12,7 +12,7 @@ pub(crate) const ISTHMUS: &str = "isthmus";
 /// The CNI plugin.
 pub(crate) const CNI: &str = "isthmus-cni";
 
-/// Who runs another program as its agent, as on the command line: `west-2=/usr/local/bin/ztunnel`.
+/// A cluster or node with another program as its agent, as on the command line: `west-2=/usr/local/bin/ztunnel`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AgentProgram {
     /// A cluster's name or a node's.

@@ -1,4 +1,4 @@
-//! The world's folder: where it is, who may have it, and the name of every file in it.
+//! The world's folder: where it is, the lock on it, and the name of every file in it.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 #[derive(Debug, Clone)]
 pub(crate) struct Dir(PathBuf);
 
-/// Whoever holds this has the folder; the kernel takes it back when the process dies.
+/// The lock on the folder; the kernel releases it when the process dies.
 #[derive(Debug)]
 pub(crate) struct Lock(#[expect(dead_code, reason = "held, not read")] File);
 

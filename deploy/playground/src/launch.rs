@@ -143,7 +143,7 @@ fn spawn(
     command.args(args.agent_program.iter().map(|program| format!("--agent-program={program}")));
     match mode {
         Mode::Stay => command.stdin(Stdio::null()).stdout(Stdio::piped()),
-        // Whoever holds the other end of our standard input holds the world.
+        // The world lives as long as the holder of the other end of our standard input.
         Mode::Hold => command.stdin(Stdio::inherit()).stdout(Stdio::null()),
         Mode::Check | Mode::CheckJson => command.stdin(Stdio::piped()).stdout(Stdio::inherit()),
     };

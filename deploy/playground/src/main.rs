@@ -86,7 +86,7 @@ fn serve(process: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<Ex
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
     let log = isthmus_rt::log::init(isthmus_rt::log::Format::Text, &filter)?;
     let ended = block_on(process);
-    // Why it ended is told by its last lines. When nobody takes them there is nothing more to do.
+    // The last lines say why the process ended. A reader that takes none of them misses them.
     let _ = log.flush(LAST_LINES);
     ended.map(|()| ExitCode::SUCCESS)
 }
@@ -102,7 +102,7 @@ fn never(outcome: anyhow::Result<Infallible>) -> anyhow::Result<ExitCode> {
 
 #[expect(
     clippy::exit,
-    reason = "the world must not outlive whoever started it, whatever its other threads do"
+    reason = "the world must not outlive the process that started it, whatever its other threads do"
 )]
 fn die() {
     std::process::exit(1)

@@ -125,7 +125,7 @@ fn play(dir: &Dir, args: &ScenarioArgs, scenario: &Scenario) -> anyhow::Result<R
     }
     dir.clean(&dir.lock(DYING)?).with_context(|| format!("cannot empty {}", dir.path().display()))?;
     let manifests = launch::manifests(&args.world)?;
-    let world = Held::start(dir, &args.world)?;
+    let world = ScenarioWorld::start(dir, &args.world)?;
     let mut steps = Steps::new(dir, &manifests, scenario.name);
     let played = (scenario.play)(&mut steps);
     let checks = steps.checks();
@@ -141,15 +141,15 @@ fn play(dir: &Dir, args: &ScenarioArgs, scenario: &Scenario) -> anyhow::Result<R
     Ok(report)
 }
 
-/// The process that makes a world for its parent: its standard input is the world's, so that the world ends with whoever
-/// holds the other end.
+/// The process that makes a world for its parent: its standard input is the world's, so that the world ends with
+/// the holder of the other end.
 pub(crate) fn hold(dir: &Dir, args: &WorldArgs) -> anyhow::Result<ExitCode> {
     let status = launch::held(dir, args)?.wait().context("cannot wait for the world")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// A world that lives as long as this.
-struct Held(Child);
+struct ScenarioWorld(Child);
 
 // === impl Report ===
 
@@ -167,9 +167,9 @@ impl Report {
     }
 }
 
-// === impl Held ===
+// === impl ScenarioWorld ===
 
-impl Held {
+impl ScenarioWorld {
     fn start(dir: &Dir, args: &WorldArgs) -> anyhow::Result<Self> {
         let mut command = program::own();
         command.arg("hold").arg("--dir").arg(dir.path()).args(launch::arguments(args));

@@ -51,7 +51,7 @@ pub(crate) struct Options {
     /// Folder of `isthmus` and `isthmus-cni`.
     #[arg(long)]
     binaries: PathBuf,
-    /// Who runs another program as its agent.
+    /// Clusters and nodes with another program as their agent.
     #[arg(long)]
     agent_program: Vec<AgentProgram>,
 }
@@ -65,7 +65,7 @@ pub(crate) enum Mode {
     CheckJson,
     /// Stay until told to end.
     Stay,
-    /// Stay as long as whoever started it.
+    /// Stay as long as the process that started it.
     Hold,
 }
 
@@ -84,9 +84,9 @@ impl Mode {
     }
 }
 
-/// Runs the world. `die` ends the whole process at once; it is called when whoever started us is gone.
+/// Runs the world. `die` ends the whole process at once; it is called when the process that started us is gone.
 pub(crate) fn run(dir: &Dir, options: &Options, die: fn()) -> anyhow::Result<ExitCode> {
-    // Our mounts must go with us, and whoever waits for our end shares the namespace that we were started in.
+    // Our mounts must go with us, and the process that waits for our end shares the namespace that we were started in.
     unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
     nix::unistd::setsid().context("cannot begin a session")?;
     if options.mode != Mode::Stay {

@@ -1,4 +1,4 @@
-//! What the commands print, and to whom. None of these tests builds a world.
+//! What the commands print, also into a closed pipe. None of these tests builds a world.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::path::Path;

@@ -14,12 +14,12 @@ use serde_json::Value;
 static ONE: Mutex<()> = Mutex::new(());
 
 /// A folder for one world; whatever happens, the world ends with the test.
-struct World {
+struct TestWorld {
     dir: tempfile::TempDir,
     _one: MutexGuard<'static, ()>,
 }
 
-impl World {
+impl TestWorld {
     fn new() -> Self {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         Self { dir: tempfile::tempdir().unwrap(), _one: one }
@@ -58,7 +58,7 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for TestWorld {
     fn drop(&mut self) {
         let _ = self.command(&["down"]).output();
     }
@@ -88,7 +88,7 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// A whole run shows what it must and leaves nothing.
 fn passes(topology: &str) {
-    let world = World::new();
+    let world = TestWorld::new();
     let before = namespace(Path::new("/proc/self"));
     let report: Value =
         serde_json::from_slice(&world.run(&["--json", "--topology", topology]).stdout).unwrap();
@@ -119,7 +119,7 @@ fn primary_remote_passes() {
 
 #[test]
 fn a_world_stays_until_down() {
-    let world = World::new();
+    let world = TestWorld::new();
     world.run(&["up"]);
     let again = world.command(&["up"]).output().unwrap();
     assert!(String::from_utf8_lossy(&again.stderr).contains("playground down"), "{again:?}");
@@ -144,7 +144,7 @@ fn a_world_stays_until_down() {
 
 /// A policy in west is in force soon after it is applied, and no more soon after it is deleted: `client` never belongs
 /// to the mesh, so v2 stops and starts to answer it.
-fn policy(world: &World, exe: &str) {
+fn policy(world: &TestWorld, exe: &str) {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/policies/only-east-sleep.yaml");
     let url = "http://helloworld.sample:5000/hello";
     let answered = || {
@@ -163,7 +163,7 @@ fn policy(world: &World, exe: &str) {
 
 #[test]
 fn a_killed_run_leaves_nothing_and_the_next_one_works() {
-    let world = World::new();
+    let world = TestWorld::new();
     for stage in ["networks", "control planes", "pods"] {
         let progress = tempfile::NamedTempFile::new().unwrap();
         let log = progress.reopen().unwrap();
@@ -183,7 +183,7 @@ fn a_killed_run_leaves_nothing_and_the_next_one_works() {
 
 #[test]
 fn a_bad_manifest_is_named_before_anything_starts() {
-    let world = World::new();
+    let world = TestWorld::new();
     let manifests = tempfile::tempdir().unwrap();
     for part in ["common", "east", "west"] {
         std::fs::create_dir(manifests.path().join(part)).unwrap();
@@ -202,7 +202,7 @@ fn a_bad_manifest_is_named_before_anything_starts() {
 /// In a user namespace of its own the setting of the system can be tried without touching the system's.
 #[test]
 fn forbidden_user_namespaces_are_named_before_anything_is_built() {
-    let world = World::new();
+    let world = TestWorld::new();
     let forbid = "echo 0 > /proc/sys/user/max_user_namespaces && \
                   exec setpriv --bounding-set=-all --inh-caps=-all \"$@\"";
     let mut command = Command::new("unshare");

@@ -1,6 +1,6 @@
-//! The sample's server: `GET /hello` tells the version and the pod, as Istio's sample of that name does. Told to end, it
-//! ends as servers should: it goes on taking connections for a while, because not everybody knows yet, closes each with
-//! its next answer, and leaves when nobody is left.
+//! The sample's server: `GET /hello` tells the version and the pod, as Istio's sample of that name does. After
+//! SIGTERM it drains: it accepts connections for a while, since endpoints are not yet updated everywhere, closes each
+//! with its next response, and ends with the last one.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -134,7 +134,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, text: Arc<str>, phase: 
     let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);
     tokio::select! {
-        // A client that breaks off is nobody's error.
+        // A client that closes its connection is no error of the server.
         _ = &mut served => return,
         _ = ending.wait_for(|phase| *phase == Phase::Ending) => {}
     }
@@ -161,7 +161,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::http::{self, Kept};
+    use crate::http::{self, KeptConnection};
 
     /// Makes something happen when it is used.
     type Order = oneshot::Sender<()>;
@@ -195,7 +195,8 @@ mod tests {
     async fn who_is_told_to_end_answers_for_a_while_and_closes_with_each_answer() {
         let (addr, [drain, end], tasks) = server().await;
         let own = Tasks::new("client");
-        let open = async || Kept::open(TcpStream::connect(addr).await.unwrap(), &own).await.unwrap();
+        let open =
+            async || KeptConnection::open(TcpStream::connect(addr).await.unwrap(), &own).await.unwrap();
         let (mut busy, mut idle) = (open().await, open().await);
         for kept in [&mut busy, &mut idle] {
             kept.get("test", "/hello").await.unwrap();

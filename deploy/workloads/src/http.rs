@@ -1,4 +1,4 @@
-//! Plain HTTP/1.1 requests over streams that somebody else has opened: one, or one after the other.
+//! Plain HTTP/1.1 requests over streams that the caller has opened: one, or several in turn.
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -40,15 +40,15 @@ where
 
 /// A connection that is kept alive between requests.
 #[derive(Debug)]
-pub struct Kept {
+pub struct KeptConnection {
     sender: SendRequest<Empty<Bytes>>,
     /// Whether the server has not said that it closes the connection.
     is_kept: bool,
 }
 
-// === impl Kept ===
+// === impl KeptConnection ===
 
-impl Kept {
+impl KeptConnection {
     /// Begins with an open stream; the connection lives in `tasks`.
     pub async fn open<S>(stream: S, tasks: &Tasks) -> anyhow::Result<Self>
     where
@@ -56,7 +56,7 @@ impl Kept {
     {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tasks.spawn("connection", async move {
-            // Whoever waits for an answer is told.
+            // A pending request reports the error itself.
             let _ = connection.await;
         });
         Ok(Self { sender, is_kept: true })

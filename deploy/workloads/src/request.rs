@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::http::{self, Kept};
+use crate::http::{self, KeptConnection};
 
 /// What to ask for, and how.
 #[derive(Debug, Clone, clap::Args)]
@@ -99,7 +99,7 @@ pub async fn run(options: &Options) -> anyhow::Result<bool> {
 struct Client {
     url: Url,
     limit: Duration,
-    kept: Vec<Mutex<Option<Kept>>>,
+    kept: Vec<Mutex<Option<KeptConnection>>>,
     /// The connections that are kept.
     tasks: Tasks,
 }
@@ -164,10 +164,10 @@ impl Client {
     }
 
     /// Over the connection there is, if it can still be used, else over a new one that takes its place.
-    async fn over(&self, kept: &mut Option<Kept>) -> anyhow::Result<http::Answer> {
-        let mut open = match kept.take().filter(Kept::is_open) {
+    async fn over(&self, kept: &mut Option<KeptConnection>) -> anyhow::Result<http::Answer> {
+        let mut open = match kept.take().filter(KeptConnection::is_open) {
             Some(open) => open,
-            None => Kept::open(self.connect().await?, &self.tasks).await?,
+            None => KeptConnection::open(self.connect().await?, &self.tasks).await?,
         };
         let answer = open.get(&self.url.authority, &self.url.path).await?;
         *kept = Some(open);

@@ -1,5 +1,5 @@
-//! Who calls: the bearer token of a call, reviewed by the cluster that the caller says it is in. What the caller may
-//! ask for is decided here too, from the pods that are known.
+//! Authentication of a caller, by a TokenReview of its bearer token at the cluster that it says it is in, and
+//! authorization: which identities it may request certificates for, from the pods on its node.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ pub(crate) struct Account {
 pub(crate) struct Caller {
     /// The cluster that has reviewed the token.
     pub(crate) cluster: ClusterId,
-    /// Whom the token stands for.
+    /// The token's service account.
     pub(crate) account: Account,
     /// Name and uid of the pod that the token is bound to.
     pub(crate) pod: Option<(String, String)>,
@@ -106,7 +106,7 @@ impl std::fmt::Display for Account {
 // === impl Reviewer ===
 
 impl Reviewer {
-    /// Finds out who calls.
+    /// Authenticates a caller.
     ///
     /// # Errors
     /// `Unauthenticated` with the reason; `Unavailable` when the cluster cannot be asked.

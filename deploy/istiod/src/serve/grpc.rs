@@ -16,8 +16,8 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::ca::{self, Authority};
 use crate::clusters::ClusterId;
 use crate::serve::caller::{Account, Caller, Reviewer};
-use crate::serve::pushes::Log;
-use crate::serve::session::{Said, Session};
+use crate::serve::pushes::PushLog;
+use crate::serve::session::{RequestOutcome, Session};
 use crate::snapshot::Snapshot;
 use crate::translate::view::View;
 
@@ -26,20 +26,20 @@ const QUEUE: usize = 16;
 
 /// What both services work with.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct ServerState {
     pub(crate) known: watch::Receiver<Arc<Snapshot>>,
     pub(crate) reviewer: Reviewer,
     pub(crate) authority: Authority,
     /// The account of node agents.
     pub(crate) trusted: Account,
-    /// What was told to whom.
-    pub(crate) log: Log,
+    /// What was pushed to each client.
+    pub(crate) log: PushLog,
     pub(crate) tasks: Tasks,
 }
 
 /// Both services.
 #[derive(Debug, Clone)]
-pub(crate) struct Services(pub(crate) Arc<Shared>);
+pub(crate) struct Services(pub(crate) Arc<ServerState>);
 
 #[tonic::async_trait]
 impl IstioCertificateService for Services {
@@ -50,7 +50,7 @@ impl IstioCertificateService for Services {
         let caller = self.0.reviewer.caller(request.metadata()).await;
         let outcome = caller.and_then(|caller| self.0.sign(&caller, request.get_ref()));
         if let Err(status) = &outcome {
-            tracing::warn!(code = ?status.code(), reason = status.message(), "no certificate");
+            tracing::warn!(code = ?status.code(), reason = status.message(), "certificate request refused");
         }
         outcome.map(|cert_chain| Response::new(IstioCertificateResponse { cert_chain }))
     }
@@ -65,7 +65,7 @@ impl AggregatedDiscoveryService for Services {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let caller = self.0.reviewer.caller(request.metadata()).await.inspect_err(|status| {
-            tracing::warn!(code = ?status.code(), reason = status.message(), "no configuration stream");
+            tracing::warn!(code = ?status.code(), reason = status.message(), "configuration stream refused");
         })?;
         let (responses, stream) = mpsc::channel(QUEUE);
         let (known, log) = (self.0.known.clone(), self.0.log.clone());
@@ -80,9 +80,9 @@ impl AggregatedDiscoveryService for Services {
     }
 }
 
-// === impl Shared ===
+// === impl ServerState ===
 
-impl Shared {
+impl ServerState {
     fn sign(&self, caller: &Caller, request: &IstioCertificateRequest) -> Result<Vec<String>, Status> {
         let fields = request.metadata.as_ref().map(|metadata| &metadata.fields);
         let asked = fields.and_then(|fields| text(fields.get("ImpersonatedIdentity")));
@@ -115,7 +115,7 @@ async fn drive(
     mut requests: Streaming<DeltaDiscoveryRequest>,
     mut known: watch::Receiver<Arc<Snapshot>>,
     responses: &mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
-    log: &Log,
+    log: &PushLog,
 ) -> Result<(), Status> {
     let Some(first) = requests.message().await? else {
         return Ok(());
@@ -128,7 +128,7 @@ async fn drive(
         return Err(Status::permission_denied(problem));
     }
     let mut session = Session::new(metadata(&node, "NODE_NAME"));
-    tracing::info!(peer, %cluster, "configuration stream began");
+    tracing::info!(peer, %cluster, "configuration stream started");
     let connected = log.connected(&peer, &cluster);
     let mut told = known.borrow().number;
     let mut next = Some(first);
@@ -136,8 +136,8 @@ async fn drive(
         let answers = if let Some(request) = next.take() {
             let current = Arc::clone(&known.borrow());
             let type_url = request.type_url.clone();
-            let (said, answer) = session.request(request, view(&current, &cluster)?);
-            report(&peer, &type_url, &said);
+            let (outcome, answer) = session.request(request, view(&current, &cluster)?);
+            report(&peer, &type_url, &outcome);
             Vec::from_iter(answer)
         } else {
             let current = Arc::clone(&known.borrow_and_update());
@@ -171,19 +171,22 @@ async fn drive(
 }
 
 fn view<'a>(known: &'a Snapshot, cluster: &ClusterId) -> Result<&'a View, Status> {
-    let unknown = || Status::failed_precondition(format!("nothing is known of cluster {cluster}"));
+    let unknown =
+        || Status::failed_precondition(format!("cluster {cluster} is not one of this control plane"));
     known.views.get(cluster).ok_or_else(unknown)
 }
 
-fn report(peer: &str, type_url: &str, said: &Said) {
-    match said {
-        Said::Subscribed | Said::Accepted => tracing::debug!(peer, type_url, ?said, "request"),
-        Said::UnknownType => {
-            tracing::warn!(peer, type_url, "a type that is not served was asked for")
+fn report(peer: &str, type_url: &str, outcome: &RequestOutcome) {
+    match outcome {
+        RequestOutcome::Subscribed | RequestOutcome::Accepted => {
+            tracing::debug!(peer, type_url, ?outcome, "request")
         }
-        Said::Rejected { message, resources } => {
+        RequestOutcome::UnknownType => {
+            tracing::warn!(peer, type_url, "client requested a resource type that is not served")
+        }
+        RequestOutcome::Rejected { message, resources } => {
             let resources = resources.join(" ");
-            tracing::warn!(peer, type_url, reason = message, resources, "the client rejected a push");
+            tracing::warn!(peer, type_url, reason = message, resources, "client rejected a push (NACK)");
         }
     }
 }

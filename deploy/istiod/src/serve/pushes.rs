@@ -1,5 +1,5 @@
-//! What was told to agents and whether they have taken it, for whoever changes a world and wants to see the effect: a
-//! list of the last changes of what is told, by name, and the state of every connection. Read over HTTP on loopback.
+//! The push log: the last changes of the resources that agents are sent, by name, and whether each client has
+//! acknowledged them. `playground apply` reads it over HTTP on loopback to show the effect of a change.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
@@ -28,7 +28,7 @@ pub const PATH: &str = "/debug/pushes";
 /// The log as it is read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pushes {
-    /// How often what is told has been made anew.
+    /// The version of the last snapshot.
     pub number: u64,
     /// The last resource version that was taken into account, by cluster and kind.
     pub read: BTreeMap<String, BTreeMap<String, u64>>,
@@ -38,7 +38,7 @@ pub struct Pushes {
     pub clients: Vec<Client>,
 }
 
-/// How what the agents of one cluster are told has changed.
+/// How the resources for the agents of one cluster changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// When, as [`Pushes::number`].
@@ -60,18 +60,18 @@ pub struct Client {
     pub id: String,
     /// Its cluster.
     pub cluster: String,
-    /// Up to which [`Pushes::number`] it has been told everything.
+    /// The version of the last snapshot that it has been sent completely.
     pub told: u64,
-    /// How many responses it has not answered yet.
+    /// How many responses it has neither acknowledged nor rejected yet.
     pub unanswered: usize,
 }
 
 /// The log as it is written. Clones are the same log.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<Inner>>);
+pub(crate) struct PushLog(Arc<Mutex<LogState>>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct LogState {
     number: u64,
     read: BTreeMap<String, BTreeMap<String, u64>>,
     changes: VecDeque<Change>,
@@ -82,22 +82,22 @@ struct Inner {
 /// One client's entry; dropping it says that the client is gone.
 #[derive(Debug)]
 pub(crate) struct Connected {
-    log: Log,
+    log: PushLog,
     key: u64,
 }
 
 impl Pushes {
-    /// Whether every client has been told everything and has answered.
+    /// Whether every client has been sent the last snapshot and has acknowledged or rejected it.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.clients.iter().all(|client| client.told >= self.number && client.unanswered == 0)
     }
 }
 
-// === impl Log ===
+// === impl PushLog ===
 
-impl Log {
-    /// Takes down what is told from now on, and what it was before.
+impl PushLog {
+    /// Records a new snapshot and how it differs from the one before.
     pub(crate) fn published(&self, before: &Snapshot, now: &Snapshot) {
         let mut inner = self.lock();
         inner.number = now.number;
@@ -140,7 +140,7 @@ impl Log {
         let listener = TcpListener::bind(at).await.with_context(|| format!("listening on {at}"))?;
         let (log, connections) = (self.clone(), tasks.clone());
         tasks.spawn("pushes", async move {
-            // A connection that could not be accepted is the reader's to repeat.
+            // A reader whose connection could not be accepted tries again.
             loop {
                 let Ok((stream, _)) = listener.accept().await else { continue };
                 let log = log.clone();
@@ -149,7 +149,7 @@ impl Log {
                         let answer = log.answer(request.uri().path());
                         async move { Ok::<_, Infallible>(answer) }
                     });
-                    // A reader that breaks off is nobody's error.
+                    // A reader that closes its connection is no error of the server.
                     let _ = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
                         .await;
@@ -167,7 +167,7 @@ impl Log {
         response
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, LogState> {
         // Every write leaves the maps whole, so a panic elsewhere does not spoil them.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -176,7 +176,7 @@ impl Log {
 // === impl Connected ===
 
 impl Connected {
-    /// The client has been told everything up to a number, and has so many responses to answer.
+    /// Records that the client has been sent a snapshot, and how many responses it has not answered.
     pub(crate) fn told(&self, number: u64, unanswered: usize) {
         if let Some(client) = self.log.lock().clients.get_mut(&self.key) {
             (client.told, client.unanswered) = (number, unanswered);
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn changes_are_named() {
-        let log = Log::default();
+        let log = PushLog::default();
         log.published(
             &known(1, &[("a", "x"), ("b", "x"), ("c", "x")]),
             &known(2, &[("b", "y"), ("c", "x"), ("d", "x")]),
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn it_is_settled_when_every_client_has_answered() {
-        let log = Log::default();
+        let log = PushLog::default();
         log.published(&known(1, &[]), &known(2, &[]));
         assert!(log.show().is_settled());
         let client = log.connected("z", &ClusterId("c".to_owned()));

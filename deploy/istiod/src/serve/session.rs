@@ -33,7 +33,7 @@ struct Subscription {
 
 /// What a request was.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Said {
+pub(crate) enum RequestOutcome {
     /// The first of its type, or one that changes what is subscribed to.
     Subscribed,
     /// The client has taken a response.
@@ -57,9 +57,9 @@ impl Session {
         &mut self,
         request: DeltaDiscoveryRequest,
         view: &View,
-    ) -> (Said, Option<DeltaDiscoveryResponse>) {
+    ) -> (RequestOutcome, Option<DeltaDiscoveryResponse>) {
         let Some(type_url) = known_type(&request.type_url) else {
-            return (Said::UnknownType, None);
+            return (RequestOutcome::UnknownType, None);
         };
         let is_first = !self.subscriptions.contains_key(type_url);
         let subscription = self.subscriptions.entry(type_url).or_default();
@@ -86,17 +86,17 @@ impl Session {
                 subscription.held.remove(&name);
             }
         }
-        let said = match (request.error_detail, pending) {
+        let outcome = match (request.error_detail, pending) {
             (Some(error), pending) => {
-                Said::Rejected { message: error.message, resources: pending.unwrap_or_default() }
+                RequestOutcome::Rejected { message: error.message, resources: pending.unwrap_or_default() }
             }
-            (None, Some(_)) if !changes => Said::Accepted,
-            _ => Said::Subscribed,
+            (None, Some(_)) if !changes => RequestOutcome::Accepted,
+            _ => RequestOutcome::Subscribed,
         };
         let response = (is_first || changes).then(|| self.push(type_url, view, &forced));
         // A client must be answered for what it asks by name and at the start, even if there is nothing for it.
         let response = response.filter(|response| is_first || !forced.is_empty() || !is_empty(response));
-        (said, response.map(|response| self.sent(type_url, response)))
+        (outcome, response.map(|response| self.sent(type_url, response)))
     }
 
     /// What the client is to be told because the view has changed.

@@ -62,7 +62,7 @@ pub(crate) fn has_selector(policy: &Value) -> bool {
     !object::string_map(policy, "/spec/selector/matchLabels").is_empty()
 }
 
-/// A match on any peer that has proved who it is.
+/// A match on any peer that has proved its identity.
 pub(crate) fn any_string() -> StringMatch {
     string("*")
 }

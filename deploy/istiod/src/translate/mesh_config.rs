@@ -101,7 +101,10 @@ impl Mesh {
         match Configured::read(text) {
             Ok(configured) => self.with(configured),
             Err(reason) => {
-                tracing::warn!(reason, "ConfigMap istio is not used");
+                tracing::warn!(
+                    reason,
+                    "cannot read the mesh configuration in ConfigMap istio, using the settings of the command line"
+                );
                 self.clone()
             }
         }
@@ -277,7 +280,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        for (text, said) in [
+        for (text, outcome) in [
             (
                 "serviceScopeConfigs: [{scope: FAR}]",
                 "serviceScopeConfigs[0].scope: \"FAR\" is not LOCAL or GLOBAL",
@@ -286,7 +289,7 @@ mod tests {
             ("trustDomainAliases: x", "trustDomainAliases is no list"),
             ("trustDomainAliases: [x, '']", "trustDomainAliases[1]: \"\" is no trust domain"),
         ] {
-            assert_eq!(Configured::read(text).unwrap_err(), said);
+            assert_eq!(Configured::read(text).unwrap_err(), outcome);
         }
         assert_eq!(Configured::read("accessLogFile: x").unwrap(), Configured::default());
     }

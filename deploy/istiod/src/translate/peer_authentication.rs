@@ -60,7 +60,7 @@ impl<'a> PeerAuthentications<'a> {
         let mut resources: Vec<Authorization> =
             self.policies.iter().filter_map(|policy| self.convert(policy)).collect();
         if !self.policies.is_empty() {
-            let rules = vec![Rule { clauses: vec![Clause { matches: vec![nobody()] }] }];
+            let rules = vec![Rule { clauses: vec![Clause { matches: vec![unauthenticated()] }] }];
             resources.push(denial(self.root_namespace, STATIC_STRICT, rules));
         }
         resources
@@ -103,10 +103,11 @@ impl<'a> PeerAuthentications<'a> {
         exceptions.peek()?;
         let rules = if strict {
             let but = exceptions.map(|port| Match { not_destination_ports: vec![port], ..Match::default() });
-            let clauses = std::iter::once(nobody()).chain(but).map(|one| Clause { matches: vec![one] });
+            let clauses =
+                std::iter::once(unauthenticated()).chain(but).map(|one| Clause { matches: vec![one] });
             vec![Rule { clauses: clauses.collect() }]
         } else {
-            let on = |port| Match { destination_ports: vec![port], ..nobody() };
+            let on = |port| Match { destination_ports: vec![port], ..unauthenticated() };
             exceptions.map(|port| Rule { clauses: vec![Clause { matches: vec![on(port)] }] }).collect()
         };
         let name = format!("{CONVERTED}{}", object::name(policy));
@@ -134,7 +135,7 @@ impl<'a> PeerAuthentications<'a> {
 }
 
 /// Peers without a proved identity.
-fn nobody() -> Match {
+fn unauthenticated() -> Match {
     Match { not_principals: vec![any_string()], ..Match::default() }
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct MeshService<'a> {
     pub(crate) scope: Scope,
     /// What it was made from.
     pub(crate) source: Source,
-    /// The labels of the workloads behind it; empty when it chooses nobody.
+    /// The labels of the workloads behind it; empty when it has no selector.
     pub(crate) selector: BTreeMap<&'a str, &'a str>,
     /// What the resource's ports are called, in their order.
     pub(crate) names: Vec<PortNames<'a>>,
@@ -108,7 +108,7 @@ impl MeshService<'_> {
             && object::has_labels(workload, &self.selector)
     }
 
-    /// Whether the service is one of Kubernetes that chooses nobody by itself.
+    /// Whether this is a Kubernetes Service without a selector, whose endpoints are in EndpointSlices.
     pub(crate) fn is_sliced(&self) -> bool {
         self.source == Source::Service && self.selector.is_empty()
     }

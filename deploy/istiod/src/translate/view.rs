@@ -49,7 +49,7 @@ pub(crate) enum Group {
 }
 
 /// One cluster, translated by itself.
-struct Part<'a> {
+struct TranslatedCluster<'a> {
     id: &'a ClusterId,
     network: &'a str,
     cluster: &'a Cluster,
@@ -70,7 +70,7 @@ pub(crate) fn all(
     };
     let policies = Policies::read(config_cluster, mesh);
     let entries = Entries { id: config, cluster: config_cluster };
-    let parts: Vec<Part<'_>> = clusters
+    let clusters: Vec<TranslatedCluster<'_>> = clusters
         .iter()
         .map(|(id, cluster)| {
             let default = if id == config { own } else { "" };
@@ -82,17 +82,17 @@ pub(crate) fn all(
             let policies_for = |pod: &Value| policies.names_for(pod, &mesh.root_namespace);
             let mut workloads = workload::all(mesh, context, &policies_for);
             workloads.extend(service_entry::workloads(mesh, context, &policies_for));
-            Part { id, network, cluster, services, workloads }
+            TranslatedCluster { id, network, cluster, services, workloads }
         })
         .collect();
-    let view = |own: &Part<'_>| {
-        let mut view = build(mesh, own, &parts);
+    let view = |own: &TranslatedCluster<'_>| {
+        let mut view = build(mesh, own, &clusters);
         for policy in &policies.resources {
             view.policies.add(resource::policy(policy), []);
         }
         (own.id.clone(), view)
     };
-    parts.iter().map(view).collect()
+    clusters.iter().map(view).collect()
 }
 
 /// The services of one cluster by itself. Where a ServiceEntry has the name of a service of Kubernetes, in its own
@@ -113,15 +113,15 @@ fn services<'a>(
     services
 }
 
-fn build(mesh: &Mesh, own: &Part<'_>, parts: &[Part<'_>]) -> View {
-    let services = merged(mesh, own, parts);
+fn build(mesh: &Mesh, own: &TranslatedCluster<'_>, clusters: &[TranslatedCluster<'_>]) -> View {
+    let services = merged(mesh, own, clusters);
     let mut view = View::default();
     for service in services.values().map(|(service, _)| service) {
         view.addresses.add_service(service);
     }
-    let gateways = gateways(own, parts);
-    for part in parts.iter().filter(|part| part.network == own.network) {
-        for workload in &part.workloads {
+    let gateways = gateways(own, clusters);
+    for cluster in clusters.iter().filter(|cluster| cluster.network == own.network) {
+        for workload in &cluster.workloads {
             let mut workload = workload.clone();
             if workload.network != own.network {
                 // Only an entry can say that its workload is elsewhere.
@@ -129,9 +129,9 @@ fn build(mesh: &Mesh, own: &Part<'_>, parts: &[Part<'_>]) -> View {
                 workload.network_gateway = gateway.map(NetworkGateway::address);
             }
             // A service of another cluster that is not global does not exist here.
-            workload
-                .services
-                .retain(|key, _| services.contains_key(key) && (part.id == own.id || part.is_global(key)));
+            workload.services.retain(|key, _| {
+                services.contains_key(key) && (cluster.id == own.id || cluster.is_global(key))
+            });
             view.addresses.add_workload(&workload);
         }
     }
@@ -144,7 +144,7 @@ fn build(mesh: &Mesh, own: &Part<'_>, parts: &[Part<'_>]) -> View {
         };
         for (key, (service, _)) in services.iter().filter(|(_, (_, scope))| *scope == Scope::Global) {
             let capacity: u32 =
-                remote_workloads(key, network, parts).map(|one| one.capacity.unwrap_or(1).max(1)).sum();
+                remote_workloads(key, network, clusters).map(|one| one.capacity.unwrap_or(1).max(1)).sum();
             if capacity > 0 {
                 view.addresses.add_workload(&gateway.split_horizon(mesh, service, capacity));
             }
@@ -154,19 +154,24 @@ fn build(mesh: &Mesh, own: &Part<'_>, parts: &[Part<'_>]) -> View {
 }
 
 /// The services that a cluster knows: its own, and the global ones of all, merged.
-fn merged(mesh: &Mesh, own: &Part<'_>, parts: &[Part<'_>]) -> BTreeMap<String, (Service, Scope)> {
+fn merged(
+    mesh: &Mesh,
+    own: &TranslatedCluster<'_>,
+    clusters: &[TranslatedCluster<'_>],
+) -> BTreeMap<String, (Service, Scope)> {
     let mut services: BTreeMap<String, (Service, Scope)> = own
         .services
         .iter()
         .map(|(key, known)| (key.clone(), (known.resource.clone(), known.scope)))
         .collect();
-    for part in parts.iter().filter(|part| part.id != own.id) {
-        for (key, known) in part.services.iter().filter(|(_, known)| known.scope == Scope::Global) {
+    for cluster in clusters.iter().filter(|cluster| cluster.id != own.id) {
+        for (key, known) in cluster.services.iter().filter(|(_, known)| known.scope == Scope::Global) {
             match services.get_mut(key) {
                 None => _ = services.insert(key.clone(), (known.resource.clone(), Scope::Global)),
                 Some((service, Scope::Global)) => {
                     if ports(service) != ports(&known.resource) {
-                        tracing::warn!(service = key, cluster = %part.id, "a global service's ports differ");
+                        let cluster = &cluster.id;
+                        tracing::warn!(service = key, %cluster, "global service has other ports here, ignoring them");
                     }
                     service.addresses.extend(known.resource.addresses.iter().cloned());
                 }
@@ -177,9 +182,12 @@ fn merged(mesh: &Mesh, own: &Part<'_>, parts: &[Part<'_>]) -> BTreeMap<String, (
     for (key, (service, _)) in services.iter_mut().filter(|(_, (_, scope))| *scope == Scope::Global) {
         service.addresses.sort_by_key(resource::sort_key);
         service.addresses.dedup();
-        let others: BTreeSet<&str> =
-            parts.iter().map(|part| part.network).filter(|network| *network != own.network).collect();
-        let accounts = others.iter().flat_map(|network| remote_workloads(key, network, parts));
+        let others: BTreeSet<&str> = clusters
+            .iter()
+            .map(|cluster| cluster.network)
+            .filter(|network| *network != own.network)
+            .collect();
+        let accounts = others.iter().flat_map(|network| remote_workloads(key, network, clusters));
         let accounts: BTreeSet<String> = accounts
             .filter(|workload| !workload.service_account.is_empty())
             .map(|workload| mesh.identity(&workload.namespace, &workload.service_account))
@@ -197,19 +205,22 @@ fn ports(service: &Service) -> BTreeSet<u32> {
 fn remote_workloads<'a>(
     key: &'a str,
     network: &'a str,
-    parts: &'a [Part<'_>],
+    clusters: &'a [TranslatedCluster<'_>],
 ) -> impl Iterator<Item = &'a Workload> {
-    let there = parts.iter().filter(move |part| part.network == network && part.is_global(key));
-    there.flat_map(|part| &part.workloads).filter(move |workload| workload.services.contains_key(key))
+    let there = clusters.iter().filter(move |cluster| cluster.network == network && cluster.is_global(key));
+    there.flat_map(|cluster| &cluster.workloads).filter(move |workload| workload.services.contains_key(key))
 }
 
 /// The gateways into each other network. A cluster's own declaration of one counts more than a discovered one.
-fn gateways(own: &Part<'_>, parts: &[Part<'_>]) -> BTreeMap<String, Vec<NetworkGateway>> {
+fn gateways(
+    own: &TranslatedCluster<'_>,
+    clusters: &[TranslatedCluster<'_>],
+) -> BTreeMap<String, Vec<NetworkGateway>> {
     let mut seen = BTreeSet::new();
     let mut networks: BTreeMap<String, Vec<NetworkGateway>> = BTreeMap::new();
     let declared = gateway::declared(own.id, own.cluster, true);
-    let discovered = parts.iter().filter(|part| part.id != own.id);
-    let discovered = discovered.flat_map(|part| gateway::declared(part.id, part.cluster, false));
+    let discovered = clusters.iter().filter(|cluster| cluster.id != own.id);
+    let discovered = discovered.flat_map(|cluster| gateway::declared(cluster.id, cluster.cluster, false));
     for gateway in declared.into_iter().chain(discovered) {
         if gateway.network != own.network && seen.insert(gateway.key()) {
             networks.entry(gateway.network.clone()).or_default().push(gateway);
@@ -218,7 +229,7 @@ fn gateways(own: &Part<'_>, parts: &[Part<'_>]) -> BTreeMap<String, Vec<NetworkG
     networks
 }
 
-impl Part<'_> {
+impl TranslatedCluster<'_> {
     fn is_global(&self, key: &str) -> bool {
         self.services.get(key).is_some_and(|known| known.scope == Scope::Global)
     }
@@ -246,7 +257,7 @@ impl<'a> Policies<'a> {
                 Ok(None) => {}
                 Err(error) => {
                     let (namespace, name) = (object::namespace(policy), object::name(policy));
-                    tracing::warn!(namespace, name, %error, "an AuthorizationPolicy is wrong and not enforced");
+                    tracing::warn!(namespace, name, %error, "invalid AuthorizationPolicy, not pushing it");
                 }
             }
         }

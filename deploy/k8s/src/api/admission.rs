@@ -218,7 +218,7 @@ impl Admission {
             .collect();
         let first = u32::from(self.service_cidr.network());
         let size = u32::from(self.service_cidr.broadcast()) - first;
-        // The network's own address and the broadcast address are nobody's.
+        // The network's own address and the broadcast address are never allocated.
         let from = if size > 2 * RESERVED { RESERVED } else { 1 };
         let count = u64::from(size.saturating_sub(from)).max(1);
         let start = hash(&(object::namespace(object), object::name(object))) % count;

@@ -37,7 +37,7 @@ pub(super) fn settle(tx: &mut Tx<'_>, context: &Context<'_>, settings: &Settings
             return;
         }
     }
-    tracing::warn!(passes = PASSES, "controllers did not come to rest");
+    tracing::warn!(passes = PASSES, "controllers still change objects after the last pass");
 }
 
 #[cfg(test)]

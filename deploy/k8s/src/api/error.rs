@@ -32,7 +32,7 @@ pub(crate) enum Error {
     /// The request itself is malformed.
     #[error("{0}")]
     BadRequest(String),
-    /// The caller is nobody we know.
+    /// The caller could not be authenticated.
     #[error("Unauthorized: {0}")]
     Unauthorized(String),
     /// The changes since this version are forgotten.

@@ -194,7 +194,7 @@ impl Server {
         Ok(json_response(StatusCode::OK, &json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})))
     }
 
-    /// Whoever holds the admin token or a service account's token made for this server may do everything.
+    /// A request with the admin token, or a service account's token made for this server, may do everything.
     fn authenticate(&self, headers: &HeaderMap) -> Result<User, Error> {
         let given = text_header(headers, &header::AUTHORIZATION);
         let Some(token) = given.strip_prefix("Bearer ") else {

@@ -56,12 +56,12 @@ pub(crate) struct TooOld(pub(crate) u64);
 /// The objects of one cluster.
 #[derive(Debug)]
 pub(crate) struct Store {
-    inner: Mutex<Inner>,
+    inner: Mutex<StoreState>,
     revision: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct StoreState {
     revision: u64,
     objects: BTreeMap<Key, Arc<Value>>,
     log: VecDeque<Logged>,
@@ -71,7 +71,7 @@ struct Inner {
 
 /// Exclusive access to the objects. What is written through it is seen by others all at once.
 #[derive(Debug)]
-pub(crate) struct Tx<'a>(MutexGuard<'a, Inner>);
+pub(crate) struct Tx<'a>(MutexGuard<'a, StoreState>);
 
 // === impl Key ===
 
@@ -88,7 +88,7 @@ impl Key {
 impl Store {
     /// An empty store.
     pub(crate) fn new() -> Self {
-        let inner = Inner { revision: 1, objects: BTreeMap::new(), log: VecDeque::new(), forgotten: 1 };
+        let inner = StoreState { revision: 1, objects: BTreeMap::new(), log: VecDeque::new(), forgotten: 1 };
         Self { inner: Mutex::new(inner), revision: watch::Sender::new(1) }
     }
 
@@ -125,7 +125,7 @@ impl Store {
         Ok((changes, inner.revision))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, StoreState> {
         // Every write leaves the maps whole, so a panic elsewhere does not spoil them.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

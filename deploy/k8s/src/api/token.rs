@@ -17,7 +17,7 @@ use crate::tls;
 
 /// The audience of the API server itself, and the issuer of its tokens.
 pub(super) const API_AUDIENCE: &str = "https://kubernetes.default.svc.cluster.local";
-/// How long a token lives when nobody says.
+/// Seconds that a token is valid for when the request gives none.
 const DEFAULT_LIFE: u64 = 3600;
 /// Shortest and longest life that can be asked for, as in Kubernetes.
 const LIFE: (u64, u64) = (600, 1 << 32);
@@ -27,7 +27,7 @@ pub(super) struct Issuer {
     key: KeyPair,
 }
 
-/// Who a token or the admin token stands for.
+/// The user of a token, or of the admin token.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct User {
     /// `status.user` of a TokenReview.
@@ -89,7 +89,7 @@ impl Issuer {
         Ok(request)
     }
 
-    /// Says who a token stands for, if it is one of ours, still valid, made for one of `audiences`, and its account
+    /// The user of a token, if this server issued it and it is still valid, made for one of `audiences`, and its account
     /// and pod still exist.
     ///
     /// # Errors

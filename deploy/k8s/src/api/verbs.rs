@@ -66,7 +66,7 @@ pub(super) fn create(
     if object.get("spec").is_some() {
         object["metadata"]["generation"] = 1.into();
     }
-    // A node reports its own status when it registers; nobody else's first status is taken.
+    // A node reports its own status when it registers; any other object starts without one.
     if kind.kind != "Node" {
         object.as_object_mut().map(|fields| fields.remove("status"));
     }
@@ -77,7 +77,7 @@ pub(super) fn create(
 /// Puts an object, or its status, in the place of the stored one.
 ///
 /// # Errors
-/// When there is none, it was changed by somebody else, or the new one is malformed.
+/// When there is none, the resource version is not the current one, or the new object is malformed.
 pub(super) fn replace(
     tx: &mut Tx<'_>,
     context: &Context<'_>,
@@ -96,7 +96,7 @@ pub(super) fn replace(
 /// Merges a patch into the stored object or its status.
 ///
 /// # Errors
-/// When there is none, it was changed by somebody else, or the outcome is malformed.
+/// When there is none, the resource version is not the current one, or the outcome is malformed.
 pub(super) fn patch(
     tx: &mut Tx<'_>,
     context: &Context<'_>,

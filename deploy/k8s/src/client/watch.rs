@@ -81,7 +81,7 @@ async fn follow(client: kube::Client, collection: Collection, events: &mpsc::Sen
         .default_backoff()
         .inspect_err(|error| tracing::warn!(kind = kind.kind, %error, "watch failed, restarting it"));
     pin_mut!(stream);
-    let mut known = Known { kind, objects: BTreeMap::new(), listed: BTreeMap::new() };
+    let mut known = KnownObjects { kind, objects: BTreeMap::new(), listed: BTreeMap::new() };
     while let Some(event) = stream.next().await {
         let Ok(event) = event else { continue };
         for event in known.update(event) {
@@ -97,14 +97,14 @@ type Key = (String, String);
 
 /// The objects that the reader knows.
 #[derive(Debug)]
-struct Known {
+struct KnownObjects {
     kind: &'static Kind,
     objects: BTreeMap<Key, Value>,
     /// The objects of a list that is not complete yet.
     listed: BTreeMap<Key, Value>,
 }
 
-impl Known {
+impl KnownObjects {
     fn update(&mut self, event: watcher::Event<DynamicObject>) -> Vec<Event> {
         match event {
             watcher::Event::Init => self.listed.clear(),
@@ -166,7 +166,7 @@ mod tests {
             let pod = json!({"metadata": {"name": name, "resourceVersion": version}});
             serde_json::from_value::<DynamicObject>(pod).unwrap()
         };
-        let mut known = Known { kind, objects: BTreeMap::new(), listed: BTreeMap::new() };
+        let mut known = KnownObjects { kind, objects: BTreeMap::new(), listed: BTreeMap::new() };
         let mut relist = |pods: Vec<DynamicObject>| {
             assert!(known.update(watcher::Event::Init).is_empty());
             for pod in pods {

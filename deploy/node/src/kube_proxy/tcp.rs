@@ -27,7 +27,7 @@ pub(super) fn open(front: SocketAddr, backends: Backends, tasks: &Tasks) -> io::
                     _ = connections.spawn("connection", carry(client, front, backends.clone()))
                 }
                 Err(error) => {
-                    tracing::warn!(%front, %error, "cannot accept");
+                    tracing::warn!(%front, %error, "cannot accept a connection to a Service");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }
@@ -40,7 +40,7 @@ async fn carry(mut client: TcpStream, front: SocketAddr, backends: Backends) {
     let mut server = match connect(&backends).await {
         Ok(server) => server,
         Err(error) => {
-            tracing::info!(%front, %error, "no endpoint");
+            tracing::info!(%front, %error, "no endpoint accepts the connection, resetting it");
             // As the kernel refuses a service without endpoints.
             reset_on_close(&client);
             return;

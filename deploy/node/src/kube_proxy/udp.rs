@@ -44,7 +44,7 @@ impl Flows {
             // An error tells that an earlier answer was not delivered; nothing is wrong with the socket.
             let Ok((length, client)) = self.socket.recv_from(&mut datagram).await else { continue };
             if let Err(error) = self.forward(client, &datagram[..length]).await {
-                tracing::info!(%client, %error, "datagram lost");
+                tracing::info!(%client, %error, "cannot forward a datagram, dropping it");
                 self.open.remove(&client);
             }
         }

@@ -95,7 +95,7 @@ impl Chain {
             child.wait_with_output().await.context("cannot be waited for")
         };
         let output = match tokio::time::timeout(PATIENCE, call).await {
-            Err(_) => bail!("CNI {command} {kind}: no answer in {PATIENCE:?}"),
+            Err(_) => bail!("CNI {command} {kind}: the plugin did not end within {PATIENCE:?}"),
             Ok(output) => output.with_context(|| format!("CNI {command} {kind}"))?,
         };
         let notes = String::from_utf8_lossy(&output.stderr);

@@ -60,23 +60,23 @@ async fn tear_down(node: &Node, target: &Target, result: &Value) {
         tracing::warn!(
             pod = target.pod,
             error = format!("{error:#}"),
-            "the sandbox was not taken down cleanly"
+            "CNI DEL failed, removing the sandbox anyway"
         );
     }
     let unnamed = umount2(&target.netns, MntFlags::MNT_DETACH)
         .map_err(std::io::Error::from)
         .and_then(|()| fs::remove_file(&target.netns));
     if let Err(error) = unnamed {
-        tracing::warn!(path = %target.netns.display(), %error, "the namespace's name was not removed");
+        tracing::warn!(path = %target.netns.display(), %error, "cannot unmount the pod's network namespace");
     }
 }
 
-/// Gives a namespace a path, as container runtimes do.
+/// Mounts a namespace at a path, as container runtimes do.
 fn name(netns: &Netns, path: &PathBuf) -> anyhow::Result<()> {
     File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
     let open = format!("/proc/self/fd/{}", netns.fd().as_raw_fd());
     mount(Some(Path::new(&open)), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .with_context(|| format!("cannot name a network namespace {}", path.display()))
+        .with_context(|| format!("cannot mount a network namespace at {}", path.display()))
 }
 
 /// The first address of a CNI result.

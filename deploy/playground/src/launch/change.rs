@@ -1,5 +1,5 @@
-//! Commands that change a running world through its API servers, wait until everybody has followed, and tell what the
-//! control planes told the agents.
+//! Commands that change a running world through its API servers, wait until pods, control planes and agents have
+//! followed, and print what was pushed to the agents.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -28,9 +28,9 @@ use playground_k8s::manifest::{self, object};
 use playground_node::kubelet::Record;
 use playground_workloads::http;
 
-/// Where an istiod tells what it told.
+/// Where an istiod serves its push log.
 const LOG: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15014);
-/// When nothing new was told for so long, nothing more is expected.
+/// Without a new push for so long, none is expected any more.
 const QUIET: Duration = Duration::from_millis(300);
 const STEP: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -58,7 +58,7 @@ pub(crate) enum Intent {
     Delete,
 }
 
-/// Changes the clusters; fails when somebody has not followed in time.
+/// Changes the clusters; fails when a pod, a control plane or an agent has not followed in time.
 pub(crate) fn change(dir: &Dir, args: &ChangeArgs, intent: Intent) -> anyhow::Result<ExitCode> {
     let running = RunningWorld::read(dir)?;
     let topology: Topology =
@@ -85,7 +85,7 @@ pub(crate) fn change(dir: &Dir, args: &ChangeArgs, intent: Intent) -> anyhow::Re
         let mut parts = Vec::new();
         for (cluster, objects) in manifests {
             let client = Client::from_kubeconfig(&dir.kubeconfig(&cluster.name)).await?;
-            parts.push(Part { cluster, objects, client });
+            parts.push(ClusterChange { cluster, objects, client });
         }
         let mut before = BTreeMap::new();
         for istiod in &istiods {
@@ -142,15 +142,15 @@ impl Written {
 }
 
 /// What changes in one cluster.
-struct Part<'a> {
+struct ClusterChange<'a> {
     cluster: &'a Cluster,
     objects: Vec<Value>,
     client: Client,
 }
 
-// === impl Part ===
+// === impl ClusterChange ===
 
-impl Part<'_> {
+impl ClusterChange<'_> {
     /// Writes the objects, and what controllers outside of the API server would make of them; gives all of them.
     async fn change(
         &self,
@@ -162,10 +162,10 @@ impl Part<'_> {
         let istiod = format!("/api/v1/namespaces/{SYSTEM}/services/istiod");
         let istiod = self.client.get(&istiod).await?.unwrap_or_default();
         let istiod = Some(object::text(&istiod, "/spec/clusterIP"));
-        let place = gateway::Place { dir, plan, cluster: self.cluster, istiod };
+        let context = gateway::GatewayContext { dir, plan, cluster: self.cluster, istiod };
         let mut objects = Vec::new();
         for one in &self.objects {
-            objects.extend(std::iter::once(one.clone()).chain(gateway::expand(place, one, &self.objects)));
+            objects.extend(std::iter::once(one.clone()).chain(gateway::expand(context, one, &self.objects)));
         }
         if intent == Intent::Delete {
             objects.reverse();
@@ -248,18 +248,18 @@ struct Istiod {
 // === impl Istiod ===
 
 impl Istiod {
-    /// What it has told.
+    /// Its push log.
     async fn pushes(&self) -> anyhow::Result<Pushes> {
         let exchange = async {
             let stream = Sockets::in_netns(Arc::clone(&self.netns)).connect(LOG, None, PATIENCE).await?;
             http::get(stream, "localhost:15014", pushes::PATH).await
         };
-        let what = || format!("istiod of {} does not tell what it told", self.cluster);
+        let what = || format!("cannot read the push log of istiod of {}", self.cluster);
         let answer = tokio::time::timeout(PATIENCE, exchange).await.with_context(what)?.with_context(what)?;
         serde_json::from_slice(&answer.body).with_context(what)
     }
 
-    /// Waits until it has read everything, has told its agents, and they have answered; and whether that is so.
+    /// Waits until it has read everything, has pushed it, and its agents have acknowledged it; and whether that is so.
     async fn settle(&self, written: &[Written], deadline: Instant) -> anyhow::Result<(Pushes, bool)> {
         let mut since = (0, Instant::now());
         loop {
@@ -276,7 +276,7 @@ impl Istiod {
     }
 }
 
-/// Prints what was told after a number to agents that are connected.
+/// Prints what was pushed to connected agents after a version.
 fn print_pushes(pushes: &Pushes, before: u64) -> io::Result<()> {
     let clusters: BTreeSet<&str> = pushes.clients.iter().map(|client| client.cluster.as_str()).collect();
     for cluster in clusters {
@@ -292,7 +292,7 @@ fn print_pushes(pushes: &Pushes, before: u64) -> io::Result<()> {
         }
         let behind = |client: &&&pushes::Client| client.told < pushes.number || client.unanswered > 0;
         for client in clients.iter().filter(behind) {
-            output::line(format_args!("  not taken by {}", client.id))?;
+            output::line(format_args!("  not acknowledged by {}", client.id))?;
         }
     }
     Ok(())

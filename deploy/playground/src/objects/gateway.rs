@@ -11,14 +11,14 @@ use super::{ISTIOD, mesh_env, mesh_pod, path};
 
 /// The door of a network.
 const EAST_WEST: &str = "istio-east-west";
-/// A gateway for everybody else; here only with plain TCP listeners.
+/// A gateway for clients outside of the mesh; here only with plain TCP listeners.
 const PLAIN: &str = "istio";
 /// TLS passthrough beside HBONE: control plane, webhooks, services by SNI.
 const PASSTHROUGH: [(&str, u16); 3] = [("tls-istiod", 15012), ("tls-webhook", 15017), ("tls", 15443)];
 
 /// Where a gateway is to be made.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place<'a> {
+pub(crate) struct GatewayContext<'a> {
     pub(crate) dir: &'a Dir,
     pub(crate) plan: &'a Plan,
     pub(crate) cluster: &'a Cluster,
@@ -27,7 +27,7 @@ pub(crate) struct Place<'a> {
 }
 
 /// The objects of a Gateway, with the routes among `all`; none for other classes and kinds.
-pub(crate) fn expand(place: Place<'_>, gateway: &Value, all: &[Value]) -> Vec<Value> {
+pub(crate) fn expand(place: GatewayContext<'_>, gateway: &Value, all: &[Value]) -> Vec<Value> {
     let class = object::text(gateway, "/spec/gatewayClassName");
     if object::text(gateway, "/kind") != "Gateway" || ![EAST_WEST, PLAIN].contains(&class) {
         return Vec::new();
@@ -77,8 +77,8 @@ fn ports(gateway: &Value, class: &str) -> Vec<Value> {
     ports
 }
 
-fn pod(place: Place<'_>, gateway: &Value, account: &str, all: &[Value]) -> Value {
-    let Place { dir, plan, cluster, istiod } = place;
+fn pod(place: GatewayContext<'_>, gateway: &Value, account: &str, all: &[Value]) -> Value {
+    let GatewayContext { dir, plan, cluster, istiod } = place;
     let mut env = mesh_env(&cluster.name);
     env.push(json!({"name": "GATEWAY_NAME", "value": object::name(gateway)}));
     env.push(json!({"name": "KUBECONFIG", "value": path(dir.kubeconfig(&cluster.name))}));
@@ -129,7 +129,8 @@ mod tests {
             "spec": {"gatewayClassName": class, "listeners": [listener]},
         });
         let dir = Dir::at("/w".into());
-        let place = Place { dir: &dir, plan: &plan, cluster: &plan.clusters[0], istiod: Some("172.21.0.9") };
+        let place =
+            GatewayContext { dir: &dir, plan: &plan, cluster: &plan.clusters[0], istiod: Some("172.21.0.9") };
         expand(place, &gateway, all)
     }
 

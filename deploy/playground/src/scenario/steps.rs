@@ -16,7 +16,7 @@ use playground_node::program;
 use playground_workloads::request::Outcome;
 
 const STEP: Duration = Duration::from_millis(100);
-/// What everybody asks for who asks for nothing else.
+/// What a client requests by default.
 pub(super) const HELLO: &str = "http://helloworld.sample:5000/hello";
 
 /// A scenario that is being played.

@@ -21,7 +21,7 @@ use playground_k8s::manifest::object;
 use playground_node::program;
 use playground_workloads::request::Outcome;
 
-/// What everybody asks for.
+/// What every client requests.
 const URL: &str = "http://helloworld.sample:5000/hello";
 /// Requests of each `sleep`.
 const NUMBER: usize = 20;

@@ -151,11 +151,16 @@ impl<'a> Clusters<'a> {
         }
         let istiod = client.get("/api/v1/namespaces/istio-system/services/istiod").await?.unwrap_or_default();
         let istiod = object::text(&istiod, "/spec/clusterIP");
-        let place = objects::gateway::Place { dir: self.dir, plan: self.plan, cluster, istiod: Some(istiod) };
+        let context = objects::gateway::GatewayContext {
+            dir: self.dir,
+            plan: self.plan,
+            cluster,
+            istiod: Some(istiod),
+        };
         let all = manifest::for_cluster(&options.manifests, &cluster.name)?;
         for object in &all {
             client.apply(object).await?;
-            for part in objects::gateway::expand(place, object, &all) {
+            for part in objects::gateway::expand(context, object, &all) {
                 client.apply(&part).await?;
             }
         }

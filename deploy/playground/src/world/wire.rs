@@ -100,7 +100,7 @@ mod tests {
         frame.extend(destination.to_be_bytes());
         frame.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x18, 0, 0, 0, 0, 0, 0]);
         frame.extend(payload);
-        // Ethernet pads short frames; the padding is nobody's payload.
+        // Ethernet pads short frames; the padding is not payload.
         frame.extend([0; 6]);
         frame
     }

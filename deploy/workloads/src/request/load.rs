@@ -53,7 +53,7 @@ async fn at_a_rate(client: &Arc<Client>, number: u32, rate: u32, done: Done, hel
             _ = tick.tick() => {
                 let (client, done) = (Arc::clone(client), done.clone());
                 tasks.spawn("request", async move {
-                    // Whoever listens, listens to the end.
+                    // A reader of the results gets all of them.
                     let _ = done.send(client.ask(n).await);
                 });
                 n += 1;
@@ -93,7 +93,7 @@ async fn by_workers(
     tasks.wait().await;
 }
 
-/// Resolves when nobody holds us any more: our standard input is at its end.
+/// Resolves when the parent has closed our standard input, or is gone.
 async fn held(by_input: bool) {
     if by_input {
         let read = || {

@@ -1,4 +1,4 @@
-//! Who may have whose certificate.
+//! Which callers may have which certificates.
 
 use serde_json::json;
 

@@ -43,11 +43,11 @@ fn names(response: &DeltaDiscoveryResponse) -> Vec<&str> {
 #[test]
 fn a_wildcard_client_gets_everything_then_what_changes() {
     let mut session = Session::new(None);
-    let (said, answer) = session.request(request(&[], &[]), &view(&[("p", "1"), ("q", "1")]));
+    let (outcome, answer) = session.request(request(&[], &[]), &view(&[("p", "1"), ("q", "1")]));
     let answer = answer.unwrap();
-    assert_eq!((said, names(&answer)), (Said::Subscribed, vec!["a/s", "p", "q"]));
+    assert_eq!((outcome, names(&answer)), (RequestOutcome::Subscribed, vec!["a/s", "p", "q"]));
     let ack = DeltaDiscoveryRequest { response_nonce: answer.nonce, ..request(&[], &[]) };
-    assert_eq!(session.request(ack, &view(&[("p", "1"), ("q", "1")])), (Said::Accepted, None));
+    assert_eq!(session.request(ack, &view(&[("p", "1"), ("q", "1")])), (RequestOutcome::Accepted, None));
     assert!(session.changed(&view(&[("p", "1"), ("q", "1")])).is_empty());
     let pushed = session.changed(&view(&[("p", "2")]));
     assert_eq!(
@@ -85,7 +85,7 @@ fn a_rejection_is_reported_and_not_repeated() {
         ..request(&[], &[])
     };
     let resources = vec!["a/s".to_owned(), "p".to_owned()];
-    let rejected = Said::Rejected { message: "p is odd".to_owned(), resources };
+    let rejected = RequestOutcome::Rejected { message: "p is odd".to_owned(), resources };
     assert_eq!(session.request(nack, &known), (rejected, None));
     assert!(session.changed(&known).is_empty());
     assert_eq!(names(&session.changed(&view(&[("p", "2")]))[0]), ["p"]);
@@ -113,7 +113,7 @@ fn names_and_addresses_can_be_asked_for_one_by_one() {
 #[test]
 fn other_types_are_not_served() {
     let unknown = DeltaDiscoveryRequest { type_url: "x".to_owned(), ..request(&[], &[]) };
-    assert_eq!(Session::new(None).request(unknown, &view(&[])), (Said::UnknownType, None));
+    assert_eq!(Session::new(None).request(unknown, &view(&[])), (RequestOutcome::UnknownType, None));
 }
 
 #[test]

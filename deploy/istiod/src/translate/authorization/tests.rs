@@ -192,7 +192,7 @@ fn http_allows_nothing_and_denies_by_the_rest() {
 
 #[test]
 fn what_is_wrong_is_named() {
-    let mut said = String::new();
+    let mut outcome = String::new();
     for rule in [
         json!({"from": [{"source": {"ipBlocks": ["10.0.0"]}}]}),
         json!({"to": [{"operation": {"ports": ["http"]}}]}),
@@ -202,10 +202,10 @@ fn what_is_wrong_is_named() {
         json!({"from": [{"source": {"serviceAccounts": ["a/b/c"]}}]}),
     ] {
         let policy = json!({"metadata": {"name": "p", "namespace": "a"}, "spec": {"rules": [rule]}});
-        writeln!(said, "{}", translate(&policy, &mesh("root")).unwrap_err()).unwrap();
+        writeln!(outcome, "{}", translate(&policy, &mesh("root")).unwrap_err()).unwrap();
     }
     assert_eq!(
-        said,
+        outcome,
         "spec.rules[0].from[0].source.ipBlocks: \"10.0.0\" is no address and no CIDR block\n\
          spec.rules[0].to[0].operation.ports: \"http\" is no port\n\
          spec.rules[0].from[0].source.principal: is no known field\n\

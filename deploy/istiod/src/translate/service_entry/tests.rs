@@ -216,14 +216,14 @@ fn an_address_is_given_once() {
     // What an entry says itself counts more than what was allocated.
     let moved = allocated(&[older.clone(), entry("written", &spec(Some("240.240.0.10")))]);
     assert_eq!((moved.len(), moved[0].name.as_str()), (1, "older"));
-    // Who does not want any has none.
+    // An entry that opts out has none.
     older["metadata"]["labels"] = json!({"networking.istio.io/enable-autoallocate-ip": "false"});
     assert_eq!(allocated(&[older])[0].addresses, Value::Null);
 }
 
 #[test]
 fn what_is_wrong_is_named() {
-    for (spec, said) in [
+    for (spec, outcome) in [
         (json!({}), "spec.hosts: at least one is required"),
         (json!({"hosts": ["a b"]}), "spec.hosts[0]: \"a b\" is no host name"),
         (json!({"hosts": ["*.x"], "resolution": "DNS"}), "spec.hosts[0]: a wildcard cannot be found by DNS"),
@@ -253,7 +253,7 @@ fn what_is_wrong_is_named() {
         ),
     ] {
         let error = check::service_entry(&entry("e", &spec)).unwrap_err();
-        assert_eq!(error.to_string(), said);
+        assert_eq!(error.to_string(), outcome);
     }
     let error = check::workload_entry(&json!({"spec": {"weight": 1}})).unwrap_err();
     assert_eq!(error.to_string(), "spec.address: is required");

@@ -11,7 +11,7 @@ use super::oldest_first;
 use crate::clusters::Cluster;
 use playground_k8s::manifest::object;
 
-/// Where the addresses come from: a range that nobody routes.
+/// Where the addresses come from: a range that is not routed.
 const POOL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(240, 240, 0, 0), 16);
 
 /// What is to be written into the status of one entry.
@@ -38,7 +38,7 @@ pub(crate) fn allocate(cluster: &Cluster) -> Vec<Allocation> {
     let entries = oldest_first(cluster);
     let written = entries.iter().flat_map(|entry| object::texts(entry, "/spec/addresses"));
     let mut taken: BTreeSet<Ipv4Addr> = written.filter_map(|text| text.parse().ok()).collect();
-    // What somebody has is nobody else's, whether its turn comes before or after.
+    // An address in use is not given to another host, in whatever order the entries come.
     let mut held: BTreeSet<Ipv4Addr> = BTreeSet::new();
     for entry in entries.iter().filter(|entry| are_allocated_for(entry)) {
         held.extend(addresses(entry).map(|(_, address)| address));
@@ -88,7 +88,7 @@ fn free(
 ) -> Option<Ipv4Addr> {
     let mut hasher = DefaultHasher::new();
     (object::namespace(entry), object::name(entry), host).hash(&mut hasher);
-    // The network's own address and the last one are nobody's.
+    // The network's own address and the last one are never allocated.
     let (first, count) = (POOL.network().to_bits() + 1, (1_u64 << (32 - POOL.prefix_len())) - 2);
     let start = hasher.finish() % count;
     let candidates = (0..count).filter_map(|step| u32::try_from((start + step) % count).ok());

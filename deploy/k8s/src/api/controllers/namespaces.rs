@@ -33,7 +33,7 @@ fn ensure(tx: &mut Tx<'_>, context: &Context<'_>, kind: &str, namespace: &str, w
     if tx.get(&Key::new(kind, namespace, object::name(&wanted))).is_none()
         && let Err(error) = verbs::create(tx, context, kind, Some(namespace), wanted)
     {
-        tracing::warn!(namespace, %error, "a namespace's own object could not be created");
+        tracing::warn!(namespace, %error, "cannot create the default objects of a namespace");
     }
 }
 

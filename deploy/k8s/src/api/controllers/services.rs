@@ -28,7 +28,7 @@ pub(super) fn reconcile(tx: &mut Tx<'_>, context: &Context<'_>, settings: &Setti
     let shared = settings.load_balancers.first().map(|(_, address)| *address);
     let balanced = |service: &&Arc<Value>| object::text(service, "/spec/type") == "LoadBalancer";
     let mut balanced: Vec<Arc<Value>> = tx.list(services, None).iter().filter(balanced).cloned().collect();
-    // Who was given an address does not lose a port of it to somebody else.
+    // A Service that was given an address does not lose a port of it to another one.
     balanced.sort_by_key(|service| given(service).is_empty());
     let mut taken = BTreeSet::new();
     for stored in balanced {

@@ -169,7 +169,7 @@ fn what_was_given_no_address_shares_one_where_its_ports_are_free() {
     assert_eq!(object::text(&gateway, "/status/addresses/0/value"), "192.168.97.1");
     balanced("third", 30443).unwrap();
     assert_eq!((ip("other").as_str(), ip("third").as_str()), ("192.168.97.1", ""));
-    // Who was given the address has its ports, whoever came first.
+    // The Service that has the address has its ports, whichever was created first.
     balanced("gw", 30443).unwrap();
     assert_eq!((ip("gw").as_str(), ip("other").as_str()), ("192.168.97.1", ""));
 }

@@ -221,7 +221,11 @@ impl<'a> Owner<'a> {
         let Some(current) = tx.get(&key) else { return };
         let failed = object::text(&status, "/conditions/1/message");
         if !failed.is_empty() && object::text(&current, "/status/conditions/1/message") != failed {
-            tracing::warn!(workload = object::name(self.object), reason = failed, "pods cannot be created");
+            tracing::warn!(
+                workload = object::name(self.object),
+                reason = failed,
+                "cannot create pods of the workload"
+            );
         }
         let mut next = Value::clone(&current);
         next["status"] = status;
