@@ -9,11 +9,12 @@ use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 
 /// Every package of the workspace with its floor.
-const FLOORS: [(&str, u8); 25] = [
+const FLOORS: [(&str, u8); 26] = [
     ("isthmus-proto", 0),
     ("isthmus-sys", 0),
     ("isthmus-rt", 0),
     ("isthmus-record", 0),
+    ("isthmus-http2", 0),
     ("isthmus-model", 1),
     ("isthmus-state", 2),
     ("isthmus-identity", 2),

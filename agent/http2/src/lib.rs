@@ -1,0 +1,46 @@
+//! HTTP/2 for CONNECT, both roles, without I/O (RFC 9113, RFC 7541).
+//!
+//! A [`Connection`] is a value. The caller owns the socket, the TLS session, the buffers and the clock:
+//!
+//! - *Receiving.* Plaintext goes to [`Connection::receive`] slice by slice, as it was decrypted, and comes back as
+//!   [`Event`]s. Bytes of a stream are not copied: [`Event::Data`] is a range of the caller's slice. A DATA frame is never
+//!   awaited as a whole.
+//! - *Sending.* Heads and control frames collect in [`Connection::output`]. For the bytes of a stream the caller asks
+//!   [`Connection::reserve_data`] how many it may send, puts them where they are encrypted, and writes
+//!   [`Connection::data_header`] in front of them.
+//! - *Flow control* follows use: what a stream received is credit again once the caller says so with
+//!   [`Connection::grant`]. Windows begin small and become larger with [`Connection::grow`].
+//! - *Abuse.* Work that a peer causes without doing any has a budget for each published attack; see [`budget`]. The
+//!   caller tells the passing of time with [`Connection::tick`], once a second or so. A peer that gives no credit, or never
+//!   finishes what it began, is a matter of the caller's timers.
+//! - *Moving.* [`Connection::into_parts`] takes a live connection apart into plain values, and [`Connection::from_parts`]
+//!   puts it together, in another process if need be.
+//!
+//! Not implemented, as no CONNECT needs it: push (disabled), priorities (read over), sending trailers and interim
+//! responses, `content-length` checks, and extended CONNECT (RFC 8441). This crate knows no other crate of ours.
+
+pub mod budget;
+mod code;
+mod connection;
+mod error;
+mod event;
+mod fields;
+mod flow;
+mod frame;
+mod head;
+mod hpack;
+mod output;
+mod settings;
+mod stream;
+
+pub use code::Code;
+pub use connection::{Connection, Drain, InputParts, InputState, Parts, PendingBlock, Role, StreamParts};
+pub use error::{ConnectionError, SendError, StreamError, Violation};
+pub use event::{Event, ResetCause};
+pub use fields::Fields;
+pub use flow::{ReceiveWindow, SendWindow};
+pub use frame::{FrameHeader, HEADER_LEN, StreamId};
+pub use head::{Malformed, RequestHead, ResponseHead, is_valid_name, is_valid_value};
+pub use hpack::HpackError;
+pub use settings::{PeerSettings, Settings};
+pub use stream::{Ending, Half, Stream};
