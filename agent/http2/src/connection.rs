@@ -202,7 +202,9 @@ impl Connection {
 
     /// Our half of a stream has ended.
     fn close_sending(&mut self, stream: StreamId) {
-        let closed = self.streams.close(stream, |stream| stream.sending = Half::Closed);
+        let closed = self.streams.close(stream, |stream| {
+            (stream.sending, stream.blocked) = (Half::Closed, None);
+        });
         self.after_close(stream, closed);
     }
 

@@ -88,7 +88,7 @@ impl Decoder {
     }
 
     /// The size of the dynamic table now.
-    #[must_use]
+    #[cfg(test)]
     pub(crate) fn table_size(&self) -> usize {
         self.size
     }

@@ -3,12 +3,13 @@
 //! The code is canonical: codes of one length count upwards in the order of their symbols, and the first of a length
 //! follows the last of the one before. The lengths are therefore the whole table. The decoder is an automaton over four
 //! bits at a time, built from them at compile time; no code is shorter than five bits, so a step emits at most one symbol.
+//! Our own encoder does not use the code: labels are sent once per stream, and its time would cost more than their bytes.
 
 use super::HpackError;
 
 /// Code lengths in bits of the 256 symbols, and of the end-of-string symbol behind them.
 #[rustfmt::skip]
-const CODE_LENGTHS: [u8; 257] = [
+pub(crate) const CODE_LENGTHS: [u8; 257] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28,
     28, 28, 28, 28, 28, 28, 28, 28, 6, 10, 10, 12, 13, 6, 8, 11, 10, 10, 8, 11, 8, 6, 6, 6,
     5, 5, 5, 6, 6, 6, 6, 6, 6, 6, 7, 8, 15, 6, 12, 10, 13, 6, 7, 7, 7, 7, 7, 7,
@@ -38,13 +39,11 @@ struct Step {
     symbol: u8,
 }
 
-static LENGTHS: [u8; 257] = CODE_LENGTHS;
-static CODES: [u32; 257] = codes();
 static STEPS: [[Step; 16]; NODES] = steps();
 /// The states in which a text may end: after up to seven bits of padding, all of them ones.
 static FINAL: [bool; NODES] = finals();
 
-const fn codes() -> [u32; 257] {
+pub(crate) const fn codes() -> [u32; 257] {
     let mut codes = [0; 257];
     let mut code = 0;
     let mut length = 1;
@@ -168,23 +167,4 @@ pub(crate) fn decode(text: &[u8], out: &mut Vec<u8>) -> Result<(), HpackError> {
         }
     }
     if FINAL[usize::from(node)] { Ok(()) } else { Err(HpackError::Huffman) }
-}
-
-/// Appends the code of a text to `out`. Our own encoder does not use it: the labels of a tunnel are sent once per stream,
-/// and the time costs more than the bytes.
-pub(crate) fn encode(text: &[u8], out: &mut Vec<u8>) {
-    let (mut bits, mut count) = (0_u64, 0);
-    for byte in text {
-        let symbol = usize::from(*byte);
-        bits = bits << LENGTHS[symbol] | u64::from(CODES[symbol]);
-        count += u32::from(LENGTHS[symbol]);
-        while count >= 8 {
-            count -= 8;
-            out.push((bits >> count).to_le_bytes()[0]);
-        }
-    }
-    if count > 0 {
-        let padding = 8 - count;
-        out.push((bits << padding | ((1 << padding) - 1)).to_le_bytes()[0]);
-    }
 }

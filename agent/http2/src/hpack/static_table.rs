@@ -69,10 +69,6 @@ pub(crate) static ENTRIES: [(&str, &str); 61] = [
 pub(crate) const AUTHORITY: u32 = 1;
 /// Index of `:method`, whose value here is GET.
 pub(crate) const METHOD: u32 = 2;
-/// Index of `:path` with the value `/`.
-pub(crate) const PATH: u32 = 4;
-/// Index of `:scheme` with the value `http`.
-pub(crate) const SCHEME: u32 = 6;
 /// Index of `:status` with the value 200.
 pub(crate) const STATUS: u32 = 8;
 
