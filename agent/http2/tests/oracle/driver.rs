@@ -36,6 +36,9 @@ pub(crate) struct Driver {
     /// Slices in which the input is handed over, one after the other.
     pub(crate) slices: Vec<usize>,
     out: Vec<u8>,
+    /// DATA waits for the peer's SETTINGS: an h2 server that lowers its window under bytes in flight does not give their
+    /// credit back.
+    ready: bool,
 }
 
 impl Driver {
@@ -49,6 +52,7 @@ impl Driver {
             drain_after: None,
             slices: vec![16_384],
             out: Vec::new(),
+            ready: false,
         }
     }
 
@@ -112,6 +116,7 @@ impl Driver {
                 }
                 Event::Reset { stream, code, .. } => self.apps.get_mut(&stream).unwrap().reset = Some(code),
                 Event::GoAway { last_stream, code, .. } => self.goaways.push((last_stream, code)),
+                Event::PeerSettings => self.ready = true,
                 Event::Pong { .. } => self.pongs += 1,
                 _ => {}
             }
@@ -153,7 +158,7 @@ impl Driver {
             self.control();
             let server = self.connection.role() == Role::Server;
             for (stream, app) in &mut self.apps {
-                if app.reset.is_some() || app.finished {
+                if app.reset.is_some() || app.finished || !self.ready {
                     continue;
                 }
                 let part = self.connection.reserve_data(*stream, app.to_send.len());
