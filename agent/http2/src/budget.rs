@@ -17,7 +17,7 @@ const STEPS: u128 = FULL_RETURN.as_millis() / STEP.as_millis();
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[repr(u8)]
 pub enum Abuse {
-    /// Requests that are reset before they were answered (CVE-2023-44487). Each answer returns one.
+    /// Requests that are reset at once and before they were answered (CVE-2023-44487). Each answer returns one.
     #[error("too many requests reset before they were answered")]
     RapidReset,
     /// Stream errors that make us reset streams (CVE-2025-8671), refused streams included.
@@ -30,13 +30,13 @@ pub enum Abuse {
     /// round trip with each read.
     #[error("too many PINGs")]
     Ping,
-    /// DATA without payload and END_STREAM (CVE-2019-9518).
+    /// DATA with neither payload nor END_STREAM (CVE-2019-9518). DATA with payload returns one.
     #[error("too many empty DATA frames")]
     EmptyData,
     /// CONTINUATION, by number or bytes (CVE-2024-27316).
     #[error("too many or too large CONTINUATION frames")]
     Continuation,
-    /// WINDOW_UPDATE beyond what our DATA justifies.
+    /// WINDOW_UPDATE beyond what our DATA justifies: four for each frame, and one for each 256 bytes of it.
     #[error("too many WINDOW_UPDATEs")]
     WindowUpdate,
     /// PRIORITY (CVE-2019-9513). New streams return them.
@@ -70,6 +70,8 @@ pub struct Budgets {
     spent: [u32; KINDS],
     /// Streams that the peer may have open: it may honestly reset all of them at once.
     streams: u32,
+    /// Steps of time that have passed.
+    steps: u32,
     /// Time below one step.
     carried: Duration,
 }
@@ -87,7 +89,8 @@ impl Abuse {
         match self {
             Self::RapidReset | Self::ProvokedReset => streams.saturating_mul(2).clamp(100, 10_000),
             Self::Ping | Self::WindowUpdate => 1_000,
-            Self::LateFrame => 16_384,
+            // Whatever was in flight or buffered when we reset a stream: many small frames at worst. One costs little.
+            Self::LateFrame => 262_144,
             Self::GoAway => 10,
             // These are bounded for each block or for the connection, where they occur.
             Self::Continuation | Self::HpackBomb | Self::Output => 0,
@@ -102,13 +105,13 @@ impl Budgets {
     /// Nothing spent; the peer may have `streams` streams open.
     #[must_use]
     pub fn new(streams: u32) -> Self {
-        Self { spent: [0; KINDS], streams, carried: Duration::ZERO }
+        Self { spent: [0; KINDS], streams, steps: 0, carried: Duration::ZERO }
     }
 
     /// Budgets of which as much was spent; missing kinds count as unspent.
     #[must_use]
-    pub fn from_parts(spent: &[u32], streams: u32) -> Self {
-        let mut budgets = Self::new(streams);
+    pub fn from_parts(spent: &[u32], steps: u32, streams: u32) -> Self {
+        let mut budgets = Self { steps, ..Self::new(streams) };
         for (to, from) in budgets.spent.iter_mut().zip(spent) {
             *to = *from;
         }
@@ -119,6 +122,12 @@ impl Budgets {
     #[must_use]
     pub fn spent(&self) -> &[u32] {
         &self.spent
+    }
+
+    /// Steps of time that have passed, of 100 ms; they wrap around.
+    #[must_use]
+    pub fn steps(&self) -> u32 {
+        self.steps
     }
 
     /// Spends.
@@ -146,6 +155,7 @@ impl Budgets {
         }
         let steps = u32::try_from(steps).unwrap_or(u32::MAX);
         self.carried = self.carried.saturating_sub(STEP * steps);
+        self.steps = self.steps.wrapping_add(steps);
         for kind in ALL {
             let share = u128::from(kind.limit(self.streams)) * u128::from(steps) / STEPS;
             self.earn(kind, u32::try_from(share).unwrap_or(u32::MAX).max(1));

@@ -178,7 +178,7 @@ impl Connection {
 
     /// Whether the peer never opened, or cannot open, this stream.
     fn is_idle(&self, stream: StreamId) -> bool {
-        stream % 2 == 0 || stream >= self.next_stream
+        stream.is_multiple_of(2) || stream >= self.next_stream
     }
 
     /// A stream has an initial window of what the peer knows of our settings.
@@ -190,6 +190,7 @@ impl Connection {
             send_window: SendWindow(i64::from(self.peer.initial_window_size)),
             receive_window: ReceiveWindow::new(self.local.stream_window, known),
             blocked: None,
+            opened: self.budgets.steps(),
         }
     }
 

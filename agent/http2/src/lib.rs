@@ -42,5 +42,6 @@ pub use flow::{ReceiveWindow, SendWindow};
 pub use frame::{FrameHeader, HEADER_LEN, StreamId};
 pub use head::{Malformed, RequestHead, ResponseHead, is_valid_name, is_valid_value};
 pub use hpack::HpackError;
+pub use hpack::decode::TableEntry;
 pub use settings::{PeerSettings, Settings};
 pub use stream::{Ending, Half, Stream};

@@ -32,6 +32,8 @@ pub struct Stream {
     pub receive_window: ReceiveWindow,
     /// The application wants to send and there was no credit: a number that increases with the order of asking.
     pub blocked: Option<u64>,
+    /// The step of time in which it was opened.
+    pub opened: u32,
 }
 
 /// How a stream came to its end.

@@ -113,10 +113,9 @@ impl Connection {
         if stream.send_window.adjust(i64::from(increment)).is_err() {
             return self.fail_stream(stream_error(id, Violation::WindowOverflow));
         }
-        if self.send_window.available() > 0 && stream.send_window.available() > 0 {
-            if stream.blocked.take().is_some() {
-                self.events.push_back(Event::Window { stream: id });
-            }
+        let sendable = self.send_window.available() > 0 && stream.send_window.available() > 0;
+        if sendable && stream.blocked.take().is_some() {
+            self.events.push_back(Event::Window { stream: id });
         }
         Ok(())
     }

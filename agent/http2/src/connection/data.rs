@@ -28,6 +28,10 @@ impl Connection {
             self.input.state = InputState::Skip(length);
             return Ok(());
         }
+        if length > 0 {
+            self.budgets.earn(Abuse::Ping, 1);
+            self.budgets.earn(Abuse::EmptyData, u32::from(!padded));
+        }
         let padding = if padded { None } else { Some(0) };
         self.input.state = InputState::Data { stream, left: length, padding, end_stream };
         Ok(())
@@ -90,7 +94,6 @@ impl Connection {
         self.input.state = InputState::Data { stream, left, padding: Some(padding.min(left)), end_stream };
         // The stream may have been reset since the last part; its bytes were given back then.
         if payload && self.streams.live(stream).is_some() {
-            self.budgets.earn(Abuse::Ping, 1);
             self.events.push_back(Event::Data { stream, range: at..at + part });
         }
         Ok(Some(part))

@@ -16,6 +16,9 @@ use crate::stream::{Ending, Half};
 /// CONTINUATION frames in one block: a block of the largest list in frames of the smallest useful size.
 const MAX_CONTINUATIONS: u32 = 32;
 
+/// Steps of time within which the reset of an unanswered request is rapid.
+const RAPID: u32 = 2;
+
 /// By how much a block may be larger than the largest list.
 const BLOCK_MARGIN: usize = 16 * 1024;
 
@@ -74,7 +77,7 @@ impl Connection {
         if self.streams.live(stream).is_some() {
             return self.head_of_known(stream, end_stream, decoded);
         }
-        if stream % 2 == 0 || (self.role == Role::Client && self.is_idle(stream)) {
+        if stream.is_multiple_of(2) || (self.role == Role::Client && self.is_idle(stream)) {
             return Err(Violation::IdleStream.into());
         }
         if self.is_idle(stream) {
@@ -195,7 +198,8 @@ impl Connection {
         Ok(())
     }
 
-    /// A RST_STREAM. Streams that are reset before they were answered cost us work and the peer nothing.
+    /// A RST_STREAM. Streams that are reset at once, before they were answered, cost us work and the peer nothing. Clients
+    /// that give up after a time are honest, and are bounded by that time and MAX_CONCURRENT_STREAMS.
     pub(super) fn reset_frame(&mut self, id: StreamId, payload: &[u8]) -> Result<(), ConnectionError> {
         if self.is_idle(id) {
             return Err(Violation::IdleStream.into());
@@ -204,11 +208,12 @@ impl Connection {
             // The stream may have ended while this was in flight (RFC 9113 §5.1).
             return Ok(self.budgets.spend(Abuse::LateFrame, 1)?);
         };
-        let answered = self.role == Role::Client || stream.sending != Half::AwaitsHead;
+        let unanswered = self.role == Role::Server && stream.sending == Half::AwaitsHead;
+        let rapid = unanswered && self.budgets.steps().wrapping_sub(stream.opened) < RAPID;
         self.remove_stream(id, Ending::ResetByPeer);
         let code = Code(frame::u32_at(payload));
         let cause = crate::event::ResetCause::Peer;
         self.events.push_back(Event::Reset { stream: id, code, cause });
-        if answered { Ok(()) } else { Ok(self.budgets.spend(Abuse::RapidReset, 1)?) }
+        if rapid { Ok(self.budgets.spend(Abuse::RapidReset, 1)?) } else { Ok(()) }
     }
 }

@@ -10,7 +10,7 @@ use crate::error::ConnectionError;
 use crate::event::Event;
 use crate::flow::{ReceiveWindow, SendWindow};
 use crate::frame::StreamId;
-use crate::hpack::decode::Decoder;
+use crate::hpack::decode::{Decoder, TableEntry};
 use crate::output::Output;
 use crate::settings::{PeerSettings, Settings};
 use crate::stream::{Ending, Stream};
@@ -66,8 +66,10 @@ pub struct Parts {
     pub blocked_count: u64,
     /// What was spent of the abuse budgets, in the order of [`crate::budget::Abuse`].
     pub spent: Vec<u32>,
+    /// Steps of time that have passed.
+    pub steps: u32,
     /// The decoder's dynamic table, newest entry first.
-    pub table: Vec<(Vec<u8>, Vec<u8>)>,
+    pub table: Vec<TableEntry>,
     /// The size that the peer's encoder chose for it.
     pub table_max_size: u32,
     /// Its limit.
@@ -108,6 +110,7 @@ impl Connection {
             closed: self.closed.iter().collect(),
             blocked_count: self.blocked_count,
             spent: self.budgets.spent().to_vec(),
+            steps: self.budgets.steps(),
             table,
             table_max_size,
             table_limit,
@@ -124,7 +127,7 @@ impl Connection {
     #[must_use]
     pub fn from_parts(parts: Parts) -> Self {
         let InputParts { state, partial, block } = parts.input;
-        let budgets = Budgets::from_parts(&parts.spent, parts.local.max_concurrent_streams);
+        let budgets = Budgets::from_parts(&parts.spent, parts.steps, parts.local.max_concurrent_streams);
         Self {
             role: parts.role,
             local: parts.local,

@@ -13,6 +13,9 @@ use crate::frame::{FrameHeader, HEADER_LEN, PREFACE, StreamId, flag, kind};
 /// Capacity that the buffer of split frames keeps between frames.
 const KEPT: usize = 64;
 
+/// How many times more than answers a server queues with the heads of responses.
+const HEADS_FACTOR: usize = 16;
+
 /// What the next byte of the input belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InputState {
@@ -120,9 +123,7 @@ impl Connection {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));
             }
-            if self.output.answers() > self.local.max_queued_answers {
-                return Err(Abuse::Output.into());
-            }
+            self.check_output()?;
             match self.input.state {
                 InputState::Preface => {
                     if !self.preface(record, at)? {
@@ -164,6 +165,15 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// A peer that does not read what it makes us send is cut off. The heads of responses count, but there may be more of
+    /// them: their number depends on the application as well. A client's requests are its own doing.
+    fn check_output(&self) -> Result<(), ConnectionError> {
+        let most = self.local.max_queued_answers;
+        let heads =
+            self.role == Role::Server && self.output.bytes().len() > most.saturating_mul(HEADS_FACTOR);
+        if heads || self.output.answers() > most { Err(Abuse::Output.into()) } else { Ok(()) }
     }
 
     /// Compares the preface as it arrives, so that another protocol is noticed with its first byte. True when complete.

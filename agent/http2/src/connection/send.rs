@@ -16,7 +16,7 @@ const IN_FLIGHT: u32 = 256;
 impl Connection {
     // --- Output ---
 
-    /// Control frames that wait to be written. They must be written before DATA whose header is made later, and after
+    /// Heads and control frames that wait to be written. They must be written before DATA whose header is made later, and after
     /// DATA whose header was made before.
     #[must_use]
     pub fn output(&self) -> &[u8] {
@@ -178,8 +178,8 @@ impl Connection {
         }
         state.send_window.take(length);
         self.send_window.take(length);
-        self.budgets.earn(Abuse::WindowUpdate, 4);
-        self.budgets.earn(Abuse::Ping, 1);
+        self.budgets.earn(Abuse::WindowUpdate, 4 + length32 / 256);
+        self.budgets.earn(Abuse::Ping, u32::from(length > 0));
         if end_stream {
             self.close_sending(stream);
         }

@@ -18,11 +18,14 @@ const BOMB_FACTOR: usize = 4;
 /// Table size updates in one block: a minimum and a final size (RFC 7541 §4.2).
 const MAX_SIZE_UPDATES: u32 = 2;
 
+/// Name and value of an entry of the dynamic table.
+pub type TableEntry = (Vec<u8>, Vec<u8>);
+
 /// The receiving end's half of the compression state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Decoder {
     /// Newest first.
-    table: VecDeque<(Vec<u8>, Vec<u8>)>,
+    table: VecDeque<TableEntry>,
     /// The sum of the entries, each with its overhead.
     size: usize,
     /// What the encoder chose, at most `limit`.
@@ -66,7 +69,7 @@ impl Default for Decoder {
 impl Decoder {
     /// A decoder with these entries, newest first.
     #[must_use]
-    pub(crate) fn from_parts(table: Vec<(Vec<u8>, Vec<u8>)>, max_size: u32, limit: u32) -> Self {
+    pub(crate) fn from_parts(table: Vec<TableEntry>, max_size: u32, limit: u32) -> Self {
         let size = table.iter().map(|(name, value)| entry_size(name, value)).sum();
         let mut decoder = Self { table: table.into(), size, max_size: max_size.min(limit), limit };
         decoder.evict();
@@ -75,7 +78,7 @@ impl Decoder {
 
     /// The entries of the dynamic table, newest first; the size that the encoder chose; the limit.
     #[must_use]
-    pub(crate) fn into_parts(self) -> (Vec<(Vec<u8>, Vec<u8>)>, u32, u32) {
+    pub(crate) fn into_parts(self) -> (Vec<TableEntry>, u32, u32) {
         (self.table.into(), self.max_size, self.limit)
     }
 
@@ -119,7 +122,7 @@ impl Decoder {
 
     fn size_updates(&mut self, input: &mut &[u8]) -> Result<(), HpackError> {
         for _ in 0..MAX_SIZE_UPDATES {
-            if !input.first().is_some_and(|first| first & 0xe0 == 0x20) {
+            if input.first().is_none_or(|first| first & 0xe0 != 0x20) {
                 break;
             }
             let size = integer::decode(input, 5)?;

@@ -1,8 +1,11 @@
 //! Our end against the `h2` crate's ends, and against itself, over byte streams in memory. The clock is paused: a deadlock
 //! ends in the timeout at once.
 
+#![expect(clippy::unwrap_used, reason = "all of this is tests")]
+
 mod driver;
 mod peer;
+mod scripts;
 
 use std::time::Duration;
 

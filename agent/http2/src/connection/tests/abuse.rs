@@ -10,7 +10,7 @@ use crate::{Code, Connection, Event, Settings, Violation};
 
 /// Feeds inputs until the connection ends; returns how many it took, and why it ended.
 fn until_cut_off(connection: &mut Connection, input: impl Fn(u32) -> Vec<u8>) -> (u32, Violation) {
-    for count in 0..100_000 {
+    for count in 0..300_000 {
         let fed = feed(connection, &input(count));
         // The peer reads what it provokes, so that only the budget can end this.
         let written = connection.output().len();
@@ -37,6 +37,17 @@ fn rapid_reset_cve_2023_44487() {
     assert_cut_off(server(), Abuse::RapidReset, |count| {
         [connect(2 * count + 1), reset(2 * count + 1, 8)].concat()
     });
+}
+
+#[test]
+fn clients_that_give_up_after_a_time_are_no_rapid_reset() {
+    let mut server = server();
+    for count in 0..2_000 {
+        feed(&mut server, &connect(2 * count + 1)).unwrap();
+        server.tick(FULL_RETURN / 50);
+        feed(&mut server, &reset(2 * count + 1, 8)).unwrap();
+    }
+    assert_eq!(server.into_parts().spent[0], 0);
 }
 
 #[test]
@@ -197,6 +208,22 @@ fn a_peer_that_does_not_read_its_answers_is_cut_off() {
     }
     assert_eq!(fed.unwrap_err().reason, Violation::Abuse(Abuse::Output));
     assert!(server.output().len() < 64 * 1024 + 100);
+}
+
+#[test]
+fn a_peer_that_does_not_read_responses_is_cut_off() {
+    let mut server = server();
+    let label = "v".repeat(1_000);
+    let opened = (0..5_000).find_map(|count| {
+        let stream = 2 * count + 1;
+        let fed = feed(&mut server, &connect(stream));
+        fed.and_then(|_| {
+            server.send_response(stream, 200, &[("baggage", &label)], false).unwrap();
+            feed(&mut server, &reset(stream, 8))
+        })
+        .err()
+    });
+    assert_eq!(opened.map(|error| error.reason), Some(Violation::Abuse(Abuse::Output)));
 }
 
 #[test]
