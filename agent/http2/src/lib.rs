@@ -16,6 +16,39 @@
 //! - *Moving.* [`Connection::into_parts`] takes a live connection apart into plain values, and [`Connection::from_parts`]
 //!   puts it together, in another process if need be.
 //!
+//! ```
+//! use isthmus_http2::{Connection, Event, Settings};
+//!
+//! let mut client = Connection::client(Settings::default());
+//! let mut server = Connection::server(Settings::default());
+//! let stream = client.send_connect("10.0.0.1:80", &[("baggage", "service.name=web")])?;
+//!
+//! // What the client has queued, with five bytes of the stream behind it, as one record.
+//! let mut record = client.output().to_vec();
+//! client.consumed(record.len());
+//! let count = client.reserve_data(stream, 5);
+//! record.extend(client.data_header(stream, count, true)?);
+//! record.extend(b"hello");
+//!
+//! let mut at = 0;
+//! while let Some(event) = server.receive(&record, &mut at)? {
+//!     match event {
+//!         Event::Request { stream, head } => {
+//!             assert_eq!(head.authority(), Some("10.0.0.1:80"));
+//!             server.send_response(stream, 200, &[], false)?;
+//!         }
+//!         Event::Data { stream, range } => {
+//!             assert_eq!(&record[range.clone()], b"hello");
+//!             server.grant(stream, range.len() as u32);
+//!         }
+//!         Event::End { stream } => server.end_stream(stream)?,
+//!         _ => {}
+//!     }
+//! }
+//! assert_eq!(server.active_streams(), 0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Not implemented, as no CONNECT needs it: push (disabled), priorities (read over), sending trailers and interim
 //! responses, `content-length` checks, and extended CONNECT (RFC 8441). This crate knows no other crate of ours.
 

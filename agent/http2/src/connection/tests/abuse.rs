@@ -8,6 +8,9 @@ use crate::budget::{Abuse, FULL_RETURN};
 use crate::frame::{flag, kind};
 use crate::{Code, Connection, Event, Settings, Violation};
 
+/// A name, and what opens a stream and makes us reset it.
+type Provocation = (&'static str, fn(u32) -> Vec<u8>);
+
 /// Feeds inputs until the connection ends; returns how many it took, and why it ended.
 fn until_cut_off(connection: &mut Connection, input: impl Fn(u32) -> Vec<u8>) -> (u32, Violation) {
     for count in 0..300_000 {
@@ -52,7 +55,7 @@ fn clients_that_give_up_after_a_time_are_no_rapid_reset() {
 
 #[test]
 fn made_you_reset_cve_2025_8671() {
-    let provocations: [(&str, fn(u32) -> Vec<u8>); 4] = [
+    let provocations: [Provocation; 4] = [
         ("zero increment", |stream| [connect(stream), window(stream, 0)].concat()),
         ("window overflow", |stream| [connect(stream), window(stream, u32::MAX >> 1)].concat()),
         ("frame after END_STREAM", |stream| [headers(stream, &TARGET, true), data(stream, b"x")].concat()),

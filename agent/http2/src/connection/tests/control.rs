@@ -47,10 +47,10 @@ fn section_3_4_preface() {
 }
 
 #[test]
-fn sections_4_to_6_frames_that_end_the_connection() {
+fn sections_4_1_to_6_5_frames_that_end_the_connection() {
     use Violation as V;
     let (size, protocol, flow) = (Code::FRAME_SIZE_ERROR, Code::PROTOCOL_ERROR, Code::FLOW_CONTROL_ERROR);
-    let cases: Vec<Case> = vec![
+    assert_end(vec![
         ("4.2 too large", frame(kind::DATA, 0, 1, &[0; 16_385]), V::FrameTooLarge, size),
         ("6.1 DATA on 0", data(0, b"x"), V::FrameStream, protocol),
         ("6.1 DATA on idle", data(1, b"x"), V::IdleStream, protocol),
@@ -70,6 +70,14 @@ fn sections_4_to_6_frames_that_end_the_connection() {
         ("6.5.2 INITIAL_WINDOW_SIZE", settings(&[(4, 1 << 31)]), V::InitialWindow, flow),
         ("6.5.2 MAX_FRAME_SIZE low", settings(&[(5, 16_383)]), V::Setting(5), protocol),
         ("6.5.2 MAX_FRAME_SIZE high", settings(&[(5, 1 << 24)]), V::Setting(5), protocol),
+    ]);
+}
+
+#[test]
+fn sections_6_6_to_6_10_frames_that_end_the_connection() {
+    use Violation as V;
+    let (size, protocol) = (Code::FRAME_SIZE_ERROR, Code::PROTOCOL_ERROR);
+    assert_end(vec![
         ("6.6 PUSH_PROMISE", frame(kind::PUSH_PROMISE, 4, 1, &[0; 4]), V::Push, protocol),
         ("6.7 PING on 1", frame(kind::PING, 0, 1, &[0; 8]), V::FrameStream, protocol),
         ("6.7 PING length", frame(kind::PING, 0, 0, &[0; 7]), V::FrameLength, size),
@@ -102,7 +110,11 @@ fn sections_4_to_6_frames_that_end_the_connection() {
             V::Hpack(crate::HpackError::Index(0)),
             Code(9),
         ),
-    ];
+    ]);
+}
+
+/// Each input ends a connection of its own, for this reason and with this code in the GOAWAY.
+fn assert_end(cases: Vec<Case>) {
     for (name, input, reason, code) in cases {
         let mut server = server();
         let error = feed(&mut server, &input).unwrap_err();

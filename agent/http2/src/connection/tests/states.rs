@@ -16,6 +16,9 @@ enum Outcome {
     Ended(Code),
 }
 
+/// A name, a connection whose stream 1 is in the state, and what each kind of frame does there.
+type State = (&'static str, fn() -> Connection, [Outcome; 5]);
+
 fn outcome(connection: &mut Connection, input: &[u8]) -> Outcome {
     match feed(connection, input) {
         Err(error) => Outcome::Ended(error.code),
@@ -68,7 +71,7 @@ fn section_5_1_frames_in_each_state() {
     let closed = Code::STREAM_CLOSED;
     let trailers = || headers(1, &[("a", "b")], true);
     let priority = || frame(kind::PRIORITY, 0, 1, &[0; 5]);
-    let states: [(&str, fn() -> Connection, [Outcome; 5]); 6] = [
+    let states: [State; 6] = [
         ("open", || serving(1), [Reported, Reported, Reported, Ignored, Ignored]),
         (
             "half-closed (remote)",
