@@ -1,6 +1,7 @@
 //! Frame by frame: what a connection reports and answers.
 
 mod abuse;
+mod chaos;
 mod control;
 mod data;
 mod heads;
