@@ -1,8 +1,8 @@
 //! Budgets for frames that cost us work and do none for the peer: the published HTTP/2 denial-of-service attacks.
 //!
 //! Each kind has a limit on what was spent and not yet returned. Spending comes back in two ways: with useful work, which
-//! makes the limits independent of the load of honest peers, and with time, of which the caller tells by
-//! [`Budgets::tick`]. Every budget returns in full within [`FULL_RETURN`]. There is no clock here.
+//! makes the limits independent of the load of honest peers, and with time, which the caller reports with
+//! [`crate::Connection::tick`]. Every budget returns in full within [`FULL_RETURN`]. There is no clock here.
 
 use std::time::Duration;
 
@@ -62,18 +62,26 @@ pub enum Abuse {
     Output,
 }
 
-const KINDS: usize = 14;
+/// How many kinds of abuse there are.
+pub const KINDS: usize = 14;
 
-/// What was spent of each budget.
+/// What was spent of each budget, and the time that has passed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Budgets {
-    spent: [u32; KINDS],
+pub struct BudgetParts {
+    /// What was spent of each kind, in the order of [`Abuse`].
+    pub spent: [u32; KINDS],
+    /// Steps of 100 ms that have passed; they wrap around.
+    pub steps: u32,
+    /// Time below one step.
+    pub carried: Duration,
+}
+
+/// The budgets of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Budgets {
+    parts: BudgetParts,
     /// Streams that the peer may have open: it may honestly reset all of them at once.
     streams: u32,
-    /// Steps of time that have passed.
-    steps: u32,
-    /// Time below one step.
-    carried: Duration,
 }
 
 // === impl Abuse ===
@@ -103,60 +111,49 @@ impl Abuse {
 
 impl Budgets {
     /// Nothing spent; the peer may have `streams` streams open.
-    #[must_use]
-    pub fn new(streams: u32) -> Self {
-        Self { spent: [0; KINDS], streams, steps: 0, carried: Duration::ZERO }
+    pub(crate) fn new(streams: u32) -> Self {
+        Self::from_parts(BudgetParts { spent: [0; KINDS], steps: 0, carried: Duration::ZERO }, streams)
     }
 
-    /// Budgets of which as much was spent; missing kinds count as unspent.
-    #[must_use]
-    pub fn from_parts(spent: &[u32], steps: u32, streams: u32) -> Self {
-        let mut budgets = Self { steps, ..Self::new(streams) };
-        for (to, from) in budgets.spent.iter_mut().zip(spent) {
-            *to = *from;
-        }
-        budgets
+    /// Budgets of which as much was spent.
+    pub(crate) fn from_parts(parts: BudgetParts, streams: u32) -> Self {
+        Self { parts, streams }
     }
 
-    /// What was spent of each kind, in the order of [`Abuse`].
-    #[must_use]
-    pub fn spent(&self) -> &[u32] {
-        &self.spent
+    /// What was spent, to go on with elsewhere.
+    pub(crate) fn into_parts(self) -> BudgetParts {
+        self.parts
     }
 
-    /// Steps of time that have passed, of 100 ms; they wrap around.
-    #[must_use]
-    pub fn steps(&self) -> u32 {
-        self.steps
+    /// Steps of time that have passed; they wrap around.
+    pub(crate) fn steps(&self) -> u32 {
+        self.parts.steps
     }
 
     /// Spends.
     ///
     /// # Errors
     /// When more is spent than the limit allows.
-    pub fn spend(&mut self, kind: Abuse, cost: u32) -> Result<(), Abuse> {
-        let spent = &mut self.spent[kind.index()];
+    pub(crate) fn spend(&mut self, kind: Abuse, cost: u32) -> Result<(), Abuse> {
+        let spent = &mut self.parts.spent[kind.index()];
         *spent = spent.saturating_add(cost);
         if *spent > kind.limit(self.streams) { Err(kind) } else { Ok(()) }
     }
 
     /// Returns what useful work has earned.
-    pub fn earn(&mut self, kind: Abuse, gain: u32) {
-        let spent = &mut self.spent[kind.index()];
+    pub(crate) fn earn(&mut self, kind: Abuse, gain: u32) {
+        let spent = &mut self.parts.spent[kind.index()];
         *spent = spent.saturating_sub(gain);
     }
 
     /// Returns what time has earned.
-    pub fn tick(&mut self, elapsed: Duration) {
-        self.carried = self.carried.saturating_add(elapsed).min(FULL_RETURN);
-        let steps = self.carried.as_millis() / STEP.as_millis();
-        if steps == 0 {
-            return;
-        }
+    pub(crate) fn tick(&mut self, elapsed: Duration) {
+        let carried = self.parts.carried.saturating_add(elapsed).min(FULL_RETURN);
+        let steps = carried.as_millis() / STEP.as_millis();
         let steps = u32::try_from(steps).unwrap_or(u32::MAX);
-        self.carried = self.carried.saturating_sub(STEP * steps);
-        self.steps = self.steps.wrapping_add(steps);
-        for kind in ALL {
+        self.parts.carried = carried.saturating_sub(STEP * steps);
+        self.parts.steps = self.parts.steps.wrapping_add(steps);
+        for kind in ALL.into_iter().filter(|_| steps > 0) {
             let share = u128::from(kind.limit(self.streams)) * u128::from(steps) / STEPS;
             self.earn(kind, u32::try_from(share).unwrap_or(u32::MAX).max(1));
         }

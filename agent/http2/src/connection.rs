@@ -1,6 +1,6 @@
 //! One HTTP/2 connection as a value: bytes in, events out, control frames queued.
 //!
-//! Owns the state that the rooms below work on: `receive` cuts the input into frames, `data`, `headers` and `control` act
+//! Owns the state that the modules below work on: `receive` cuts the input into frames, `data`, `headers` and `control` act
 //! on them, `send` is for the caller, `parts` takes a connection apart. Must not know sockets, clocks, tasks and TLS.
 
 mod control;
@@ -39,12 +39,12 @@ pub enum Role {
     Server,
 }
 
-/// How far a graceful end has come (RFC 9113 §6.8).
+/// How far a drain has come (RFC 9113 §6.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drain {
     /// Streams are accepted.
     Open,
-    /// The client was told to open no more streams; those in flight behind it are accepted until it answers our PING.
+    /// A first GOAWAY was sent; streams that were in flight are accepted until the client answers our PING.
     Announced,
     /// Streams above this one are ignored.
     Last(StreamId),
@@ -83,7 +83,7 @@ pub struct Connection {
     failed: Option<ConnectionError>,
 }
 
-/// Payload of the PING that a graceful end sends behind its first GOAWAY.
+/// Payload of the PING that a drain sends behind its first GOAWAY.
 const DRAIN_PING: [u8; 8] = *b"drain\0\0\x01";
 
 // === impl Connection ===
@@ -163,7 +163,7 @@ impl Connection {
         self.failed.as_ref()
     }
 
-    /// Whether a graceful end is complete: a final GOAWAY was sent or one received, and no stream is left. What
+    /// Whether a drain is complete: a final GOAWAY was sent or one received, and no stream is left. What
     /// [`Self::output`] still holds is to be written before the transport is closed.
     #[must_use]
     pub fn is_finished(&self) -> bool {
@@ -181,7 +181,7 @@ impl Connection {
         stream.is_multiple_of(2) || stream >= self.next_stream
     }
 
-    /// A stream has an initial window of what the peer knows of our settings.
+    /// A new stream. Its receive window is the default until the peer has acknowledged our SETTINGS.
     fn new_stream(&self, receiving: Half, sending: Half) -> Stream {
         let known = if self.local_acknowledged { self.local.stream_window } else { DEFAULT_WINDOW };
         Stream {
@@ -239,11 +239,11 @@ impl Connection {
     fn fail_stream(&mut self, error: StreamError) -> Result<(), ConnectionError> {
         let StreamError { stream, code, reason } = error;
         self.output.reset(stream, code);
-        if self.remove_stream(stream, Ending::ResetByUs).is_some() {
+        if self.remove_stream(stream, Ending::LocalReset).is_some() {
             let cause = ResetCause::Violation(reason);
             self.events.push_back(Event::Reset { stream, code, cause });
         } else {
-            self.closed.remember(stream, Ending::ResetByUs);
+            self.closed.remember(stream, Ending::LocalReset);
         }
         Ok(self.budgets.spend(Abuse::ProvokedReset, 1)?)
     }
@@ -253,8 +253,8 @@ impl Connection {
     fn closed_frame(&mut self, stream: StreamId) -> Result<(), ConnectionError> {
         match self.closed.ending(stream) {
             Some(Ending::Ended) => Err(Violation::ClosedStream.into()),
-            Some(Ending::ResetByPeer) => self.fail_stream(stream_error(stream, Violation::ClosedStream)),
-            Some(Ending::ResetByUs) | None => Ok(self.budgets.spend(Abuse::LateFrame, 1)?),
+            Some(Ending::PeerReset) => self.fail_stream(stream_error(stream, Violation::ClosedStream)),
+            Some(Ending::LocalReset) | None => Ok(self.budgets.spend(Abuse::LateFrame, 1)?),
         }
     }
 

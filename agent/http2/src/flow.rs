@@ -57,10 +57,10 @@ impl SendWindow {
 // === impl ReceiveWindow ===
 
 impl ReceiveWindow {
-    /// A window of `size` of which the peer knows `known`.
+    /// A window of `size` of which the peer has been given `credit`.
     #[must_use]
-    pub fn new(size: u32, known: u32) -> Self {
-        Self { size, credit: i64::from(known), unreleased: 0, pending: 0 }
+    pub fn new(size: u32, credit: u32) -> Self {
+        Self { size, credit: i64::from(credit), unreleased: 0, pending: 0 }
     }
 
     /// Counts received bytes; false when they exceed the credit.

@@ -8,13 +8,13 @@
 //! - *Sending.* Heads and control frames collect in [`Connection::output`]. For the bytes of a stream the caller asks
 //!   [`Connection::reserve_data`] how many it may send, puts them where they are encrypted, and writes
 //!   [`Connection::data_header`] in front of them.
-//! - *Flow control* follows use: what a stream received is credit again once the caller says so with
+//! - *Flow control* follows use: bytes that a stream received become credit again with
 //!   [`Connection::grant`]. Windows begin small and become larger with [`Connection::grow`].
 //! - *Abuse.* Work that a peer causes without doing any has a budget for each published attack; see [`budget`]. The
-//!   caller tells the passing of time with [`Connection::tick`], once a second or so. A peer that gives no credit, or never
+//!   caller reports elapsed time with [`Connection::tick`], once a second or so. A peer that gives no credit, or never
 //!   finishes what it began, is a matter of the caller's timers.
 //! - *Moving.* [`Connection::into_parts`] takes a live connection apart into plain values, and [`Connection::from_parts`]
-//!   puts it together, in another process if need be.
+//!   puts it together again, in the same or another process.
 //!
 //! ```
 //! use isthmus_http2::{Connection, Event, Settings};

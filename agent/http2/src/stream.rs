@@ -42,9 +42,9 @@ pub enum Ending {
     /// Both halves ended with END_STREAM.
     Ended,
     /// We reset it: frames may be in flight.
-    ResetByUs,
+    LocalReset,
     /// The peer reset it.
-    ResetByPeer,
+    PeerReset,
 }
 
 /// The streams of a connection.

@@ -74,7 +74,7 @@ impl Connection {
             let lost =
                 self.streams.sorted().into_iter().filter(|(id, stream)| *id > last && !stream.is_closed());
             for (stream, _) in lost {
-                self.remove_stream(stream, Ending::ResetByUs);
+                self.remove_stream(stream, Ending::LocalReset);
                 let (code, cause) = (Code::REFUSED_STREAM, ResetCause::GoAway);
                 self.events.push_back(Event::Reset { stream, code, cause });
             }

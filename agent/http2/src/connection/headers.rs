@@ -124,7 +124,7 @@ impl Connection {
         }
     }
 
-    /// Answers 431 (RFC 6585 §5), which tells more than a reset does; the reset behind it stops the rest of the stream.
+    /// Answers 431 (RFC 6585 §5), which says more than a reset; the reset behind it stops the rest of the stream.
     fn refuse_oversize(&mut self, stream: StreamId) -> Result<(), ConnectionError> {
         let mut block = Vec::new();
         if std::mem::take(&mut self.owes_table_update) {
@@ -210,7 +210,7 @@ impl Connection {
         };
         let unanswered = self.role == Role::Server && stream.sending == Half::AwaitsHead;
         let rapid = unanswered && self.budgets.steps().wrapping_sub(stream.opened) < RAPID;
-        self.remove_stream(id, Ending::ResetByPeer);
+        self.remove_stream(id, Ending::PeerReset);
         let code = Code(frame::u32_at(payload));
         let cause = crate::event::ResetCause::Peer;
         self.events.push_back(Event::Reset { stream: id, code, cause });

@@ -5,7 +5,7 @@
 
 use super::receive::{Input, InputState, PendingBlock};
 use super::{Connection, Drain, Role};
-use crate::budget::Budgets;
+use crate::budget::{BudgetParts, Budgets};
 use crate::error::ConnectionError;
 use crate::event::Event;
 use crate::flow::{ReceiveWindow, SendWindow};
@@ -52,7 +52,7 @@ pub struct Parts {
     pub next_stream: StreamId,
     /// The last stream of the peer's GOAWAY.
     pub goaway_received: Option<StreamId>,
-    /// How far a graceful end has come.
+    /// How far a drain has come.
     pub drain: Drain,
     /// The connection's window for sending.
     pub send_window: SendWindow,
@@ -64,10 +64,8 @@ pub struct Parts {
     pub closed: Vec<(StreamId, Ending)>,
     /// How many times a stream asked for credit and there was none.
     pub blocked_count: u64,
-    /// What was spent of the abuse budgets, in the order of [`crate::budget::Abuse`].
-    pub spent: Vec<u32>,
-    /// Steps of time that have passed.
-    pub steps: u32,
+    /// What was spent of the abuse budgets.
+    pub budgets: BudgetParts,
     /// The decoder's dynamic table, newest entry first.
     pub table: Vec<TableEntry>,
     /// The size that the peer's encoder chose for it.
@@ -109,8 +107,7 @@ impl Connection {
             streams: streams.collect(),
             closed: self.closed.iter().collect(),
             blocked_count: self.blocked_count,
-            spent: self.budgets.spent().to_vec(),
-            steps: self.budgets.steps(),
+            budgets: self.budgets.into_parts(),
             table,
             table_max_size,
             table_limit,
@@ -127,7 +124,7 @@ impl Connection {
     #[must_use]
     pub fn from_parts(parts: Parts) -> Self {
         let InputParts { state, partial, block } = parts.input;
-        let budgets = Budgets::from_parts(&parts.spent, parts.steps, parts.local.max_concurrent_streams);
+        let budgets = Budgets::from_parts(parts.budgets, parts.local.max_concurrent_streams);
         Self {
             role: parts.role,
             local: parts.local,

@@ -136,7 +136,7 @@ impl Connection {
     }
 
     /// How many of `want` bytes a stream may send in one DATA frame now. Nothing is taken from the windows before
-    /// [`Self::data_header`]. When the answer is 0 for want of credit, [`crate::Event::Window`] tells when to ask again.
+    /// [`Self::data_header`]. When there is no credit, [`crate::Event::Window`] follows once there is.
     pub fn reserve_data(&mut self, stream: StreamId, want: usize) -> usize {
         let credit = self.send_credit(stream);
         if credit == 0 && want > 0 {
@@ -199,8 +199,8 @@ impl Connection {
 
     // --- Credit ---
 
-    /// The application has processed `bytes` of a stream: the peer may send as many again. Credit is announced when a
-    /// quarter of a window has come together. Bytes that were thrown away count too, unless the stream was reset.
+    /// The application has processed `bytes` of a stream: the peer may send as many again. Credit is announced
+    /// once it is a quarter of the window. Discarded bytes are to be granted too, unless the stream was reset.
     pub fn grant(&mut self, stream: StreamId, bytes: u32) {
         let Some(state) = self.streams.any(stream) else { return };
         let released = state.receive_window.release(bytes);
@@ -245,7 +245,7 @@ impl Connection {
     /// Ends a stream in both directions. Does nothing when it is gone already; bytes of a stream that has ended in both
     /// directions and were not granted yet are granted.
     pub fn reset(&mut self, stream: StreamId, code: Code) {
-        if let Some(removed) = self.remove_stream(stream, Ending::ResetByUs)
+        if let Some(removed) = self.remove_stream(stream, Ending::LocalReset)
             && !removed.is_closed()
         {
             self.budgets.earn(Abuse::LateFrame, IN_FLIGHT);
@@ -259,8 +259,8 @@ impl Connection {
         frame::write(self.output.buffer(), kind::PING, 0, 0, &payload);
     }
 
-    /// Begins a graceful end. A server announces it, and sends the final GOAWAY once the client has answered a PING, so
-    /// that no request in flight is lost; a client opens no more streams. [`Self::is_finished`] tells when it is complete.
+    /// Begins a drain. A server announces it, and sends the final GOAWAY once the client has answered a PING, so
+    /// that no request in flight is lost; a client opens no more streams. [`Self::is_finished`] reports completion.
     pub fn drain(&mut self) {
         if self.drain != Drain::Open {
             return;
@@ -274,7 +274,7 @@ impl Connection {
         self.ping(DRAIN_PING);
     }
 
-    /// The client has answered the PING of a graceful end.
+    /// The client has answered the PING of a drain.
     pub(super) fn drain_last(&mut self) {
         self.send_goaway(Code::NO_ERROR, &[]);
     }

@@ -41,7 +41,7 @@ pub(crate) async fn connect(sender: &mut SendRequest<Bytes>, labels: &[(&'static
     sender.send_request(request, false).unwrap()
 }
 
-/// What can be sent now; `poll_capacity` alone tells of changes only.
+/// What can be sent now; `poll_capacity` alone reports changes only.
 async fn capacity(send: &mut SendStream<Bytes>) -> Option<usize> {
     while send.capacity() == 0 {
         std::future::poll_fn(|cx| send.poll_capacity(cx)).await?.ok()?;

@@ -50,7 +50,7 @@ fn clients_that_give_up_after_a_time_are_no_rapid_reset() {
         server.tick(FULL_RETURN / 50);
         feed(&mut server, &reset(2 * count + 1, 8)).unwrap();
     }
-    assert_eq!(server.into_parts().spent[0], 0);
+    assert_eq!(server.into_parts().budgets.spent[0], 0);
 }
 
 #[test]
