@@ -63,9 +63,9 @@ pub(crate) mod flag {
 pub struct FrameHeader {
     /// Length of the payload.
     pub length: u32,
-    /// Its type, see [`kind`].
+    /// Its type (RFC 9113 §6).
     pub kind: u8,
-    /// Its flags, see [`flag`].
+    /// Its flags; their meaning depends on the type.
     pub flags: u8,
     /// Its stream.
     pub stream: StreamId,
