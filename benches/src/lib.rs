@@ -1,5 +1,5 @@
-//! What benchmarks run on: generated meshes of any size, the same in every run, and namespaces of their own to
-//! start programs in.
+//! What benchmarks run on: generated meshes of any size, the same in every run, namespaces of their own to start
+//! programs in, and agents on two nodes with what they need around them.
 
 use std::process::{Command, ExitCode};
 
@@ -11,7 +11,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
+pub mod agents;
 pub mod mesh;
+pub mod new_connections;
 pub mod proc;
 
 /// Runs a benchmark in user, network and process namespaces of its own, as root there, with these programs of the

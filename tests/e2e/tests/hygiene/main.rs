@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 /// Test files that sleep on the real clock: file, number of sleeps, and why no signal or `isthmus_kit::wait` will do.
-const SLEEPS: [(&str, usize, &str); 9] = [
+const SLEEPS: [(&str, usize, &str); 10] = [
+    ("benches/benches/lab/meter.rs", 1, "the time of a measurement"),
     ("benches/benches/memory.rs", 1, "samples memory until it is stable"),
     ("deploy/playground/tests/scenarios.rs", 2, "polls a child process, without a runtime"),
     ("deploy/playground/tests/world.rs", 1, "polls a child process, without a runtime"),

@@ -1,0 +1,59 @@
+//! Two nodes with the agents of one subject, and the servers of the load. It must not know what is measured.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result, ensure};
+use isthmus_benches::agents::{self, Agents, Subject};
+use isthmus_benches::new_connections;
+use isthmus_kit::two_nodes::TwoNodes;
+use isthmus_sys::sysctl;
+
+use crate::server::{self, Received};
+
+const CONGESTION: &str = "net/ipv4/tcp_congestion_control";
+
+/// One subject, ready for load.
+pub(crate) struct World {
+    pub(crate) name: &'static str,
+    pub(crate) lab: TwoNodes,
+    pub(crate) agents: Option<Agents>,
+    /// Server of new connections.
+    pub(crate) bytes: SocketAddr,
+    /// Server of bulk and round trips.
+    pub(crate) blocking: SocketAddr,
+    /// Server of small requests on many connections.
+    pub(crate) small: SocketAddr,
+    /// Bytes that [`World::blocking`] received as a sink.
+    pub(crate) received: Received,
+}
+
+impl World {
+    /// Starts servers and agents.
+    pub(crate) fn start(subject: &Subject, congestion: Option<&str>) -> Result<Self> {
+        let lab = TwoNodes::new()?;
+        agents::prepare(&lab)?;
+        for host in [&lab.client, &lab.server, &lab.nodes[0], &lab.nodes[1]] {
+            if let Some(congestion) = congestion {
+                sysctl::write(&host.netns, CONGESTION, congestion)?;
+            }
+        }
+        let received = Received::default();
+        let bytes = new_connections::serve(&lab.server, 8080)?;
+        let blocking = server::blocking(&lab.server, 8081, &received)?;
+        let small = server::small(&lab.server, 8082)?;
+        let agents = subject.start(&lab)?;
+        Ok(Self { name: subject.name, lab, agents, bytes, blocking, small, received })
+    }
+
+    /// The congestion control of all four namespaces.
+    pub(crate) fn congestion(&self) -> Result<String> {
+        let hosts = [&self.lab.client, &self.lab.server, &self.lab.nodes[0], &self.lab.nodes[1]];
+        let mut all = hosts
+            .into_iter()
+            .map(|host| sysctl::read(&host.netns, CONGESTION))
+            .collect::<Result<Vec<_>, _>>()?;
+        all.dedup();
+        ensure!(all.len() == 1, "namespaces with different congestion control: {all:?}");
+        all.pop().context("no namespace")
+    }
+}
