@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::bulk;
+use crate::meter;
 use crate::requests;
 use crate::syscalls::Syscalls;
 use crate::table::Column;
@@ -107,8 +108,14 @@ const fn measurement(
 }
 
 impl Measurement {
-    /// One round on one subject: the row of the table.
+    /// One round on one subject: the row of the table. The agents are at rest afterwards.
     pub(crate) fn run(&self, world: &World, time: Duration, syscalls: Option<&Syscalls>) -> Result<Vec<f64>> {
+        let row = self.row(world, time, syscalls)?;
+        meter::rest(world, self.name)?;
+        Ok(row)
+    }
+
+    fn row(&self, world: &World, time: Duration, syscalls: Option<&Syscalls>) -> Result<Vec<f64>> {
         let mut row = Vec::with_capacity(self.columns.len());
         match self.work {
             Work::Bulk(streams, down) => {

@@ -12,6 +12,12 @@ use crate::worlds::World;
 /// Load before a figure is taken: congestion windows open, tunnels are made.
 pub(crate) const WARM_UP: Duration = Duration::from_millis(500);
 
+/// CPU time of an agent at rest in one [`LOOK`].
+const REST: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(100);
+/// Looks until agents are called restless.
+const LOOKS: u32 = 50;
+
 /// A span that has begun.
 pub(crate) struct Meter<'a> {
     agents: Option<&'a Agents>,
@@ -35,6 +41,33 @@ pub(crate) struct Spent {
 /// Waits while others work.
 pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);
+}
+
+/// Waits until the agents have finished what the last load left to them, so that it is in no later figure and takes no
+/// time from another subject. Reports agents that do not, or only late.
+pub(crate) fn rest(world: &World, after: &str) -> Result<()> {
+    let Some(agents) = world.agents.as_ref() else { return Ok(()) };
+    let mut before = agents.usage()?;
+    for look in 1..=LOOKS {
+        pause(LOOK);
+        let now = agents.usage()?;
+        let spent = [0, 1].map(|at| now[at].cpu.saturating_sub(before[at].cpu));
+        if spent.iter().all(|spent| *spent <= REST) {
+            if look > 10 {
+                println!("  {} came to rest only {:?} after {after}", world.name, LOOK * look);
+            }
+            return Ok(());
+        }
+        before = now;
+        if look == LOOKS {
+            println!(
+                "  {} is still at work {:?} after {after}: {spent:?} of CPU in {LOOK:?}",
+                world.name,
+                LOOK * look
+            );
+        }
+    }
+    Ok(())
 }
 
 impl<'a> Meter<'a> {
