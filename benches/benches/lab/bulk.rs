@@ -1,87 +1,68 @@
 //! Bulk: streams that send as fast as they can, in one direction. It must not know what is reported of them.
 
-use std::io::Write as _;
-use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::meter::{Meter, Spent, WARM_UP, pause};
-use crate::server::{self, CHUNK, Received, Task};
+use crate::server::{self, Received, Stop, Task};
 use crate::syscalls::Syscalls;
 use crate::worlds::World;
 
 /// Running streams.
 pub(crate) struct Bulk {
-    stop: Arc<AtomicBool>,
+    /// Stops whichever side sends; the other one receives its FIN.
+    stop: Stop,
     /// Bytes that arrived.
     pub(crate) received: Received,
-    streams: Vec<TcpStream>,
     threads: Vec<JoinHandle<std::io::Result<()>>>,
-    down: bool,
 }
 
 impl Bulk {
     /// Starts streams from the client to the server, or with `down` the other way.
     pub(crate) fn start(world: &World, streams: usize, down: bool) -> Result<Self> {
-        // The sink of the server counts for a world; only one load runs at a time.
-        let received = if down { Received::default() } else { Arc::clone(&world.received) };
-        let mut bulk =
-            Self { stop: Arc::default(), received, streams: Vec::new(), threads: Vec::new(), down };
+        // The server's counter and flag are those of a world; only one load runs at a time.
+        let (stop, received, task) = if down {
+            (Arc::clone(&world.stop), Received::default(), Task::Source)
+        } else {
+            (Stop::default(), Arc::clone(&world.received), Task::Sink)
+        };
+        stop.store(false, Ordering::Relaxed);
+        let mut bulk = Self { stop, received, threads: Vec::new() };
         for _ in 0..streams {
-            let task = if down { Task::Source } else { Task::Sink };
             let mut stream = server::connect(&world.lab.client, world.blocking, task)?;
-            bulk.streams.push(stream.try_clone()?);
             let (stop, received) = (Arc::clone(&bulk.stop), Arc::clone(&bulk.received));
-            let work = move || {
-                if down { server::receive(&mut stream, &received) } else { send(&mut stream, &stop) }
+            let work = move || match task {
+                Task::Source => server::receive(&mut stream, &received),
+                _ => server::send(&mut stream, &stop).and_then(|()| {
+                    // Until the server has everything: no byte of this load is in the next figure.
+                    server::receive(&mut stream, &AtomicU64::new(0))
+                }),
             };
             bulk.threads.push(std::thread::Builder::new().name("bulk".to_owned()).spawn(work)?);
         }
         Ok(bulk)
     }
 
-    /// Ends the streams, and fails when one had failed before.
+    /// Ends the streams, and fails when one failed or had ended before.
     pub(crate) fn stop(mut self) -> Result<()> {
-        let broken = self.threads.iter().any(JoinHandle::is_finished);
-        self.end();
-        for thread in self.threads.drain(..) {
-            let ended = thread.join().map_err(|_| anyhow!("a stream panicked"))?;
-            // A sender is stopped in the middle of nothing; a receiver by the shutdown of its socket.
-            if broken || !self.down {
-                ended.context("a stream broke")?;
-            }
-        }
-        anyhow::ensure!(!broken, "a stream ended early");
-        Ok(())
-    }
-
-    fn end(&self) {
+        let early = self.threads.iter().any(JoinHandle::is_finished);
         self.stop.store(true, Ordering::Relaxed);
-        if self.down {
-            for stream in &self.streams {
-                // Fails when the server closed it already.
-                let _ = stream.shutdown(Shutdown::Both);
-            }
+        for thread in self.threads.drain(..) {
+            thread.join().map_err(|_| anyhow!("a stream panicked"))?.context("a stream broke")?;
         }
+        ensure!(!early, "a stream ended early");
+        Ok(())
     }
 }
 
 impl Drop for Bulk {
     fn drop(&mut self) {
-        self.end();
+        self.stop.store(true, Ordering::Relaxed);
     }
-}
-
-fn send(stream: &mut TcpStream, stop: &AtomicBool) -> std::io::Result<()> {
-    let chunk = vec![7; CHUNK];
-    while !stop.load(Ordering::Relaxed) {
-        stream.write_all(&chunk)?;
-    }
-    stream.shutdown(Shutdown::Both)
 }
 
 /// Bytes that arrived in a span of time.

@@ -1,8 +1,8 @@
 //! The servers of the load, in the server's pod, for as long as the process lives.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -23,12 +23,15 @@ const HEADER: usize = 9;
 /// Bytes received so far, of all connections.
 pub(crate) type Received = Arc<AtomicU64>;
 
+/// Ends the sources. A client that just closes would leave it to the agents when the server hears of it.
+pub(crate) type Stop = Arc<AtomicBool>;
+
 /// What the blocking server does on a connection; the client's first bytes say it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Task {
     /// Receives until the client has sent its FIN.
     Sink,
-    /// Sends until the client closes.
+    /// Sends until it is stopped.
     Source,
     /// Answers requests of the first size with the second.
     Answer(u32, u32),
@@ -70,22 +73,23 @@ pub(crate) fn connect(client: &Host, server: SocketAddr, task: Task) -> Result<T
 }
 
 /// A server with a thread for each connection.
-pub(crate) fn blocking(host: &Host, port: u16, received: &Received) -> Result<SocketAddr> {
+pub(crate) fn blocking(host: &Host, port: u16, received: &Received, stop: &Stop) -> Result<SocketAddr> {
     let address = SocketAddr::new(host.v4.into(), port);
     let listener = host.netns.run(|| TcpListener::bind(address))?.context("listening")?;
-    let received = Arc::clone(received);
+    let (received, stop) = (Arc::clone(received), Arc::clone(stop));
     std::thread::Builder::new().name("server".to_owned()).spawn(move || {
         for stream in listener.incoming().flatten() {
-            let received = Arc::clone(&received);
+            let (received, stop) = (Arc::clone(&received), Arc::clone(&stop));
             // The client reports what fails.
-            let _ =
-                std::thread::Builder::new().name("served".to_owned()).spawn(move || serve(stream, &received));
+            let _ = std::thread::Builder::new()
+                .name("served".to_owned())
+                .spawn(move || serve(stream, &received, &stop));
         }
     })?;
     Ok(address)
 }
 
-fn serve(mut stream: TcpStream, received: &AtomicU64) -> io::Result<()> {
+fn serve(mut stream: TcpStream, received: &AtomicU64, stop: &AtomicBool) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -93,12 +97,7 @@ fn serve(mut stream: TcpStream, received: &AtomicU64) -> io::Result<()> {
     stream.read_exact(&mut header)?;
     match Task::parse(header).ok_or(ErrorKind::InvalidData)? {
         Task::Sink => receive(&mut stream, received),
-        Task::Source => {
-            let chunk = vec![7; CHUNK];
-            loop {
-                stream.write_all(&chunk)?;
-            }
-        }
+        Task::Source => send(&mut stream, stop),
         Task::Answer(request, answer) => {
             let (mut request, answer) = (vec![0; request as usize], vec![7; answer as usize]);
             loop {
@@ -107,6 +106,15 @@ fn serve(mut stream: TcpStream, received: &AtomicU64) -> io::Result<()> {
             }
         }
     }
+}
+
+/// Sends until it is stopped.
+pub(crate) fn send(stream: &mut TcpStream, stop: &AtomicBool) -> io::Result<()> {
+    let chunk = vec![7; CHUNK];
+    while !stop.load(Ordering::Relaxed) {
+        stream.write_all(&chunk)?;
+    }
+    stream.shutdown(Shutdown::Write)
 }
 
 /// Receives until the peer's FIN, and counts.

@@ -8,7 +8,7 @@ use isthmus_benches::new_connections;
 use isthmus_kit::two_nodes::TwoNodes;
 use isthmus_sys::sysctl;
 
-use crate::server::{self, Received};
+use crate::server::{self, Received, Stop};
 
 const CONGESTION: &str = "net/ipv4/tcp_congestion_control";
 
@@ -25,6 +25,8 @@ pub(crate) struct World {
     pub(crate) small: SocketAddr,
     /// Bytes that [`World::blocking`] received as a sink.
     pub(crate) received: Received,
+    /// Ends its sources.
+    pub(crate) stop: Stop,
 }
 
 impl World {
@@ -37,12 +39,12 @@ impl World {
                 sysctl::write(&host.netns, CONGESTION, congestion)?;
             }
         }
-        let received = Received::default();
+        let (received, stop) = (Received::default(), Stop::default());
         let bytes = new_connections::serve(&lab.server, 8080)?;
-        let blocking = server::blocking(&lab.server, 8081, &received)?;
+        let blocking = server::blocking(&lab.server, 8081, &received, &stop)?;
         let small = server::small(&lab.server, 8082)?;
         let agents = subject.start(&lab)?;
-        Ok(Self { name: subject.name, lab, agents, bytes, blocking, small, received })
+        Ok(Self { name: subject.name, lab, agents, bytes, blocking, small, received, stop })
     }
 
     /// The congestion control of all four namespaces.
