@@ -36,7 +36,8 @@ impl World {
         agents::prepare(&lab)?;
         for host in [&lab.client, &lab.server, &lab.nodes[0], &lab.nodes[1]] {
             if let Some(congestion) = congestion {
-                sysctl::write(&host.netns, CONGESTION, congestion)?;
+                sysctl::write(&host.netns, CONGESTION, congestion)
+                    .context("the system's net.ipv4.tcp_allowed_congestion_control must contain it")?;
             }
         }
         let (received, stop) = (Received::default(), Stop::default());
