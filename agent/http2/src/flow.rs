@@ -89,11 +89,13 @@ impl ReceiveWindow {
         self.size = size;
     }
 
-    /// The credit to announce now, if it is worth a frame: a quarter of the window. The peer then has three quarters left
-    /// at least, as far as the application keeps up.
+    /// The credit to announce now, if it is worth a frame: a quarter of the window, so that the peer has three quarters left
+    /// at least as far as the application keeps up, or as much as the peer has left. The latter is what keeps a connection
+    /// going when most of its window is taken by streams whose applications do not read.
     #[must_use]
     pub fn announce(&mut self) -> Option<u32> {
-        if self.pending < self.size / 4 { None } else { self.announce_all() }
+        let is_due = self.pending >= self.size / 4 || i64::from(self.pending) >= self.credit;
+        if is_due { self.announce_all() } else { None }
     }
 
     /// All credit that was not announced yet, if there is any.

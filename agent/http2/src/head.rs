@@ -60,7 +60,7 @@ const CONNECTION_SPECIFIC: [&[u8]; 5] =
 // === impl RequestHead ===
 
 impl RequestHead {
-    /// Checks the fields of a request.
+    /// Checks the fields of a request. A CONNECT without an authority is left to the caller, who can answer why.
     ///
     /// # Errors
     /// When it is malformed.
@@ -71,11 +71,7 @@ impl RequestHead {
             if head.path().is_some() || head.scheme().is_some() {
                 return Err(Malformed::ConnectTarget);
             }
-            return if head.authority().is_some_and(|text| !text.is_empty()) {
-                Ok(head)
-            } else {
-                Err(Malformed::Missing)
-            };
+            return Ok(head);
         }
         let required = [Some(head.method()), head.scheme(), head.path()];
         let complete = required.iter().all(|text| text.is_some_and(|text| !text.is_empty()));

@@ -100,6 +100,8 @@ impl Settings {
         } else {
             (id::ENABLE_PUSH, 0)
         });
+        // In ascending order, as upstream's.
+        all.sort_unstable();
         let bytes = |(id, value): (u16, u32)| id.to_be_bytes().into_iter().chain(value.to_be_bytes());
         all.into_iter().flat_map(bytes).collect()
     }

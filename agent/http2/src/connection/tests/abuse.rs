@@ -59,7 +59,7 @@ fn made_you_reset_cve_2025_8671() {
         ("zero increment", |stream| [connect(stream), window(stream, 0)].concat()),
         ("window overflow", |stream| [connect(stream), window(stream, u32::MAX >> 1)].concat()),
         ("frame after END_STREAM", |stream| [headers(stream, &TARGET, true), data(stream, b"x")].concat()),
-        ("malformed", |stream| headers(stream, &[(":method", "CONNECT")], false)),
+        ("malformed", |stream| headers(stream, &[(":method", "CONNECT"), ("a", " b")], false)),
     ];
     for (name, provocation) in provocations {
         let (count, reason) = until_cut_off(&mut server(), |count| provocation(2 * count + 1));

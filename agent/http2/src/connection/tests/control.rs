@@ -21,7 +21,7 @@ fn section_3_4_preface() {
     );
     assert_eq!(frames[1].number(), 16 * 1024 * 1024 - 65_535);
     let mut expected = Vec::new();
-    for (id, value) in [(1_u16, 0_u32), (4, 256 * 1024), (5, 16_384), (6, 65_536), (2, 0)] {
+    for (id, value) in [(1_u16, 0_u32), (2, 0), (4, 256 * 1024), (5, 16_384), (6, 65_536)] {
         expected.extend_from_slice(&id.to_be_bytes());
         expected.extend_from_slice(&value.to_be_bytes());
     }

@@ -62,7 +62,7 @@ fn a_stream_that_is_reset_within_a_frame_gets_no_more_of_it() {
 #[test]
 fn section_6_9_credit_comes_back_with_use_at_a_quarter_of_the_window() {
     let mut server = narrow();
-    feed(&mut server, &data(1, &[0; 80])).unwrap();
+    feed(&mut server, &data(1, &[0; 60])).unwrap();
     assert!(server.output().is_empty(), "not by arriving");
     server.grant(1, 24);
     assert!(server.output().is_empty());
@@ -70,7 +70,7 @@ fn section_6_9_credit_comes_back_with_use_at_a_quarter_of_the_window() {
     let sent = output(&mut server);
     assert_eq!((sent[0].kind, sent[0].stream, sent[0].number(), sent.len()), (kind::WINDOW_UPDATE, 1, 25, 1));
     server.grant(1, 1000);
-    assert_eq!(output(&mut server)[0].number(), 55, "no more than was received");
+    assert_eq!(output(&mut server)[0].number(), 35, "no more than was received");
     for _ in 0..40 {
         feed(&mut server, &data(3, &[0; 100])).unwrap();
         server.grant(3, 100);
@@ -85,6 +85,16 @@ fn section_6_9_credit_comes_back_with_use_at_a_quarter_of_the_window() {
     }
     let sent = output(&mut server);
     assert!(sent.iter().any(|frame| frame.stream == 0 && frame.number() >= 65_535 / 4));
+}
+
+#[test]
+fn credit_comes_back_sooner_when_the_peer_has_little_left() {
+    let mut server = narrow();
+    feed(&mut server, &data(1, &[0; 90])).unwrap();
+    server.grant(1, 9);
+    assert!(server.output().is_empty());
+    server.grant(1, 1);
+    assert_eq!(output(&mut server)[0].number(), 10);
 }
 
 #[test]
