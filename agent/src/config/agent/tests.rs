@@ -93,6 +93,7 @@ fn threads_follow_cpu_limits_and_requests() {
     assert_eq!(threads(&[("ZTUNNEL_RESOURCE_CPU_LIMIT", "1.5"), ("ZTUNNEL_RESOURCE_CPU_REQUEST", "4")]), 4);
     assert_eq!(threads(&[("PROXY_CONFIG", "concurrency: 7")]), 7);
     assert_eq!(threads(&[("ZTUNNEL_CPU_LIMIT", "16")]), 4);
+    assert_eq!(threads(&[("ZTUNNEL_CPU_LIMIT", "4")]), 1);
     assert!(errors(&[("ZTUNNEL_WORKER_THREADS", "0%")])[0].contains("ZTUNNEL_WORKER_THREADS"));
     assert!(errors(&[("ZTUNNEL_CPU_LIMIT", "some")])[0].contains("some"));
 }
