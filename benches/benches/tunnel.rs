@@ -5,6 +5,7 @@
 //! TLS; `tls` is the path in a mesh: application, copy, TLS tunnel, copy, application.
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -72,8 +73,8 @@ async fn joined(path: Path, tasks: &Tasks) -> anyhow::Result<(TcpStream, TcpStre
         }
         _ => streams(near, far, tasks).await?,
     };
-    tasks.spawn("client's copy", async move { copy::tunnel(ours, near, &()).await });
-    tasks.spawn("server's copy", async move { copy::tunnel(theirs, far, &()).await });
+    tasks.spawn("client's copy", async move { copy::tunnel(ours, near, Arc::new(())).await });
+    tasks.spawn("server's copy", async move { copy::tunnel(theirs, far, Arc::new(())).await });
     Ok((client, server))
 }
 
@@ -89,7 +90,7 @@ async fn streams<S: Transport>(near: S, far: S, tasks: &Tasks) -> anyhow::Result
         })
         .await;
     });
-    let tunnel = client::handshake(near, &Settings::default(), tasks).await?;
+    let tunnel = client::start(near, &Settings::default(), tasks)?;
     let head = Head::new("10.0.0.1:80".parse()?);
     let accept =
         async { requests.recv().await.context("no CONNECT came")?.accept(None).context("client left") };

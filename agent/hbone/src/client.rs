@@ -1,77 +1,50 @@
 //! The client's end of a tunnel: one connection, one owner task, many streams.
 
 use std::future::poll_fn;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, MutexGuard};
+use std::task::Poll;
 
-use bytes::Bytes;
-use h2::client::SendRequest;
+use isthmus_http2::{Connection, SendError};
 use isthmus_rt::task::Tasks;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use crate::close_reason::CloseReason;
-use crate::error::{OpenError, TunnelError};
+use crate::error::{OpenError, StreamError, TunnelError};
 use crate::head::{Head, ResponseHead};
-use crate::keepalive::{self, ActivityIo};
 use crate::reason::Reason;
 use crate::settings::Settings;
 use crate::status::ConnectStatus;
 use crate::stream::Stream;
+use crate::tunnel::{Owner, StreamRef, Transport, TunnelCore, TunnelState};
 use crate::usage::{StreamPermit, TunnelUsage};
-
-/// What a client tunnel runs over. The owner of the tunnel is a task, so what [`isthmus_rt::task::Spawnable`] requires of
-/// a task is required of its transport here, and nowhere else in this crate.
-pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for S {}
 
 /// A handle to a tunnel. Clones share it. The tunnel closes, with a GOAWAY, once its last stream has ended and either the
 /// last handle was dropped or [`Self::close_gracefully`] was called.
 #[derive(Debug, Clone)]
-pub struct Tunnel(Arc<TunnelState>);
+pub struct Tunnel(Arc<TunnelHandle>);
 
 #[derive(Debug)]
-struct TunnelState {
-    /// Taken when no more streams may be opened.
-    sender: Mutex<Option<SendRequest<Bytes>>>,
+struct TunnelHandle {
+    core: Arc<TunnelCore>,
     usage: Arc<TunnelUsage>,
-    close_reason: Arc<CloseReason>,
 }
 
 /// Starts a tunnel over an established connection. The first CONNECT does not wait for the peer's SETTINGS.
 ///
 /// # Errors
-/// When the preface cannot be written.
-pub async fn handshake<S: Transport>(
-    io: S,
-    settings: &Settings,
-    tasks: &Tasks,
-) -> Result<Tunnel, TunnelError> {
-    let close_reason = Arc::new(CloseReason::default());
-    let io = ActivityIo::new(io, Arc::clone(&close_reason));
-    let activity = io.activity();
-    let (sender, mut connection) = settings
-        .client()
-        .handshake::<_, Bytes>(io)
-        .await
-        .map_err(|error| close_reason.record(TunnelError::from_h2(error)).clone())?;
+/// When the keys of the connection's TLS session cannot be taken over.
+pub fn start(transport: impl Transport, settings: &Settings, tasks: &Tasks) -> Result<Tunnel, TunnelError> {
+    let http2 = Connection::client(settings.client());
+    let mut owner = Owner::new(transport.into_link()?, http2, settings);
+    let core = Arc::clone(owner.core());
     let usage = Arc::new(TunnelUsage::new(settings.client_max_streams));
-    let (pings, settings) = (connection.ping_pong(), settings.clone());
-    let owner = (Arc::clone(&usage), Arc::clone(&close_reason));
+    let owner_usage = Arc::clone(&usage);
     tasks.spawn("tunnel client", async move {
-        let (usage, close_reason) = owner;
-        let driven = poll_fn(|cx| usage.cpu.poll(Pin::new(&mut connection), cx));
-        let ended = tokio::select! {
-            ended = driven => ended.map_or_else(TunnelError::from_h2, |()| TunnelError::Closed),
-            silent = keepalive::peer_silent(pings, activity, &settings) => silent,
-        };
+        let usage = owner_usage;
+        let reason = poll_fn(|cx| usage.cpu.measure(|| owner.poll(cx))).await;
         usage.set_ended();
-        // Recorded before the connection is dropped, which wakes the remaining streams.
-        let reason = close_reason.record(ended);
         tracing::debug!(%reason, streams = usage.active(), "client tunnel ended");
     });
-    Ok(Tunnel(Arc::new(TunnelState { sender: Mutex::new(Some(sender)), usage, close_reason })))
+    Ok(Tunnel(Arc::new(TunnelHandle { core, usage })))
 }
 
 // === impl Tunnel ===
@@ -91,17 +64,39 @@ impl Tunnel {
         permit: StreamPermit,
         head: &Head,
     ) -> Result<(Stream, ResponseHead), OpenError> {
-        let request = head.to_request()?;
-        let mut sender = self.lock().clone().ok_or(OpenError::GoingAway)?;
-        poll_fn(|cx| sender.poll_ready(cx)).await.map_err(|error| self.send_error(error))?;
-        let (response, send) = sender.send_request(request, false).map_err(|error| self.send_error(error))?;
-        drop(sender);
-        let (parts, recv) = response.await.map_err(|error| self.response_error(error))?.into_parts();
-        let head = ResponseHead::from_response(&parts);
+        let stream = self.send_connect(permit, head)?;
+        let answered = poll_fn(|cx| {
+            let mut state = stream.core.lock();
+            let Some(known) = state.stream(stream.id) else { return Poll::Ready(Err(OpenError::GoingAway)) };
+            if let Some(answer) = known.answer.take() {
+                return Poll::Ready(Ok(ResponseHead::from_response(&answer)));
+            }
+            if let Some(lost) = &known.lost {
+                return Poll::Ready(Err(unanswered(lost, known.unprocessed)));
+            }
+            known.reader = Some(cx.waker().clone());
+            Poll::Pending
+        });
+        let head = answered.await?;
         if head.status != ConnectStatus::OK {
             return Err(OpenError::Status(head.status));
         }
-        Ok((Stream::new(recv, send, Arc::clone(&self.0.close_reason), Some(permit)), head))
+        Ok((Stream::new(stream), head))
+    }
+
+    fn send_connect(&self, permit: StreamPermit, head: &Head) -> Result<StreamRef, OpenError> {
+        let mut state = self.lock();
+        if state.is_closing() {
+            return Err(OpenError::GoingAway);
+        }
+        let authority = head.authority.to_string();
+        match state.open(&authority, &head.fields()) {
+            Ok(id) => Ok(StreamRef::new(&self.0.core, id, Some(permit))),
+            Err(SendError::Field) => Err(OpenError::Authority(authority)),
+            Err(SendError::HeaderListSize) => Err(OpenError::HeaderListSize),
+            Err(SendError::TooManyStreams) => Err(OpenError::Full),
+            Err(_) => Err(OpenError::GoingAway),
+        }
     }
 
     /// Whether a stream can be opened right now.
@@ -113,13 +108,7 @@ impl Tunnel {
     /// Whether streams can be opened, now or once others have ended: the connection is open and no GOAWAY was received.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        if self.0.usage.has_ended() {
-            return false;
-        }
-        let mut sender = self.lock();
-        let Some(sender) = sender.as_mut() else { return false };
-        let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
-        !matches!(ready, Poll::Ready(Err(_)))
+        !self.0.usage.has_ended() && self.lock().is_open()
     }
 
     /// Streams that are open or being opened.
@@ -138,8 +127,7 @@ impl Tunnel {
     /// Maximum number of streams: the lower of our limit and the peer's.
     #[must_use]
     pub fn limit(&self) -> usize {
-        let peer_limit = self.lock().as_ref().map_or(0, SendRequest::current_max_send_streams);
-        self.0.usage.limit().min(peer_limit)
+        self.0.usage.limit().min(self.lock().peer_limit())
     }
 
     /// Since when no stream is open; `None` while one is.
@@ -150,13 +138,13 @@ impl Tunnel {
 
     /// Opens no more streams. The connection closes, with a GOAWAY, once the last one has ended.
     pub fn close_gracefully(&self) {
-        self.lock().take();
+        self.lock().close();
     }
 
     /// Why the tunnel ended, once it has.
     #[must_use]
     pub fn ended(&self) -> Option<&TunnelError> {
-        self.0.close_reason.get()
+        self.0.core.close_reason.get()
     }
 
     /// Reserves a stream without opening it yet.
@@ -176,32 +164,28 @@ impl Tunnel {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<SendRequest<Bytes>>> {
-        self.0.sender.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, TunnelState> {
+        self.0.core.lock()
     }
 
     fn unavailable(&self) -> OpenError {
         if self.is_alive() { OpenError::Full } else { OpenError::GoingAway }
     }
+}
 
-    /// Translates an error from before the CONNECT was sent.
-    fn send_error(&self, error: h2::Error) -> OpenError {
-        if error.is_io() {
-            OpenError::Lost(self.0.close_reason.tunnel_error(error))
-        } else {
-            OpenError::GoingAway
-        }
+impl Drop for TunnelHandle {
+    fn drop(&mut self) {
+        self.core.lock().close();
     }
+}
 
-    /// Translates an error from while the answer was awaited.
-    fn response_error(&self, error: h2::Error) -> OpenError {
-        let reason = error.reason().map(Reason::from);
-        match reason {
-            Some(Reason::REFUSED_STREAM) if error.is_reset() => OpenError::Refused,
-            Some(reason) if error.is_reset() => OpenError::Reset(reason),
-            // The engine fails a stream with the peer's GOAWAY only if its id is above the GOAWAY's last stream id.
-            _ if error.is_go_away() && error.is_remote() => OpenError::GoingAway,
-            _ => OpenError::Lost(self.0.close_reason.tunnel_error(error)),
-        }
+/// Why a CONNECT was not answered.
+fn unanswered(lost: &StreamError, unprocessed: bool) -> OpenError {
+    match lost {
+        _ if unprocessed => OpenError::GoingAway,
+        StreamError::Reset(Reason::REFUSED_STREAM) => OpenError::Refused,
+        StreamError::Reset(reason) => OpenError::Reset(*reason),
+        StreamError::Lost(error) => OpenError::Lost(error.clone()),
+        StreamError::Finished => OpenError::GoingAway,
     }
 }

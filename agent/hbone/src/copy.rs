@@ -13,19 +13,23 @@ mod tunnel;
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-pub use self::outcome::{ByteCounter, CopyError, CopyOutcome, Side};
+pub use self::outcome::{CopyError, CopyOutcome, Side};
+pub use crate::byte_counter::ByteCounter;
 use crate::stream::Stream;
 
 /// Copies between an application's connection and a stream. Dropping the future resets both.
-pub async fn tunnel(tcp: TcpStream, stream: Stream, counter: &impl ByteCounter) -> CopyOutcome {
-    let mut copy = tunnel::Copy::new(tcp, stream);
-    let (outcome, linger) = poll_fn(|cx| copy.poll(cx, counter)).await;
-    if let Some(tcp) = copy.into_tcp().filter(|_| linger) {
+pub async fn tunnel(tcp: TcpStream, stream: Stream, counter: Arc<dyn ByteCounter>) -> CopyOutcome {
+    let mut copy = tunnel::Copy::new(tcp, stream, counter);
+    let (outcome, linger) = poll_fn(|cx| copy.poll(cx)).await;
+    let tcp = copy.tcp();
+    drop(copy);
+    if linger && let Ok(tcp) = Arc::try_unwrap(tcp) {
         // Boxed, as in `plain`: it is rare, and its buffer would be part of every copy's future.
         Box::pin(discard_until_closed(tcp)).await;
     }

@@ -1,10 +1,7 @@
 //! CPU time of a tunnel's owner task. The owner does encryption and framing for all streams of its tunnel, on one core at
 //! a time: that core bounds what they can carry together.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 /// Averaging window: long enough to even out bursts, short compared to a bulk transfer.
@@ -29,12 +26,12 @@ impl CpuLoad {
         Self { start: Instant::now(), window_start, spent, last_permille }
     }
 
-    /// Polls a part of the task and adds the time it took.
-    pub(crate) fn poll<F: Future>(&self, part: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    /// Runs a part of the task and adds the time it took.
+    pub(crate) fn measure<T>(&self, part: impl FnOnce() -> T) -> T {
         let from = self.start.elapsed();
-        let polled = part.poll(cx);
+        let outcome = part();
         self.add(from, self.start.elapsed());
-        polled
+        outcome
     }
 
     /// Load over the last complete window, in permille of a core.
@@ -108,14 +105,12 @@ mod tests {
     #[test]
     fn time_spent_in_a_poll_is_counted() {
         let load = CpuLoad::new();
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        let mut busy = std::pin::pin!(async {
+        load.measure(|| {
             let begun = Instant::now();
             while begun.elapsed() < 2 * WINDOW {
                 std::hint::spin_loop();
             }
         });
-        assert!(load.poll(busy.as_mut(), &mut cx).is_ready());
         assert!(load.last_permille.load(Ordering::Relaxed) > 900, "{load:?}");
     }
 }

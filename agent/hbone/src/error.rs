@@ -52,6 +52,12 @@ pub enum TunnelError {
     /// The peer violated the protocol and was sent a GOAWAY.
     #[error("the peer violated the http/2 protocol: {0}")]
     Protocol(Reason),
+    /// A record of the peer is invalid.
+    #[error("tls record of the peer: {0}")]
+    Record(isthmus_record::Error),
+    /// The peer ended the TLS session with an alert.
+    #[error("the peer ended the tls session with {0}")]
+    Alert(isthmus_record::Alert),
     /// Reading or writing failed.
     #[error("tunnel i/o: {detail}")]
     Io {
@@ -77,6 +83,9 @@ pub enum OpenError {
     /// The target cannot be written as an authority.
     #[error("the target {0:?} is not a valid authority")]
     Authority(String),
+    /// The head is larger than the peer accepts.
+    #[error("the head is larger than the peer accepts")]
+    HeaderListSize,
     /// The tunnel has as many streams as its limit allows.
     #[error("the tunnel is at its stream limit")]
     Full,
@@ -114,14 +123,6 @@ pub enum StreamError {
 // === impl TlsError ===
 
 impl TlsError {
-    /// `tokio-rustls` wraps the TLS library's error in an I/O error; this unwraps it.
-    pub(crate) fn from_io(error: io::Error) -> Self {
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            Some(tls) => Self::Tls(tls.clone()),
-            None => Self::Io(error),
-        }
-    }
-
     /// Whether another attempt with the same peer and certificate may succeed.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
@@ -140,18 +141,6 @@ impl From<PeerRevoked> for io::Error {
 // === impl TunnelError ===
 
 impl TunnelError {
-    pub(crate) fn from_h2(error: h2::Error) -> Self {
-        if error.is_io() {
-            return error.into_io().map_or(Self::Closed, |error| Self::from_io(&error));
-        }
-        let reason = error.reason().map_or(Reason::PROTOCOL_ERROR, Reason::from);
-        if error.is_remote() {
-            Self::GoAway { reason, detail: debug_data(&error) }
-        } else {
-            Self::Protocol(reason)
-        }
-    }
-
     pub(crate) fn from_io(error: &io::Error) -> Self {
         Self::typed_cause(error).unwrap_or_else(|| Self::Io { kind: error.kind(), detail: error.to_string() })
     }
@@ -164,13 +153,6 @@ impl TunnelError {
         let revoked = inner.is::<PeerRevoked>() || outer.is_some_and(StreamError::is_peer_revoked);
         revoked.then_some(Self::PeerRevoked)
     }
-}
-
-/// The debug data of a GOAWAY. The engine has no accessor for it: its message has it in parentheses.
-fn debug_data(error: &h2::Error) -> String {
-    let text = error.to_string();
-    let inside = text.split_once(" (b\"").and_then(|(_, rest)| rest.strip_suffix("\")"));
-    inside.unwrap_or_default().to_owned()
 }
 
 // === impl OpenError ===

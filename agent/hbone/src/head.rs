@@ -2,12 +2,10 @@
 //!
 //! The headers are labels for the peer's metrics and logs and prove nothing.
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response, Uri, request, response};
+use isthmus_http2::{self as http2, Fields};
 use isthmus_model::Authority;
 use isthmus_model::addr::BadAuthority;
 
-use crate::error::OpenError;
 use crate::status::ConnectStatus;
 use crate::trace::TraceParent;
 
@@ -46,10 +44,10 @@ pub enum BadHead {
     Authority(#[from] BadAuthority),
 }
 
-const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
-const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const FORWARDED_NETWORK: HeaderName = HeaderName::from_static("x-forwarded-network");
+const BAGGAGE: &str = "baggage";
+const FORWARDED: &str = "forwarded";
+const TRACEPARENT: &str = "traceparent";
+const FORWARDED_NETWORK: &str = "x-forwarded-network";
 
 // === impl BadHead ===
 
@@ -70,32 +68,28 @@ impl Head {
         Self { authority, baggage: None, forwarded: None, traceparent: None, forwarded_network: None }
     }
 
-    pub(crate) fn to_request(&self) -> Result<Request<()>, OpenError> {
-        let bad = || OpenError::Authority(self.authority.to_string());
-        let uri = Uri::builder().authority(self.authority.to_string()).build().map_err(|_| bad())?;
-        let mut request = Request::new(());
-        *request.method_mut() = Method::CONNECT;
-        *request.uri_mut() = uri;
-        let headers = request.headers_mut();
-        push(headers, BAGGAGE, self.baggage.as_deref());
-        push(headers, FORWARDED, self.forwarded.as_deref());
-        push(headers, TRACEPARENT, self.traceparent.as_deref());
-        push(headers, FORWARDED_NETWORK, self.forwarded_network.as_deref());
-        Ok(request)
+    /// The fields of the request behind its pseudo headers.
+    pub(crate) fn fields(&self) -> Vec<(&'static str, &str)> {
+        let all = [
+            (BAGGAGE, self.baggage.as_deref()),
+            (FORWARDED, self.forwarded.as_deref()),
+            (TRACEPARENT, self.traceparent.as_deref()),
+            (FORWARDED_NETWORK, self.forwarded_network.as_deref()),
+        ];
+        all.into_iter().filter_map(|(name, value)| valid(name, value?)).collect()
     }
 
-    pub(crate) fn from_request(parts: &request::Parts) -> Result<Self, BadHead> {
-        if parts.method != Method::CONNECT {
-            return Err(BadHead::Method(parts.method.to_string()));
+    pub(crate) fn from_request(head: &http2::RequestHead) -> Result<Self, BadHead> {
+        if !head.is_connect() {
+            return Err(BadHead::Method(head.method().to_owned()));
         }
-        let authority = parts.uri.authority().map_or("", http::uri::Authority::as_str);
+        let authority = head.authority().unwrap_or_default();
         Ok(Self {
             authority: authority.parse::<Authority>()?,
-            baggage: merged(&parts.headers, &BAGGAGE),
-            forwarded: first(&parts.headers, &FORWARDED),
-            traceparent: first(&parts.headers, &TRACEPARENT)
-                .filter(|text| TraceParent::parse(text).is_some()),
-            forwarded_network: first(&parts.headers, &FORWARDED_NETWORK),
+            baggage: merged(&head.fields, BAGGAGE),
+            forwarded: first(&head.fields, FORWARDED),
+            traceparent: first(&head.fields, TRACEPARENT).filter(|text| TraceParent::parse(text).is_some()),
+            forwarded_network: first(&head.fields, FORWARDED_NETWORK),
         })
     }
 }
@@ -103,37 +97,37 @@ impl Head {
 // === impl ResponseHead ===
 
 impl ResponseHead {
-    pub(crate) fn from_response(parts: &response::Parts) -> Self {
-        Self { status: parts.status.as_u16().into(), baggage: merged(&parts.headers, &BAGGAGE) }
+    pub(crate) fn from_response(head: &http2::ResponseHead) -> Self {
+        Self { status: head.status.into(), baggage: merged(&head.fields, BAGGAGE) }
     }
 
-    pub(crate) fn to_response(status: ConnectStatus, baggage: Option<&str>) -> Response<()> {
-        let mut response = Response::new(());
-        *response.status_mut() = status.to_http();
-        push(response.headers_mut(), BAGGAGE, baggage);
-        response
+    /// The fields of an answer behind its status.
+    pub(crate) fn answer_fields(baggage: Option<&str>) -> Option<(&'static str, &str)> {
+        valid(BAGGAGE, baggage?)
     }
 }
 
 /// Leaves out a label that is no valid header value: it must not fail the connection.
-fn push(headers: &mut HeaderMap, name: HeaderName, value: Option<&str>) {
-    let Some(value) = value else { return };
-    match HeaderValue::from_str(value) {
-        Ok(value) => {
-            headers.append(name, value);
-        }
-        Err(_) => {
-            tracing::debug!(header = %name, value, "header left out of CONNECT: not a valid header value")
-        }
+fn valid<'a>(name: &'static str, value: &'a str) -> Option<(&'static str, &'a str)> {
+    // What the engine accepts of others is more than what it should send: no bytes outside of ASCII.
+    let is_valid = http2::is_valid_value(value.as_bytes()) && value.is_ascii();
+    if !is_valid {
+        tracing::debug!(header = name, value, "header left out of CONNECT: not a valid header value");
     }
+    is_valid.then_some((name, value))
 }
 
-fn first(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    headers.get(name)?.to_str().ok().map(str::to_owned)
+fn first(fields: &Fields, name: &str) -> Option<String> {
+    text(fields.get(name)?).map(str::to_owned)
 }
 
 /// Joins several lines of a list header into one list (RFC 9110 §5.3).
-fn merged(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    let lines: Vec<&str> = headers.get_all(name).iter().filter_map(|line| line.to_str().ok()).collect();
+fn merged(fields: &Fields, name: &str) -> Option<String> {
+    let lines: Vec<&str> = fields.all(name).filter_map(text).collect();
     (!lines.is_empty()).then(|| lines.join(","))
+}
+
+/// Visible ASCII, the only text that these headers have.
+fn text(value: &[u8]) -> Option<&str> {
+    std::str::from_utf8(value).ok().filter(|text| text.is_ascii())
 }

@@ -1,18 +1,17 @@
 //! The HBONE tunnel: HTTP/2 CONNECT over mutual TLS, as client and as server, with a pool of tunnels, copy loops and the
 //! nested tunnel.
 //!
-//! It works over any byte stream and knows neither the meaning of identities nor the state of the mesh. The HTTP/2 engine
-//! is `h2`; none of its types appears in the public API, so it can be replaced. [`session`] is the only place on the HBONE
-//! path that names the TLS library's stream.
+//! It works over any byte stream and knows neither the meaning of identities nor the state of the mesh. HTTP/2 and the TLS
+//! record layer are crates below; rustls makes the handshake. None of their types appears in the public API.
 //!
 //! ```text
-//! pool → client ┐                              ┌→ settings
-//!               ├→ stream → close_reason → error, reason, status
-//!       server ─┘     └→ usage → cpu_load
-//! copy → stream        stream_io → stream      session (TLS below a tunnel)
+//! pool → client ┐                    ┌→ keepalive → settings
+//!       server  ┼→ stream → tunnel  ┼→ close_reason → error, reason, status
+//!         copy ─┘      session ─┘   └→ byte_counter        usage → cpu_load
 //! ```
 
 pub mod baggage;
+mod byte_counter;
 pub mod client;
 mod close_reason;
 pub mod copy;
@@ -26,13 +25,14 @@ pub mod reason;
 pub mod server;
 pub mod session;
 pub mod settings;
+mod socket_io;
 pub mod status;
 pub mod stream;
 pub mod stream_io;
 pub mod trace;
+mod tunnel;
 mod usage;
 
-pub use client::Transport;
 pub use error::{OpenError, PeerRevoked, StreamError, TlsError, TunnelError};
 pub use head::{BadHead, Head, ResponseHead};
 pub use isthmus_model::Authority;
@@ -41,3 +41,4 @@ pub use settings::Settings;
 pub use status::ConnectStatus;
 pub use stream::{RecvHalf, SendHalf, Stream};
 pub use stream_io::StreamIo;
+pub use tunnel::{Link, Transport};

@@ -31,10 +31,6 @@ impl Reason {
     pub fn code(self) -> u32 {
         self.0
     }
-
-    pub(crate) fn to_h2(self) -> h2::Reason {
-        self.0.into()
-    }
 }
 
 impl From<u32> for Reason {
@@ -43,9 +39,9 @@ impl From<u32> for Reason {
     }
 }
 
-impl From<h2::Reason> for Reason {
-    fn from(reason: h2::Reason) -> Self {
-        Self(reason.into())
+impl From<isthmus_http2::Code> for Reason {
+    fn from(code: isthmus_http2::Code) -> Self {
+        Self(code.0)
     }
 }
 

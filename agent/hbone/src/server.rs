@@ -3,24 +3,19 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use h2::server::{Connection, SendResponse};
+use isthmus_http2::Connection;
 use isthmus_rt::drain;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::close_reason::CloseReason;
-use crate::error::{OpenError, TunnelError};
+use crate::error::{OpenError, StreamError, TunnelError};
 use crate::head::{BadHead, Head, ResponseHead};
-use crate::keepalive::{self, ActivityIo};
 use crate::reason::Reason;
 use crate::settings::Settings;
 use crate::status::ConnectStatus;
 use crate::stream::Stream;
-
-/// How long the final GOAWAY of a tunnel that is closed at once may take to be written.
-const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
+use crate::tunnel::{Owner, StreamRef, Transport};
 
 /// A CONNECT that awaits its answer.
 #[derive(Debug)]
@@ -34,8 +29,8 @@ pub struct Request {
 /// elsewhere.
 #[derive(Debug)]
 pub struct Responder {
-    pending: Option<(SendResponse<Bytes>, h2::RecvStream)>,
-    close_reason: Arc<CloseReason>,
+    /// Taken with the answer.
+    stream: Option<StreamRef>,
 }
 
 /// Drives one connection and passes each CONNECT to `on_request` as soon as it is complete.
@@ -46,72 +41,62 @@ pub struct Responder {
 ///
 /// # Errors
 /// When the connection ended otherwise than by the client closing it or by a graceful drain.
-pub async fn serve<S>(
-    io: S,
+pub async fn serve<T: Transport>(
+    transport: T,
     settings: &Settings,
     drain: drain::Watch,
     mut on_request: impl FnMut(Request),
-) -> Result<(), TunnelError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let close_reason = Arc::new(CloseReason::default());
-    let io = ActivityIo::new(io, Arc::clone(&close_reason));
-    let activity = io.activity();
-    let preface =
-        tokio::time::timeout(settings.handshake_timeout, settings.server().handshake::<_, Bytes>(io));
-    let mut connection = tokio::select! {
-        done = preface => done
-            .map_err(|_| TunnelError::HandshakeTimeout(settings.handshake_timeout))?
-            .map_err(|error| close_reason.record(TunnelError::from_h2(error)).clone())?,
-        () = drain.forced() => return Err(TunnelError::Forced),
-    };
-    let pings = connection.ping_pong();
-    let mut silent = pin!(keepalive::peer_silent(pings, activity, settings));
+) -> Result<(), TunnelError> {
+    let http2 = Connection::server(settings.server());
+    let mut owner = Owner::new(transport.into_link()?, http2, settings);
+    let mut preface = pin!(tokio::time::sleep(settings.handshake_timeout));
     let mut graceful = pin!(drain.graceful());
     let mut forced = pin!(drain.forced());
-    let mut draining = false;
+    let (mut draining, mut ready) = (false, false);
     let ended = loop {
         tokio::select! {
-            accepted = connection.accept() => match accepted {
-                Some(Ok((request, respond))) => on_request(Request::new(request, respond, &close_reason)),
-                Some(Err(error)) => break TunnelError::from_h2(error),
-                None => return Ok(()),
-            },
+            ended = poll_fn(|cx| drive(&mut owner, cx, &mut on_request)) => break ended,
             () = &mut graceful, if !draining => {
                 draining = true;
-                connection.graceful_shutdown();
+                owner.core().lock().drain();
             }
-            () = &mut forced => break TunnelError::Forced,
-            error = &mut silent => break error,
+            () = &mut forced => {
+                owner.close(TunnelError::Forced);
+                break poll_fn(|cx| owner.poll(cx)).await;
+            }
+            () = &mut preface, if !ready => {
+                ready = owner.core().lock().peer_is_ready;
+                if !ready {
+                    return Err(TunnelError::HandshakeTimeout(settings.handshake_timeout));
+                }
+            }
         }
     };
-    let ended = close_reason.record(ended).clone();
-    if matches!(ended, TunnelError::Forced | TunnelError::KeepaliveTimeout(_)) {
-        send_goaway(&mut connection).await;
+    match ended {
+        TunnelError::Closed => Ok(()),
+        ended => Err(ended),
     }
-    Err(ended)
 }
 
-/// Sends a final GOAWAY, for as long as the peer reads.
-async fn send_goaway<S: AsyncRead + AsyncWrite + Unpin>(connection: &mut Connection<S, Bytes>) {
-    connection.abrupt_shutdown(h2::Reason::NO_ERROR);
-    let _ = tokio::time::timeout(GOAWAY_TIMEOUT, poll_fn(|cx| connection.poll_closed(cx))).await;
+/// Runs the owner and passes on the requests that it has received.
+fn drive<S: AsyncRead + AsyncWrite + Unpin>(
+    owner: &mut Owner<S>,
+    cx: &mut Context<'_>,
+    on_request: &mut impl FnMut(Request),
+) -> Poll<TunnelError> {
+    let polled = owner.poll(cx);
+    loop {
+        let core = Arc::clone(owner.core());
+        let Some((id, head)) = core.lock().next_request() else { return polled };
+        let head = Head::from_request(&head);
+        let stream = Some(StreamRef::new(&core, id, None));
+        on_request(Request { head, responder: Responder { stream } });
+    }
 }
 
 // === impl Request ===
 
 impl Request {
-    fn new(
-        request: http::Request<h2::RecvStream>,
-        respond: SendResponse<Bytes>,
-        close_reason: &Arc<CloseReason>,
-    ) -> Self {
-        let (parts, body) = request.into_parts();
-        let responder = Responder { pending: Some((respond, body)), close_reason: Arc::clone(close_reason) };
-        Self { head: Head::from_request(&parts), responder }
-    }
-
     /// Answers 200 and starts the stream.
     ///
     /// # Errors
@@ -139,40 +124,46 @@ impl Responder {
     /// # Errors
     /// When the client reset the stream, or the tunnel ended, meanwhile.
     pub fn accept(mut self, baggage: Option<String>) -> Result<Stream, OpenError> {
-        let Some((mut respond, body)) = self.pending.take() else { return Err(OpenError::GoingAway) };
-        let response = ResponseHead::to_response(ConnectStatus::OK, baggage.as_deref());
-        match respond.send_response(response, false) {
-            Ok(send) => Ok(Stream::new(body, send, Arc::clone(&self.close_reason), None)),
-            Err(error) if error.is_reset() => {
-                Err(OpenError::Reset(error.reason().map_or(Reason::CANCEL, Reason::from)))
-            }
-            Err(error) => Err(OpenError::Lost(self.close_reason.tunnel_error(error))),
+        let Some(stream) = self.stream.take() else { return Err(OpenError::GoingAway) };
+        let fields = ResponseHead::answer_fields(baggage.as_deref());
+        let answered = stream.core.lock().answer(stream.id, ConnectStatus::OK.as_u16(), fields.as_slice());
+        match answered {
+            Ok(()) => Ok(Stream::new(stream)),
+            Err(StreamError::Reset(reason)) => Err(OpenError::Reset(reason)),
+            Err(StreamError::Lost(error)) => Err(OpenError::Lost(error)),
+            Err(StreamError::Finished) => Err(OpenError::GoingAway),
         }
     }
 
     /// Answers with a status other than 200 and ends the stream.
     pub fn reject(mut self, status: ConnectStatus) {
-        if let Some((mut respond, _body)) = self.pending.take() {
+        if let Some(stream) = self.stream.take() {
             // Fails only when the client reset the stream, and then needs no answer.
-            let _ = respond.send_response(ResponseHead::to_response(status, None), true);
+            let _ = stream.core.lock().answer(stream.id, status.as_u16(), &[]);
         }
     }
 
     /// Resolves when the client resets the stream before it was answered, so that work for it can be abandoned.
     pub async fn cancelled(&mut self) {
-        match self.pending.as_mut() {
-            Some((respond, _)) => {
-                let _ = poll_fn(|cx| respond.poll_reset(cx)).await;
+        let Some(stream) = &self.stream else { return std::future::pending().await };
+        poll_fn(|cx| {
+            let mut state = stream.core.lock();
+            match state.stream(stream.id) {
+                Some(known) if known.lost.is_none() => {
+                    known.writer = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+                _ => Poll::Ready(()),
             }
-            None => std::future::pending().await,
-        }
+        })
+        .await;
     }
 }
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        if let Some((mut respond, _body)) = self.pending.take() {
-            respond.send_reset(h2::Reason::REFUSED_STREAM);
+        if let Some(stream) = self.stream.take() {
+            stream.core.lock().reset(stream.id, Reason::REFUSED_STREAM);
         }
     }
 }

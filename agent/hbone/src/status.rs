@@ -21,10 +21,6 @@ impl ConnectStatus {
     pub fn as_u16(self) -> u16 {
         self.0
     }
-
-    pub(crate) fn to_http(self) -> http::StatusCode {
-        http::StatusCode::from_u16(self.0).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR)
-    }
 }
 
 impl From<u16> for ConnectStatus {

@@ -4,15 +4,15 @@
 //! complete one.
 
 use std::future::poll_fn;
+use std::io::IoSlice;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use crate::close_reason::CloseReason;
 use crate::error::StreamError;
 use crate::reason::Reason;
-use crate::usage::StreamPermit;
+use crate::tunnel::StreamRef;
 
 /// A bidirectional byte stream.
 #[derive(Debug)]
@@ -24,41 +24,25 @@ pub struct Stream {
 /// The receiving half of a [`Stream`].
 #[derive(Debug)]
 pub struct RecvHalf {
-    inner: h2::RecvStream,
+    stream: Arc<StreamRef>,
     /// Bytes handed out whose credit was not released yet.
     unreleased: usize,
-    close_reason: Arc<CloseReason>,
-    _permit: Option<Arc<StreamPermit>>,
 }
 
 /// The sending half of a [`Stream`].
 #[derive(Debug)]
 pub struct SendHalf {
-    inner: h2::SendStream<Bytes>,
+    stream: Arc<StreamRef>,
     finished: bool,
-    close_reason: Arc<CloseReason>,
-    _permit: Option<Arc<StreamPermit>>,
 }
 
 // === impl Stream ===
 
 impl Stream {
-    pub(crate) fn new(
-        recv: h2::RecvStream,
-        send: h2::SendStream<Bytes>,
-        close_reason: Arc<CloseReason>,
-        permit: Option<StreamPermit>,
-    ) -> Self {
-        let permit = permit.map(Arc::new);
-        Self {
-            recv: RecvHalf {
-                inner: recv,
-                unreleased: 0,
-                close_reason: Arc::clone(&close_reason),
-                _permit: permit.clone(),
-            },
-            send: SendHalf { inner: send, finished: false, close_reason, _permit: permit },
-        }
+    pub(crate) fn new(stream: StreamRef) -> Self {
+        let stream = Arc::new(stream);
+        let recv = RecvHalf { stream: Arc::clone(&stream), unreleased: 0 };
+        Self { recv, send: SendHalf { stream, finished: false } }
     }
 
     /// The next bytes; `None` after END_STREAM. Their flow-control credit is returned with [`Self::release`].
@@ -75,7 +59,7 @@ impl Stream {
     ///
     /// # Errors
     /// When the stream was reset or its tunnel lost.
-    pub async fn send(&mut self, data: Bytes) -> Result<(), StreamError> {
+    pub async fn send(&mut self, data: &[u8]) -> Result<(), StreamError> {
         self.send.send(data).await
     }
 
@@ -98,12 +82,6 @@ impl Stream {
         (self.recv, self.send)
     }
 
-    /// Joins two halves, which may be of different streams.
-    #[must_use]
-    pub fn join(recv: RecvHalf, send: SendHalf) -> Self {
-        Self { recv, send }
-    }
-
     pub(crate) fn halves(&mut self) -> (&mut RecvHalf, &mut SendHalf) {
         (&mut self.recv, &mut self.send)
     }
@@ -119,17 +97,19 @@ impl RecvHalf {
 
     /// Like [`Self::recv`], for hand-written futures.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamError>>> {
-        loop {
-            return Poll::Ready(match ready!(self.inner.poll_data(cx)) {
-                // An empty frame only carries END_STREAM.
-                Some(Ok(data)) if data.is_empty() => continue,
-                Some(Ok(data)) => {
-                    self.unreleased += data.len();
-                    Some(Ok(data))
-                }
-                Some(Err(error)) => Some(Err(self.close_reason.stream_error(error))),
-                None => None,
-            });
+        let mut state = self.stream.core.lock();
+        let Some(stream) = state.stream(self.stream.id) else { return Poll::Ready(None) };
+        if let Some(data) = stream.queue.pop_front() {
+            self.unreleased += data.len();
+            return Poll::Ready(Some(Ok(data.freeze())));
+        }
+        match &stream.end {
+            Some(Ok(())) => Poll::Ready(None),
+            Some(Err(error)) => Poll::Ready(Some(Err(error.clone()))),
+            None => {
+                stream.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
         }
     }
 
@@ -137,10 +117,12 @@ impl RecvHalf {
     pub fn release(&mut self, n: usize) {
         let n = n.min(self.unreleased);
         self.unreleased -= n;
-        if n > 0 {
-            // Fails only for more than was handed out.
-            let _ = self.inner.flow_control().release_capacity(n);
-        }
+        self.stream.core.lock().grant(self.stream.id, n);
+    }
+
+    /// Where the stream is in its tunnel.
+    pub(crate) fn place(&self) -> &Arc<StreamRef> {
+        &self.stream
     }
 }
 
@@ -151,40 +133,44 @@ impl SendHalf {
     ///
     /// # Errors
     /// When the stream was reset or its tunnel lost.
-    pub async fn send(&mut self, mut data: Bytes) -> Result<(), StreamError> {
+    pub async fn send(&mut self, mut data: &[u8]) -> Result<(), StreamError> {
         while !data.is_empty() {
-            let room = poll_fn(|cx| self.poll_capacity(cx, data.len())).await?;
-            self.push(data.split_to(room.min(data.len())))?;
+            let sent = poll_fn(|cx| self.poll_send(cx, &[IoSlice::new(data)])).await?;
+            data = &data[sent..];
         }
         Ok(())
     }
 
-    /// Waits for capacity to send at least one byte; reserves at most `want`.
-    pub(crate) fn poll_capacity(
+    /// Queues as many bytes as there is credit and room for; waits for the first.
+    pub(crate) fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
-        want: usize,
+        slices: &[IoSlice<'_>],
     ) -> Poll<Result<usize, StreamError>> {
         if self.finished {
             return Poll::Ready(Err(StreamError::Finished));
         }
-        self.inner.reserve_capacity(want);
-        loop {
-            let room = self.inner.capacity();
-            if room > 0 {
-                return Poll::Ready(Ok(room));
-            }
-            match ready!(self.inner.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(self.close_reason.stream_error(error))),
-                None => return Poll::Ready(Err(self.end_reason(cx))),
-            }
+        let (id, mut state) = (self.stream.id, self.stream.core.lock());
+        let Some(stream) = state.stream(id) else { return Poll::Ready(Err(StreamError::Finished)) };
+        if let Some(lost) = &stream.lost {
+            return Poll::Ready(Err(lost.clone()));
         }
-    }
-
-    /// Queues bytes in the tunnel's send buffer; there must be capacity for them.
-    pub(crate) fn push(&mut self, data: Bytes) -> Result<(), StreamError> {
-        self.inner.send_data(data, false).map_err(|error| self.close_reason.stream_error(error))
+        stream.writer = Some(cx.waker().clone());
+        if !state.has_room(cx.waker()) {
+            return Poll::Pending;
+        }
+        let credit = state.http2().send_credit(id);
+        if credit == 0 {
+            state.http2().reserve_data(id, 1);
+            return Poll::Pending;
+        }
+        let mut left = credit;
+        for slice in slices {
+            let now = left.min(slice.len());
+            state.send(id, &slice[..now]).map_err(|_| StreamError::Finished)?;
+            left -= now;
+        }
+        Poll::Ready(Ok(credit - left))
     }
 
     /// Ends this half with END_STREAM. Calling it again does nothing.
@@ -196,21 +182,13 @@ impl SendHalf {
             return Ok(());
         }
         self.finished = true;
-        let done = self.inner.send_data(Bytes::new(), true);
-        done.map_err(|error| {
-            let mut cx = Context::from_waker(Waker::noop());
-            if error.is_reset() || error.is_io() {
-                self.close_reason.stream_error(error)
-            } else {
-                self.end_reason(&mut cx)
-            }
-        })
+        self.stream.core.lock().finish(self.stream.id)
     }
 
     /// Resets the stream, both halves.
     pub fn reset(&mut self, reason: Reason) {
         self.finished = true;
-        self.inner.send_reset(reason.to_h2());
+        self.stream.core.lock().reset(self.stream.id, reason);
     }
 
     /// Resolves when the peer resets the stream or the tunnel is lost, also after the receiving half has ended properly.
@@ -220,25 +198,14 @@ impl SendHalf {
 
     /// Like [`Self::lost`], for hand-written futures.
     pub fn poll_lost(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
-        match ready!(self.inner.poll_reset(cx)) {
-            Ok(reason) => Poll::Ready(self.reset_or_lost(reason)),
-            Err(error) => Poll::Ready(self.close_reason.stream_error(error)),
-        }
-    }
-
-    /// Why nothing can be sent any more.
-    fn end_reason(&mut self, cx: &mut Context<'_>) -> StreamError {
-        match self.poll_lost(cx) {
-            Poll::Ready(error) => error,
-            Poll::Pending => StreamError::Finished,
-        }
-    }
-
-    /// The engine reports a stream that a GOAWAY closed like one that was reset.
-    fn reset_or_lost(&self, reason: h2::Reason) -> StreamError {
-        match self.close_reason.get() {
-            Some(known) => StreamError::Lost(known.clone()),
-            None => StreamError::Reset(reason.into()),
+        let mut state = self.stream.core.lock();
+        let Some(stream) = state.stream(self.stream.id) else { return Poll::Ready(StreamError::Finished) };
+        match &stream.lost {
+            Some(lost) => Poll::Ready(lost.clone()),
+            None => {
+                stream.writer = Some(cx.waker().clone());
+                Poll::Pending
+            }
         }
     }
 }

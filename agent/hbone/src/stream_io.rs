@@ -4,12 +4,13 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::error::StreamError;
+use crate::error::{StreamError, TunnelError};
 use crate::reason::Reason;
 use crate::stream::Stream;
+use crate::tunnel::{Link, Transport};
 
 /// [`Stream`] as [`AsyncRead`] and [`AsyncWrite`]. END_STREAM is end of file; a reset is an error.
 #[derive(Debug)]
@@ -35,6 +36,14 @@ impl StreamIo {
 impl From<Stream> for StreamIo {
     fn from(stream: Stream) -> Self {
         Self::new(stream)
+    }
+}
+
+impl Transport for StreamIo {
+    type Io = Self;
+
+    fn into_link(self) -> Result<Link<Self>, TunnelError> {
+        Ok(Link::plain(self))
     }
 }
 
@@ -66,25 +75,16 @@ impl AsyncWrite for StreamIo {
         self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
-    /// Gathers the slices into one DATA frame, so that TLS records written together stay together.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let total = bufs.iter().map(|buf| buf.len()).sum();
-        if total == 0 {
+        if bufs.iter().all(|buf| buf.is_empty()) {
             return Poll::Ready(Ok(0));
         }
         let (_, send) = self.stream.halves();
-        let room = ready!(send.poll_capacity(cx, total))?.min(total);
-        let mut data = BytesMut::with_capacity(room);
-        for buf in bufs {
-            let n = buf.len().min(room - data.len());
-            data.extend_from_slice(&buf[..n]);
-        }
-        send.push(data.freeze())?;
-        Poll::Ready(Ok(room))
+        Poll::Ready(Ok(ready!(send.poll_send(cx, bufs))?))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -7,7 +7,6 @@ mod pair;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use isthmus_hbone::copy::{self, CopyError, CopyOutcome, Side};
 use isthmus_hbone::{Reason, Stream, StreamError};
 use isthmus_kit::wait::eventually;
@@ -36,7 +35,7 @@ async fn copied() -> Copied {
     let (done, ended) = oneshot::channel();
     let counter = Arc::clone(&counts);
     let copy = pair.tasks.spawn("copy", async move {
-        let _ = done.send(copy::tunnel(ours, near, &*counter).await);
+        let _ = done.send(copy::tunnel(ours, near, counter).await);
     });
     Copied { app, far, ended, counts, copy, pair }
 }
@@ -68,7 +67,7 @@ async fn directions_end_independently() {
     app.shutdown().await.unwrap();
     assert_eq!(soon(read_all(&mut far)).await.unwrap(), b"request");
     assert_eq!(counts.both(), (7, 0));
-    far.send(Bytes::from_static(b"an answer")).await.unwrap();
+    far.send(b"an answer").await.unwrap();
     let mut answer = [0; 9];
     soon(app.read_exact(&mut answer)).await.unwrap();
     assert_eq!((&answer, counts.both()), (b"an answer", (7, 9)));
@@ -82,7 +81,7 @@ async fn directions_end_independently() {
 #[tokio::test]
 async fn peer_may_close_first() {
     let Copied { mut app, mut far, ended, pair: _pair, .. } = copied().await;
-    far.send(Bytes::from_static(b"greeting")).await.unwrap();
+    far.send(b"greeting").await.unwrap();
     far.finish().unwrap();
     let mut greeting = String::new();
     soon(app.read_to_string(&mut greeting)).await.unwrap();
@@ -125,7 +124,7 @@ async fn unread_one_byte_frames_are_within_the_budget() {
     let mut pair = Pair::new().await;
     let (mut near, mut far) = pair.stream().await;
     for n in 0..40_000u32 {
-        soon(near.send(Bytes::copy_from_slice(&[n.to_le_bytes()[0]]))).await.unwrap();
+        soon(near.send(&[n.to_le_bytes()[0]])).await.unwrap();
     }
     near.finish().unwrap();
     let all = soon(read_all(&mut far)).await.unwrap();
@@ -150,7 +149,7 @@ async fn bulk_data_flows_in_both_directions_at_once() {
     };
     let sent = async {
         for piece in down.chunks(300_000) {
-            send.send(Bytes::copy_from_slice(piece)).await.unwrap();
+            send.send(piece).await.unwrap();
         }
         send.finish().unwrap();
     };
@@ -184,7 +183,7 @@ async fn reset_by_the_application_becomes_connect_error() {
 #[tokio::test]
 async fn close_with_unread_data_becomes_connect_error() {
     let Copied { app, mut far, pair: _pair, .. } = copied().await;
-    far.send(Bytes::from_static(b"never read")).await.unwrap();
+    far.send(b"never read").await.unwrap();
     app.readable().await.unwrap();
     drop(app);
     let error = soon(read_all(&mut far)).await.unwrap_err();
@@ -195,7 +194,7 @@ async fn close_with_unread_data_becomes_connect_error() {
 async fn reset_before_end_stream_resets_the_application() {
     for reason in [Reason::CANCEL, Reason::CONNECT_ERROR, Reason::NO_ERROR, Reason::INTERNAL_ERROR] {
         let Copied { mut app, mut far, ended, pair: _pair, .. } = copied().await;
-        far.send(Bytes::from_static(b"part")).await.unwrap();
+        far.send(b"part").await.unwrap();
         let mut part = [0; 4];
         soon(app.read_exact(&mut part)).await.unwrap();
         far.reset(reason);
@@ -218,7 +217,7 @@ async fn reset_reaches_an_application_that_sent_its_fin_and_does_not_read() {
     // More than all buffers between hold: the copy waits for the application.
     let stuck = async {
         loop {
-            far.send(Bytes::from(vec![0; 1 << 20])).await.unwrap();
+            far.send(&vec![0; 1 << 20]).await.unwrap();
         }
     };
     assert!(tokio::time::timeout(std::time::Duration::from_millis(500), stuck).await.is_err());
@@ -266,13 +265,13 @@ async fn between() -> Between {
     let (theirs, server) = tcp_pair().await;
     let (done, client_ended) = oneshot::channel();
     pair.tasks.spawn("client's copy", async move {
-        let _ = done.send(copy::tunnel(ours, near, &()).await);
+        let _ = done.send(copy::tunnel(ours, near, Arc::new(())).await);
     });
     let (done, server_ended) = oneshot::channel();
     let counts = Arc::new(Counter::default());
     let counter = Arc::clone(&counts);
     pair.tasks.spawn("server's copy", async move {
-        let _ = done.send(copy::tunnel(theirs, far, &*counter).await);
+        let _ = done.send(copy::tunnel(theirs, far, counter).await);
     });
     Between { client, server, client_ended, server_ended, counts, _pair: pair }
 }
@@ -392,7 +391,7 @@ async fn copy_future_is_small() {
     let mut pair = Pair::new().await;
     let (near, far) = pair.stream().await;
     let (local, remote) = tcp_pair().await;
-    let tunnel = copy::tunnel(local, near, &());
+    let tunnel = copy::tunnel(local, near, Arc::new(()));
     let size = size_of_val(&tunnel);
     assert!(size < 1200, "tunnel: {size} bytes");
     drop((tunnel, far));

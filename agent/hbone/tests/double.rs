@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use isthmus_hbone::session::TlsSession;
 use isthmus_hbone::{
-    Head, PeerRevoked, Settings, Stream, StreamError, StreamIo, TlsError, TunnelError, client, copy, server,
+    Head, Link, PeerRevoked, Settings, Stream, StreamError, StreamIo, TlsError, TunnelError, client, copy,
+    server,
 };
+use isthmus_kit::tls;
 use isthmus_rt::drain;
 use isthmus_rt::task::Tasks;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -71,7 +73,7 @@ where
         .await;
     });
     let tls = TlsSession::connect(client_config, near, DEADLINE).await.unwrap();
-    let tunnel = client::handshake(tls, &Settings::default(), tasks).await.unwrap();
+    let tunnel = client::start(tls, &Settings::default(), tasks).unwrap();
     let head = Head::new("h.sample.svc.cluster.local:5000".parse().unwrap());
     let accept = async { requests.recv().await.unwrap().accept(None).unwrap() };
     let (opened, far) = tokio::join!(tunnel.open(&head), accept);
@@ -88,8 +90,8 @@ async fn data_and_ends_pass_through_both_layers() {
 
     let (mut client, ours) = tcp_pair().await;
     let (theirs, mut server) = tcp_pair().await;
-    tasks.spawn("client's copy", async move { copy::tunnel(ours, near, &()).await });
-    tasks.spawn("server's copy", async move { copy::tunnel(theirs, far, &()).await });
+    tasks.spawn("client's copy", async move { copy::tunnel(ours, near, Arc::new(())).await });
+    tasks.spawn("server's copy", async move { copy::tunnel(theirs, far, Arc::new(())).await });
     let request: Vec<u8> = (0..3_000_000u32).map(|n| n.to_le_bytes()[1]).collect();
     let (mut got, mut answer) = (Vec::new(), Vec::new());
     let ask = async {
@@ -127,7 +129,7 @@ async fn reset_of_the_outer_stream_is_not_the_end_of_the_inner_one() {
                 n = read.read(&mut buffer) => {
                     let n = n.unwrap();
                     passed += n;
-                    outer_far.send(bytes::Bytes::copy_from_slice(&buffer[..n])).await.unwrap();
+                    outer_far.send(&buffer[..n]).await.unwrap();
                 }
             }
         }
@@ -135,12 +137,12 @@ async fn reset_of_the_outer_stream_is_not_the_end_of_the_inner_one() {
     });
     let (client_config, server_config) = configs();
     let serve = async {
-        let mut tls = TlsSession::accept(server_config, &mut target, DEADLINE).await.unwrap();
+        let mut tls = tls::accept(server_config, &mut target).await.unwrap();
         tls.write_all(&[7; 8000]).await.unwrap();
         tls.flush().await.unwrap();
     };
     let ask = async {
-        let mut tls = TlsSession::connect(client_config, StreamIo::new(outer_near), DEADLINE).await.unwrap();
+        let mut tls = tls::connect(client_config, StreamIo::new(outer_near)).await.unwrap();
         let mut all = Vec::new();
         tls.read_to_end(&mut all).await.unwrap_err().kind()
     };
@@ -209,12 +211,12 @@ where
     let (drain, watch) = drain::channel();
     tasks.spawn("server", async move {
         let _drain = drain;
-        let _ = server::serve(far, &Settings::default(), watch, |request| {
+        let _ = server::serve(Link::plain(far), &Settings::default(), watch, |request| {
             let _ = hand_out.send(request);
         })
         .await;
     });
-    let tunnel = client::handshake(near, &Settings::default(), tasks).await.unwrap();
+    let tunnel = client::start(Link::plain(near), &Settings::default(), tasks).unwrap();
     let head = pair::head();
     let accept = async { requests.recv().await.unwrap().accept(None).unwrap() };
     let (opened, far) = tokio::join!(tunnel.open(&head), accept);
@@ -225,7 +227,7 @@ async fn assert_revoked(stream: &mut Stream) {
     let error = soon(stream.recv()).await.unwrap().unwrap_err();
     assert_eq!(error, StreamError::Lost(TunnelError::PeerRevoked));
     assert!(error.is_peer_revoked());
-    let error = stream.send(bytes::Bytes::from_static(b"x")).await.unwrap_err();
+    let error = stream.send(b"x").await.unwrap_err();
     assert_eq!(error, StreamError::Lost(TunnelError::PeerRevoked));
 }
 
@@ -241,7 +243,7 @@ async fn revocation_on_the_transport_ends_the_streams_of_client_and_server_with_
         revoked[usize::from(!revoke_client)].store(true, Ordering::Relaxed);
         // The other side sends, so that the transport is read.
         let (ours, theirs) = if revoke_client { (&mut near, &mut far) } else { (&mut far, &mut near) };
-        theirs.send(bytes::Bytes::from_static(b"wake up")).await.unwrap();
+        theirs.send(b"wake up").await.unwrap();
         assert_revoked(ours).await;
         let error = soon(theirs.recv()).await.unwrap().unwrap_err();
         assert!(!error.is_peer_revoked(), "the other side knows nothing of it: {error}");
@@ -259,6 +261,6 @@ async fn revocation_of_the_outer_peer_ends_the_nested_tunnel_with_the_same_typed
     let inner = secured(StreamIo::new(outer_near), StreamIo::new(outer_far), &tasks);
     let (mut near, mut far) = soon(inner).await;
     revoked.store(true, Ordering::Relaxed);
-    far.send(bytes::Bytes::from_static(b"wake up")).await.unwrap();
+    far.send(b"wake up").await.unwrap();
     assert_revoked(&mut near).await;
 }

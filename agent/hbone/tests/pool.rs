@@ -94,13 +94,13 @@ impl TestPeers {
             .await;
         });
         self.drains.lock().unwrap().push(drain);
-        client::handshake(near, &self.settings, &self.tasks).await.unwrap()
+        client::start(near, &self.settings, &self.tasks).unwrap()
     }
 
     async fn dial_scripted(&self) -> Tunnel {
         let (near, far) = tokio::io::duplex(1 << 20);
-        let dialled = client::handshake(near, &self.settings, &self.tasks);
-        let (tunnel, peer) = tokio::join!(dialled, HbonePeer::server(far));
+        let dialled = client::start(near, &self.settings, &self.tasks);
+        let (tunnel, peer) = tokio::join!(std::future::ready(dialled), HbonePeer::server(far));
         self.scripted.lock().unwrap().push(peer.unwrap());
         tunnel.unwrap()
     }
@@ -331,7 +331,7 @@ async fn graceful_close_of_the_pool_lets_streams_finish() {
     assert!(!opened.tunnel.is_usable());
     let far = peers.accepted.lock().unwrap().pop();
     let mut far = far.unwrap();
-    opened.stream.send("late".into()).await.unwrap();
+    opened.stream.send(b"late").await.unwrap();
     assert_eq!(soon(far.recv()).await.unwrap().unwrap(), "late");
 }
 
@@ -407,7 +407,7 @@ async fn bulk_transfer_counts_as_load() {
     let write = async {
         while pool.len() < 2 {
             for _ in 0..8 {
-                stream.send(vec![7; 1 << 20].into()).await.unwrap();
+                stream.send(&vec![7; 1 << 20]).await.unwrap();
             }
             drop(open(&pool, &peers).await);
         }

@@ -7,7 +7,6 @@ mod pair;
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::Bytes;
 use isthmus_hbone::{Settings, Stream};
 
 use pair::{Pair, soon};
@@ -19,7 +18,6 @@ fn small() -> Settings {
     Settings {
         stream_window: u32::try_from(WINDOW).unwrap(),
         connection_window: u32::try_from(100 * WINDOW).unwrap(),
-        send_buffer: WINDOW,
         ..Settings::default()
     }
 }
@@ -28,7 +26,7 @@ fn small() -> Settings {
 async fn fill(stream: &mut Stream) {
     let more = async {
         loop {
-            stream.send(Bytes::from(vec![0; 16 * 1024])).await.unwrap();
+            stream.send(&vec![0; 16 * 1024]).await.unwrap();
         }
     };
     assert!(tokio::time::timeout(Duration::from_secs(1), more).await.is_err());
@@ -39,7 +37,7 @@ async fn pass(near: &mut Stream, far: &mut Stream, n: usize) {
     let mut left = n;
     let send = async {
         for _ in 0..n / 10_000 {
-            near.send(Bytes::from(vec![1; 10_000])).await.unwrap();
+            near.send(&vec![1; 10_000]).await.unwrap();
         }
     };
     let recv = async {
@@ -98,7 +96,7 @@ async fn connection_window_of_few_stream_windows_would_stall() {
     }
     let (mut near, mut far) = pair.stream().await;
     let mut pass = pin!(async {
-        near.send(Bytes::from_static(b"x")).await.unwrap();
+        near.send(b"x").await.unwrap();
         far.recv().await.unwrap().unwrap()
     });
     assert!(tokio::time::timeout(Duration::from_secs(5), &mut pass).await.is_err());
@@ -113,7 +111,7 @@ async fn unreleased_credit_returns_when_the_stream_is_dropped() {
     let mut pair = Pair::in_memory(settings).await;
     for _ in 0..10 {
         let (mut near, mut far) = pair.stream().await;
-        near.send(Bytes::from(vec![0; WINDOW])).await.unwrap();
+        near.send(&vec![0; WINDOW]).await.unwrap();
         let mut left = WINDOW;
         while left > 0 {
             left -= soon(far.recv()).await.unwrap().unwrap().len();

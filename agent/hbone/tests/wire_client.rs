@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use isthmus_hbone::client::{self, Tunnel};
 use isthmus_hbone::{
     ConnectStatus, Head, OpenError, Reason, ResponseHead, Settings, Stream, StreamError, TunnelError,
@@ -17,7 +16,8 @@ type Peer = HbonePeer<DuplexStream>;
 async fn pair(tasks: &Tasks) -> (Tunnel, Peer) {
     let (ours, theirs) = tokio::io::duplex(1 << 20);
     let settings = Settings::default();
-    let (tunnel, peer) = tokio::join!(client::handshake(ours, &settings, tasks), HbonePeer::server(theirs));
+    let (tunnel, peer) =
+        tokio::join!(async { client::start(ours, &settings, tasks) }, HbonePeer::server(theirs));
     (tunnel.unwrap(), peer.unwrap())
 }
 
@@ -97,14 +97,14 @@ async fn halves_end_independently() {
     let (tunnel, mut peer) = pair(&tasks).await;
     let (mut stream, response, id) = accepted(&tunnel, &mut peer).await;
     assert_eq!(response.baggage.as_deref(), Some("service.name=b"));
-    stream.send(Bytes::from_static(b"ping")).await.unwrap();
+    stream.send(b"ping").await.unwrap();
     stream.finish().unwrap();
     stream.finish().unwrap();
     let sent = peer.next_of_streams().await.unwrap();
     assert_eq!((sent.payload.as_slice(), sent.ends_stream()), (&b"ping"[..], false));
     let end = peer.next_of_streams().await.unwrap();
     assert!(end.payload.is_empty() && end.ends_stream(), "{end:?}");
-    assert_eq!(stream.send(Bytes::from_static(b"x")).await, Err(StreamError::Finished));
+    assert_eq!(stream.send(b"x").await, Err(StreamError::Finished));
 
     peer.data(id, b"pong", false).await.unwrap();
     assert_eq!(stream.recv().await.unwrap().unwrap(), "pong");
@@ -140,7 +140,7 @@ async fn resets_are_typed_and_delivered_after_earlier_data() {
         assert_eq!(stream.recv().await.unwrap().unwrap(), "last");
         let error = stream.recv().await.unwrap().unwrap_err();
         assert_eq!(error, StreamError::Reset(Reason::from(code)));
-        assert_eq!(stream.send(Bytes::from_static(b"x")).await, Err(error));
+        assert_eq!(stream.send(b"x").await, Err(error));
     }
     // After END_STREAM a reset concerns the other half only.
     let (stream, _, id) = accepted(&tunnel, &mut peer).await;
@@ -202,7 +202,7 @@ async fn lost_connection_is_not_end_of_stream() {
     drop(peer);
     assert_eq!(stream.recv().await.unwrap().unwrap(), "part");
     assert!(matches!(stream.recv().await, Some(Err(StreamError::Lost(_)))));
-    assert!(matches!(stream.send(Bytes::from_static(b"x")).await, Err(StreamError::Lost(_))));
+    assert!(matches!(stream.send(b"x").await, Err(StreamError::Lost(_))));
     assert!(!tunnel.is_usable());
     assert!(matches!(tunnel.open(&head()).await, Err(OpenError::Lost(_) | OpenError::GoingAway)));
 }
@@ -213,7 +213,7 @@ async fn peers_stream_limit_is_respected() {
     let (ours, theirs) = tokio::io::duplex(1 << 20);
     let settings = Settings::default();
     let (tunnel, peer) = tokio::join!(
-        client::handshake(ours, &settings, &tasks),
+        async { client::start(ours, &settings, &tasks) },
         HbonePeer::server_with(theirs, "000300000002")
     );
     let (tunnel, mut peer) = (tunnel.unwrap(), peer.unwrap());
@@ -234,7 +234,7 @@ async fn graceful_close_ends_with_a_goaway_after_the_last_stream() {
     let (mut stream, _, id) = accepted(&tunnel, &mut peer).await;
     tunnel.close_gracefully();
     assert_eq!(tunnel.open(&head()).await.unwrap_err(), OpenError::GoingAway);
-    stream.send(Bytes::from_static(b"still")).await.unwrap();
+    stream.send(b"still").await.unwrap();
     assert_eq!(peer.next(kind::DATA).await.unwrap().payload, b"still");
     stream.finish().unwrap();
     peer.data(id, b"", true).await.unwrap();

@@ -39,7 +39,8 @@ async fn near() -> TestCopy {
     let tasks = Tasks::new("test");
     let (ours, theirs) = tokio::io::duplex(1 << 20);
     let settings = Settings::default();
-    let (tunnel, peer) = tokio::join!(client::handshake(ours, &settings, &tasks), HbonePeer::server(theirs));
+    let (tunnel, peer) =
+        tokio::join!(async { client::start(ours, &settings, &tasks) }, HbonePeer::server(theirs));
     let (tunnel, mut peer, head) = (tunnel.unwrap(), peer.unwrap(), head());
     let answer = async {
         let stream = peer.next(kind::HEADERS).await.unwrap().stream;
@@ -80,7 +81,7 @@ async fn copied(
     let (done, ended) = oneshot::channel();
     let counter = Arc::clone(&counts);
     tasks.spawn("copy", async move {
-        let _ = done.send(copy::tunnel(tcp, ours, &*counter).await);
+        let _ = done.send(copy::tunnel(tcp, ours, counter).await);
     });
     TestCopy { app, peer, stream, ended, counts, _tasks: tasks, _drain: drain }
 }

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use isthmus_hbone::server::{self, Request};
 use isthmus_hbone::{ConnectStatus, Settings, Stream, TunnelError};
 use isthmus_kit::hbone::{HbonePeer, hex, kind};
@@ -97,7 +96,7 @@ async fn connect_is_parsed_and_accepted() {
 
     test.peer.data(1, b"ping", false).await.unwrap();
     assert_eq!(stream.recv().await.unwrap().unwrap(), "ping");
-    stream.send(Bytes::from_static(b"pong")).await.unwrap();
+    stream.send(b"pong").await.unwrap();
     stream.finish().unwrap();
     assert_eq!(test.peer.next(kind::DATA).await.unwrap().payload, b"pong");
     assert!(test.peer.next(kind::DATA).await.unwrap().ends_stream());

@@ -76,7 +76,6 @@ pub(crate) fn settings(tunnel: &TunnelConfig) -> Settings {
         connection_window,
         frame_size: tunnel.frame_size.unwrap_or(default.frame_size),
         client_max_streams: streams,
-        data_frame_budget: connection_window as usize,
         ..default
     }
 }

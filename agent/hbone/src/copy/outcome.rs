@@ -1,22 +1,8 @@
-//! What a copy reports: bytes as they are copied, and how it ended.
+//! How a copy ended.
 
 use std::io;
 
 use crate::error::StreamError;
-
-/// Receives byte counts while a copy runs. Called on the data path: it must be cheap and must not block.
-pub trait ByteCounter {
-    /// Bytes were copied from the local side to the remote one.
-    fn sent(&self, bytes: u64);
-    /// Bytes were copied from the remote side to the local one.
-    fn received(&self, bytes: u64);
-}
-
-/// Ignores the counts.
-impl ByteCounter for () {
-    fn sent(&self, _: u64) {}
-    fn received(&self, _: u64) {}
-}
 
 /// A side of a copy: the first argument of [`tunnel()`](super::tunnel()) and [`plain()`](super::plain()) is local, the second
 /// remote.

@@ -8,8 +8,9 @@ use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
-use super::outcome::{ByteCounter, CopyError, CopyOutcome, Side};
+use super::outcome::{CopyError, CopyOutcome, Side};
 use super::read_buffer::ReadBuffer;
+use crate::byte_counter::ByteCounter;
 
 /// One direction.
 #[derive(Debug)]

@@ -1,57 +1,59 @@
-//! The copy between an application's connection and a stream: one state machine, polled by its owner's task.
+//! The copy between an application's connection and a stream: one state machine, polled by its own task.
+//!
+//! Bytes of the application are read straight into the tunnel's send buffer. Bytes of the stream are written by the tunnel's
+//! owner as it receives them; this task only goes on where the application took less.
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::net::Shutdown;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
-use tokio::io::AsyncWrite;
+use bytes::{Buf, BytesMut};
+use isthmus_http2::StreamId;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::outcome::{ByteCounter, CopyError, CopyOutcome, Side};
-use super::read_buffer::ReadBuffer;
+use super::outcome::{CopyError, CopyOutcome, Side};
+use crate::byte_counter::ByteCounter;
 use crate::error::StreamError;
 use crate::reason::Reason;
-use crate::stream::{RecvHalf, SendHalf, Stream};
+use crate::socket_io;
+use crate::stream::Stream;
+use crate::tunnel::{MAX_SLOTS, Sink, StreamRef, TunnelState};
 
-/// Maximum number of received frames per write to the application.
+/// Received pieces that one write to the application gathers.
 const GATHER: usize = 32;
-/// Maximum number of their bytes.
-const GATHER_BYTES: usize = 512 * 1024;
+/// Bytes that are read from the application in one turn, after which other tasks run.
+const TURN: usize = 512 * 1024;
+/// Payload of one record, about.
+const SLOT: usize = 16 * 1024;
 
 /// Application → stream.
 #[derive(Debug)]
 struct ToStream {
-    buffer: ReadBuffer,
-    unsent: Bytes,
     bytes: u64,
+    /// Records that the next read may fill: as many as the last one did, and twice that when it filled all.
+    slots: usize,
     /// The application's FIN was passed on as END_STREAM.
     done: bool,
     /// The peer accepts no more data: it reset the stream, or the tunnel was lost.
     refused: Option<StreamError>,
 }
 
-/// Stream → application.
-#[derive(Debug)]
-struct ToApp {
-    queue: VecDeque<Bytes>,
-    queued: usize,
-    bytes: u64,
-    /// How the stream ended, after the queued data.
-    end: Option<Result<(), StreamError>>,
-    done: bool,
-}
-
 /// The copy: both directions and the connections they share.
-#[derive(Debug)]
 pub(super) struct Copy {
-    /// Taken when the copy is over; dropping the copy before that resets the application.
-    tcp: Option<TcpStream>,
-    recv: RecvHalf,
-    send: SendHalf,
+    tcp: Arc<TcpStream>,
+    /// Dropping the copy before it is over resets the application.
+    over: bool,
+    place: Arc<StreamRef>,
+    /// Keeps the stream.
+    _stream: Stream,
+    counter: Arc<dyn ByteCounter>,
     to_stream: ToStream,
-    to_app: ToApp,
+    /// What was written to the application, once it takes no more.
+    received: u64,
+    /// Stream → application has ended.
+    to_app_done: bool,
     /// The side that closed first.
     closed_by: Option<Side>,
 }
@@ -59,242 +61,243 @@ pub(super) struct Copy {
 // === impl Copy ===
 
 impl Copy {
-    pub(super) fn new(tcp: TcpStream, stream: Stream) -> Self {
-        let (recv, send) = stream.split();
-        let to_stream = ToStream {
-            buffer: ReadBuffer::new(),
-            unsent: Bytes::new(),
-            bytes: 0,
-            done: false,
-            refused: None,
-        };
-        let to_app = ToApp { queue: VecDeque::new(), queued: 0, bytes: 0, end: None, done: false };
-        Self { tcp: Some(tcp), recv, send, to_stream, to_app, closed_by: None }
+    pub(super) fn new(tcp: TcpStream, mut stream: Stream, counter: Arc<dyn ByteCounter>) -> Self {
+        let tcp = Arc::new(tcp);
+        let place = Arc::clone(stream.halves().0.place());
+        if let Some(known) = place.core.lock().stream(place.id) {
+            let (tcp, counter) = (Arc::clone(&tcp), Arc::clone(&counter));
+            known.sink = Some(Sink { tcp, counter, written: 0, error: None });
+        }
+        let to_stream = ToStream { bytes: 0, slots: 1, done: false, refused: None };
+        Self {
+            tcp,
+            over: false,
+            place,
+            _stream: stream,
+            counter,
+            to_stream,
+            received: 0,
+            to_app_done: false,
+            closed_by: None,
+        }
     }
 
     /// Runs until both directions have ended or one has failed. The flag asks to let the application finish sending before
     /// its connection is closed.
-    pub(super) fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        counter: &impl ByteCounter,
-    ) -> Poll<(CopyOutcome, bool)> {
-        match self.advance(cx, counter) {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(CopyOutcome, bool)> {
+        let place = Arc::clone(&self.place);
+        let mut state = place.core.lock();
+        match self.advance(cx, &mut state, place.id) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(())) => {
                 let linger = self.to_stream.refused.is_some();
                 // NO_ERROR after END_STREAM only says that further data of the application will not be read.
                 let refused = self.to_stream.refused.take();
                 let error = refused.filter(|error| error.reason() != Some(Reason::NO_ERROR));
-                Poll::Ready((self.outcome(error.map(CopyError::Stream)), linger))
+                Poll::Ready((self.outcome(&mut state, error.map(CopyError::Stream)), linger))
             }
             Poll::Ready(Err(error)) => {
-                self.notify_other_side(&error);
+                match error.side() {
+                    Side::Local => state.reset(place.id, Reason::CONNECT_ERROR),
+                    Side::Remote => self.reset_tcp(),
+                }
                 self.closed_by = Some(error.side());
-                Poll::Ready((self.outcome(Some(error)), false))
+                Poll::Ready((self.outcome(&mut state, Some(error)), false))
             }
         }
     }
 
     /// The application's connection, to be closed.
-    pub(super) fn into_tcp(mut self) -> Option<TcpStream> {
-        self.tcp.take()
+    pub(super) fn tcp(&self) -> Arc<TcpStream> {
+        Arc::clone(&self.tcp)
     }
 
-    fn advance(&mut self, cx: &mut Context<'_>, counter: &impl ByteCounter) -> Poll<Result<(), CopyError>> {
-        let Self { tcp: Some(tcp), recv, send, to_stream, to_app, closed_by } = self else {
-            return Poll::Ready(Ok(()));
-        };
-        if to_stream.refused.is_none() {
-            let refused = if to_stream.done {
-                // All data was sent, but a reset must reach an application that does not read.
-                send.poll_lost(cx).map(Some)
-            } else {
-                match to_stream.poll(cx, tcp, send, counter) {
-                    Poll::Ready(Ok(())) => {
-                        to_stream.done = true;
-                        closed_by.get_or_insert(Side::Local);
-                        Poll::Pending
-                    }
-                    Poll::Ready(Err(CopyError::Stream(error))) => Poll::Ready(Some(error)),
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Pending => Poll::Pending,
+    fn advance(
+        &mut self,
+        cx: &mut Context<'_>,
+        state: &mut TunnelState,
+        id: StreamId,
+    ) -> Poll<Result<(), CopyError>> {
+        if self.to_stream.refused.is_none() {
+            match self.send(cx, state, id) {
+                Poll::Ready(Ok(())) => {
+                    self.to_stream.done = true;
+                    self.closed_by.get_or_insert(Side::Local);
                 }
-            };
-            if let Poll::Ready(Some(error)) = refused {
-                to_app.fetch_all(cx, recv);
-                to_stream.refused = Some(error);
-            }
-        }
-        if !to_app.done {
-            match to_app.poll(cx, tcp, recv, counter) {
-                Poll::Ready(Ok(side)) => {
-                    to_app.done = true;
-                    closed_by.get_or_insert(side);
-                }
+                Poll::Ready(Err(CopyError::Stream(error))) => self.to_stream.refused = Some(error),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {}
             }
         }
-        let over = to_app.done && (to_stream.done || to_stream.refused.is_some());
+        if !self.to_app_done
+            && let Poll::Ready(side) = self.receive(cx, state, id)?
+        {
+            self.to_app_done = true;
+            self.closed_by.get_or_insert(side);
+        }
+        let over = self.to_app_done && (self.to_stream.done || self.to_stream.refused.is_some());
         if over { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
-    /// Resets the side that did not fail.
-    fn notify_other_side(&mut self, error: &CopyError) {
-        match error.side() {
-            Side::Local => self.send.reset(Reason::CONNECT_ERROR),
-            Side::Remote => self.reset_tcp(),
+    /// Application → stream, until its end.
+    fn send(
+        &mut self,
+        cx: &mut Context<'_>,
+        state: &mut TunnelState,
+        id: StreamId,
+    ) -> Poll<Result<(), CopyError>> {
+        let Some(stream) = state.stream(id) else { return Poll::Ready(Err(StreamError::Finished.into())) };
+        if let Some(lost) = &stream.lost {
+            return Poll::Ready(Err(lost.clone().into()));
+        }
+        if !stream.writer.as_ref().is_some_and(|writer| writer.will_wake(cx.waker())) {
+            stream.writer = Some(cx.waker().clone());
+        }
+        if self.to_stream.done {
+            // All data was sent, but a reset must reach an application that does not read.
+            return Poll::Pending;
+        }
+        let mut turn = 0;
+        loop {
+            if !state.has_room(cx.waker()) {
+                return Poll::Pending;
+            }
+            let credit = state.http2().send_credit(id);
+            if credit == 0 {
+                state.http2().reserve_data(id, 1);
+                return Poll::Pending;
+            }
+            if turn >= TURN {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            ready!(self.tcp.poll_read_ready(cx)).map_err(local)?;
+            match self.read(state, id, credit) {
+                Ok(0) => return Poll::Ready(Ok(state.finish(id)?)),
+                Ok(count) => turn += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(local(error))),
+            }
+        }
+    }
+
+    /// One read of the application into the send buffer.
+    fn read(&mut self, state: &mut TunnelState, id: StreamId, credit: usize) -> io::Result<usize> {
+        let (tcp, slots) = (&self.tcp, self.to_stream.slots);
+        let mut wanted = 0;
+        let count = state.send_from(id, (slots, credit), |slices| {
+            wanted = slices.iter().map(|slice| slice.len()).sum();
+            socket_io::read(tcp, slices)
+        })?;
+        if count > 0 {
+            self.to_stream.bytes += count as u64;
+            self.counter.sent(count as u64);
+            self.to_stream.slots =
+                if count == wanted { (2 * slots).min(MAX_SLOTS) } else { count.div_ceil(SLOT).min(slots) };
+        }
+        Ok(count)
+    }
+
+    /// Stream → application, as far as the owner has not written it. Returns the side that ended this direction: the peer by
+    /// END_STREAM, or the application that stopped reading.
+    fn receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        state: &mut TunnelState,
+        id: StreamId,
+    ) -> Poll<Result<Side, CopyError>> {
+        loop {
+            let Some(stream) = state.stream(id) else { return Poll::Ready(Ok(Side::Remote)) };
+            let Some(sink) = &mut stream.sink else { return Poll::Ready(Ok(Side::Remote)) };
+            match sink.error.take() {
+                // EPIPE: the application had sent its FIN before it closed the socket, so what it sent is complete
+                // and it will read no more. (A RST without a FIN before it is ECONNRESET.)
+                Some(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    self.received = sink.written;
+                    stream.sink = None;
+                    stream.discards = true;
+                    let unread = stream.queue.drain(..).map(|data| data.len()).sum();
+                    state.grant(id, unread);
+                    return Poll::Ready(Ok(Side::Local));
+                }
+                Some(error) => return Poll::Ready(Err(local(error))),
+                None => {}
+            }
+            if stream.queue.is_empty() {
+                return match &stream.end {
+                    None => {
+                        stream.reader = Some(cx.waker().clone());
+                        Poll::Pending
+                    }
+                    Some(Err(error)) => Poll::Ready(Err(error.clone().into())),
+                    Some(Ok(())) => {
+                        // Fails when the application has closed the connection.
+                        let _ = SockRef::from(&*self.tcp).shutdown(Shutdown::Write);
+                        Poll::Ready(Ok(Side::Remote))
+                    }
+                };
+            }
+            // A tunnel that was lost, or a reset, is told at once: an application that does not read must not delay it.
+            let ended = stream.end.clone();
+            if self.tcp.poll_write_ready(cx).is_pending() {
+                return match ended {
+                    Some(Err(error)) => Poll::Ready(Err(error.into())),
+                    _ => {
+                        stream.reader = Some(cx.waker().clone());
+                        Poll::Pending
+                    }
+                };
+            }
+            let written = write_queued(stream.queue.make_contiguous(), sink);
+            advance(&mut stream.queue, written);
+            state.grant(id, written);
         }
     }
 
     fn reset_tcp(&self) {
-        if let Some(tcp) = &self.tcp {
-            // Fails only when the socket is closed already.
-            let _ = tcp.set_zero_linger();
-        }
+        // Fails only when the socket is closed already.
+        let _ = self.tcp.set_zero_linger();
     }
 
-    fn outcome(&self, error: Option<CopyError>) -> CopyOutcome {
-        let closed_by = self.closed_by.unwrap_or(Side::Remote);
-        CopyOutcome { sent: self.to_stream.bytes, received: self.to_app.bytes, closed_by, error }
+    fn outcome(&mut self, state: &mut TunnelState, error: Option<CopyError>) -> CopyOutcome {
+        self.over = true;
+        let sink = state.stream(self.place.id).and_then(|stream| stream.sink.take());
+        CopyOutcome {
+            sent: self.to_stream.bytes,
+            received: sink.map_or(self.received, |sink| sink.written),
+            closed_by: self.closed_by.unwrap_or(Side::Remote),
+            error,
+        }
     }
 }
 
 impl Drop for Copy {
     fn drop(&mut self) {
-        // Dropped half way: the application must not take this for a proper end. The stream resets itself.
-        self.reset_tcp();
-    }
-}
-
-// === impl ToStream ===
-
-impl ToStream {
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        tcp: &mut TcpStream,
-        send: &mut SendHalf,
-        counter: &impl ByteCounter,
-    ) -> Poll<Result<(), CopyError>> {
-        loop {
-            while !self.unsent.is_empty() {
-                let room = ready!(send.poll_capacity(cx, self.unsent.len()))?;
-                let piece = self.unsent.split_to(room.min(self.unsent.len()));
-                let n = piece.len() as u64;
-                send.push(piece)?;
-                self.bytes += n;
-                counter.sent(n);
-            }
-            match self.buffer.poll_fill(cx, tcp) {
-                Poll::Ready(Ok(data)) if data.is_empty() => return Poll::Ready(Ok(send.finish()?)),
-                Poll::Ready(Ok(data)) => self.unsent = data,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(local(error))),
-                Poll::Pending => {
-                    // Polled only when idle: it takes the tunnel's lock.
-                    return send.poll_lost(cx).map(|error| Err(error.into()));
-                }
-            }
+        if !self.over {
+            // Dropped half way: the application must not take this for a proper end. The stream resets itself.
+            self.reset_tcp();
         }
     }
 }
 
-// === impl ToApp ===
-
-impl ToApp {
-    /// Returns the side that ended this direction: the peer by END_STREAM, or the application that stopped reading.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        tcp: &mut TcpStream,
-        recv: &mut RecvHalf,
-        counter: &impl ByteCounter,
-    ) -> Poll<Result<Side, CopyError>> {
-        loop {
-            self.fetch(cx, recv);
-            if self.queue.is_empty() {
-                return match &self.end {
-                    None => Poll::Pending,
-                    Some(Err(error)) => Poll::Ready(Err(error.clone().into())),
-                    // Shutdown fails when the application has closed the connection.
-                    Some(Ok(())) => Pin::new(tcp).poll_shutdown(cx).map(|_| Ok(Side::Remote)),
-                };
-            }
-            match self.write(cx, tcp) {
-                Poll::Ready(Ok(n)) => {
-                    recv.release(n);
-                    self.bytes += n as u64;
-                    counter.received(n as u64);
-                }
-                // EPIPE: the application had sent its FIN before it closed the socket, so what it sent is complete
-                // and it will read no more. (A RST without a FIN before it is ECONNRESET.)
-                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
-                    self.clear();
-                    return Poll::Ready(Ok(Side::Local));
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(local(error))),
-                Poll::Pending => {
-                    return match &self.end {
-                        Some(Err(error)) => Poll::Ready(Err(error.clone().into())),
-                        _ => Poll::Pending,
-                    };
-                }
-            }
-        }
+fn write_queued(queue: &mut [BytesMut], sink: &mut Sink) -> usize {
+    let mut slices = [IoSlice::new(&[]); GATHER];
+    let count = queue.len().min(GATHER);
+    for (slice, data) in slices.iter_mut().zip(&*queue) {
+        *slice = IoSlice::new(data);
     }
+    sink.write(&slices[..count])
+}
 
-    /// Queues what has been received, up to what one write should carry.
-    fn fetch(&mut self, cx: &mut Context<'_>, recv: &mut RecvHalf) {
-        while self.end.is_none() && self.queue.len() < GATHER && self.queued < GATHER_BYTES {
-            if !self.fetch_one(cx, recv) {
-                break;
-            }
+fn advance(queue: &mut std::collections::VecDeque<BytesMut>, mut count: usize) {
+    while count > 0 {
+        let Some(front) = queue.front_mut() else { return };
+        let part = count.min(front.len());
+        front.advance(part);
+        count -= part;
+        if front.is_empty() {
+            queue.pop_front();
         }
-    }
-
-    /// Queues everything up to the end of a stream that has ended: at most one stream window.
-    fn fetch_all(&mut self, cx: &mut Context<'_>, recv: &mut RecvHalf) {
-        while self.end.is_none() && self.fetch_one(cx, recv) {}
-    }
-
-    fn fetch_one(&mut self, cx: &mut Context<'_>, recv: &mut RecvHalf) -> bool {
-        match recv.poll_recv(cx) {
-            Poll::Ready(Some(Ok(data))) => {
-                self.queued += data.len();
-                self.queue.push_back(data);
-            }
-            Poll::Ready(Some(Err(error))) => self.end = Some(Err(error)),
-            Poll::Ready(None) => self.end = Some(Ok(())),
-            Poll::Pending => return false,
-        }
-        true
-    }
-
-    fn write(&mut self, cx: &mut Context<'_>, tcp: &mut TcpStream) -> Poll<io::Result<usize>> {
-        let mut slices = [IoSlice::new(&[]); GATHER];
-        let count = self.queue.len().min(GATHER);
-        for (slice, data) in slices.iter_mut().zip(&self.queue) {
-            *slice = IoSlice::new(data);
-        }
-        let n = ready!(Pin::new(tcp).poll_write_vectored(cx, &slices[..count]))?;
-        let mut left = n;
-        while left > 0 {
-            let Some(front) = self.queue.front_mut() else { break };
-            let part = left.min(front.len());
-            front.advance(part);
-            if front.is_empty() {
-                self.queue.pop_front();
-            }
-            left -= part;
-        }
-        self.queued -= n;
-        Poll::Ready(Ok(n))
-    }
-
-    fn clear(&mut self) {
-        self.queue.clear();
-        self.queued = 0;
     }
 }
 

@@ -49,7 +49,7 @@ impl Pair {
             })
             .await;
         });
-        let tunnel = client::handshake(near, &settings, &tasks).await.unwrap();
+        let tunnel = client::start(near, &settings, &tasks).unwrap();
         Self { tunnel, requests, drain, tasks }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use isthmus_hbone::session::TlsSession;
-use isthmus_hbone::{PeerRevoked, TlsError};
+use isthmus_hbone::{Link, PeerRevoked, TlsError, Transport, TunnelError};
 use isthmus_identity::{MeshTls, PeerIdentity, RevocationWatch, is_revocation};
 use isthmus_rt::io::{forward_shutdown, forward_write};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -73,6 +73,15 @@ impl<S> Revocable<S> {
 
     fn ensure_not_revoked(&mut self) -> io::Result<()> {
         if self.watch.is_revoked() { Err(self.revoked()) } else { Ok(()) }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for Revocable<TlsSession<S>> {
+    type Io = Revocable<S>;
+
+    fn into_link(self) -> Result<Link<Self::Io>, TunnelError> {
+        let Self { io, watch, counter } = self;
+        Ok(io.into_link()?.map(|io| Revocable { io, watch, counter }))
     }
 }
 

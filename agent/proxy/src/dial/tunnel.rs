@@ -38,7 +38,7 @@ impl Dial {
         let tls = certificate.client_tls(&key.destinations);
         let outcome = TlsSession::connect(tls.config(), tcp, config.tls_deadline).await;
         let (session, _) = Revocable::after_handshake(outcome, &tls, &proxy.metrics, reporter)?;
-        Ok(client::handshake(session, &proxy.settings, &tunnels).await?)
+        Ok(client::start(session, &proxy.settings, &tunnels)?)
     }
 }
 

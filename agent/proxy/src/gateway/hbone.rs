@@ -81,7 +81,7 @@ impl Outer {
                 let traffic = record.open();
                 match responder.accept(None) {
                     // The pod is the local side, as the application is at a pod.
-                    Ok(stream) => record.finish(copy::tunnel(upstream, stream, &traffic).await),
+                    Ok(stream) => record.finish(copy::tunnel(upstream, stream, Arc::new(traffic)).await),
                     Err(error) => record.fail(&Error::Open(error)),
                 }
                 drop(tracked);

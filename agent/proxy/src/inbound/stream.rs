@@ -132,7 +132,7 @@ impl<'a> TrackedConnect<'a> {
             biased;
             // Dropping the copy resets the stream and the connection to the application.
             refusal = self.tracked.denied() => self.record.fail(&Error::PolicyChanged(refusal)),
-            ended = copy::tunnel(app, stream, &traffic) => self.record.finish(ended),
+            ended = copy::tunnel(app, stream, Arc::new(traffic)) => self.record.finish(ended),
         }
     }
 }

@@ -69,7 +69,7 @@ async fn carry(flow: Flow, connected: Connected<UpstreamConn>) {
             Err(error) => fail(&flow, record, error),
         },
         UpstreamConn::Tunnel(stream, inner) => {
-            tunnel(flow, stream, record, &traffic).await;
+            tunnel(flow, stream, record, traffic).await;
             if let Some(inner) = inner {
                 inner.close_gracefully();
             }
@@ -78,15 +78,15 @@ async fn carry(flow: Flow, connected: Connected<UpstreamConn>) {
     drop(tracked);
 }
 
-async fn tunnel(flow: Flow, mut stream: isthmus_hbone::Stream, record: Record, traffic: &Traffic) {
+async fn tunnel(flow: Flow, mut stream: isthmus_hbone::Stream, record: Record, traffic: Traffic) {
     let length = flow.first.len() as u64;
     if length > 0 {
-        if let Err(error) = stream.send(flow.first.clone()).await {
+        if let Err(error) = stream.send(&flow.first).await {
             return fail(&flow, record, error.into());
         }
         traffic.sent(length);
     }
-    record.finish(copy::tunnel(flow.stream, stream, traffic).await);
+    record.finish(copy::tunnel(flow.stream, stream, Arc::new(traffic)).await);
 }
 
 /// The upstream was lost before it had the first bytes. Some may have arrived, so the connection cannot be retried.

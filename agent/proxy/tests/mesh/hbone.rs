@@ -182,7 +182,7 @@ async fn the_hbone_port_requires_a_client_certificate_of_the_mesh() {
     let config = certificate.client_tls(&[helloworld.identity()]).config();
     let tcp = TcpStream::connect((helloworld.addresses[0], HBONE)).await.unwrap();
     // In TLS 1.3 the client sees the server's refusal at its first read.
-    let mut session = isthmus_hbone::session::TlsSession::connect(config, tcp, TIMEOUT).await.unwrap();
+    let mut session = isthmus_kit::tls::connect(config, tcp).await.unwrap();
     let mut byte = [0];
     assert!(session.read_exact(&mut byte).await.is_err());
 }

@@ -109,7 +109,7 @@ async fn a_byte_stream_of_an_authenticated_peer_is_subject_to_policy() {
         let serve = server.proxy.serve(peer, source, SocketAddr::new(helloworld.addresses[0], HBONE), far);
         let call = async {
             let settings = isthmus_hbone::Settings::default();
-            let tunnel = client::handshake(near.unwrap(), &settings, &network.tasks).await.unwrap();
+            let tunnel = client::start(near.unwrap(), &settings, &network.tasks).unwrap();
             let head = Head::new(Authority::Ip(app.address));
             assert_eq!(tunnel.open(&head).await.err(), expected);
         };

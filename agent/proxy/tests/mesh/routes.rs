@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use isthmus_hbone::session::TlsSession;
 use isthmus_identity::CertSource as _;
 use isthmus_kit::hbone::{HbonePeer, kind};
+use isthmus_kit::tls;
 use isthmus_model::{
     GatewayAddress, GatewayDestination, Hostname, NetworkAddress, Protocol, Service, Workload,
 };
@@ -124,9 +124,9 @@ impl Waypoint {
         tasks.spawn("waypoint", async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
-                let tls = certificate.server_tls();
-                let session = TlsSession::accept(tls.config(), tcp, TIMEOUT).await.unwrap();
-                let client = tls.peer(session.state()).unwrap().id().to_string();
+                let server_tls = certificate.server_tls();
+                let session = tls::accept(server_tls.config(), tcp).await.unwrap();
+                let client = server_tls.peer(session.get_ref().1).unwrap().id().to_string();
                 let mut peer = HbonePeer::server(session).await.unwrap();
                 // One stream after the other is enough here.
                 while let Ok(frame) = peer.next_of_streams().await {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use isthmus_hbone::session::TlsSession;
 use isthmus_identity::{CertSource as _, Certificate};
 use isthmus_kit::hbone::{HbonePeer, kind};
+use isthmus_kit::tls;
 use isthmus_model::SpiffeId;
 use isthmus_rt::task::Tasks;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::test_mesh::{HBONE, TIMEOUT, TestMesh};
+use crate::test_mesh::{HBONE, TestMesh};
 
 /// The failure of a scripted peer, on each connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +104,7 @@ async fn serve(tcp: TcpStream, certificate: &Certificate, failure: Failure) {
         _ => {}
     }
     // The client refuses the handshake if the certificate is another identity's.
-    let Ok(session) = TlsSession::accept(certificate.server_tls().config(), tcp, TIMEOUT).await else {
+    let Ok(session) = tls::accept(certificate.server_tls().config(), tcp).await else {
         return;
     };
     let Ok(mut peer) = HbonePeer::server(session).await else { return };

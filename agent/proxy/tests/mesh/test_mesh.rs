@@ -227,7 +227,7 @@ impl TestMesh {
         let config = certificate.client_tls(std::slice::from_ref(expected)).config();
         let tcp = TcpStream::connect(to).await.unwrap();
         let session = TlsSession::connect(config, tcp, TIMEOUT).await.unwrap();
-        client::handshake(session, &Settings::default(), &self.tasks).await.unwrap()
+        client::start(session, &Settings::default(), &self.tasks).unwrap()
     }
 
     /// The value of the series of a family whose labels contain all of `labels`; 0 if there is none.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use isthmus_hbone::session::TlsSession;
 use isthmus_identity::fake::FakeSigner;
 use isthmus_identity::{CertSource as _, Manager, manager};
 use isthmus_kit::hbone::{Frame, HbonePeer, flag, hex, kind};
 use isthmus_kit::kube::{self, Api};
 use isthmus_kit::lab::{Host, Lan};
 use isthmus_kit::process::Process;
+use isthmus_kit::tls;
 use isthmus_kit::{probe, wait};
 use isthmus_model::SpiffeId;
 use isthmus_rt::task::Tasks;
@@ -48,7 +48,7 @@ pub(crate) struct GatewayLab {
 }
 
 /// The client's side of an outer tunnel, frame by frame.
-pub(crate) struct Tunnel(pub(crate) HbonePeer<TlsSession<TcpStream>>);
+pub(crate) struct Tunnel(pub(crate) HbonePeer<tls::TlsStream<TcpStream>>);
 
 impl GatewayLab {
     /// Everything but the gateway. Services `hello` and `slow` are global.
@@ -149,7 +149,7 @@ impl GatewayLab {
         let certificate = certs.certificate(&id("ns/sample/sa/sleep")?).await?;
         let expected = [id("ns/istio-system/sa/eastwest")?];
         let tcp = self.dial(HBONE).await?;
-        let tls = TlsSession::connect(certificate.client_tls(&expected).config(), tcp, SOON).await?;
+        let tls = tls::connect(certificate.client_tls(&expected).config(), tcp).await?;
         let mut peer = HbonePeer::client(tls).await?;
         peer.send(kind::SETTINGS, 0, 0, &hex(NO_TABLE)).await?;
         Ok(Tunnel(peer))

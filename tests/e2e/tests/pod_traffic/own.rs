@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use isthmus_hbone::session::TlsSession;
 use isthmus_identity::fake::FakeSigner;
 use isthmus_identity::{CertSource as _, Manager, manager};
 use isthmus_kit::hbone::client;
 use isthmus_kit::lab;
 use isthmus_kit::process::Process;
+use isthmus_kit::tls;
 use isthmus_kit::two_nodes::TwoNodes;
 use isthmus_model::SpiffeId;
 
@@ -47,7 +47,7 @@ pub(crate) fn the_agents_own_hbone_port_serves_only_metrics_and_readiness() -> R
             let certificate = certs.certificate(&id(who)?).await?;
             let tcp = lab.outsider.sockets().connect(to, None, SOON).await?;
             let expected = [id("ns/istio-system/sa/ztunnel")?];
-            let tls = TlsSession::connect(certificate.client_tls(&expected).config(), tcp, SOON).await?;
+            let tls = tls::connect(certificate.client_tls(&expected).config(), tcp).await?;
             client::connect(tls, &SocketAddr::new(node.v4.into(), port).to_string(), &[]).await
         };
         let (prometheus, stranger) = ("ns/monitoring/sa/prometheus", "ns/monitoring/sa/stranger");

@@ -6,11 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use isthmus_hbone::session::TlsSession;
 use isthmus_identity::fake::FakeSigner;
 use isthmus_identity::{CertSource as _, Manager, manager};
 use isthmus_kit::hbone::client;
 use isthmus_kit::lab;
+use isthmus_kit::tls;
 use isthmus_kit::two_nodes::{TwoNodes, VIP};
 use isthmus_model::SpiffeId;
 use isthmus_sys::socket::{ConnectError, Sockets};
@@ -94,8 +94,7 @@ pub(crate) fn an_invalid_request_is_refused_with_its_status_and_one_log_line() -
         let mut expected = Vec::new();
         for (authority, status, reason) in &cases {
             let tcp = lab.outsider.sockets().connect(to, None, SOON).await?;
-            let tls =
-                TlsSession::connect(certificate.client_tls(&[id("server")?]).config(), tcp, SOON).await?;
+            let tls = tls::connect(certificate.client_tls(&[id("server")?]).config(), tcp).await?;
             let forged = [("x-forwarded-network", "elsewhere"), ("forwarded", "for=\"10.0.0.1:1\"")];
             let (got, _peer) = client::connect(tls, authority, &forged).await?;
             ensure!(got == *status, "{authority}: {got}");

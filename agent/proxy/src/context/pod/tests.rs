@@ -249,7 +249,7 @@ async fn a_tunnels_driver_is_charged_to_the_pod_that_dialled_it() {
     let before = ctx.share().charged();
     let (io, peer) = tokio::io::duplex(1 << 16);
     let settings = isthmus_hbone::Settings::default();
-    let tunnel = isthmus_hbone::client::handshake(io, &settings, ctx.tunnels()).await.unwrap();
+    let tunnel = isthmus_hbone::client::start(io, &settings, ctx.tunnels()).unwrap();
     // Only the task that drives the tunnel notices that the peer closes.
     drop(peer);
     while tunnel.is_alive() {

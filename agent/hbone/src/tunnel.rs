@@ -1,0 +1,45 @@
+//! One tunnel: the value that its owner and its streams share, its transport, and what is read and written.
+//!
+//! Client and server, one floor up, open and answer streams with it. It knows neither pools nor deadlines.
+
+mod chunk;
+mod ending;
+mod owner;
+mod send_buffer;
+mod state;
+mod transport;
+
+pub(crate) use owner::Owner;
+pub(crate) use state::{Sink, TunnelCore, TunnelState};
+pub(crate) use transport::Keys;
+pub use transport::{Link, Transport};
+
+use std::sync::Arc;
+
+use isthmus_http2::StreamId;
+
+use crate::usage::StreamPermit;
+
+/// Frames that one read of an application fills at most.
+pub(crate) const MAX_SLOTS: usize = send_buffer::MAX_SLOTS;
+
+/// A stream's place in its tunnel. Dropped before both halves have ended, it resets the stream.
+#[derive(Debug)]
+pub(crate) struct StreamRef {
+    pub(crate) core: Arc<TunnelCore>,
+    pub(crate) id: StreamId,
+    _permit: Option<StreamPermit>,
+}
+
+impl StreamRef {
+    /// A stream that [`TunnelState`] knows already.
+    pub(crate) fn new(core: &Arc<TunnelCore>, id: StreamId, permit: Option<StreamPermit>) -> Self {
+        Self { core: Arc::clone(core), id, _permit: permit }
+    }
+}
+
+impl Drop for StreamRef {
+    fn drop(&mut self) {
+        self.core.lock().remove_stream(self.id);
+    }
+}
