@@ -48,13 +48,22 @@ pub async fn plain(local: TcpStream, remote: TcpStream, counter: &impl ByteCount
     outcome
 }
 
-/// How long an application may continue to send after its receiver stopped reading.
+/// How long an application may continue to send after its receiver stopped reading, and how much: one that goes on and on
+/// is reset.
 const LINGER: Duration = Duration::from_secs(5);
+const LINGER_BYTES: usize = 4 * 1024 * 1024;
 
 /// Reads and discards until an application that was sent a FIN closes its side. Closing a socket with unread data makes
 /// the kernel send a RST, which can overtake data that the application has not read yet.
 async fn discard_until_closed(mut tcp: TcpStream) {
     let mut scratch = [0; 4096];
-    let mut discard = pin!(async { while tcp.read(&mut scratch).await.is_ok_and(|n| n > 0) {} });
+    let mut discard = pin!(async {
+        let mut left = LINGER_BYTES;
+        while let Ok(n @ 1..) = tcp.read(&mut scratch).await
+            && left > n
+        {
+            left -= n;
+        }
+    });
     let _ = tokio::time::timeout(LINGER, &mut discard).await;
 }

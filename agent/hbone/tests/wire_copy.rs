@@ -252,3 +252,24 @@ async fn goaway_does_not_end_streams_below_its_last_stream_id() {
     test.peer.goaway(0, 0).await.unwrap();
     assert_eq!(test.rest().await.1, Some(ErrorKind::ConnectionReset), "it was not processed");
 }
+
+/// What it sends is discarded for a while, so that it can read the answer; not for as long as it likes.
+#[tokio::test]
+async fn an_application_that_never_stops_sending_is_reset() {
+    const MORE_THAN_BUFFERS: usize = 64 * 1024 * 1024;
+    let mut test = near().await;
+    test.peer.data(test.stream, b"enough", true).await.unwrap();
+    test.peer.reset(test.stream, 0).await.unwrap();
+    let mut sent = 0;
+    let error = soon(async {
+        loop {
+            match test.app.write(&[7; 64 * 1024]).await {
+                Ok(count) => sent += count,
+                Err(error) => return error,
+            }
+        }
+    })
+    .await;
+    assert!(sent < MORE_THAN_BUFFERS, "{sent} bytes");
+    assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
+}
