@@ -7,13 +7,15 @@ use isthmus_http2 as http2;
 /// Settings of a tunnel. Where a default differs from ztunnel's, its doc comment says why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Bytes a peer may send on one stream before we release credit. 4 MiB.
+    /// Bytes a peer may send on a new stream before we release credit. 256 KiB.
     pub stream_window: u32,
-    /// Bytes a peer may send on all streams of a tunnel before we release credit.
+    /// To which a stream's window may grow while its reader takes a whole window in less than two round trips. 4 MiB.
+    pub max_stream_window: u32,
+    /// Bytes a peer may send on all streams of a tunnel before we release credit. It grows with the windows of streams.
     ///
     /// A stream whose application does not read occupies up to one stream window of it. The default is therefore one
-    /// stream window for every stream a client opens (100 × 4 MiB), so that stalled streams cannot stop the others. It is
-    /// memory only while applications stall, and then no more than the kernel would buffer for as many sockets.
+    /// stream window for every stream a client opens (100 × 256 KiB), so that stalled streams cannot stop the others. It is
+    /// memory only while applications stall.
     pub connection_window: u32,
     /// Largest DATA frame we accept. 1 MiB, as upstream: a peer that writes one frame per flush is bounded by it.
     pub frame_size: u32,
@@ -33,10 +35,10 @@ const MIB: u32 = 1024 * 1024;
 
 impl Default for Settings {
     fn default() -> Self {
-        let connection_window = 400 * MIB;
         Self {
-            stream_window: 4 * MIB,
-            connection_window,
+            stream_window: MIB / 4,
+            max_stream_window: 4 * MIB,
+            connection_window: 25 * MIB,
             frame_size: MIB,
             client_max_streams: 100,
             server_max_streams: 200,

@@ -8,6 +8,7 @@ mod owner;
 mod send_buffer;
 mod state;
 mod transport;
+mod window;
 
 pub(crate) use owner::Owner;
 pub(crate) use state::{Sink, TunnelCore, TunnelState};

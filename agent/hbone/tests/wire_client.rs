@@ -52,12 +52,12 @@ async fn refused(answer: impl AsyncFn(&mut Peer, u32)) -> (OpenError, Tunnel, Pe
 }
 
 #[tokio::test]
-async fn settings_window_and_connect_match_ztunnels_bytes() {
+async fn settings_window_and_connect_are_in_ztunnels_order() {
     let tasks = Tasks::new("test");
     let (tunnel, mut peer) = pair(&tasks).await;
     let settings = peer.recv().await.unwrap().unwrap();
-    // As ztunnel's, and HEADER_TABLE_SIZE 0 before it.
-    let want = "000100000000 000200000000 000400400000 000500100000 000600004000";
+    // As ztunnel's, but for HEADER_TABLE_SIZE 0 before it and windows that begin small.
+    let want = "000100000000 000200000000 000400040000 000500100000 000600004000";
     assert_eq!((settings.kind, settings.payload), (kind::SETTINGS, hex(want)));
     let window = peer.next(kind::WINDOW_UPDATE).await.unwrap();
     let increment = Settings::default().connection_window - 65_535;
@@ -282,4 +282,37 @@ async fn received_data_and_ping_answers_keep_the_tunnel_alive() {
     }
     assert!((20..=22).contains(&pings.len()), "{}", pings.len());
     assert!(tunnel.is_usable());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_grows_while_its_reader_takes_it_within_two_round_trips() {
+    const WINDOW: usize = 256 * 1024;
+    const ROUND_TRIP: Duration = Duration::from_millis(10);
+    let tasks = Tasks::new("test");
+    let (tunnel, mut peer) = pair(&tasks).await;
+    let (mut stream, _, id) = accepted(&tunnel, &mut peer).await;
+    let mut take_window = async |peer: &mut Peer| {
+        for _ in 0..WINDOW / 16_384 {
+            peer.data(id, &[7; 16_384], false).await.unwrap();
+            let mut left = 16_384;
+            while left > 0 {
+                let data = stream.recv().await.unwrap().unwrap();
+                stream.release(data.len());
+                left -= data.len();
+            }
+        }
+    };
+    take_window(&mut peer).await;
+    let ping = peer.next(kind::PING).await.unwrap();
+    tokio::time::sleep(ROUND_TRIP).await;
+    peer.send(kind::PING, 1, 0, &ping.payload).await.unwrap();
+    take_window(&mut peer).await;
+    // What was taken since the PING comes back, and a window more.
+    let mut credit = 0;
+    while credit < 2 * WINDOW {
+        let update = peer.next(kind::WINDOW_UPDATE).await.unwrap();
+        assert_eq!(update.stream, id);
+        credit += u32::from_be_bytes(update.payload[..].try_into().unwrap()) as usize;
+    }
+    assert_eq!(credit, 2 * WINDOW);
 }

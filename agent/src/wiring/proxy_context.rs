@@ -73,6 +73,7 @@ pub(crate) fn settings(tunnel: &TunnelConfig) -> Settings {
     let connection_window = tunnel.connection_window.unwrap_or(all);
     Settings {
         stream_window,
+        max_stream_window: tunnel.stream_window.unwrap_or(default.max_stream_window),
         connection_window,
         frame_size: tunnel.frame_size.unwrap_or(default.frame_size),
         client_max_streams: streams,

@@ -64,7 +64,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owner<S> {
             Some(keys) => (Some(keys.sealer), Some(keys.opener), keys.received),
             None => (None, None, Vec::new()),
         };
-        let core = Arc::new(TunnelCore::new(http2, SendBuffer::new(sealer)));
+        let core = Arc::new(TunnelCore::new(http2, SendBuffer::new(sealer), settings));
         Self {
             core,
             io,

@@ -15,16 +15,21 @@ use bytes::BytesMut;
 use isthmus_http2::{self as http2, Code, Connection, Event, ResetCause, Role, SendError, StreamId};
 use rustc_hash::FxBuildHasher;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::send_buffer::SendBuffer;
+use super::window::{Advice, RoundTrip, WindowUse};
 use crate::byte_counter::ByteCounter;
 use crate::close_reason::CloseReason;
 use crate::error::{StreamError, TunnelError};
 use crate::reason::Reason;
+use crate::settings::Settings;
 use crate::socket_io;
 
 /// Bytes that may wait to be written before streams are not read from any more.
 const MAX_UNWRITTEN: usize = 1024 * 1024;
+/// The PING that measures the round trip.
+const RTT_PING: [u8; 8] = *b"rtt\0\0\0\0\0";
 /// The smallest buffer for received bytes.
 const SMALLEST: usize = 2048;
 /// Buffers that one write to an application gathers.
@@ -53,6 +58,10 @@ pub(crate) struct TunnelState {
     /// The peer's preface and settings have arrived.
     pub(crate) peer_is_ready: bool,
     ended: Option<TunnelError>,
+    round_trip: RoundTrip,
+    /// To which stream windows may grow, and the window of the connection, which grows with them.
+    max_stream_window: u32,
+    connection_window: u32,
 }
 
 /// What the tunnel knows of one stream whose handle exists.
@@ -68,6 +77,7 @@ pub(crate) struct StreamState {
     pub(crate) lost: Option<StreamError>,
     /// The peer says that it has not processed the stream.
     pub(crate) unprocessed: bool,
+    window: WindowUse,
     /// Our half has ended.
     pub(crate) finished: bool,
     /// Received bytes are thrown away: the application has stopped reading.
@@ -93,7 +103,7 @@ pub(crate) struct Sink {
 // === impl TunnelCore ===
 
 impl TunnelCore {
-    pub(super) fn new(http2: Connection, send_buffer: SendBuffer) -> Self {
+    pub(super) fn new(http2: Connection, send_buffer: SendBuffer, settings: &Settings) -> Self {
         let state = TunnelState {
             http2,
             send_buffer,
@@ -105,6 +115,9 @@ impl TunnelCore {
             goaway: None,
             peer_is_ready: false,
             ended: None,
+            round_trip: RoundTrip::default(),
+            max_stream_window: settings.max_stream_window,
+            connection_window: settings.connection_window,
         };
         Self { state: Mutex::new(state), close_reason: CloseReason::default() }
     }
@@ -301,8 +314,30 @@ impl TunnelState {
     pub(crate) fn grant(&mut self, id: StreamId, bytes: usize) {
         if bytes > 0 {
             self.http2.grant(id, u32::try_from(bytes).unwrap_or(u32::MAX));
+            self.adjust_window(id, bytes);
             if !self.http2.output().is_empty() {
                 self.wake_owner();
+            }
+        }
+    }
+
+    fn adjust_window(&mut self, id: StreamId, taken: usize) {
+        let Some((window, _)) = self.http2.receive_window(id) else { return };
+        let Some(stream) = self.streams.get_mut(&id).filter(|_| window < self.max_stream_window) else {
+            return;
+        };
+        match stream.window.take(taken, window, &self.round_trip, Instant::now) {
+            Advice::Keep => {}
+            Advice::Measure => {
+                if self.round_trip.start(Instant::now()) {
+                    self.http2.ping(RTT_PING);
+                }
+            }
+            Advice::Double => {
+                let larger = window.saturating_mul(2).min(self.max_stream_window);
+                self.connection_window = self.connection_window.saturating_add(larger - window);
+                self.http2.grow_connection(self.connection_window);
+                self.http2.grow(id, larger);
             }
         }
     }
@@ -362,6 +397,7 @@ impl TunnelState {
             }
             Event::PeerSettings => self.peer_is_ready = true,
             Event::GoAway { code, debug, .. } => self.goaway = Some((code, debug)),
+            Event::Pong { payload: RTT_PING } => self.round_trip.finish(Instant::now()),
             Event::Data { .. }
             | Event::Trailers { .. }
             | Event::Pong { .. }

@@ -1,0 +1,105 @@
+//! How large a stream's receive window should be: as large as what its reader takes in two round trips.
+//!
+//! Windows begin small, so that a stalled application costs little, and double while the reader takes a whole window sooner
+//! than the peer could have been held up by it. Values only: the caller has the clock and sends the PING that measures.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How old a measured round trip may be. Under load it grows, and so should windows.
+const RTT_AGE: Duration = Duration::from_secs(1);
+
+/// The round trip of a tunnel.
+#[derive(Debug, Default)]
+pub(super) struct RoundTrip {
+    /// When the PING that was not answered yet was sent.
+    sent_at: Option<Instant>,
+    /// The last round trip, and when it ended.
+    last: Option<(Duration, Instant)>,
+}
+
+/// What the reader of one stream has taken of its window.
+#[derive(Debug, Default)]
+pub(super) struct WindowUse {
+    taken: u64,
+    since: Option<Instant>,
+}
+
+/// What to do about a window.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Advice {
+    /// Leave it.
+    Keep,
+    /// Measure the round trip.
+    Measure,
+    /// Double it.
+    Double,
+}
+
+// === impl RoundTrip ===
+
+impl RoundTrip {
+    /// Whether a PING is to be sent now.
+    pub(super) fn start(&mut self, now: Instant) -> bool {
+        let starts = self.sent_at.is_none();
+        self.sent_at.get_or_insert(now);
+        starts
+    }
+
+    /// The PING was answered.
+    pub(super) fn finish(&mut self, now: Instant) {
+        if let Some(sent_at) = self.sent_at.take() {
+            self.last = Some((now - sent_at, now));
+        }
+    }
+}
+
+// === impl WindowUse ===
+
+impl WindowUse {
+    /// The reader has taken `bytes` more. `now` is asked for once per window.
+    pub(super) fn take(
+        &mut self,
+        bytes: usize,
+        window: u32,
+        round_trip: &RoundTrip,
+        now: impl FnOnce() -> Instant,
+    ) -> Advice {
+        self.taken += bytes as u64;
+        if self.taken < u64::from(window) {
+            return Advice::Keep;
+        }
+        let now = now();
+        self.taken = 0;
+        let since = self.since.replace(now);
+        match (round_trip.last, since) {
+            (Some((trip, _)), Some(since)) if now - since < 2 * trip => Advice::Double,
+            (Some((_, at)), _) if now - at < RTT_AGE => Advice::Keep,
+            _ => Advice::Measure,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_window_doubles_while_it_is_taken_within_two_round_trips() {
+        let (mut used, mut trip, start) = (WindowUse::default(), RoundTrip::default(), Instant::now());
+        let never = || -> Instant { panic!("the window is not taken yet") };
+        assert_eq!(used.take(99, 100, &trip, never), Advice::Keep);
+        assert_eq!(used.take(1, 100, &trip, || start), Advice::Measure);
+        assert!(trip.start(start) && !trip.start(start + MS), "one PING at a time");
+        trip.finish(start + 10 * MS);
+        for (took, advice) in [(19, Advice::Double), (20, Advice::Keep), (5, Advice::Double)] {
+            let mut used = WindowUse { taken: 0, since: Some(start + 20 * MS) };
+            assert_eq!(used.take(100, 100, &trip, || start + (20 + took) * MS), advice, "{took} ms");
+        }
+        let mut used = WindowUse { taken: 0, since: Some(start) };
+        assert_eq!(used.take(100, 100, &trip, || start + 2000 * MS), Advice::Measure, "the last is old");
+    }
+}
