@@ -13,14 +13,13 @@ use isthmus_rt::metrics::Registry;
 use isthmus_rt::ready::Readiness;
 use isthmus_rt::task::Tasks;
 use isthmus_state::{Batch, State};
-use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use super::RunError;
 use super::http::{Common, Endpoint};
 use super::shutdown::{Drained, Signals};
 use crate::config::agent::AgentConfig;
-use crate::runtime;
+use crate::runtime::{self, DataRuntime};
 use crate::wiring::config_dump::{self, ConfigDumpSource};
 use crate::wiring::discovery::Discovery;
 use crate::wiring::pods::Pods;
@@ -36,15 +35,15 @@ pub(crate) fn run(config: AgentConfig, log: Handle) -> Result<(), RunError> {
     if let Err(error) = isthmus_sys::limits::raise_nofile() {
         tracing::warn!(%error, "cannot raise the limit of open files (RLIMIT_NOFILE), it stays unchanged");
     }
-    let data = runtime::data(config.threads).map_err(RunError::os("data runtime"))?;
+    let data = DataRuntime::start(config.threads).map_err(RunError::os("data runtime"))?;
     let own = runtime::control().map_err(RunError::os("control runtime"))?;
     let outcome = own.block_on(serve(config, log, &data));
     // No connection outlives the drain.
-    data.shutdown_background();
+    data.shutdown();
     outcome
 }
 
-async fn serve(config: AgentConfig, log: Handle, data: &Runtime) -> Result<(), RunError> {
+async fn serve(config: AgentConfig, log: Handle, data: &DataRuntime) -> Result<(), RunError> {
     let mut signals = Signals::install()?;
     let common = Common::bind(config.metrics_address(), config.readiness_address()).await?;
     let mut admin = Endpoint::bind("admin", config.admin_address()).await?;

@@ -17,7 +17,6 @@ use isthmus_rt::metrics::Registry;
 use isthmus_rt::ready::Readiness;
 use isthmus_rt::task::Tasks;
 use isthmus_sys::socket::{Sockets, Transparent};
-use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use super::RunError;
@@ -25,7 +24,7 @@ use super::agent::{CertPrefetch, MeshState};
 use super::http::{Common, Endpoint};
 use super::shutdown::{Drained, Signals};
 use crate::config::gateway::GatewayConfig;
-use crate::runtime;
+use crate::runtime::{self, DataRuntime};
 use crate::wiring::config_dump::ConfigDumpSource;
 use crate::wiring::metrics;
 use crate::wiring::proxy_context::proxy_context;
@@ -43,14 +42,14 @@ pub(crate) fn run(config: GatewayConfig, log: Handle) -> Result<(), RunError> {
     if let Err(error) = isthmus_sys::limits::raise_nofile() {
         tracing::warn!(%error, "cannot raise the limit of open files (RLIMIT_NOFILE), it stays unchanged");
     }
-    let data = runtime::data(config.base.threads).map_err(RunError::os("data runtime"))?;
+    let data = DataRuntime::start(config.base.threads).map_err(RunError::os("data runtime"))?;
     let own = runtime::control().map_err(RunError::os("control runtime"))?;
     let outcome = own.block_on(serve(config, log, &data));
-    data.shutdown_background();
+    data.shutdown();
     outcome
 }
 
-async fn serve(config: GatewayConfig, log: Handle, data: &Runtime) -> Result<(), RunError> {
+async fn serve(config: GatewayConfig, log: Handle, data: &DataRuntime) -> Result<(), RunError> {
     let base = &config.base;
     let mut signals = Signals::install()?;
     let common = Common::bind(base.metrics_address(), base.readiness_address()).await?;
@@ -119,7 +118,7 @@ fn start(
     config: &GatewayConfig,
     proxy_context: Arc<ProxyContext>,
     globals: global_services::GlobalServices,
-    data: &Runtime,
+    data: &DataRuntime,
     drain: Watch,
 ) -> Result<Gateway, RunError> {
     let _inside = data.enter();

@@ -24,7 +24,7 @@ const READY: &str = "node";
 /// Runs the role.
 pub(crate) fn run(config: NodeConfig, log: Handle) -> Result<(), RunError> {
     isthmus_identity::install_crypto_provider();
-    let runtime = runtime::data(2).map_err(RunError::os("runtime"))?;
+    let runtime = runtime::several(2).map_err(RunError::os("runtime"))?;
     runtime.block_on(serve(config, log))
 }
 

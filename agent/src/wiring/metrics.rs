@@ -27,7 +27,7 @@ mod tests {
 
     #[test]
     fn process_metrics_are_registered() {
-        let runtime = crate::runtime::data(1).unwrap();
+        let runtime = crate::runtime::several(1).unwrap();
         let registry = Registry::default();
         let log = isthmus_rt::log::init(isthmus_rt::log::Format::Text, "off").unwrap();
         process(&registry, &log, runtime.handle());
