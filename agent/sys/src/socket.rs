@@ -131,6 +131,8 @@ impl Sockets {
                 true
             }
         };
+        // Accepted connections inherit them.
+        self.apply_options(SockRef::from(&socket)).map_err(failed("set options of listener on"))?;
         socket.bind(&addr.into()).map_err(failed("bind"))?;
         socket.listen(BACKLOG).map_err(failed("listen on"))?;
         let listener = TcpListener::from_std(socket.into()).map_err(failed("register listener"))?;
@@ -222,13 +224,6 @@ impl Sockets {
         }
     }
 
-    /// Applies the options of connections (`TCP_NODELAY`, keepalive) to an accepted one.
-    pub fn accepted(&self, stream: &TcpStream) {
-        if let Err(error) = self.apply_options(SockRef::from(stream)) {
-            tracing::debug!(%error, "options of an accepted connection not set, it was closed already");
-        }
-    }
-
     fn apply_options(&self, socket: SockRef<'_>) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;
         let Some(keepalive) = self.keepalive else { return Ok(()) };
@@ -244,14 +239,13 @@ impl Sockets {
     /// A non-blocking, marked socket of the address's family in the factory's namespace.
     fn open(&self, addr: SocketAddr, kind: Type) -> Result<Socket, Error> {
         let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
-        let make = || Socket::new(Domain::for_address(addr), kind, Some(protocol));
+        let make = || Socket::new(Domain::for_address(addr), kind.nonblocking(), Some(protocol));
         let made = match &self.netns {
             Some(netns) => netns.run(make)?,
             None => make(),
         };
         let failed = |step| Error::on(step, addr);
         let socket = made.map_err(failed("make socket for"))?;
-        socket.set_nonblocking(true).map_err(failed("make non-blocking socket for"))?;
         if addr.is_ipv6() {
             socket.set_only_v6(false).map_err(failed("make dual-stack socket for"))?;
         }

@@ -37,7 +37,6 @@ pub(super) async fn accept(
     drain: Watch,
 ) {
     let _open = ctx.proxy().metrics.count_socket(Reporter::Gateway);
-    ctx.sockets().accepted(&accepted.stream);
     let Accepted { stream, source, local, slot, .. } = accepted;
     let proven = tokio::select! {
         biased;

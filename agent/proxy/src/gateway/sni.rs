@@ -50,7 +50,6 @@ async fn serve(
     find: impl AsyncFnOnce(&mut Accepted) -> Result<(SocketAddr, Bytes), Error>,
 ) {
     let _open = ctx.proxy().metrics.count_socket(Reporter::Gateway);
-    ctx.sockets().accepted(&accepted.stream);
     let work = async {
         match find(&mut accepted).await {
             Ok((original, first)) => {

@@ -19,7 +19,6 @@ use crate::types::{Direction, Reporter};
 /// Serves one connection to the HBONE port to its end.
 pub(crate) async fn accept(ctx: Arc<PodContext>, accepted: Accepted, drain: Watch) {
     let _socket_count = ctx.proxy().metrics.count_socket(Reporter::Destination);
-    ctx.sockets().accepted(&accepted.stream);
     let Accepted { stream, source, local, slot, .. } = accepted;
     let authenticated = tokio::select! {
         biased;

@@ -23,7 +23,6 @@ use crate::types::{Carrier, Direction, Reporter};
 /// Serves one plaintext connection to its end.
 pub(crate) async fn serve(ctx: Arc<PodContext>, accepted: Accepted, drain: Watch) {
     let _socket_count = ctx.proxy().metrics.count_socket(Reporter::Destination);
-    ctx.sockets().accepted(&accepted.stream);
     tokio::select! {
         biased;
         // A dropped record logs its connection as drained.

@@ -23,7 +23,6 @@ use crate::types::{Direction, Reporter};
 /// Serves one captured connection to its end.
 pub(crate) async fn serve(ctx: Arc<PodContext>, accepted: Accepted, drain: Watch) {
     let _open = ctx.proxy().metrics.count_socket(Reporter::Source);
-    ctx.sockets().accepted(&accepted.stream);
     let flow = Flow {
         stream: accepted.stream,
         source: accepted.source,

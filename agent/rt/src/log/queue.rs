@@ -11,6 +11,8 @@ use prometheus_client::metrics::counter::Counter;
 pub(super) const LINES: usize = 10_000;
 /// Limit of their bytes; an access log line has about 500.
 const BYTES: usize = 16 << 20;
+/// How long the writer lets lines collect after a write.
+const LULL: Duration = Duration::from_millis(5);
 /// Capacity that a buffer keeps after a stall of the reader.
 const KEPT: usize = 1 << 20;
 
@@ -38,6 +40,8 @@ struct Pending {
     writing: (usize, usize),
     /// Dropped lines that were not reported yet.
     unreported: u64,
+    /// The writer waits for a push. Otherwise it looks by itself, and waking it would be a system call for nothing.
+    writer_waits: bool,
 }
 
 // === impl Queue ===
@@ -68,8 +72,11 @@ impl Queue {
             pending.text.extend_from_slice(line.as_bytes());
             pending.lines += 1;
         }
+        let wake = std::mem::take(&mut pending.writer_waits);
         drop(pending);
-        self.0.pushed.notify_one();
+        if wake {
+            self.0.pushed.notify_one();
+        }
     }
 
     /// Waits until everything is written, at most `timeout`; returns whether it is.
@@ -110,12 +117,17 @@ impl Queue {
             batch.clear();
             batch.shrink_to(KEPT);
             self.batch_written();
+            // Lines that come in quick succession are written together.
+            std::thread::park_timeout(LULL);
         }
     }
 
     /// Waits for lines and takes all of them; returns their number and the number dropped after them.
     fn next_batch(&self, batch: &mut Vec<u8>) -> (usize, u64) {
-        let idle = |pending: &mut Pending| pending.lines == 0 && pending.unreported == 0;
+        let idle = |pending: &mut Pending| {
+            pending.writer_waits = pending.lines == 0 && pending.unreported == 0;
+            pending.writer_waits
+        };
         let pending = self.0.pushed.wait_while(self.lock(), idle);
         let mut pending = pending.unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut pending.text, batch);

@@ -19,7 +19,6 @@ async fn outgoing_and_accepted_connections_have_the_options() {
     let to = listener.local_addr().unwrap();
     let (outgoing, accepted) = tokio::join!(sockets.connect(to, None, SOON), listener.accept());
     let (mut outgoing, (mut accepted, _)) = (outgoing.unwrap(), accepted.unwrap());
-    sockets.accepted(&accepted);
     for stream in [&outgoing, &accepted] {
         let socket = SockRef::from(stream);
         assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
