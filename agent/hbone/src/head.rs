@@ -27,7 +27,7 @@ pub struct Head {
 /// The head of the answer to a CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResponseHead {
-    /// Always 200 on a stream; any other status is [`OpenError::Status`].
+    /// Always 200 on a stream; any other status is [`crate::OpenError::Status`].
     pub status: ConnectStatus,
     /// Labels of the destination workload.
     pub baggage: Option<String>,

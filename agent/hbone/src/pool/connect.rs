@@ -9,7 +9,7 @@ use crate::client::Tunnel;
 
 /// Dials the tunnel to a key.
 pub trait Connect<K> {
-    /// Dials, up to and including [`crate::client::handshake`]. The future may be dropped at any point, and may outlive
+    /// Dials, up to and including [`crate::client::start`]. The future may be dropped at any point, and may outlive
     /// the caller for which it was started.
     fn connect(&self, key: &K) -> BoxFuture<'static, Result<Tunnel, ConnectFailure>>;
 }
