@@ -156,14 +156,7 @@ impl SendHalf {
             return Poll::Ready(Err(lost.clone()));
         }
         stream.writer = Some(cx.waker().clone());
-        if !state.has_room(cx.waker()) {
-            return Poll::Pending;
-        }
-        let credit = state.http2().send_credit(id);
-        if credit == 0 {
-            state.http2().reserve_data(id, 1);
-            return Poll::Pending;
-        }
+        let Some(credit) = state.credit(id, cx.waker()) else { return Poll::Pending };
         let mut left = credit;
         for slice in slices {
             let now = left.min(slice.len());

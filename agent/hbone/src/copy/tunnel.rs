@@ -159,14 +159,7 @@ impl Copy {
         }
         let mut turn = 0;
         loop {
-            if !state.has_room(cx.waker()) {
-                return Poll::Pending;
-            }
-            let credit = state.http2().send_credit(id);
-            if credit == 0 {
-                state.http2().reserve_data(id, 1);
-                return Poll::Pending;
-            }
+            let Some(credit) = state.credit(id, cx.waker()) else { return Poll::Pending };
             if turn >= TURN {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;

@@ -143,13 +143,20 @@ impl TunnelState {
         }
     }
 
-    /// Whether a stream may put more into the send buffer; if not, `waker` is woken when it may.
-    pub(crate) fn has_room(&mut self, waker: &Waker) -> bool {
-        let has_room = self.send_buffer.len() < MAX_UNWRITTEN;
-        if !has_room && !self.blocked.iter().any(|blocked| blocked.will_wake(waker)) {
-            self.blocked.push(waker.clone());
+    /// How much a stream may send now. If nothing, `waker` is woken when there is room in the send buffer, or the stream's
+    /// writer when there is credit.
+    pub(crate) fn credit(&mut self, id: StreamId, waker: &Waker) -> Option<usize> {
+        if self.send_buffer.len() >= MAX_UNWRITTEN {
+            if !self.blocked.iter().any(|blocked| blocked.will_wake(waker)) {
+                self.blocked.push(waker.clone());
+            }
+            return None;
         }
-        has_room
+        let credit = self.http2.send_credit(id);
+        if credit == 0 {
+            self.http2.reserve_data(id, 1);
+        }
+        (credit > 0).then_some(credit)
     }
 
     /// Takes what HTTP/2 has queued, unless the peer does not read: then it stays where its amount is limited.
@@ -166,10 +173,6 @@ impl TunnelState {
         if self.send_buffer.len() < MAX_UNWRITTEN / 2 {
             self.blocked.drain(..).for_each(Waker::wake);
         }
-    }
-
-    pub(crate) fn http2(&mut self) -> &mut Connection {
-        &mut self.http2
     }
 
     pub(crate) fn stream(&mut self, id: StreamId) -> Option<&mut StreamState> {
