@@ -1,5 +1,5 @@
-//! CPU time of a tunnel's owner task. The owner does encryption and framing for all streams of its tunnel, on one core at
-//! a time: that core bounds what they can carry together.
+//! CPU time of a tunnel's owner task. The owner opens every record of its tunnel and writes and seals most, on one core at a
+//! time: that core bounds what the streams can carry together.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -93,8 +93,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owner<S> {
             self.end(error);
         }
         let written = if self.write_error.is_none() { self.poll_write(cx) } else { Poll::Pending };
-        let unwritten = self.core.lock().send_buffer.len();
         if let Some(ending) = &mut self.ending {
+            let unwritten = self.core.lock().send_buffer.len();
             if unwritten < std::mem::replace(&mut self.unwritten, unwritten) {
                 ending.record_progress();
             }

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::send_buffer::SendBuffer;
-use super::window::{Advice, RoundTrip, WindowUse};
+use super::window::{Advice, ConnectionWindow, RoundTrip, WindowUse};
 use crate::byte_counter::ByteCounter;
 use crate::close_reason::CloseReason;
 use crate::error::{StreamError, TunnelError};
@@ -59,9 +59,9 @@ pub(crate) struct TunnelState {
     pub(crate) peer_is_ready: bool,
     ended: Option<TunnelError>,
     round_trip: RoundTrip,
-    /// To which stream windows may grow, and the window of the connection, which grows with them.
+    /// To which stream windows may grow.
     max_stream_window: u32,
-    connection_window: u32,
+    connection_window: ConnectionWindow,
 }
 
 /// What the tunnel knows of one stream whose handle exists.
@@ -78,6 +78,8 @@ pub(crate) struct StreamState {
     /// The peer says that it has not processed the stream.
     pub(crate) unprocessed: bool,
     window: WindowUse,
+    /// By how much its window has grown.
+    grown: u32,
     /// Our half has ended.
     pub(crate) finished: bool,
     /// Received bytes are thrown away: the application has stopped reading.
@@ -117,7 +119,7 @@ impl TunnelCore {
             ended: None,
             round_trip: RoundTrip::default(),
             max_stream_window: settings.max_stream_window,
-            connection_window: settings.connection_window,
+            connection_window: ConnectionWindow::new(settings.connection_window),
         };
         Self { state: Mutex::new(state), close_reason: CloseReason::default() }
     }
@@ -217,6 +219,7 @@ impl TunnelState {
     /// The handle of a stream is gone: a stream that has not ended is reset.
     pub(super) fn remove_stream(&mut self, id: StreamId) {
         let Some(stream) = self.streams.remove(&id) else { return };
+        self.connection_window.release(stream.grown);
         // A server that has said all it has to say only wants no more (RFC 9113 §8.1). For a stream that has ended in both
         // directions this sends nothing, and releases what was not taken.
         let only_unread = stream.finished && self.http2.role() == Role::Server;
@@ -338,8 +341,10 @@ impl TunnelState {
             }
             Advice::Double => {
                 let larger = window.saturating_mul(2).min(self.max_stream_window);
-                self.connection_window = self.connection_window.saturating_add(larger - window);
-                self.http2.grow_connection(self.connection_window);
+                stream.grown += larger - window;
+                if let Some(size) = self.connection_window.grow(larger - window) {
+                    self.http2.grow_connection(size);
+                }
                 self.http2.grow(id, larger);
             }
         }

@@ -26,6 +26,15 @@ pub(super) struct WindowUse {
     since: Option<Instant>,
 }
 
+/// The window of the connection: as large as it was, and by as much larger as those of its streams have grown. What ended
+/// streams had is for later ones, since a window never becomes smaller.
+#[derive(Debug)]
+pub(super) struct ConnectionWindow {
+    size: u32,
+    /// What the streams of now need of it.
+    needed: u32,
+}
+
 /// What to do about a window.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Advice {
@@ -81,11 +90,45 @@ impl WindowUse {
     }
 }
 
+// === impl ConnectionWindow ===
+
+impl ConnectionWindow {
+    pub(super) fn new(size: u32) -> Self {
+        Self { size, needed: size }
+    }
+
+    /// A stream's window has grown: the new size of the connection's, if that is larger.
+    pub(super) fn grow(&mut self, by: u32) -> Option<u32> {
+        self.needed = self.needed.saturating_add(by);
+        (self.needed > self.size).then(|| {
+            self.size = self.needed;
+            self.size
+        })
+    }
+
+    /// A stream is gone whose window had grown.
+    pub(super) fn release(&mut self, grown: u32) {
+        self.needed = self.needed.saturating_sub(grown);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_connections_window_grows_with_the_streams_of_one_time_only() {
+        let mut window = ConnectionWindow::new(100);
+        assert_eq!((window.grow(20), window.grow(30)), (Some(120), Some(150)));
+        // Streams that come and go, each of which grows.
+        for _ in 0..1000 {
+            window.release(30);
+            assert_eq!(window.grow(30), None);
+        }
+        assert_eq!(window.grow(1), Some(151));
+    }
 
     #[test]
     fn a_window_doubles_while_it_is_taken_within_two_round_trips() {
