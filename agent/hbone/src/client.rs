@@ -4,13 +4,12 @@ use std::future::poll_fn;
 use std::sync::{Arc, MutexGuard};
 use std::task::Poll;
 
-use isthmus_http2::{Connection, SendError};
+use isthmus_http2::{Code as Reason, Connection, SendError};
 use isthmus_rt::task::Tasks;
 use tokio::time::Instant;
 
 use crate::error::{OpenError, StreamError, TunnelError};
 use crate::head::{Head, ResponseHead};
-use crate::reason::Reason;
 use crate::settings::Settings;
 use crate::status::ConnectStatus;
 use crate::stream::Stream;

@@ -6,7 +6,8 @@
 use std::io;
 use std::time::Duration;
 
-use crate::reason::Reason;
+use isthmus_http2::Code as Reason;
+
 use crate::status::ConnectStatus;
 
 /// Why a TLS session was not established. The texts do not name the handshake: a caller that logs one does.

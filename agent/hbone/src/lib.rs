@@ -2,11 +2,12 @@
 //! nested tunnel.
 //!
 //! It works over any byte stream and knows neither the meaning of identities nor the state of the mesh. HTTP/2 and the TLS
-//! record layer are crates below; rustls makes the handshake. None of their types appears in the public API.
+//! record layer are crates below; rustls makes the handshake. Of their types only the error
+//! code appears in the public API.
 //!
 //! ```text
 //! pool → client ┐                    ┌→ keepalive → settings
-//!       server  ┼→ stream → tunnel  ┼→ close_reason → error, reason, status
+//!       server  ┼→ stream → tunnel  ┼→ close_reason → error, status
 //!         copy ─┘      session ─┘   └→ byte_counter        usage → cpu_load
 //! ```
 
@@ -21,7 +22,6 @@ pub mod forwarded;
 pub mod head;
 mod keepalive;
 pub mod pool;
-pub mod reason;
 pub mod server;
 pub mod session;
 pub mod settings;
@@ -35,8 +35,8 @@ mod usage;
 
 pub use error::{OpenError, PeerRevoked, StreamError, TlsError, TunnelError};
 pub use head::{BadHead, Head, ResponseHead};
+pub use isthmus_http2::Code as Reason;
 pub use isthmus_model::Authority;
-pub use reason::Reason;
 pub use settings::Settings;
 pub use status::ConnectStatus;
 pub use stream::{RecvHalf, SendHalf, Stream};

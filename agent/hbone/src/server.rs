@@ -5,13 +5,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use isthmus_http2::Connection;
+use isthmus_http2::{Code as Reason, Connection};
 use isthmus_rt::drain;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::error::{OpenError, StreamError, TunnelError};
 use crate::head::{BadHead, Head, ResponseHead};
-use crate::reason::Reason;
 use crate::settings::Settings;
 use crate::status::ConnectStatus;
 use crate::stream::Stream;

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use isthmus_http2::Code as Reason;
 
 use crate::error::StreamError;
-use crate::reason::Reason;
 use crate::tunnel::StreamRef;
 
 /// A bidirectional byte stream.

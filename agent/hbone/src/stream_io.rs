@@ -5,10 +5,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use isthmus_http2::Code as Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::error::{StreamError, TunnelError};
-use crate::reason::Reason;
 use crate::stream::Stream;
 use crate::tunnel::{Link, Transport};
 

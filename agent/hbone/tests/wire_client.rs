@@ -139,7 +139,7 @@ async fn resets_are_typed_and_delivered_after_earlier_data() {
         peer.reset(id, code).await.unwrap();
         assert_eq!(stream.recv().await.unwrap().unwrap(), "last");
         let error = stream.recv().await.unwrap().unwrap_err();
-        assert_eq!(error, StreamError::Reset(Reason::from(code)));
+        assert_eq!(error, StreamError::Reset(Reason(code)));
         assert_eq!(stream.send(b"x").await, Err(error));
     }
     // After END_STREAM a reset concerns the other half only.

@@ -9,14 +9,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use isthmus_http2::StreamId;
+use isthmus_http2::{Code as Reason, StreamId};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::outcome::{CopyError, CopyOutcome, Side};
 use crate::byte_counter::ByteCounter;
 use crate::error::StreamError;
-use crate::reason::Reason;
 use crate::socket_io;
 use crate::stream::Stream;
 use crate::tunnel::{MAX_SLOTS, Sink, StreamRef, TunnelState};

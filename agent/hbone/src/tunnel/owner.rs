@@ -304,7 +304,7 @@ fn receive(
                 state.handle(event);
             }
             Ok(None) => return Ok(()),
-            Err(error) => return Err(TunnelError::Protocol(error.code.0.into())),
+            Err(error) => return Err(TunnelError::Protocol(error.code)),
         }
     }
 }
@@ -313,7 +313,7 @@ fn receive(
 fn end_reason(state: &TunnelState) -> TunnelError {
     match &state.goaway {
         Some((code, debug)) if *code != Code::NO_ERROR => {
-            TunnelError::GoAway { reason: code.0.into(), detail: String::from_utf8_lossy(debug).into_owned() }
+            TunnelError::GoAway { reason: *code, detail: String::from_utf8_lossy(debug).into_owned() }
         }
         _ => TunnelError::Closed,
     }

@@ -22,7 +22,6 @@ use super::window::{Advice, ConnectionWindow, RoundTrip, WindowUse};
 use crate::byte_counter::ByteCounter;
 use crate::close_reason::CloseReason;
 use crate::error::{StreamError, TunnelError};
-use crate::reason::Reason;
 use crate::settings::Settings;
 use crate::socket_io;
 
@@ -305,8 +304,8 @@ impl TunnelState {
     }
 
     /// Resets a stream in both directions.
-    pub(crate) fn reset(&mut self, id: StreamId, reason: Reason) {
-        self.http2.reset(id, Code(reason.code()));
+    pub(crate) fn reset(&mut self, id: StreamId, reason: Code) {
+        self.http2.reset(id, reason);
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.finished = true;
             stream.lost.get_or_insert(StreamError::Reset(reason));
@@ -393,7 +392,7 @@ impl TunnelState {
                 stream.end.get_or_insert(Ok(()));
             }),
             Event::Reset { stream, code, cause } => self.update(stream, |stream| {
-                let error = StreamError::Reset(code.0.into());
+                let error = StreamError::Reset(code);
                 stream.unprocessed = cause == ResetCause::GoAway;
                 stream.lost.get_or_insert_with(|| error.clone());
                 stream.end.get_or_insert(Err(error));
