@@ -94,12 +94,6 @@ impl<S> TlsSession<S> {
     pub fn state(&self) -> &rustls::CommonState {
         self.handshaker.state()
     }
-
-    /// The transport below.
-    #[must_use]
-    pub fn io(&self) -> &S {
-        &self.io
-    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for TlsSession<S> {
