@@ -82,6 +82,11 @@ impl Stream {
         (self.recv, self.send)
     }
 
+    /// Where the stream is in its tunnel.
+    pub(crate) fn into_place(self) -> Arc<StreamRef> {
+        self.send.stream
+    }
+
     pub(crate) fn halves(&mut self) -> (&mut RecvHalf, &mut SendHalf) {
         (&mut self.recv, &mut self.send)
     }
@@ -118,11 +123,6 @@ impl RecvHalf {
         let n = n.min(self.unreleased);
         self.unreleased -= n;
         self.stream.core.lock().grant(self.stream.id, n);
-    }
-
-    /// Where the stream is in its tunnel.
-    pub(crate) fn place(&self) -> &Arc<StreamRef> {
-        &self.stream
     }
 }
 

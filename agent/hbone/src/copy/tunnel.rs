@@ -44,9 +44,8 @@ pub(super) struct Copy {
     tcp: Arc<TcpStream>,
     /// Dropping the copy before it is over resets the application.
     over: bool,
+    /// Dropped with the copy: a stream that has not ended is reset.
     place: Arc<StreamRef>,
-    /// Keeps the stream.
-    _stream: Stream,
     counter: Arc<dyn ByteCounter>,
     to_stream: ToStream,
     /// What was written to the application, once it takes no more.
@@ -60,25 +59,15 @@ pub(super) struct Copy {
 // === impl Copy ===
 
 impl Copy {
-    pub(super) fn new(tcp: TcpStream, mut stream: Stream, counter: Arc<dyn ByteCounter>) -> Self {
+    pub(super) fn new(tcp: TcpStream, stream: Stream, counter: Arc<dyn ByteCounter>) -> Self {
         let tcp = Arc::new(tcp);
-        let place = Arc::clone(stream.halves().0.place());
+        let place = stream.into_place();
         if let Some(known) = place.core.lock().stream(place.id) {
             let (tcp, counter) = (Arc::clone(&tcp), Arc::clone(&counter));
             known.sink = Some(Sink { tcp, counter, written: 0, error: None });
         }
         let to_stream = ToStream { bytes: 0, slots: 1, done: false, refused: None };
-        Self {
-            tcp,
-            over: false,
-            place,
-            _stream: stream,
-            counter,
-            to_stream,
-            received: 0,
-            to_app_done: false,
-            closed_by: None,
-        }
+        Self { tcp, over: false, place, counter, to_stream, received: 0, to_app_done: false, closed_by: None }
     }
 
     /// Runs until both directions have ended or one has failed. The flag asks to let the application finish sending before
