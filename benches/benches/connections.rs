@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use isthmus_benches::agents::{self, Agents, Subject};
+use isthmus_benches::agents::{self, Agents, Road, Subject};
 use isthmus_benches::isolated;
 use isthmus_benches::new_connections::{self, CLIENTS};
 use isthmus_kit::two_nodes::TwoNodes;
@@ -47,7 +47,7 @@ fn measured(subject: &Subject, number: u32) -> Result<Figures> {
     let lab = TwoNodes::new()?;
     agents::prepare(&lab)?;
     let server = new_connections::serve(&lab.server, PORT)?;
-    let agents = subject.start(&lab)?;
+    let agents = subject.start(&lab, Road::Hbone)?;
     new_connections::run(&lab.client, server, WARM_UP)?;
     let before = agents.as_ref().map(Agents::usage).transpose()?;
     let begun = Instant::now();

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use isthmus_kit::binaries;
 use isthmus_kit::istiod::Istiod;
 use isthmus_kit::lab::{Host, in_ns};
@@ -19,6 +19,7 @@ use isthmus_sys::netns::Netns;
 use isthmus_sys::sysctl;
 use tempfile::TempDir;
 
+use crate::double;
 use crate::proc::{self, Memory, Usage};
 
 const CA_PORT: u16 = 15012;
@@ -33,6 +34,15 @@ pub struct Subject {
     /// `direct`, `isthmus` or `ztunnel`.
     pub name: &'static str,
     program: Option<PathBuf>,
+}
+
+/// How the agents reach each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Road {
+    /// Directly: one network.
+    Hbone,
+    /// Through our gateway: two networks.
+    DoubleHbone,
 }
 
 /// The wire without agents, our agents, and ztunnels when there is one; says so when there is none.
@@ -59,8 +69,8 @@ impl Subject {
     ///
     /// # Errors
     /// When an agent does not start or refuses its pod; its log is in the error.
-    pub fn start(&self, lab: &TwoNodes) -> Result<Option<Agents>> {
-        self.program.as_ref().map(|program| Agents::start(lab, program)).transpose()
+    pub fn start(&self, lab: &TwoNodes, road: Road) -> Result<Option<Agents>> {
+        self.program.as_ref().map(|program| Agents::start(lab, program, road)).transpose()
     }
 }
 
@@ -77,7 +87,7 @@ pub fn prepare(lab: &TwoNodes) -> Result<()> {
     Ok(())
 }
 
-/// An agent on each node, with a CA and a scripted node role for each; killed when dropped.
+/// An agent on each node, with a CA and a scripted node role for each, and perhaps a gateway; killed when dropped.
 pub struct Agents {
     children: Vec<Child>,
     _zds: Vec<ZdsPeer>,
@@ -87,17 +97,24 @@ pub struct Agents {
 
 impl Agents {
     /// Both programs get the same configuration: a local file, a CA at the node's own address, a scripted node role.
-    fn start(lab: &TwoNodes, program: &Path) -> Result<Self> {
+    fn start(lab: &TwoNodes, program: &Path, road: Road) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let dir = tempfile::tempdir()?;
         let ca = Arc::new(Ca::new("bench")?);
         let (mut children, mut zds) = (Vec::new(), Vec::new());
         std::fs::write(dir.path().join("token"), "a token")?;
+        let gateway = match road {
+            Road::Hbone => None,
+            Road::DoubleHbone => {
+                std::fs::write(dir.path().join("root.pem"), authority(&lab.outsider, &ca)?)?;
+                Some(runtime.block_on(double::gateway(lab, dir.path(), &ca_settings(dir.path())))?)
+            }
+        };
         for (at, (pod, name)) in [(&lab.client, "client"), (&lab.server, "server")].into_iter().enumerate() {
             let root = authority(&lab.nodes[at], &ca)?;
             std::fs::write(dir.path().join("root.pem"), root)?;
             let mut node = runtime.block_on(async { ZdsServer::bind(&lab.socket(at)) })?;
-            children.push(agent(lab, at, program, dir.path())?);
+            children.push(agent(lab, at, program, (road, dir.path()))?);
             rules::apply_pod(&pod.netns, &PodRules { dns_capture: false, ..PodRules::default() })?;
             let info = ZdsPod { uid: name, name, namespace: "ns", service_account: name };
             let enrolled = runtime.block_on(async {
@@ -109,34 +126,30 @@ impl Agents {
             let log = || std::fs::read_to_string(dir.path().join(format!("log{at}"))).unwrap_or_default();
             zds.push(enrolled.with_context(log)?);
         }
+        children.extend(gateway);
         Ok(Self { children, _zds: zds, _runtime: runtime, _dir: dir })
     }
 
-    /// The processes, the client's agent first.
-    ///
-    /// # Errors
-    /// None in practice: there are two.
-    pub fn pids(&self) -> Result<[u32; 2]> {
-        let [client, server] = self.children.as_slice() else { return Err(anyhow!("two agents")) };
-        Ok([client.id(), server.id()])
+    /// The processes: the client's agent, the server's and the gateway, if there is one.
+    #[must_use]
+    pub fn pids(&self) -> Vec<u32> {
+        self.children.iter().map(Child::id).collect()
     }
 
-    /// What they have used so far, the client's agent first.
+    /// What they have used so far, in the order of [`Self::pids`].
     ///
     /// # Errors
     /// When one of them has ended.
-    pub fn usage(&self) -> Result<[Usage; 2]> {
-        let [client, server] = self.pids()?;
-        Ok([proc::usage(client)?, proc::usage(server)?])
+    pub fn usage(&self) -> Result<Vec<Usage>> {
+        self.pids().into_iter().map(proc::usage).collect()
     }
 
-    /// Their memory, the client's agent first.
+    /// Their memory, in the order of [`Self::pids`].
     ///
     /// # Errors
     /// When one of them has ended.
-    pub fn memory(&self) -> Result<[Memory; 2]> {
-        let [client, server] = self.pids()?;
-        Ok([proc::memory(client)?, proc::memory(server)?])
+    pub fn memory(&self) -> Result<Vec<Memory>> {
+        self.pids().into_iter().map(proc::memory).collect()
     }
 }
 
@@ -150,23 +163,36 @@ impl Drop for Agents {
     }
 }
 
-fn agent(lab: &TwoNodes, at: usize, program: &Path, dir: &Path) -> Result<Child> {
+/// Settings of the CA, a process' own loopback.
+fn ca_settings(dir: &Path) -> [(&'static str, String); 3] {
+    let path = |name: &str| dir.join(name).display().to_string();
+    [
+        ("CA_ADDRESS", format!("https://127.0.0.1:{CA_PORT}")),
+        ("CA_ROOT_CA", path("root.pem")),
+        ("AUTH_TOKEN", path("token")),
+    ]
+}
+
+fn agent(lab: &TwoNodes, at: usize, program: &Path, (road, dir): (Road, &Path)) -> Result<Child> {
+    let (local, network) = match road {
+        Road::Hbone => (lab.local(""), "net1"),
+        Road::DoubleHbone => (double::local(lab, at), double::network(at)),
+    };
     let log = std::fs::File::create(dir.join(format!("log{at}")))?;
     let mut command = Command::new(program);
     command.args(["proxy", "ztunnel"]).env_clear().current_dir(dir);
     command.envs([
-        ("LOCAL_XDS", lab.local("").as_str()),
+        ("LOCAL_XDS", local.as_str()),
         ("XDS_ADDRESS", ""),
-        ("CA_ADDRESS", &format!("https://127.0.0.1:{CA_PORT}")),
-        ("NETWORK", "net1"),
-        ("CLUSTER_ID", "c1"),
+        ("NETWORK", network),
+        ("CLUSTER_ID", if network == "net1" { "c1" } else { "c2" }),
         ("NODE_NAME", &format!("n{at}")),
         ("POD_NAME", "ztunnel-abcde"),
         ("POD_NAMESPACE", "istio-system"),
         ("INSTANCE_IP", "127.0.0.1"),
         ("RUST_LOG", "info"),
     ]);
-    command.env("CA_ROOT_CA", dir.join("root.pem")).env("AUTH_TOKEN", dir.join("token"));
+    command.envs(ca_settings(dir));
     command.env("INPOD_UDS", lab.socket(at));
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     Ok(lab.nodes[at].netns.run_thread(|| command.spawn())??)

@@ -12,6 +12,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
 pub mod agents;
+pub mod double;
 pub mod mesh;
 pub mod new_connections;
 pub mod proc;

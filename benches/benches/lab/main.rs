@@ -12,13 +12,14 @@ mod requests;
 mod server;
 mod syscalls;
 mod table;
+mod tools;
 mod trips;
 mod worlds;
 
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use isthmus_benches::agents::{self, Subject};
+use isthmus_benches::agents::{self, Road, Subject};
 use isthmus_benches::isolated;
 use isthmus_sys::limits;
 
@@ -36,26 +37,45 @@ fn main() -> Result<ExitCode> {
 fn lab(options: &Options) -> Result<ExitCode> {
     let files = limits::raise_nofile()?;
     let subjects = agents::subjects()?;
-    let mut tables = Vec::new();
-    let wanted: Vec<_> = ALL.iter().filter(|measurement| options.wants(measurement.group)).collect();
-    if !wanted.is_empty() {
-        tables = rounds(options, &subjects, &wanted)?;
+    let mut all = Vec::new();
+    for congestion in options.congestion.iter().map(Option::as_deref) {
+        let mut tables = Vec::new();
+        for road in [Road::Hbone, Road::DoubleHbone] {
+            let mut wanted: Vec<_> =
+                ALL.iter().filter(|all| all.road == road && options.wants(all.group)).collect();
+            wanted.retain(|wanted| match wanted.missing_tool() {
+                Some(tool) => {
+                    println!("{tool} is not installed: no figure for {}", wanted.name);
+                    false
+                }
+                None => true,
+            });
+            if !wanted.is_empty() {
+                tables.extend(rounds(options, &subjects, (road, congestion), &wanted)?);
+            }
+        }
+        if options.wants("idle") {
+            tables.push(idle_table(&subjects, congestion, files)?);
+        }
+        all.push(tables);
     }
-    if options.wants("idle") {
-        tables.push(idle_table(options, &subjects, files)?);
+    for tables in &all {
+        tables.iter().for_each(|table| println!("{table}"));
+        print!("{}", goals::summary(tables));
     }
-    for table in &tables {
-        println!("{table}");
-    }
-    print!("{}", goals::summary(&tables));
     Ok(ExitCode::SUCCESS)
 }
 
 /// Every measurement on every subject, round by round; all agents run from the start, and all but two are idle.
-fn rounds(options: &Options, subjects: &[Subject], wanted: &[&'static Measurement]) -> Result<Vec<Table>> {
+fn rounds(
+    options: &Options,
+    subjects: &[Subject],
+    (road, congestion): (Road, Option<&str>),
+    wanted: &[&'static Measurement],
+) -> Result<Vec<Table>> {
     let worlds = subjects
         .iter()
-        .map(|subject| World::start(subject, options.congestion.as_deref()).context(subject.name))
+        .map(|subject| World::start(subject, road, congestion).context(subject.name))
         .collect::<Result<Vec<_>>>()?;
     let congestion = worlds[0].congestion()?;
     let mut tables: Vec<_> = wanted
@@ -103,10 +123,10 @@ fn count_syscalls(
 }
 
 /// Agents of its own for each subject, one after the other: memory that earlier load left would hide the connections'.
-fn idle_table(options: &Options, subjects: &[Subject], files: u64) -> Result<Table> {
+fn idle_table(subjects: &[Subject], congestion: Option<&str>, files: u64) -> Result<Table> {
     let mut table = None;
     for subject in subjects.iter().filter(|subject| subject.name != "direct") {
-        let world = World::start(subject, options.congestion.as_deref()).context(subject.name)?;
+        let world = World::start(subject, Road::Hbone, congestion).context(subject.name)?;
         let congestion = world.congestion()?;
         let figures = idle::run(&world, files).with_context(|| format!("idle through {}", world.name))?;
         table

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use isthmus_benches::agents::Road;
 
 use crate::bulk;
 use crate::meter;
 use crate::requests;
 use crate::syscalls::Syscalls;
 use crate::table::Column;
+use crate::tools;
 use crate::trips::{self, percentile};
 use crate::worlds::World;
 
@@ -19,6 +21,8 @@ pub(crate) struct Measurement {
     /// What `--only` calls it.
     pub(crate) group: &'static str,
     pub(crate) title: &'static str,
+    /// How the agents reach each other.
+    pub(crate) road: Road,
     pub(crate) columns: &'static [Column],
     work: Work,
 }
@@ -33,6 +37,10 @@ enum Work {
     Requests(usize),
     NewConnections,
     Mixture,
+    /// As bulk, by iperf3.
+    Iperf3(usize, bool),
+    /// Connections of wrk.
+    Wrk(usize),
 }
 
 const BULK: &[Column] = &[
@@ -71,7 +79,7 @@ const MIXTURE: &[Column] = &[
 ];
 
 /// All of them, in the order of the report.
-pub(crate) const ALL: [Measurement; 11] = [
+pub(crate) const ALL: [Measurement; 18] = [
     measurement("up", "up", "one stream, the client sends", BULK, Work::Bulk(1, false)),
     measurement("down", "down", "one stream, the server sends", BULK, Work::Bulk(1, true)),
     measurement("streams", "streams", "8 streams, the client sends", BULK, Work::Bulk(8, false)),
@@ -95,6 +103,28 @@ pub(crate) const ALL: [Measurement; 11] = [
         Work::NewConnections,
     ),
     measurement("mixture", "mixture", "100 requests per second beside a bulk sender", MIXTURE, Work::Mixture),
+    measurement("iperf3 up", "tools", "iperf3, one stream up", BULK, Work::Iperf3(1, false)),
+    measurement("iperf3 down", "tools", "iperf3, one stream down", BULK, Work::Iperf3(1, true)),
+    measurement("iperf3 streams", "tools", "iperf3, 8 streams up", BULK, Work::Iperf3(8, false)),
+    measurement("wrk", "tools", "wrk, 64 connections", REQUESTS, Work::Wrk(64)),
+    measurement(
+        "double up",
+        "double",
+        "double HBONE: one stream, the client sends",
+        BULK,
+        Work::Bulk(1, false),
+    )
+    .double(),
+    measurement("double trips", "double", "double HBONE: round trips of 1 KiB", TRIPS, Work::Trips(1024))
+        .double(),
+    measurement(
+        "double connections",
+        "double",
+        "double HBONE: new connections by 4 clients",
+        CONNECTIONS,
+        Work::NewConnections,
+    )
+    .double(),
 ];
 
 const fn measurement(
@@ -104,15 +134,30 @@ const fn measurement(
     columns: &'static [Column],
     work: Work,
 ) -> Measurement {
-    Measurement { name, group, title, columns, work }
+    Measurement { name, group, title, road: Road::Hbone, columns, work }
 }
 
 impl Measurement {
+    /// The same through a gateway, whose CPU time is counted with the agents'.
+    const fn double(self) -> Self {
+        Self { road: Road::DoubleHbone, ..self }
+    }
+
     /// One round on one subject: the row of the table. The agents are at rest afterwards.
     pub(crate) fn run(&self, world: &World, time: Duration, syscalls: Option<&Syscalls>) -> Result<Vec<f64>> {
         let row = self.row(world, time, syscalls)?;
         meter::rest(world, self.name)?;
         Ok(row)
+    }
+
+    /// The tool that it needs and that is not installed.
+    pub(crate) fn missing_tool(&self) -> Option<&'static str> {
+        let tool = match self.work {
+            Work::Iperf3(..) => "iperf3",
+            Work::Wrk(_) => "wrk",
+            _ => return None,
+        };
+        (!tools::is_installed(tool)).then_some(tool)
     }
 
     fn row(&self, world: &World, time: Duration, syscalls: Option<&Syscalls>) -> Result<Vec<f64>> {
@@ -136,6 +181,16 @@ impl Measurement {
             }
             Work::NewConnections => {
                 let spent = requests::new_connections(world, time, syscalls)?;
+                row.push(spent.rate());
+                row.extend(spent.micros());
+            }
+            Work::Iperf3(streams, down) => {
+                let spent = tools::iperf3(world, (streams, down), time, syscalls)?;
+                row.push(gigabits(spent.rate()));
+                row.extend(spent.each(1e9));
+            }
+            Work::Wrk(connections) => {
+                let spent = tools::wrk(world, connections, time, syscalls)?;
                 row.push(spent.rate());
                 row.extend(spent.micros());
             }

@@ -1,4 +1,4 @@
-//! What a span of load took: time, and the agents' CPU time, context switches and system calls.
+//! What a span of load took: time, and the CPU time, context switches and system calls of the agents and the gateway.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ pub(crate) struct Meter<'a> {
     agents: Option<&'a Agents>,
     counting: Option<Counting>,
     units: u64,
-    before: Option<[Usage; 2]>,
+    before: Option<Vec<Usage>>,
     started: Instant,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Spent {
     /// Units of work done.
     units: f64,
     took: Duration,
-    /// Of both agents.
+    /// Of all of them.
     usage: Option<Usage>,
     syscalls: Option<u64>,
 }
@@ -51,7 +51,8 @@ pub(crate) fn rest(world: &World, after: &str) -> Result<()> {
     for look in 1..=LOOKS {
         pause(LOOK);
         let now = agents.usage()?;
-        let spent = [0, 1].map(|at| now[at].cpu.saturating_sub(before[at].cpu));
+        let spent: Vec<_> =
+            now.iter().zip(&before).map(|(now, before)| now.cpu.saturating_sub(before.cpu)).collect();
         if spent.iter().all(|spent| *spent <= REST) {
             if look > 10 {
                 println!("  {} came to rest only {:?} after {after}", world.name, LOOK * look);
@@ -79,7 +80,7 @@ impl<'a> Meter<'a> {
     ) -> Result<Self> {
         let agents = world.agents.as_ref();
         let counting = match (syscalls, agents) {
-            (Some(syscalls), Some(agents)) => Some(syscalls.start(agents.pids()?)?),
+            (Some(syscalls), Some(agents)) => Some(syscalls.start(&agents.pids())?),
             _ => None,
         };
         let before = agents.map(Agents::usage).transpose()?;
@@ -115,7 +116,7 @@ impl Spent {
         self.units / self.took.as_secs_f64()
     }
 
-    /// CPU seconds, context switches and system calls of both agents for `scale` units; what is not known is not a number.
+    /// CPU seconds, context switches and system calls of the agents for `scale` units; what is not known is not a number.
     pub(crate) fn each(&self, scale: f64) -> [f64; 3] {
         let each = |sum: Option<f64>| sum.map_or(f64::NAN, |sum| sum / self.units * scale);
         [

@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 
 /// Names that `--only` takes.
-const GROUPS: [&str; 8] = ["up", "down", "streams", "trips", "requests", "connections", "mixture", "idle"];
+const GROUPS: [&str; 10] =
+    ["up", "down", "streams", "trips", "requests", "connections", "mixture", "tools", "double", "idle"];
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -15,14 +16,14 @@ pub(crate) struct Options {
     pub(crate) seconds: Duration,
     /// Empty: everything.
     only: Vec<String>,
-    /// Otherwise that of the system.
-    pub(crate) congestion: Option<String>,
+    /// The whole run once for each; without one, that of the system.
+    pub(crate) congestion: Vec<Option<String>>,
 }
 
 impl Options {
     pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Self> {
         let mut options =
-            Self { rounds: 3, seconds: Duration::from_secs(3), only: Vec::new(), congestion: None };
+            Self { rounds: 3, seconds: Duration::from_secs(3), only: Vec::new(), congestion: vec![None] };
         while let Some(name) = args.next() {
             let mut value = || args.next().with_context(|| format!("{name} needs a value"));
             match name.as_str() {
@@ -34,7 +35,9 @@ impl Options {
                     options.seconds = Duration::try_from_secs_f64(seconds).context("--seconds")?;
                 }
                 "--only" => options.only = value()?.split(',').map(str::to_owned).collect(),
-                "--congestion" => options.congestion = Some(value()?),
+                "--congestion" => {
+                    options.congestion = value()?.split(',').map(|name| Some(name.to_owned())).collect();
+                }
                 _ => bail!("{name}: only --rounds, --seconds, --only and --congestion are known"),
             }
         }

@@ -130,10 +130,26 @@ pub(crate) fn receive(stream: &mut TcpStream, received: &AtomicU64) -> io::Resul
 
 /// A server of small requests: one thread for any number of connections.
 pub(crate) fn small(host: &Host, port: u16) -> Result<SocketAddr> {
+    many(host, port, answer)
+}
+
+/// A server of HTTP/1.1 requests without a body, for tools: one thread for any number of connections. Started once.
+pub(crate) fn http(host: &Host, port: u16) -> Result<SocketAddr> {
+    let address = SocketAddr::new(host.v4.into(), port);
+    match host.netns.run_thread(|| TcpStream::connect_timeout(&address, PATIENCE))? {
+        Ok(_) => Ok(address),
+        Err(_) => many(host, port, answer_http),
+    }
+}
+
+fn many<F>(host: &Host, port: u16, serve: fn(tokio::net::TcpStream) -> F) -> Result<SocketAddr>
+where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
     let address = SocketAddr::new(host.v4.into(), port);
     let (ready, is_ready) = mpsc::channel();
     let netns = Arc::clone(&host.netns);
-    let serve = move || {
+    let run = move || {
         in_ns(&netns, || async {
             let listener = tokio::net::TcpListener::bind(address).await?;
             let _ = ready.send(());
@@ -142,14 +158,14 @@ pub(crate) fn small(host: &Host, port: u16) -> Result<SocketAddr> {
                 let (stream, _) = listener.accept().await?;
                 connections.spawn("served", async move {
                     // The client reports what fails.
-                    let _ = answer(stream).await;
+                    let _ = serve(stream).await;
                 });
             }
             #[allow(unreachable_code)]
             Ok(())
         })
     };
-    std::thread::Builder::new().name("small server".to_owned()).spawn(serve)?;
+    std::thread::Builder::new().name("small server".to_owned()).spawn(run)?;
     is_ready.recv_timeout(PATIENCE).context("the small server does not listen")?;
     Ok(address)
 }
@@ -160,5 +176,21 @@ async fn answer(mut stream: tokio::net::TcpStream) -> io::Result<()> {
     loop {
         stream.read_exact(&mut request).await?;
         stream.write_all(&[7; ANSWER]).await?;
+    }
+}
+
+async fn answer_http(mut stream: tokio::net::TcpStream) -> io::Result<()> {
+    const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 1024\r\n\r\n";
+    stream.set_nodelay(true)?;
+    let answer = [HEAD.as_bytes(), &[b'7'; ANSWER]].concat();
+    let mut request = Vec::new();
+    loop {
+        request.clear();
+        while !request.ends_with(b"\r\n\r\n") {
+            if stream.read_buf(&mut request).await? == 0 {
+                return Ok(());
+            }
+        }
+        stream.write_all(&answer).await?;
     }
 }

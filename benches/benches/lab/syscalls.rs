@@ -1,4 +1,4 @@
-//! Counts the system calls of two processes with `perf stat`, where there is a `perf` that may.
+//! Counts the system calls of processes with `perf stat`, where there is a `perf` that may.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -43,7 +43,7 @@ impl Syscalls {
     }
 
     /// Counts from now on.
-    pub(crate) fn start(&self, pids: [u32; 2]) -> Result<Counting> {
+    pub(crate) fn start(&self, pids: &[u32]) -> Result<Counting> {
         let dir = tempfile::tempdir()?;
         let fifo = |name: &str| -> Result<(PathBuf, File)> {
             let path = dir.path().join(name);
@@ -55,7 +55,8 @@ impl Syscalls {
         let ((control_path, control), (answer_path, answer)) = (fifo("control")?, fifo("answer")?);
         let output = dir.path().join("output");
         let perf = Command::new("perf")
-            .args(["stat", "-x,", "-e", EVENT, "--delay=-1", "-p", &format!("{},{}", pids[0], pids[1])])
+            .args(["stat", "-x,", "-e", EVENT, "--delay=-1", "-p"])
+            .arg(pids.iter().map(u32::to_string).collect::<Vec<_>>().join(","))
             .arg(format!("--control=fifo:{},{}", control_path.display(), answer_path.display()))
             .arg("-o")
             .arg(&output)
@@ -70,7 +71,7 @@ impl Syscalls {
 }
 
 impl Counting {
-    /// The count of both processes.
+    /// The count of all of them.
     pub(crate) fn stop(mut self) -> Result<u64> {
         self.ask("disable")?;
         kill(Pid::from_raw(i32::try_from(self.perf.id())?), Signal::SIGINT)?;

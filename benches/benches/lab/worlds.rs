@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
-use isthmus_benches::agents::{self, Agents, Subject};
-use isthmus_benches::new_connections;
-use isthmus_kit::two_nodes::TwoNodes;
+use isthmus_benches::agents::{self, Agents, Road, Subject};
+use isthmus_benches::{double, new_connections};
+use isthmus_kit::lab::Host;
+use isthmus_kit::two_nodes::{TwoNodes, VIP};
 use isthmus_sys::sysctl;
 
 use crate::server::{self, Received, Stop};
@@ -31,27 +32,34 @@ pub(crate) struct World {
 
 impl World {
     /// Starts servers and agents.
-    pub(crate) fn start(subject: &Subject, congestion: Option<&str>) -> Result<Self> {
+    pub(crate) fn start(subject: &Subject, road: Road, congestion: Option<&str>) -> Result<Self> {
         let lab = TwoNodes::new()?;
         agents::prepare(&lab)?;
-        for host in [&lab.client, &lab.server, &lab.nodes[0], &lab.nodes[1]] {
+        for host in hosts(&lab) {
             if let Some(congestion) = congestion {
                 sysctl::write(&host.netns, CONGESTION, congestion)
                     .context("the system's net.ipv4.tcp_allowed_congestion_control must contain it")?;
             }
         }
         let (received, stop) = (Received::default(), Stop::default());
-        let bytes = new_connections::serve(&lab.server, 8080)?;
-        let blocking = server::blocking(&lab.server, 8081, &received, &stop)?;
-        let small = server::small(&lab.server, 8082)?;
-        let agents = subject.start(&lab)?;
+        let [bytes, blocking, small] = double::PORTS;
+        let mut servers = [
+            new_connections::serve(&lab.server, bytes)?,
+            server::blocking(&lab.server, blocking, &received, &stop)?,
+            server::small(&lab.server, small)?,
+        ];
+        let agents = subject.start(&lab, road)?;
+        if agents.is_some() && road == Road::DoubleHbone {
+            // A pod of another network is reached through its service.
+            servers.iter_mut().for_each(|server| server.set_ip(VIP.ip()));
+        }
+        let [bytes, blocking, small] = servers;
         Ok(Self { name: subject.name, lab, agents, bytes, blocking, small, received, stop })
     }
 
-    /// The congestion control of all four namespaces.
+    /// The congestion control of all namespaces.
     pub(crate) fn congestion(&self) -> Result<String> {
-        let hosts = [&self.lab.client, &self.lab.server, &self.lab.nodes[0], &self.lab.nodes[1]];
-        let mut all = hosts
+        let mut all = hosts(&self.lab)
             .into_iter()
             .map(|host| sysctl::read(&host.netns, CONGESTION))
             .collect::<Result<Vec<_>, _>>()?;
@@ -59,4 +67,9 @@ impl World {
         ensure!(all.len() == 1, "namespaces with different congestion control: {all:?}");
         all.pop().context("no namespace")
     }
+}
+
+/// Pods, nodes and the gateway's host.
+fn hosts(lab: &TwoNodes) -> [&Host; 5] {
+    [&lab.client, &lab.server, &lab.nodes[0], &lab.nodes[1], &lab.outsider]
 }
