@@ -2,9 +2,11 @@
 //! and time; it lives on the control runtime, so a slow reader is never felt by a connection.
 
 mod body;
+mod connections;
 mod encoding;
 mod index;
 mod origin;
+mod snapshots;
 mod stats;
 mod write_timeout;
 
@@ -28,6 +30,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 
 use self::body::Body;
+use self::connections::Connections;
 use self::encoding::{Encoding, Stream};
 pub use self::stats::Stats;
 use self::write_timeout::WriteTimeout;
@@ -70,18 +73,18 @@ impl fmt::Debug for Admin {
 
 /// Serves until the drain begins; open requests may finish.
 pub async fn serve(listener: TcpListener, routes: Arc<dyn Routes>, drain: drain::Watch) {
-    let tasks = Tasks::new("http");
+    let (tasks, mut connections) = (Tasks::new("http"), Connections::default());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = drain.graceful() => break,
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok((stream, peer)) = accepted else {
             // Probably out of file descriptors: wait until some are closed.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let routes = Arc::clone(&routes);
+        let (routes, closed) = (Arc::clone(&routes), connections.add(peer.ip()));
         tasks.spawn("http connection", async move {
             let service = service_fn(|request: http::Request<_>| {
                 let reply = routes.route(request.into_parts().0);
@@ -90,7 +93,11 @@ pub async fn serve(listener: TcpListener, routes: Arc<dyn Routes>, drain: drain:
             let mut builder = hyper::server::conn::http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(2)).max_buf_size(8192);
             let io = TokioIo::new(WriteTimeout::new(stream, READ_TIMEOUT));
-            if let Err(error) = builder.serve_connection(io, service).await {
+            let served = tokio::select! {
+                served = builder.serve_connection(io, service) => served,
+                _ = closed => return,
+            };
+            if let Err(error) = served {
                 tracing::debug!(%error, "HTTP connection of the admin, metrics or readiness endpoint failed");
             }
         });

@@ -170,3 +170,35 @@ async fn a_cross_site_post_is_refused() {
     let (status, ..) = ask(&admin, "/quitquitquit", &[], "content-type").await;
     assert_eq!(status, 405);
 }
+
+/// Readers that take nothing, without an identity, as any pod can be.
+#[tokio::test]
+async fn slow_scrapes_cost_a_bounded_memory_and_keep_no_one_out() {
+    let registry = Registry::default();
+    let long = "h".repeat(10_000);
+    (0..500).for_each(|n| registry.register(&format!("seen_{n}"), &long, Counter::<u64>::default()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (_drain, watch) = drain::channel();
+    let tasks = Tasks::new("test");
+    let stats = Arc::new(Stats::new(registry));
+    tasks.spawn("serve", serve(listener, Arc::clone(&stats) as Arc<dyn Routes>, watch));
+    let scrape = async || {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        // Its head says that the response has begun.
+        stream.readable().await.unwrap();
+        stream
+    };
+    let mut slow = Vec::new();
+    for _ in 0..100 {
+        slow.push(scrape().await);
+        assert!(stats.bytes().await <= 40 << 20, "{}", stats.bytes().await);
+    }
+    let mut text = String::new();
+    scrape().await.read_to_string(&mut text).await.unwrap();
+    assert!(text.ends_with("# EOF\n") && text.len() > 5_000_000, "the next one is answered: {}", text.len());
+}
