@@ -102,7 +102,7 @@ impl Agents {
         let dir = tempfile::tempdir()?;
         let ca = Arc::new(Ca::new("bench")?);
         let (mut children, mut zds) = (Vec::new(), Vec::new());
-        std::fs::write(dir.path().join("token"), "a token")?;
+        std::fs::write(dir.path().join("token"), "system:serviceaccount:istio-system:eastwest")?;
         let gateway = match road {
             Road::Hbone => None,
             Road::DoubleHbone => {

@@ -21,6 +21,7 @@ use super::shutdown::{Drained, Signals};
 use crate::config::agent::AgentConfig;
 use crate::runtime::{self, DataRuntime};
 use crate::wiring::config_dump::{self, ConfigDumpSource};
+use crate::wiring::control::Identities;
 use crate::wiring::discovery::Discovery;
 use crate::wiring::pods::Pods;
 use crate::wiring::proxy_context::{self, proxy_context};
@@ -55,7 +56,7 @@ async fn serve(config: AgentConfig, log: Handle, data: &DataRuntime) -> Result<(
     let (drain, watch) = drain::channel();
     let (served, served_watch) = drain::channel();
 
-    let mesh = MeshState::start(&config, CertPrefetch::Node, &registry, &readiness, &tasks, &watch)?;
+    let mesh = MeshState::start(&config, Identities::OfNode, &registry, &readiness, &tasks, &watch)?;
     let shared = proxy_context(&config, mesh.state.clone(), mesh.certs.clone(), &registry);
     tasks.spawn("metric series", Arc::clone(&shared.metrics).expire(mesh.state.clone()));
     let pods = Pods::new(Arc::clone(&shared), &config, &registry, watch.clone());
@@ -128,19 +129,10 @@ pub(super) struct MeshState {
 /// Readiness waits under this name for the first xDS push of every type.
 pub(crate) const STATE: &str = "state manager";
 
-/// Certificates that a role fetches before a connection needs them.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum CertPrefetch {
-    /// Those of its node's pods.
-    Node,
-    /// None: the CA signs only the role's own identity.
-    None,
-}
-
 impl MeshState {
     pub(super) fn start(
         config: &AgentConfig,
-        prefetch: CertPrefetch,
+        identities: Identities,
         registry: &Registry,
         readiness: &Readiness,
         tasks: &Tasks,
@@ -148,9 +140,9 @@ impl MeshState {
     ) -> Result<Self, RunError> {
         let state = proxy_context::state(config);
         let trust = trust::start(&config.trust, &state, registry, tasks);
-        let certs = control::manager(config, trust, registry, tasks)?;
+        let certs = control::manager(config, identities, trust, registry, tasks)?;
         let rejections = Rejections::default();
-        let ahead = (prefetch == CertPrefetch::Node).then(|| certs.clone());
+        let ahead = (identities == Identities::OfNode).then(|| certs.clone());
         let discovery = Arc::new(Discovery::new(state.clone(), config.local_info.node.clone(), ahead));
         discovery.apply(batch(&config.static_config));
         if let Some(plane) = &config.xds {

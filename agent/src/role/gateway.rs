@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use isthmus_admin::logging::Logging;
 use isthmus_admin::server::Admin;
-use isthmus_model::{NamespacedHostname, PodRef};
+use isthmus_identity::{CertSource as _, Manager};
+use isthmus_model::{NamespacedHostname, PodRef, SpiffeId};
 use isthmus_node::ApiServer;
 use isthmus_node::global_services;
 use isthmus_proxy::gateway::{Gateway, GatewayInfo, GatewayListeners, Globals, SniRoutes};
@@ -14,24 +16,29 @@ use isthmus_proxy::{BoundListener, ProxyContext};
 use isthmus_rt::drain::{self, Watch};
 use isthmus_rt::log::Handle;
 use isthmus_rt::metrics::Registry;
-use isthmus_rt::ready::Readiness;
+use isthmus_rt::ready::{BlockReady, Readiness};
 use isthmus_rt::task::Tasks;
 use isthmus_sys::socket::{Sockets, Transparent};
 use tokio::sync::mpsc;
 
 use super::RunError;
-use super::agent::{CertPrefetch, MeshState};
+use super::agent::MeshState;
 use super::http::{Common, Endpoint};
 use super::shutdown::{Drained, Signals};
 use crate::config::gateway::GatewayConfig;
 use crate::runtime::{self, DataRuntime};
 use crate::wiring::config_dump::ConfigDumpSource;
+use crate::wiring::control::Identities;
 use crate::wiring::metrics;
 use crate::wiring::proxy_context::proxy_context;
 use crate::wiring::socket_options::apply_socket_options;
 
 /// Under this name readiness waits for the set of global services.
 const GLOBALS: &str = "global services";
+/// Under this name readiness waits for the gateway's own certificate.
+const CERTIFICATE: &str = "certificate";
+/// Pause before the certificate is asked for again. The manager has the backoff of the CA's requests.
+const CERTIFICATE_RETRY: Duration = Duration::from_secs(1);
 
 /// Runs the role.
 pub(crate) fn run(config: GatewayConfig, log: Handle) -> Result<(), RunError> {
@@ -61,7 +68,9 @@ async fn serve(config: GatewayConfig, log: Handle, data: &DataRuntime) -> Result
     let tasks = Tasks::new("gateway");
     let (drain, watch) = drain::channel();
     let (served, served_watch) = drain::channel();
-    let mesh = MeshState::start(base, CertPrefetch::None, &registry, &readiness, &tasks, &watch)?;
+    let mesh = MeshState::start(base, Identities::Own, &registry, &readiness, &tasks, &watch)?;
+    let own = own_certificate(mesh.certs.clone(), config.identity.clone(), readiness.block(CERTIFICATE));
+    tasks.spawn("own certificate", own);
     let shared = proxy_context(base, mesh.state.clone(), mesh.certs.clone(), &registry);
     tasks.spawn("metric series", Arc::clone(&shared.metrics).expire(mesh.state.clone()));
     let globals = follow_globals(&config, &readiness, &tasks, &watch).await?;
@@ -84,6 +93,14 @@ async fn serve(config: GatewayConfig, log: Handle, data: &DataRuntime) -> Result
     Ok(())
 }
 
+/// Without its certificate a gateway can accept no tunnel: it is not ready, and traffic goes to another one.
+async fn own_certificate(certs: Manager, identity: SpiffeId, unready: BlockReady) {
+    while certs.certificate(&identity).await.is_err() {
+        tokio::time::sleep(CERTIFICATE_RETRY).await;
+    }
+    drop(unready);
+}
+
 /// Follows which services of the cluster are global.
 async fn follow_globals(
     config: &GatewayConfig,
@@ -96,7 +113,7 @@ async fn follow_globals(
     let held = global_services::GlobalServices::default();
     let settings = global_services::Config {
         cluster_domain: config.base.local_info.domain.clone(),
-        system_namespace: config.base.local_info.pod_namespace.clone(),
+        system_namespace: config.base.local_info.root_namespace.to_string(),
     };
     tasks.spawn(
         "globals",

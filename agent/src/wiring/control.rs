@@ -60,9 +60,22 @@ fn json(text: &str) -> Metadata {
     serde_json::from_str(text).map_or_else(|_| Metadata::Text(text.to_owned()), Metadata::Json)
 }
 
+/// Whose certificates the process asks the CA for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Identities {
+    /// Those of the node's workloads, on whose behalf a node account may ask.
+    OfNode,
+    /// The one that its token proves. A CA refuses an account that names an identity and is no node's.
+    Own,
+}
+
+/// Longest pause between two requests for the only certificate of a process.
+const OWN_RETRY: Duration = Duration::from_secs(10);
+
 /// The certificate manager over the configured CA.
 pub(crate) fn manager(
     config: &AgentConfig,
+    identities: Identities,
     trust: Trust,
     registry: &Registry,
     tasks: &Tasks,
@@ -70,7 +83,8 @@ pub(crate) fn manager(
     let signer: Arc<dyn Signer> = match &config.ca {
         CaChoice::Remote(plane) => {
             let server = server(plane, &config.local_info, config.trust.key_exchange);
-            Arc::new(CaClient::new(ca::Config { server, impersonate: true, deadline: SIGN_DEADLINE })?)
+            let impersonate = identities == Identities::OfNode;
+            Arc::new(CaClient::new(ca::Config { server, impersonate, deadline: SIGN_DEADLINE })?)
         }
         CaChoice::Fake => {
             tracing::warn!(
@@ -80,10 +94,14 @@ pub(crate) fn manager(
         }
         CaChoice::None => Arc::new(NoCa),
     };
+    let limits = match identities {
+        Identities::OfNode => Limits::default(),
+        Identities::Own => Limits { last_retry: OWN_RETRY, ..Limits::default() },
+    };
     let settings = Config {
         ttl: config.secret_ttl,
         deadline: SIGN_DEADLINE,
-        limits: Limits::default(),
+        limits,
         check_identity: true,
         clock: system_clock(),
         metrics: isthmus_identity::Metrics::register(registry),

@@ -35,6 +35,7 @@ pub const HOST_NAMES: [&str; 2] = ["localhost", "istiod.istio-system.svc"];
 pub struct Istiod {
     address: SocketAddr,
     root: String,
+    ca: Arc<Ca>,
     streams: mpsc::UnboundedReceiver<AdsStream>,
     shared: Arc<ServerState>,
     tasks: Tasks,
@@ -93,9 +94,17 @@ impl Istiod {
     /// # Errors
     /// As [`Istiod::start`].
     pub async fn start_at(address: SocketAddr, ca: &Arc<Ca>) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
+        Self::start_on(listener, ca)
+    }
+
+    /// Starts it on a listener, perhaps of another network namespace.
+    ///
+    /// # Errors
+    /// When its certificate cannot be made.
+    pub fn start_on(listener: TcpListener, ca: &Arc<Ca>) -> anyhow::Result<Self> {
         let names = [HOST_NAMES[0], HOST_NAMES[1], "127.0.0.1"];
         let tls = TlsAcceptor::from(ca.server(&names)?.server_config(false, &["h2"])?);
-        let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
         let address = listener.local_addr()?;
         let (streams_tx, streams) = mpsc::unbounded_channel();
         let shared = Arc::new(ServerState {
@@ -105,7 +114,7 @@ impl Istiod {
         });
         let (tasks, connections) = (Tasks::new("istiod"), Tasks::new("istiod connections"));
         tasks.spawn("accept", accept(listener, tls, Arc::clone(&shared), connections));
-        Ok(Self { address, root: ca.root_pem(), streams, shared, tasks })
+        Ok(Self { address, root: ca.root_pem(), ca: Arc::clone(ca), streams, shared, tasks })
     }
 
     /// Where it listens.
@@ -140,6 +149,11 @@ impl Istiod {
     /// Replaces the CA's behaviour.
     pub fn on_sign(&self, script: impl Fn(&Signing) -> Answer + Send + Sync + 'static) {
         *self.shared.script.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(script);
+    }
+
+    /// The CA's behaviour until it is replaced.
+    pub fn signer(&self) -> impl Fn(&Signing) -> Answer + use<> {
+        signer(Arc::clone(&self.ca))
     }
 
     /// Every request for a certificate so far.
@@ -225,6 +239,15 @@ impl Signing {
     }
 }
 
+impl Signing {
+    /// The identity of the caller's token, if that is a service account.
+    fn own_identity(&self) -> Option<String> {
+        let token = self.metadata.get("authorization")?.to_str().ok()?.strip_prefix("Bearer ")?;
+        let (namespace, name) = token.trim().strip_prefix("system:serviceaccount:")?.split_once(':')?;
+        Some(format!("spiffe://cluster.local/ns/{namespace}/sa/{name}"))
+    }
+}
+
 /// A response with these resources.
 #[must_use]
 pub fn response(
@@ -259,12 +282,21 @@ pub fn raw_resource(type_url: &str, name: &str, version: &str, body: Vec<u8>) ->
     }
 }
 
-/// Signs every request; the chain is leaf first, root last.
+impl Answer {
+    /// A refusal for want of permission.
+    #[must_use]
+    pub fn permission_denied(reason: &str) -> Self {
+        Self::Refuse(Status::permission_denied(reason))
+    }
+}
+
+/// Signs every request; the chain is leaf first, root last. Who asks for no identity gets that of its token, which is then
+/// a service account (`system:serviceaccount:NAMESPACE:NAME`).
 fn signer(ca: Arc<Ca>) -> impl Fn(&Signing) -> Answer {
     move |signing| {
         let ttl = Duration::from_secs(signing.request.validity_duration.unsigned_abs());
-        let mut spec =
-            Spec { uris: signing.impersonated().map(str::to_owned).into_iter().collect(), ..Spec::default() };
+        let identity = signing.impersonated().map(str::to_owned).or_else(|| signing.own_identity());
+        let mut spec = Spec { uris: identity.into_iter().collect(), ..Spec::default() };
         spec.not_after = std::time::SystemTime::now() + ttl;
         match ca.sign(&signing.request.csr, &spec) {
             Ok(leaf) => Answer::Chain(vec![leaf, ca.root_pem()]),

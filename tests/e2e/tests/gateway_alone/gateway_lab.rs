@@ -8,8 +8,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use isthmus_identity::fake::FakeSigner;
 use isthmus_identity::{CertSource as _, Manager, manager};
 use isthmus_kit::hbone::{Frame, HbonePeer, flag, hex, kind};
+use isthmus_kit::istiod::Istiod;
 use isthmus_kit::kube::{self, Api};
 use isthmus_kit::lab::{Host, Lan};
+use isthmus_kit::pki::Ca;
 use isthmus_kit::process::Process;
 use isthmus_kit::tls;
 use isthmus_kit::{probe, wait};
@@ -27,6 +29,7 @@ pub(crate) const TLS: u16 = 15443;
 /// The plain TCP listener.
 pub(crate) const PLAIN: u16 = 8080;
 const API: u16 = 6443;
+const CA_PORT: u16 = 15012;
 /// SETTINGS_HEADER_TABLE_SIZE 0: the scripted peer keeps no dynamic table.
 const NO_TABLE: &str = "000100000000";
 
@@ -71,33 +74,62 @@ impl GatewayLab {
 
     /// Starts the gateway and waits until it has read the global services.
     pub(crate) async fn gateway(&self) -> Result<Process> {
-        let kubeconfig = self.dir.path().join("kubeconfig").display().to_string();
         let tls = format!(
             "{TLS}=istiod.istio-system.svc@{}:15012,{TLS}=plain.example@plain.sample.svc.cluster.local:80",
             self.outside.v4
         );
-        let env = [
+        let gateway = self.start(&[
             ("FAKE_CA", "true"),
-            ("LOCAL_XDS", &self.local()),
+            ("GATEWAY_SNI_ROUTES", &tls),
+            ("GATEWAY_TCP_ROUTES", &format!("{PLAIN}=plain.sample.svc.cluster.local:80")),
+        ])?;
+        gateway.line(&["gateway started"]).await?;
+        let ready = async || match self.readiness().await {
+            Ok((true, _)) => Some(Ok(())),
+            Ok((false, pending)) if pending.contains("global services") => None,
+            Ok((false, pending)) => Some(Err(anyhow::anyhow!(pending))),
+            Err(error) => Some(Err(error)),
+        };
+        wait::within(SOON, ready).await.context("the gateway does not become ready")??;
+        Ok(gateway)
+    }
+
+    /// Starts a gateway with more settings.
+    fn start(&self, more: &[(&str, &str)]) -> Result<Process> {
+        let (kubeconfig, local) = (self.dir.path().join("kubeconfig").display().to_string(), self.local());
+        let mut env = vec![
+            ("LOCAL_XDS", local.as_str()),
             ("NETWORK", "west"),
             ("POD_NAME", "eastwest-1"),
             ("POD_NAMESPACE", "istio-system"),
             ("SERVICE_ACCOUNT", "eastwest"),
             ("KUBECONFIG", &kubeconfig),
-            ("GATEWAY_SNI_ROUTES", &tls),
-            ("GATEWAY_TCP_ROUTES", &format!("{PLAIN}=plain.sample.svc.cluster.local:80")),
         ];
-        let gateway = Process::start(&self.gateway.netns, "isthmus", &["gateway"], &env, "")?;
-        gateway.line(&["gateway started"]).await?;
-        let ready = async || match probe::get(&self.gateway.netns, "127.0.0.1:15021", "/healthz/ready").await
-        {
-            Ok(answer) if answer.status == 200 => Some(Ok(())),
-            Ok(answer) if answer.body.contains("global services") => None,
-            Ok(answer) => Some(Err(anyhow::anyhow!("{answer:?}"))),
-            Err(error) => Some(Err(error)),
-        };
-        wait::within(SOON, ready).await.context("the gateway does not become ready")??;
-        Ok(gateway)
+        env.extend(more);
+        Process::start(&self.gateway.netns, "isthmus", &["gateway"], &env, "")
+    }
+
+    /// A gateway with the CA of a control plane, which knows it by its token only.
+    pub(crate) fn gateway_with_ca(&self) -> Result<(Process, Istiod)> {
+        let (listener, _) =
+            self.gateway.sockets().listen((Ipv4Addr::LOCALHOST, CA_PORT).into(), Transparent::Never)?;
+        let istiod = Istiod::start_on(listener, &Arc::new(Ca::new("gateway")?))?;
+        let (token, root) = (self.dir.path().join("token"), self.dir.path().join("root.pem"));
+        std::fs::write(&token, "system:serviceaccount:istio-system:eastwest")?;
+        std::fs::write(&root, istiod.root_pem())?;
+        let gateway = self.start(&[
+            ("CA_ADDRESS", &istiod.url()),
+            ("CA_ROOT_CA", &root.display().to_string()),
+            ("AUTH_TOKEN", &token.display().to_string()),
+            ("XDS_ADDRESS", ""),
+        ])?;
+        Ok((gateway, istiod))
+    }
+
+    /// Whether the gateway is ready, and what it waits for.
+    pub(crate) async fn readiness(&self) -> Result<(bool, String)> {
+        let answer = probe::get(&self.gateway.netns, "127.0.0.1:15021", "/healthz/ready").await?;
+        Ok((answer.status == 200, answer.body))
     }
 
     fn local(&self) -> String {

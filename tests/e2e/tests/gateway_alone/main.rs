@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 
 use anyhow::{Context as _, Result, ensure};
-use isthmus_kit::lab;
+use isthmus_kit::istiod::Answer;
 use isthmus_kit::pki::client_hello;
+use isthmus_kit::{lab, wait};
 use isthmus_sys::socket::Transparent;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
@@ -22,7 +23,8 @@ fn main() -> std::process::ExitCode {
         only_global_services_are_reachable_and_only_by_name,
         connect_is_answered_200_only_after_the_pod_is_connected,
         tls_is_passed_through_by_its_server_name,
-        a_plain_port_leads_to_a_service
+        a_plain_port_leads_to_a_service,
+        a_gateway_asks_for_its_own_identity_and_is_ready_with_its_certificate
     ])
 }
 
@@ -224,6 +226,27 @@ fn a_plain_port_leads_to_a_service() -> Result<()> {
         ensure!(lab::exchange(lab.dial(PLAIN).await?, &noise(100_000)).await? == noise(100_000));
         gateway.line(&["connection complete", "dst.service=\"plain.sample.svc.cluster.local\""]).await?;
         gateway.stop().await?;
+        Ok(())
+    })
+}
+
+/// A CA refuses an account that asks on behalf of others and is no node's.
+fn a_gateway_asks_for_its_own_identity_and_is_ready_with_its_certificate() -> Result<()> {
+    lab::block_on(async {
+        let lab = GatewayLab::new()?;
+        let (gateway, istiod) = lab.gateway_with_ca()?;
+        let sign = istiod.signer();
+        istiod.on_sign(|_| Answer::permission_denied("not yet"));
+        gateway.line(&["gateway started"]).await?;
+        gateway.line(&["not yet"]).await?;
+        let (ready, pending) = lab.readiness().await?;
+        ensure!(!ready && pending.contains("certificate"), "without a certificate: {pending}");
+        istiod.on_sign(sign);
+        let ready = async || lab.readiness().await.is_ok_and(|(ready, _)| ready).then_some(());
+        wait::within(SOON, ready).await.context("it does not become ready")?;
+        for signing in istiod.signings() {
+            ensure!(signing.impersonated().is_none(), "{:?}", signing.impersonated());
+        }
         Ok(())
     })
 }
