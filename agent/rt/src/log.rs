@@ -1,6 +1,7 @@
 //! Logging in ztunnel's formats: tab-separated text, or one JSON object per line, with a filter that can be changed at run
 //! time. Lines are written to standard output by a thread of their own (`queue`).
 
+mod line;
 mod queue;
 
 use std::fmt;
@@ -8,16 +9,15 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde_json::{Map, Value};
-use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, reload};
 
+use self::line::{Fields, Prefix};
 use self::queue::Queue;
 use crate::metrics::Registry;
 
@@ -81,9 +81,12 @@ pub fn init(format: Format, filter: &str) -> Result<Handle, InitError> {
 
 /// The line that reports dropped lines.
 fn lost(format: Format, count: u64) -> String {
-    let message = "dropped log lines, the reader of standard output was too slow".to_owned();
-    let fields = Fields { message, rest: vec![("lines", count.into())] };
-    format.line(&timestamp(SystemTime::now()), "warn", "log", fields)
+    let message = "dropped log lines, the reader of standard output was too slow";
+    Fields::with_number(format, message, "lines", count).line(&Prefix {
+        time: SystemTime::now(),
+        level: Level::WARN,
+        scope: "log",
+    })
 }
 
 /// Reads `info`, `access=debug,info` and `access:debug,info`.
@@ -166,7 +169,7 @@ struct SpanFields(Fields);
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
-        let mut fields = Fields::default();
+        let mut fields = Fields::new(self.0);
         attributes.record(&mut fields);
         span.extensions_mut().insert(SpanFields(fields));
     }
@@ -179,21 +182,20 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut fields = Fields::default();
+        let mut fields = Fields::for_event(self.0);
         event.record(&mut fields);
         let meta = event.metadata();
         // The keys of an access log line and their order are a contract.
         if meta.target() != ACCESS {
-            let own = fields.rest.len();
+            let own = fields.len();
             for span in context.event_scope(event).into_iter().flat_map(Scope::from_root) {
                 if let Some(SpanFields(outer)) = span.extensions().get() {
                     fields.inherit(outer, own);
                 }
             }
         }
-        let level = meta.level().as_str().to_ascii_lowercase();
-        let line = self.0.line(&timestamp(SystemTime::now()), &level, scope(meta.target()), fields);
-        self.1.push(&line);
+        let prefix = Prefix { time: SystemTime::now(), level: *meta.level(), scope: scope(meta.target()) };
+        self.1.push(&fields.line(&prefix));
     }
 }
 
@@ -202,114 +204,25 @@ fn scope(target: &str) -> &str {
     target.strip_prefix("isthmus_").or_else(|| target.strip_prefix("isthmus::")).unwrap_or(target)
 }
 
-#[derive(Default)]
-struct Fields {
-    message: String,
-    rest: Vec<(&'static str, Value)>,
-}
-
-impl Fields {
-    fn push(&mut self, field: &Field, value: Value) {
-        if field.name() == "message" {
-            self.message = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        } else {
-            self.rest.push((field.name(), value));
-        }
-    }
-}
-
-impl Fields {
-    /// Adds the fields of a span, outer spans first. The first `own` fields are the line's and stay; a field of an inner
-    /// span replaces one of the same name of an outer span.
-    fn inherit(&mut self, span: &Self, own: usize) {
-        for (key, value) in &span.rest {
-            match self.rest.iter().position(|(known, _)| known == key) {
-                Some(at) if at < own => {}
-                Some(at) => self.rest[at].1 = value.clone(),
-                None => self.rest.push((key, value.clone())),
-            }
-        }
-    }
-}
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let text = format!("{value:?}");
-        // What is displayed rather than quoted (addresses) stays unquoted in the text format.
-        self.push(
-            field,
-            if field.name() == "message" {
-                Value::String(text)
-            } else {
-                Value::Array(vec![Value::String(text)])
-            },
-        );
-    }
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.push(field, Value::String(value.to_owned()));
-    }
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.push(field, value.into());
-    }
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.push(field, value.into());
-    }
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.push(field, value.into());
-    }
-}
-
-impl Format {
-    fn line(self, time: &str, level: &str, scope: &str, fields: Fields) -> String {
-        match self {
-            Self::Text => {
-                let mut line = format!("{time}\t{level}\t{scope}\t{}", fields.message);
-                for (at, (key, value)) in fields.rest.into_iter().enumerate() {
-                    let sep = if at == 0 { '\t' } else { ' ' };
-                    let shown = match &value {
-                        Value::Array(one) => {
-                            one.first().and_then(Value::as_str).unwrap_or_default().to_owned()
-                        }
-                        other => other.to_string(),
-                    };
-                    line.push_str(&format!("{sep}{key}={shown}"));
-                }
-                line.push('\n');
-                line
-            }
-            Self::Json => {
-                let mut object = Map::new();
-                object.insert("level".into(), level.into());
-                object.insert("time".into(), time.into());
-                object.insert("scope".into(), scope.into());
-                object.insert("message".into(), fields.message.into());
-                for (key, value) in fields.rest {
-                    let value = match value {
-                        Value::Array(mut one) => one.pop().unwrap_or_default(),
-                        other => other,
-                    };
-                    object.insert(key.into(), value);
-                }
-                format!("{}\n", Value::Object(object))
-            }
-        }
-    }
-}
-
 /// RFC 3339 in UTC with microseconds. A clock before 1970 shows as 1970.
 #[must_use]
 pub fn timestamp(time: SystemTime) -> String {
-    humantime::format_rfc3339_micros(time.max(UNIX_EPOCH)).to_string()
+    rfc3339(time).to_string()
+}
+
+fn rfc3339(time: SystemTime) -> impl fmt::Display {
+    humantime::format_rfc3339_micros(time.max(UNIX_EPOCH))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
     use std::time::Duration;
 
     #[test]
     fn a_filter_takes_the_scope_as_lines_show_it() {
-        let debug = &tracing::Level::DEBUG;
+        let debug = &Level::DEBUG;
         for filter in
             ["info,proxy::outbound=debug", "info,proxy::outbound:debug", "isthmus_proxy::outbound=debug"]
         {
@@ -354,7 +267,7 @@ mod tests {
     #[test]
     fn both_separators_of_a_scope_are_read() {
         assert_eq!(parse("access:debug,info").unwrap(), parse("access=debug,info").unwrap());
-        assert!(parse("a::b:debug").unwrap().would_enable("a::b", &tracing::Level::DEBUG));
+        assert!(parse("a::b:debug").unwrap().would_enable("a::b", &Level::DEBUG));
         assert!(parse("loud").unwrap_err().to_string().contains("loud"));
         assert!(parse("").is_err());
     }
@@ -369,20 +282,48 @@ mod tests {
 
     #[test]
     fn lines_are_text_or_json() {
-        let fields = || Fields {
-            message: "connection complete".into(),
-            rest: vec![
-                ("src.addr", Value::Array(vec!["10.0.0.1:1".into()])),
-                ("src.workload", "a\"b".into()),
-                ("bytes_sent", 3.into()),
-            ],
+        let log = || {
+            let (addr, nothing): (_, Option<&str>) = (tracing::field::display("10.0.0.1:1"), None);
+            tracing::event!(
+                target: "access",
+                Level::INFO,
+                src.addr = addr,
+                src.workload = "a\"b",
+                nothing,
+                bytes_sent = 3,
+                delta = -1,
+                open = true,
+                odd = ?"\n",
+                "connection complete"
+            );
         };
+        let text = &lines_of(Format::Text, log)[0];
+        let (time, rest) = text.split_once('\t').unwrap();
+        assert!(time.ends_with('Z') && time.len() == 27, "{time}");
         assert_eq!(
-            Format::Text.line("T", "info", "access", fields()),
-            "T\tinfo\taccess\tconnection complete\tsrc.addr=10.0.0.1:1 src.workload=\"a\\\"b\" bytes_sent=3\n"
+            rest,
+            "info\taccess\tconnection complete\t\
+             src.addr=10.0.0.1:1 src.workload=\"a\\\"b\" bytes_sent=3 delta=-1 open=true odd=\"\\n\"\n"
         );
-        let json: Value = serde_json::from_str(&Format::Json.line("T", "info", "access", fields())).unwrap();
+        let json = &lines_of(Format::Json, log)[0];
+        assert!(json.starts_with("{\"level\":\"info\",\"time\":\"") && json.ends_with("}\n"), "{json}");
+        let json: Value = serde_json::from_str(json).unwrap();
         assert_eq!(json["src.addr"], "10.0.0.1:1");
-        assert_eq!(json["scope"], "access");
+        assert_eq!(json["src.workload"], "a\"b");
+        assert_eq!(json["odd"], "\"\\n\"");
+        assert_eq!(
+            (&json["bytes_sent"], &json["delta"], &json["open"]),
+            (&3.into(), &(-1).into(), &true.into())
+        );
+        assert_eq!((&json["scope"], &json["message"]), (&"access".into(), &"connection complete".into()));
+    }
+
+    #[test]
+    fn the_line_about_lost_lines_is_in_both_formats() {
+        assert!(lost(Format::Text, 7).ends_with(
+            "\twarn\tlog\tdropped log lines, the reader of standard output was too slow\tlines=7\n"
+        ));
+        let json: Value = serde_json::from_str(&lost(Format::Json, 7)).unwrap();
+        assert_eq!((&json["lines"], &json["level"]), (&7.into(), &"warn".into()));
     }
 }
