@@ -2,6 +2,7 @@
 
 pub mod expiring;
 pub mod family;
+mod hashed;
 pub mod process;
 pub mod runtime;
 pub mod total;
@@ -17,6 +18,7 @@ use expiring::{Bounded, Bounds, Coarse, Pair};
 
 pub use expiring::Expiring;
 pub use family::Family;
+pub use hashed::{Hashed, LabelHash};
 pub use total::{Count, Histogram, Total};
 
 /// The registry of the process. Clones share it. Its lock is taken to register and to encode, never to count.

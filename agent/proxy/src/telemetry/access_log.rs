@@ -97,6 +97,15 @@ pub(crate) fn logs_opened() -> bool {
     tracing::enabled!(target: "access", tracing::Level::DEBUG)
 }
 
+/// Whether closed connections are logged; allows to skip the allocations of their lines.
+pub(crate) fn logs_closed(with_error: bool) -> bool {
+    if with_error {
+        tracing::enabled!(target: "access", tracing::Level::ERROR)
+    } else {
+        tracing::enabled!(target: "access", tracing::Level::INFO)
+    }
+}
+
 /// Logs an opened connection, at debug.
 pub(crate) fn opened(line: &Line<'_>) {
     event!(tracing::Level::DEBUG, "connection opened", line);

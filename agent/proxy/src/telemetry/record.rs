@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use isthmus_hbone::copy::{ByteCounter, CopyOutcome, Side};
 use isthmus_model::{Authority, SpiffeId, Text, Workload};
-use isthmus_rt::metrics::Count as Series;
+use isthmus_rt::metrics::{Count as Series, Hashed, LabelHash};
 use tokio::time::Instant;
 
 use super::access_log::{self, Ending, Line};
@@ -43,14 +43,27 @@ pub(crate) struct Opening {
 #[derive(Debug)]
 pub(crate) struct Record {
     /// Boxed: the record is moved through several futures, each of which would reserve space for it.
-    opening: Box<Opening>,
+    conn: Box<RecordedConn>,
     metrics: Arc<Metrics>,
     started: Instant,
-    traffic: Option<Traffic>,
+    /// Once it is opened: its counters, and the hash of its labels, which do not change any more.
+    opened: Option<(Traffic, LabelHash)>,
     /// Whether a drop is logged even if the connection was not opened.
     log_on_drop: bool,
     closed: bool,
     connect_summary: Option<Box<ConnectSummary>>,
+}
+
+/// What is known of the connection: the labels as metrics need them, and what only the access log has.
+#[derive(Debug)]
+struct RecordedConn {
+    labels: Labels,
+    direction: Direction,
+    src: SocketAddr,
+    src_pod: Text,
+    dst: SocketAddr,
+    dst_pod: Text,
+    hbone: Option<Authority>,
 }
 
 /// Attempts to connect, if there was more than one or retries were given up.
@@ -80,24 +93,23 @@ impl EndpointInfo {
         let pod = workload.map(|workload| workload.name.clone()).unwrap_or_default();
         Self { party, pod }
     }
-
-    fn pod(&self) -> Option<&str> {
-        [&self.pod, &self.party.canonical_service].into_iter().find_map(|name| non_empty(name.as_str()))
-    }
 }
 
-// === impl Opening ===
+// === impl RecordedConn ===
 
-impl Opening {
-    fn labels(&self, flag: ResponseFlag) -> Labels {
-        Labels {
-            reporter: self.reporter,
-            source: self.source.party.clone(),
-            service: self.service.clone().unwrap_or_default(),
-            destination: self.destination.party.clone(),
-            flag,
-            mutual_tls: self.mutual_tls,
-        }
+impl From<Opening> for RecordedConn {
+    fn from(opening: Opening) -> Self {
+        let Opening { reporter, direction, src, source, dst, hbone, service, destination, mutual_tls } =
+            opening;
+        let labels = Labels {
+            reporter,
+            source: source.party,
+            service: service.unwrap_or_default(),
+            destination: destination.party,
+            flag: ResponseFlag::None,
+            mutual_tls,
+        };
+        Self { labels, direction, src, src_pod: source.pod, dst, dst_pod: destination.pod, hbone }
     }
 }
 
@@ -107,10 +119,10 @@ impl Record {
     /// Starts the duration. Nothing is counted before [`Self::open`].
     pub(crate) fn new(metrics: Arc<Metrics>, opening: Opening) -> Self {
         Self {
-            opening: Box::new(opening),
+            conn: Box::new(opening.into()),
             metrics,
             started: Instant::now(),
-            traffic: None,
+            opened: None,
             log_on_drop: false,
             closed: false,
             connect_summary: None,
@@ -136,7 +148,7 @@ impl Record {
 
     /// The destination address.
     pub(crate) fn dst(&self) -> SocketAddr {
-        self.opening.dst
+        self.conn.dst
     }
 
     /// Sets the attempts to connect, to be logged when the connection closes.
@@ -154,40 +166,50 @@ impl Record {
         authenticated: Option<SpiffeId>,
         claimed: Option<EndpointInfo>,
     ) {
-        if self.traffic.is_none() {
+        if self.opened.is_none() {
+            let destination = &mut self.conn.labels.destination;
             if let Some(claimed) = claimed {
                 // Baggage has no pod name; the log has the controller's.
-                let pod = claimed.party.workload.clone();
-                self.opening.destination = EndpointInfo { pod, ..claimed };
+                self.conn.dst_pod = claimed.party.workload.clone();
+                *destination = claimed.party;
             }
-            self.opening.destination.party.principal = authenticated;
+            destination.principal = authenticated;
         }
     }
 
     /// Counts and logs the connection as opened, on the first call; returns its byte counters.
     pub(crate) fn open(&mut self) -> Traffic {
-        if let Some(traffic) = &self.traffic {
-            return traffic.clone();
+        self.opened().0
+    }
+
+    fn opened(&mut self) -> (Traffic, LabelHash) {
+        if let Some(opened) = &self.opened {
+            return opened.clone();
         }
-        let labels = self.opening.labels(ResponseFlag::None);
-        self.metrics.opened.get_or_create(&labels).inc();
-        let (sent, received) =
-            (self.metrics.sent.get_or_create(&labels), self.metrics.received.get_or_create(&labels));
-        // The metric `sent` counts bytes to the client. The local workload is the client outbound, the server inbound.
-        let (from_local, to_local) = match self.opening.direction {
-            Direction::Outbound => (received, sent),
-            Direction::Inbound => (sent, received),
-        };
-        let traffic = Traffic { from_local, to_local, totals: Arc::default() };
+        let opened = self.count_opened();
+        self.opened = Some(opened.clone());
         if access_log::logs_opened() {
             access_log::opened(&self.line());
         }
-        self.traffic.insert(traffic).clone()
+        opened
+    }
+
+    fn count_opened(&self) -> (Traffic, LabelHash) {
+        let labels = Hashed::new(&self.conn.labels);
+        self.metrics.opened.get_or_create_hashed(labels).inc();
+        let sent = self.metrics.sent.get_or_create_hashed(labels);
+        let received = self.metrics.received.get_or_create_hashed(labels);
+        // The metric `sent` counts bytes to the client. The local workload is the client outbound, the server inbound.
+        let (from_local, to_local) = match self.conn.direction {
+            Direction::Outbound => (received, sent),
+            Direction::Inbound => (sent, received),
+        };
+        (Traffic { from_local, to_local, totals: Arc::default() }, labels.hash())
     }
 
     /// Closes the record with the outcome of the copy.
     pub(crate) fn finish(self, ended: CopyOutcome) {
-        let by = match (ended.closed_by, self.opening.direction) {
+        let by = match (ended.closed_by, self.conn.direction) {
             (Side::Local, Direction::Outbound) | (Side::Remote, Direction::Inbound) => "client",
             (Side::Remote, Direction::Outbound) | (Side::Local, Direction::Inbound) => "server",
         };
@@ -213,12 +235,22 @@ impl Record {
 
     fn close(&mut self, error: Option<&Error>, closed_by: Option<&str>) {
         self.closed = true;
-        let traffic = self.open();
-        let labels = self.opening.labels(error.map(Error::flag).unwrap_or_default());
-        self.metrics.closed.get_or_create(&labels).inc();
+        let (traffic, hash) = self.opened();
+        let flag = error.map(Error::flag).unwrap_or_default();
+        let is_as_opened = flag == self.conn.labels.flag;
+        self.conn.labels.flag = flag;
+        let labels = &self.conn.labels;
+        let labels = if is_as_opened { Hashed::again(labels, hash) } else { Hashed::new(labels) };
+        self.metrics.closed.get_or_create_hashed(labels).inc();
         if error.is_some() {
-            self.metrics.failed.get_or_create(&labels).inc();
+            self.metrics.failed.get_or_create_hashed(labels).inc();
         }
+        if access_log::logs_closed(error.is_some()) {
+            self.log_closed(&traffic, error, closed_by);
+        }
+    }
+
+    fn log_closed(&self, traffic: &Traffic, error: Option<&Error>, closed_by: Option<&str>) {
         let [from_local, to_local] = &*traffic.totals;
         let summary = self.connect_summary.as_deref();
         access_log::closed(
@@ -238,34 +270,38 @@ impl Record {
     }
 
     fn line(&self) -> Line<'_> {
-        let Opening { source, destination, mutual_tls, .. } = &*self.opening;
-        let identity = |endpoint: &EndpointInfo| {
-            endpoint.party.principal.as_ref().filter(|_| *mutual_tls).map(ToString::to_string)
-        };
+        let RecordedConn { labels, direction, src, src_pod, dst, dst_pod, hbone } = &*self.conn;
+        let identity =
+            |party: &Party| party.principal.as_ref().filter(|_| labels.mutual_tls).map(ToString::to_string);
+        let (source, destination) = (&labels.source, &labels.destination);
         Line {
-            src: self.opening.src,
-            src_workload: source.pod(),
-            src_namespace: non_empty(source.party.namespace.as_str()),
+            src: *src,
+            src_workload: pod_of(src_pod, source),
+            src_namespace: non_empty(source.namespace.as_str()),
             src_identity: identity(source),
-            src_cluster: non_empty(source.party.cluster.as_str()),
-            dst: self.opening.dst,
-            dst_hbone: self.opening.hbone.as_ref(),
-            dst_service: self.opening.service.as_ref().map(|service| service.hostname.as_str()),
-            dst_workload: destination.pod(),
-            dst_namespace: non_empty(destination.party.namespace.as_str()),
+            src_cluster: non_empty(source.cluster.as_str()),
+            dst: *dst,
+            dst_hbone: hbone.as_ref(),
+            dst_service: non_empty(labels.service.hostname.as_str()),
+            dst_workload: pod_of(dst_pod, destination),
+            dst_namespace: non_empty(destination.namespace.as_str()),
             dst_identity: identity(destination),
-            dst_cluster: non_empty(destination.party.cluster.as_str()),
-            direction: self.opening.direction,
+            dst_cluster: non_empty(destination.cluster.as_str()),
+            direction: *direction,
         }
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if !self.closed && (self.log_on_drop || self.traffic.is_some()) {
+        if !self.closed && (self.log_on_drop || self.opened.is_some()) {
             self.close(Some(&Error::Drained), None);
         }
     }
+}
+
+fn pod_of<'a>(pod: &'a Text, party: &'a Party) -> Option<&'a str> {
+    [pod, &party.canonical_service].into_iter().find_map(|name| non_empty(name.as_str()))
 }
 
 fn non_empty(text: &str) -> Option<&str> {

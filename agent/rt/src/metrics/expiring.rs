@@ -18,6 +18,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::time::Instant;
 
 use super::family::Family;
+use super::hashed::Hashed;
 use super::total::{Count, Total};
 
 /// Minimum age of the last change of an expired series.
@@ -90,8 +91,15 @@ impl<L: Coarse, M: Total> Expiring<L, M> {
     /// returned handle exists.
     #[must_use]
     pub fn get_or_create(&self, labels: &L) -> M {
+        self.get_or_create_hashed(Hashed::new(labels))
+    }
+
+    /// As [`Self::get_or_create`], for labels that are looked up in several families.
+    #[must_use]
+    pub fn get_or_create_hashed(&self, labels: Hashed<'_, L>) -> M {
         let Families { live, kept, limit, .. } = &*self.0;
-        live.get_or_create_below(labels, *limit).unwrap_or_else(|| kept.get_or_create(&labels.coarse()))
+        let below = live.get_or_create_below(labels, *limit);
+        below.unwrap_or_else(|| kept.get_or_create(&labels.labels().coarse()))
     }
 
     /// Number of series.

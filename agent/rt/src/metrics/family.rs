@@ -1,17 +1,17 @@
 //! A metric family whose encoding does not block counting. The one of `prometheus_client` holds its lock while it is
 //! encoded, so a connection that creates a series, and every connection behind it, would wait for the whole scrape.
 
-use std::borrow::Borrow;
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::{BuildHasher, Hash};
+use std::hash::{BuildHasherDefault, Hash};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use tokio::time::Instant;
+
+use super::hashed::{Hashed, Key, Lookup, Unhashed};
 
 /// Number of shards, each with its own lock: more than the data plane has threads on most nodes.
 const SHARDS: usize = 16;
@@ -21,13 +21,12 @@ const SHARDS: usize = 16;
 pub struct Family<L, M>(Arc<Shards<L, M>>);
 
 struct Shards<L, M> {
-    hasher: RandomState,
     /// Number of series in all shards.
     count: AtomicUsize,
     shards: [Shard<L, M>; SHARDS],
 }
 
-type Series<L, M> = HashMap<Key<L>, Entry<M>>;
+type Series<L, M> = HashMap<Key<L>, Entry<M>, BuildHasherDefault<Unhashed>>;
 
 struct Shard<L, M>(RwLock<Series<L, M>>);
 
@@ -43,29 +42,6 @@ pub(super) struct Mark {
     pub(super) changes: u64,
     /// Since when it has not changed; `None` before the first sweep.
     pub(super) since: Option<Instant>,
-}
-
-/// Labels behind an `Arc`, so that a scrape need not copy them.
-struct Key<L>(Arc<L>);
-
-impl<L: Eq> PartialEq for Key<L> {
-    fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
-    }
-}
-
-impl<L: Eq> Eq for Key<L> {}
-
-impl<L: Hash> Hash for Key<L> {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.0.hash(state);
-    }
-}
-
-impl<L> Borrow<L> for Key<L> {
-    fn borrow(&self) -> &L {
-        &self.0
-    }
 }
 
 // === impl Shard ===
@@ -92,7 +68,7 @@ impl<L, M> Shard<L, M> {
 impl<L, M> Default for Family<L, M> {
     fn default() -> Self {
         let shards = std::array::from_fn(|_| Shard::default());
-        Self(Arc::new(Shards { hasher: RandomState::new(), count: AtomicUsize::new(0), shards }))
+        Self(Arc::new(Shards { count: AtomicUsize::new(0), shards }))
     }
 }
 
@@ -126,17 +102,17 @@ impl<L: Clone + Eq + Hash, M: Clone + Default> Family<L, M> {
     /// The series of these labels, created if it does not exist.
     #[must_use]
     pub fn get_or_create(&self, labels: &L) -> M {
-        self.get_or_create_below(labels, usize::MAX).unwrap_or_default()
+        self.get_or_create_below(Hashed::new(labels), usize::MAX).unwrap_or_default()
     }
 
     /// As [`Self::get_or_create`], but creates none at `limit` series or more.
-    pub(super) fn get_or_create_below(&self, labels: &L, limit: usize) -> Option<M> {
-        let shard = self.shard(labels);
-        if let Some(entry) = shard.read().get(labels) {
+    pub(super) fn get_or_create_below(&self, labels: Hashed<'_, L>, limit: usize) -> Option<M> {
+        let (shard, lookup) = (self.shard(labels), &labels as &dyn Lookup<L>);
+        if let Some(entry) = shard.read().get(lookup) {
             return Some(entry.metric.clone());
         }
         let mut shard = shard.write();
-        if let Some(entry) = shard.get(labels) {
+        if let Some(entry) = shard.get(lookup) {
             return Some(entry.metric.clone());
         }
         if self.0.count.fetch_add(1, Ordering::Relaxed) >= limit {
@@ -145,7 +121,7 @@ impl<L: Clone + Eq + Hash, M: Clone + Default> Family<L, M> {
         }
         let entry = Entry { metric: M::default(), mark: Mark::default() };
         let metric = entry.metric.clone();
-        shard.insert(Key(Arc::new(labels.clone())), entry);
+        shard.insert(Key::new(labels), entry);
         Some(metric)
     }
 
@@ -156,10 +132,11 @@ impl<L: Clone + Eq + Hash, M: Clone + Default> Family<L, M> {
 
     /// Removes a series if `last` agrees. `last` is called under the lock of the shard.
     pub(super) fn remove_if(&self, labels: &L, last: impl FnOnce(&M, Mark) -> bool) -> bool {
-        let mut shard = self.shard(labels).write();
-        let goes = shard.get(labels).is_some_and(|entry| last(&entry.metric, entry.mark));
+        let labels = Hashed::new(labels);
+        let (mut shard, lookup) = (self.shard(labels).write(), &labels as &dyn Lookup<L>);
+        let goes = shard.get(lookup).is_some_and(|entry| last(&entry.metric, entry.mark));
         if goes {
-            shard.remove(labels);
+            shard.remove(lookup);
             self.0.count.fetch_sub(1, Ordering::Relaxed);
         }
         goes
@@ -169,14 +146,13 @@ impl<L: Clone + Eq + Hash, M: Clone + Default> Family<L, M> {
     pub(super) fn for_each(&self, mut visit: impl FnMut(&Arc<L>, &M, &mut Mark)) {
         for shard in &self.0.shards {
             for (key, entry) in shard.write().iter_mut() {
-                visit(&key.0, &entry.metric, &mut entry.mark);
+                visit(&key.labels, &entry.metric, &mut entry.mark);
             }
         }
     }
 
-    fn shard(&self, labels: &L) -> &Shard<L, M> {
-        let hash = self.0.hasher.hash_one(labels).to_le_bytes();
-        &self.0.shards[usize::from(hash[0]) % SHARDS]
+    fn shard(&self, labels: Hashed<'_, L>) -> &Shard<L, M> {
+        &self.0.shards[labels.hash().shard(SHARDS)]
     }
 }
 
@@ -190,7 +166,7 @@ where
             // Pointers are copied under the lock, and encoded without it.
             let series: Vec<(Arc<L>, M)> = {
                 let entries = shard.read();
-                entries.iter().map(|(labels, entry)| (Arc::clone(&labels.0), entry.metric.clone())).collect()
+                entries.iter().map(|(key, entry)| (Arc::clone(&key.labels), entry.metric.clone())).collect()
             };
             for (labels, metric) in &series {
                 metric.encode(encoder.encode_family(labels.as_ref())?)?;
