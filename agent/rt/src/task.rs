@@ -58,6 +58,8 @@ impl Tasks {
     {
         let group = Arc::clone(&self.group.name);
         let cancelled = self.group.cancelled.clone();
+        // Boxed: each of the futures around it would reserve its size twice, and copy it when it is polled first.
+        let future = Box::pin(future);
         let run = async move {
             tokio::select! {
                 () = cancelled.cancelled() => {}
