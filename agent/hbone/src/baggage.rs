@@ -4,21 +4,21 @@ use std::fmt;
 
 /// The labels. Empty text means unknown and is not written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Baggage {
+pub struct Baggage<'a> {
     /// `k8s.cluster.name`
-    pub cluster: String,
+    pub cluster: &'a str,
     /// `k8s.namespace.name`
-    pub namespace: String,
+    pub namespace: &'a str,
     /// `k8s.<kind>.name`: kind and name of the workload.
-    pub workload: Option<(Kind, String)>,
+    pub workload: Option<(Kind, &'a str)>,
     /// `service.name`: the canonical name.
-    pub service: String,
+    pub service: &'a str,
     /// `service.version`: the canonical revision.
-    pub version: String,
+    pub version: &'a str,
     /// `cloud.region`
-    pub region: String,
+    pub region: &'a str,
     /// `cloud.availability_zone`
-    pub zone: String,
+    pub zone: &'a str,
 }
 
 /// Kind of a workload.
@@ -47,15 +47,15 @@ impl Kind {
     }
 }
 
-impl Baggage {
+impl<'a> Baggage<'a> {
     /// Parses a header. Unknown keys and items without `=` are skipped; the last of duplicates wins.
     #[must_use]
-    pub fn parse(text: &str) -> Self {
+    pub fn parse(text: &'a str) -> Self {
         let mut read = Self::default();
         for item in text.split(',') {
             let mut parts = item.split('=');
             let (Some(key), Some(value)) = (parts.next(), parts.next()) else { continue };
-            let (key, value) = (key.trim(), value.trim().to_owned());
+            let (key, value) = (key.trim(), value.trim());
             match key {
                 "k8s.cluster.name" => read.cluster = value,
                 "k8s.namespace.name" => read.namespace = value,
@@ -76,18 +76,18 @@ impl Baggage {
     }
 }
 
-impl fmt::Display for Baggage {
+impl fmt::Display for Baggage<'_> {
     /// The header's value; empty when no label is known.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let workload = self.workload.as_ref();
+        let (kind, workload) = self.workload.map_or(("", ""), |(kind, name)| (kind.key(), name));
         let items = [
-            ("k8s.cluster.name", self.cluster.as_str()),
-            ("k8s.namespace.name", &self.namespace),
-            (workload.map_or("", |(kind, _)| kind.key()), workload.map_or("", |(_, name)| name)),
-            ("service.name", &self.service),
-            ("service.version", &self.version),
-            ("cloud.region", &self.region),
-            ("cloud.availability_zone", &self.zone),
+            ("k8s.cluster.name", self.cluster),
+            ("k8s.namespace.name", self.namespace),
+            (kind, workload),
+            ("service.name", self.service),
+            ("service.version", self.version),
+            ("cloud.region", self.region),
+            ("cloud.availability_zone", self.zone),
         ];
         let mut separator = "";
         for (key, value) in items.into_iter().filter(|(_, value)| !value.is_empty()) {
@@ -105,13 +105,13 @@ mod tests {
     #[test]
     fn labels_are_written_in_ztunnels_order_and_parse_back() {
         let full = Baggage {
-            cluster: "east".into(),
-            namespace: "sample".into(),
-            workload: Some((Kind::Deployment, "sleep".into())),
-            service: "sleep".into(),
-            version: "v1".into(),
-            region: "r".into(),
-            zone: "z".into(),
+            cluster: "east",
+            namespace: "sample",
+            workload: Some((Kind::Deployment, "sleep")),
+            service: "sleep",
+            version: "v1",
+            region: "r",
+            zone: "z",
         };
         assert_eq!(
             full.to_string(),
@@ -119,7 +119,7 @@ mod tests {
              service.version=v1,cloud.region=r,cloud.availability_zone=z"
         );
         assert_eq!(Baggage::parse(&full.to_string()), full);
-        let little = Baggage { service: "x".into(), ..Baggage::default() };
+        let little = Baggage { service: "x", ..Baggage::default() };
         assert_eq!(little.to_string(), "service.name=x");
     }
 
@@ -127,6 +127,6 @@ mod tests {
     fn malformed_items_are_skipped() {
         let read = Baggage::parse("x=1,,=,service.name,service.name=a,service.name=b=c,k8s.job.name=j");
         assert_eq!(read.service, "b");
-        assert_eq!(read.workload, Some((Kind::Job, "j".into())));
+        assert_eq!(read.workload, Some((Kind::Job, "j")));
     }
 }

@@ -50,7 +50,8 @@ fn text(choices: &mut Choices<'_>, of: &[&str]) -> String {
 /// Checks that parsed values print as they were read.
 fn labels(text: &str) {
     let baggage = Baggage::parse(text);
-    let again = Baggage::parse(&baggage.to_string());
+    let written = baggage.to_string();
+    let again = Baggage::parse(&written);
     assert_eq!(baggage, again, "{text:?}");
     let forwarded = Forwarded::parse(text);
     assert_eq!(Forwarded::parse(&forwarded.to_string()), forwarded, "{text:?}");

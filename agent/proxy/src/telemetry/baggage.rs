@@ -16,13 +16,13 @@ pub(crate) fn for_workload(workload: &Workload) -> String {
         WorkloadType::Job => Kind::Job,
     };
     Baggage {
-        cluster: workload.cluster_id.to_string(),
-        namespace: workload.namespace.to_string(),
-        workload: Some((kind, workload.workload_name.to_string())),
-        service: workload.canonical_name.to_string(),
-        version: workload.canonical_revision.to_string(),
-        region: workload.locality.region.to_string(),
-        zone: workload.locality.zone.to_string(),
+        cluster: workload.cluster_id.as_str(),
+        namespace: workload.namespace.as_str(),
+        workload: Some((kind, workload.workload_name.as_str())),
+        service: workload.canonical_name.as_str(),
+        version: workload.canonical_revision.as_str(),
+        region: workload.locality.region.as_str(),
+        zone: workload.locality.zone.as_str(),
     }
     .to_string()
 }
