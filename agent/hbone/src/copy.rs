@@ -23,9 +23,14 @@ pub use self::outcome::{CopyError, CopyOutcome, Side};
 pub use crate::byte_counter::ByteCounter;
 use crate::stream::Stream;
 
-/// Copies between an application's connection and a stream. Dropping the future resets both.
-pub async fn tunnel(tcp: TcpStream, stream: Stream, counter: Arc<dyn ByteCounter>) -> CopyOutcome {
-    let mut copy = tunnel::Copy::new(tcp, stream, counter);
+/// Copies between an application's connection and a stream. Dropping the future resets both. The connection is closed at
+/// the end: the caller keeps no `Arc` of it, but may keep a `Weak`.
+pub async fn tunnel(
+    tcp: impl Into<Arc<TcpStream>>,
+    stream: Stream,
+    counter: Arc<dyn ByteCounter>,
+) -> CopyOutcome {
+    let mut copy = tunnel::Copy::new(tcp.into(), stream, counter);
     let (outcome, linger) = poll_fn(|cx| copy.poll(cx)).await;
     let tcp = copy.tcp();
     drop(copy);

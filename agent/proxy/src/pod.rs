@@ -43,6 +43,10 @@ impl PodProxy {
         let ctx = Arc::new(PodContext::new(proxy, pod, sockets, use_client_source));
         let lifecycle = Lifecycle::new(ctx.owner(), ctx.share(), drain);
         let Listeners { outbound, inbound, inbound_plaintext } = listeners;
+        if use_client_source {
+            let sockets = ctx.sockets().clone();
+            lifecycle.spawn("spare sockets", async move { sockets.drop_idle_spares().await });
+        }
         lifecycle.spawn("policy changes", Arc::clone(&ctx).recheck_on_changes());
         let mine = Arc::clone(&ctx);
         lifecycle.listen(outbound, "outbound", None, move |accepted, drain| {

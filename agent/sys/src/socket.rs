@@ -3,23 +3,26 @@
 //! connections. It must not know what the connections carry.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use crate::Error;
 use crate::conntrack::Conntrack;
 use crate::netns::Netns;
 
+mod connect;
 mod connect_error;
 mod foreign;
+mod spare;
 mod transparent;
 
 pub use crate::address::canonical;
 pub use connect_error::ConnectError;
+use spare::Spares;
 
 /// Accept backlog of listeners.
 const BACKLOG: i32 = 1024;
@@ -64,13 +67,21 @@ pub struct Sockets {
     reuse_port: bool,
     keepalive: Option<Keepalive>,
     ipv6: bool,
+    spares: Option<Arc<Spares>>,
 }
 
 impl Sockets {
     /// Makes sockets in the calling thread's namespace, without a mark, with the default keepalive.
     #[must_use]
     pub fn host() -> Self {
-        Self { netns: None, mark: None, reuse_port: false, keepalive: Some(Keepalive::default()), ipv6: true }
+        Self {
+            netns: None,
+            mark: None,
+            reuse_port: false,
+            keepalive: Some(Keepalive::default()),
+            ipv6: true,
+            spares: None,
+        }
     }
 
     /// Makes sockets inside a network namespace.
@@ -104,6 +115,13 @@ impl Sockets {
         Self { ipv6, ..self }
     }
 
+    /// Makes sockets of connections to applications before they are needed, while there are such connections; see
+    /// [`Sockets::drop_idle_spares`]. Clones share them.
+    #[must_use]
+    pub fn with_spares(self) -> Self {
+        Self { spares: Some(Arc::default()), ..self }
+    }
+
     /// Whether wildcard listeners are dual stack.
     #[must_use]
     pub fn ipv6(&self) -> bool {
@@ -132,7 +150,9 @@ impl Sockets {
             }
         };
         // Accepted connections inherit them.
-        self.apply_options(SockRef::from(&socket)).map_err(failed("set options of listener on"))?;
+        let inherited = SockRef::from(&socket);
+        let set = self.set_timing(&inherited).and_then(|()| self.set_keepalive(&inherited));
+        set.map_err(failed("set options of listener on"))?;
         socket.bind(&addr.into()).map_err(failed("bind"))?;
         socket.listen(BACKLOG).map_err(failed("listen on"))?;
         let listener = TcpListener::from_std(socket.into()).map_err(failed("register listener"))?;
@@ -181,79 +201,48 @@ impl Sockets {
         }
     }
 
-    /// Connects to `to`, with `from` as the source address even when it is not local. If `from` is the destination's
-    /// own address it is ignored: a host does not answer packets that come from itself.
-    ///
-    /// # Errors
-    /// When the source cannot be used, the peer does not answer within `deadline`, or the kernel or the peer refuses.
-    pub async fn connect(
-        &self,
-        to: SocketAddr,
-        from: Option<IpAddr>,
-        deadline: Duration,
-    ) -> Result<TcpStream, ConnectError> {
-        let to = canonical(to);
-        let Some(from) = from.map(|ip| ip.to_canonical()).filter(|from| *from != to.ip()) else {
-            return self.dial(to, None, deadline).await;
-        };
-        for port in foreign::ports() {
-            match self.dial(to, Some(SocketAddr::new(from, port)), deadline).await {
-                Err(error) if foreign::is_port_in_use(&error) => {}
-                done => return done,
-            }
-        }
-        self.dial(to, Some(SocketAddr::new(from, 0)), deadline).await
-    }
-
-    async fn dial(
-        &self,
-        to: SocketAddr,
-        from: Option<SocketAddr>,
-        deadline: Duration,
-    ) -> Result<TcpStream, ConnectError> {
-        let socket = self.open(to, Type::STREAM)?;
-        if let Some(from) = from {
-            foreign::bind(&socket, from).map_err(Error::on("use source address", from))?;
-        }
-        self.apply_options(SockRef::from(&socket)).map_err(Error::on("set options of connection to", to))?;
-        let connecting = TcpSocket::from_std_stream(socket.into()).connect(to);
-        match tokio::time::timeout(deadline, connecting).await {
-            Err(_) => Err(ConnectError::Timeout { to, after: deadline }),
-            Ok(Err(cause)) => Err(ConnectError::from_io(to, cause)),
-            Ok(Ok(stream)) => Ok(stream),
-        }
-    }
-
-    fn apply_options(&self, socket: SockRef<'_>) -> io::Result<()> {
+    /// What a connection needs from its first byte on.
+    fn set_timing(&self, socket: &SockRef<'_>) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;
-        let Some(keepalive) = self.keepalive else { return Ok(()) };
-        let Keepalive { time, interval, retries, user_timeout } = keepalive;
-        let params = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
-        socket.set_tcp_keepalive(&params)?;
-        if user_timeout {
+        if let Some(Keepalive { time, interval, retries, user_timeout: true }) = self.keepalive {
             socket.set_tcp_user_timeout(Some(time + interval * retries))?;
         }
         Ok(())
     }
 
+    fn set_keepalive(&self, socket: &SockRef<'_>) -> io::Result<()> {
+        let Some(Keepalive { time, interval, retries, .. }) = self.keepalive else { return Ok(()) };
+        let params = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
+        socket.set_tcp_keepalive(&params)
+    }
+
     /// A non-blocking, marked socket of the address's family in the factory's namespace.
     fn open(&self, addr: SocketAddr, kind: Type) -> Result<Socket, Error> {
-        let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
-        let make = || Socket::new(Domain::for_address(addr), kind.nonblocking(), Some(protocol));
-        let made = match &self.netns {
-            Some(netns) => netns.run(make)?,
-            None => make(),
-        };
-        let failed = |step| Error::on(step, addr);
-        let socket = made.map_err(failed("make socket for"))?;
-        if addr.is_ipv6() {
-            socket.set_only_v6(false).map_err(failed("make dual-stack socket for"))?;
+        let socket = self.inside(|| new(addr, kind))?.map_err(Error::on("make socket for", addr))?;
+        if addr.is_ipv6() && addr.ip().is_unspecified() {
+            socket.set_only_v6(false).map_err(Error::on("make dual-stack socket for", addr))?;
         }
-        if let Some(mark) = self.mark {
-            socket.set_mark(mark).map_err(Error::on("set SO_MARK of socket for", addr))?;
-        }
+        self.set_mark(&socket, addr)?;
         Ok(socket)
     }
+
+    fn set_mark(&self, socket: &Socket, addr: SocketAddr) -> Result<(), Error> {
+        let Some(mark) = self.mark else { return Ok(()) };
+        socket.set_mark(mark).map_err(Error::on("set SO_MARK of socket for", addr))
+    }
+
+    /// Runs `make` in the factory's namespace.
+    fn inside<T>(&self, make: impl FnOnce() -> T) -> Result<T, Error> {
+        match &self.netns {
+            Some(netns) => netns.run(make),
+            None => Ok(make()),
+        }
+    }
+}
+
+fn new(addr: SocketAddr, kind: Type) -> io::Result<Socket> {
+    let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
+    Socket::new(Domain::for_address(addr), kind.nonblocking(), Some(protocol))
 }
 
 /// The original destination of a redirected connection, in canonical form; `None` when it was not redirected.

@@ -59,8 +59,7 @@ pub(super) struct Copy {
 // === impl Copy ===
 
 impl Copy {
-    pub(super) fn new(tcp: TcpStream, stream: Stream, counter: Arc<dyn ByteCounter>) -> Self {
-        let tcp = Arc::new(tcp);
+    pub(super) fn new(tcp: Arc<TcpStream>, stream: Stream, counter: Arc<dyn ByteCounter>) -> Self {
         let place = stream.into_place();
         if let Some(known) = place.core.lock().stream(place.id) {
             let (tcp, counter) = (Arc::clone(&tcp), Arc::clone(&counter));
@@ -212,8 +211,11 @@ impl Copy {
                     }
                     Some(Err(error)) => Poll::Ready(Err(error.clone().into())),
                     Some(Ok(())) => {
-                        // Fails when the application has closed the connection.
-                        let _ = SockRef::from(&*self.tcp).shutdown(Shutdown::Write);
+                        // After the application's own FIN the connection is closed, which sends ours.
+                        if !self.to_stream.done {
+                            // Fails when the application has closed the connection.
+                            let _ = SockRef::from(&*self.tcp).shutdown(Shutdown::Write);
+                        }
                         Poll::Ready(Ok(Side::Remote))
                     }
                 };

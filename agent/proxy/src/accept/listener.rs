@@ -37,8 +37,6 @@ pub struct Listeners {
 pub(crate) struct Accepted {
     pub(crate) stream: TcpStream,
     pub(crate) source: SocketAddr,
-    /// The address on which the connection was accepted.
-    pub(crate) local: SocketAddr,
     /// The original destination; [`Self::local`] when the connection was not redirected.
     pub(crate) original: SocketAddr,
     /// The handshake slot, on listeners that limit handshakes.
@@ -124,9 +122,21 @@ fn register(
 }
 
 fn accepted(stream: TcpStream, source: SocketAddr, destination: Option<SocketAddr>) -> io::Result<Accepted> {
-    let local = canonical(stream.local_addr()?);
-    let original = destination.or_else(|| socket::original_dst(&stream)).unwrap_or(local);
-    Ok(Accepted { stream, source: canonical(source), local, original, slot: None })
+    let original = match destination.or_else(|| socket::original_dst(&stream)) {
+        Some(original) => original,
+        None => canonical(stream.local_addr()?),
+    };
+    Ok(Accepted { stream, source: canonical(source), original, slot: None })
+}
+
+// === impl Accepted ===
+
+impl Accepted {
+    /// The address on which the connection was accepted: a system call that captured outbound connections do without.
+    pub(crate) fn local(&self) -> SocketAddr {
+        // Fails for a closed socket only.
+        self.stream.local_addr().map_or(self.original, canonical)
+    }
 }
 
 // === impl Listeners ===

@@ -56,7 +56,7 @@ impl PodContext {
         let tunnels = Tasks::new(Arc::clone(&owner)).on(Arc::clone(&share));
         Self {
             name: PodName::from(&pod),
-            sockets,
+            sockets: if use_client_source { sockets.with_spares() } else { sockets },
             use_client_source,
             allowed_ports: None,
             fallback_workload: None,

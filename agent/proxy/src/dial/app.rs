@@ -9,7 +9,8 @@ use crate::context::PodContext;
 use crate::error::Error;
 
 /// Connects to the pod's application with the client's source address. If that cannot be bound, connects with the
-/// proxy's own address and logs a warning: the application loses the address, not the connection.
+/// proxy's own address and logs a warning: the application loses the address, not the connection. The caller turns on
+/// the keepalive.
 pub(crate) async fn dial(
     ctx: &PodContext,
     source: SocketAddr,
@@ -17,7 +18,7 @@ pub(crate) async fn dial(
 ) -> Result<TcpStream, Error> {
     let deadline = ctx.proxy().config.dial_deadline;
     if let Some(from) = client_source(ctx.uses_client_source(), source.ip(), target.ip()) {
-        match ctx.sockets().connect(target, Some(from), deadline).await {
+        match ctx.sockets().connect_young(target, Some(from), deadline).await {
             Err(ConnectError::Setup(error)) => {
                 tracing::warn!(
                     pod = %ctx.name(), %source, dst = %target, %error,
@@ -27,7 +28,7 @@ pub(crate) async fn dial(
             connected => return connected.map_err(Error::Connect),
         }
     }
-    ctx.sockets().connect(target, None, deadline).await.map_err(Error::Connect)
+    ctx.sockets().connect_young(target, None, deadline).await.map_err(Error::Connect)
 }
 
 /// The client's address, if the application's answers would reach the proxy with it: the families must be equal, and

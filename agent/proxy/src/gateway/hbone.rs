@@ -37,7 +37,8 @@ pub(super) async fn accept(
     drain: Watch,
 ) {
     let _open = ctx.proxy().metrics.count_socket(Reporter::Gateway);
-    let Accepted { stream, source, local, slot, .. } = accepted;
+    let local = accepted.local();
+    let Accepted { stream, source, slot, .. } = accepted;
     let proven = tokio::select! {
         biased;
         () = drain.forced() => return,

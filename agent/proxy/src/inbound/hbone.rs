@@ -19,7 +19,8 @@ use crate::types::{Direction, Reporter};
 /// Serves one connection to the HBONE port to its end.
 pub(crate) async fn accept(ctx: Arc<PodContext>, accepted: Accepted, drain: Watch) {
     let _socket_count = ctx.proxy().metrics.count_socket(Reporter::Destination);
-    let Accepted { stream, source, local, slot, .. } = accepted;
+    let local = accepted.local();
+    let Accepted { stream, source, slot, .. } = accepted;
     let authenticated = tokio::select! {
         biased;
         () = drain.forced() => return,

@@ -32,7 +32,8 @@ pub(crate) async fn serve(ctx: Arc<PodContext>, accepted: Accepted, drain: Watch
 }
 
 async fn serve_until_closed(ctx: &PodContext, accepted: Accepted) {
-    let Accepted { stream, source, local, original, .. } = accepted;
+    let local = accepted.local();
+    let Accepted { stream, source, original, .. } = accepted;
     let connection = PlaintextConnection { ctx, source, local, original };
     match Box::pin(connection.validate()).await {
         Ok(workload) => connection.serve(stream, &workload).await,
@@ -102,6 +103,7 @@ impl PlaintextConnection<'_> {
                 return record.fail(&error);
             }
         };
+        self.ctx.sockets().keep_alive(&app);
         let traffic = record.open();
         tokio::select! {
             biased;

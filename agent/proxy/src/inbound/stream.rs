@@ -128,11 +128,14 @@ impl<'a> TrackedConnect<'a> {
             return self.record.fail(&Error::Preface(error));
         }
         let traffic = self.record.open();
+        let app = Arc::new(app);
+        let keepalive = self.ctx.sockets().keep_alive_when_old(Arc::downgrade(&app));
         tokio::select! {
             biased;
             // Dropping the copy resets the stream and the connection to the application.
             refusal = self.tracked.denied() => self.record.fail(&Error::PolicyChanged(refusal)),
             ended = copy::tunnel(app, stream, Arc::new(traffic)) => self.record.finish(ended),
+            () = keepalive => {}
         }
     }
 }

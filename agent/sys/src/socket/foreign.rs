@@ -31,20 +31,18 @@ pub(super) fn ports() -> impl Iterator<Item = u16> {
     std::iter::repeat_with(move || PORTS.start() + NEXT.fetch_add(1, Ordering::Relaxed) % span).take(TRIES)
 }
 
-/// Binds to an address that need not be local. With port 0 the kernel chooses the port at `connect`
-/// (`IP_BIND_ADDRESS_NO_PORT`), where it must be unique per destination only. With another port `SO_REUSEADDR` has the
-/// same effect, as long as every socket of the port sets it.
+/// Allows a socket to have an address that is not local (`IP_TRANSPARENT`), and a source port that other connections
+/// have, too. With `SO_REUSEADDR` a port must be unique per destination only, as long as every socket of the port has it.
+pub(super) fn prepare(socket: &Socket, v6: bool) -> io::Result<()> {
+    transparent::set(socket, v6)?;
+    socket.set_reuse_address(true)
+}
+
+/// Binds a prepared socket to an address that need not be local. With port 0 the kernel chooses the port at `connect`
+/// (`IP_BIND_ADDRESS_NO_PORT`), where it must be unique per destination only.
 pub(super) fn bind(socket: &Socket, from: SocketAddr) -> io::Result<()> {
-    transparent::set(socket, from.is_ipv6())?;
-    if from.is_ipv6() {
-        socket.set_freebind_v6(true)?;
-    } else {
-        socket.set_freebind_v4(true)?;
-    }
     if from.port() == 0 {
         setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
-    } else {
-        socket.set_reuse_address(true)?;
     }
     socket.bind(&from.into())
 }
