@@ -44,7 +44,7 @@ impl PodProxy {
         let lifecycle = Lifecycle::new(ctx.owner(), ctx.share(), drain);
         let Listeners { outbound, inbound, inbound_plaintext } = listeners;
         if use_client_source {
-            let sockets = ctx.sockets().clone();
+            let sockets = ctx.local_sockets().clone();
             lifecycle.spawn("spare sockets", async move { sockets.drop_idle_spares().await });
         }
         lifecycle.spawn("policy changes", Arc::clone(&ctx).recheck_on_changes());

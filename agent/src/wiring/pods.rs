@@ -123,7 +123,8 @@ impl Pods {
         let sockets = Sockets::in_netns(Arc::new(netns.clone()))
             .with_mark(Some(self.sockets.mark))
             .with_reuse_port(self.sockets.reuse_port);
-        let sockets = apply_socket_options(sockets, &self.sockets);
+        let sockets = apply_socket_options(sockets, &self.sockets)
+            .with_local_congestion(&self.sockets.local_congestion);
         let config = &self.proxy_context.config;
         let listeners = Listeners::bind(&sockets, config.ports, config.original_source);
         let listeners = listeners

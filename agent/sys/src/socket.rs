@@ -14,6 +14,7 @@ use crate::Error;
 use crate::conntrack::Conntrack;
 use crate::netns::Netns;
 
+mod congestion;
 mod connect;
 mod connect_error;
 mod foreign;
@@ -21,6 +22,8 @@ mod spare;
 mod transparent;
 
 pub use crate::address::canonical;
+use congestion::Congestion;
+pub use congestion::LocalCongestion;
 pub use connect_error::ConnectError;
 use spare::Spares;
 
@@ -68,6 +71,9 @@ pub struct Sockets {
     keepalive: Option<Keepalive>,
     ipv6: bool,
     spares: Option<Arc<Spares>>,
+    congestion: Option<Congestion>,
+    /// That of [`Sockets::local`].
+    local_congestion: Option<Congestion>,
 }
 
 impl Sockets {
@@ -81,6 +87,8 @@ impl Sockets {
             keepalive: Some(Keepalive::default()),
             ipv6: true,
             spares: None,
+            congestion: None,
+            local_congestion: None,
         }
     }
 
@@ -204,6 +212,9 @@ impl Sockets {
     /// What a connection needs from its first byte on.
     fn set_timing(&self, socket: &SockRef<'_>) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;
+        if let Some(congestion) = &self.congestion {
+            congestion.set(socket)?;
+        }
         if let Some(Keepalive { time, interval, retries, user_timeout: true }) = self.keepalive {
             socket.set_tcp_user_timeout(Some(time + interval * retries))?;
         }

@@ -152,7 +152,8 @@ impl Listeners {
         transparent: Transparent,
     ) -> Result<Self, isthmus_sys::Error> {
         Ok(Self {
-            outbound: BoundListener::wildcard(sockets, ports.outbound, transparent)?,
+            // The others accept connections that come from elsewhere.
+            outbound: BoundListener::wildcard(&sockets.local(), ports.outbound, transparent)?,
             inbound: BoundListener::wildcard(sockets, ports.inbound, transparent)?,
             inbound_plaintext: BoundListener::wildcard(sockets, ports.inbound_plaintext, transparent)?,
         })

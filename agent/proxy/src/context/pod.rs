@@ -28,6 +28,8 @@ pub(crate) struct PodContext {
     pub(super) name: PodName,
     owner: Arc<str>,
     sockets: Sockets,
+    /// Of connections to the pod's application.
+    local_sockets: Sockets,
     /// Whether connections to the application use the client's source address (needs `IP_TRANSPARENT`).
     use_client_source: bool,
     /// The only ports that inbound tunnels may reach; `None`: all but the proxy's own.
@@ -56,7 +58,8 @@ impl PodContext {
         let tunnels = Tasks::new(Arc::clone(&owner)).on(Arc::clone(&share));
         Self {
             name: PodName::from(&pod),
-            sockets: if use_client_source { sockets.with_spares() } else { sockets },
+            local_sockets: if use_client_source { sockets.local().with_spares() } else { sockets.local() },
+            sockets,
             use_client_source,
             allowed_ports: None,
             fallback_workload: None,
@@ -115,6 +118,11 @@ impl PodContext {
 
     pub(crate) fn sockets(&self) -> &Sockets {
         &self.sockets
+    }
+
+    /// The factory of connections to the pod's application.
+    pub(crate) fn local_sockets(&self) -> &Sockets {
+        &self.local_sockets
     }
 
     /// Whether connections to the application use the client's source address.

@@ -18,7 +18,7 @@ pub(crate) async fn dial(
 ) -> Result<TcpStream, Error> {
     let deadline = ctx.proxy().config.dial_deadline;
     if let Some(from) = client_source(ctx.uses_client_source(), source.ip(), target.ip()) {
-        match ctx.sockets().connect_young(target, Some(from), deadline).await {
+        match ctx.local_sockets().connect_young(target, Some(from), deadline).await {
             Err(ConnectError::Setup(error)) => {
                 tracing::warn!(
                     pod = %ctx.name(), %source, dst = %target, %error,
@@ -28,7 +28,7 @@ pub(crate) async fn dial(
             connected => return connected.map_err(Error::Connect),
         }
     }
-    ctx.sockets().connect_young(target, None, deadline).await.map_err(Error::Connect)
+    ctx.local_sockets().connect_young(target, None, deadline).await.map_err(Error::Connect)
 }
 
 /// The client's address, if the application's answers would reach the proxy with it: the families must be equal, and

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use isthmus_sys::socket::Keepalive;
+use isthmus_sys::socket::{Keepalive, LocalCongestion};
 
 use crate::config::source::Reader;
 
@@ -20,6 +20,8 @@ pub struct SocketConfig {
     pub ipv6: bool,
     /// Whether the application sees the client's address as source (`ENABLE_ORIG_SRC`); `None`: if the kernel allows it.
     pub original_source: Option<bool>,
+    /// Congestion control of connections between the agent and applications (`LOCAL_CONGESTION_CONTROL`).
+    pub local_congestion: LocalCongestion,
 }
 
 impl SocketConfig {
@@ -45,5 +47,6 @@ pub(super) fn read_sockets(r: &mut Reader<'_>, ipv6: bool) -> SocketConfig {
         keepalive,
         ipv6,
         original_source: r.parsed_opt("ENABLE_ORIG_SRC", "true or false"),
+        local_congestion: r.parsed("LOCAL_CONGESTION_CONTROL", LocalCongestion::Auto, "a name"),
     }
 }
