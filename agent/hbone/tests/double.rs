@@ -3,6 +3,8 @@
 
 #[path = "support/pair.rs"]
 mod pair;
+#[path = "support/tls.rs"]
+mod test_tls;
 
 use std::io;
 use std::pin::Pin;
@@ -19,38 +21,18 @@ use isthmus_hbone::{
 use isthmus_kit::tls;
 use isthmus_rt::drain;
 use isthmus_rt::task::Tasks;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc;
 
 use pair::{soon, tcp_pair};
+use test_tls::TestTls;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// A server certificate that the client trusts by name; verification by identity is another crate's.
 fn configs() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let made = rcgen::generate_simple_self_signed(["0.0.0.0".to_owned()]).unwrap();
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
-    let certificate = made.cert.der().clone();
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate.clone()).unwrap();
-    let tls13 = [&rustls::version::TLS13];
-    let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&tls13)
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let mut server = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&tls13)
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
-    client.alpn_protocols = vec![b"h2".to_vec()];
-    server.alpn_protocols = vec![b"h2".to_vec()];
-    (Arc::new(client), Arc::new(server))
+    let TestTls { client, server, .. } = TestTls::new();
+    (client, server)
 }
 
 /// A tunnel over TLS over the given transports: the client's first stream and the server's.
