@@ -77,6 +77,8 @@ async fn copied(
     drain: Option<Drain>,
 ) -> TestCopy {
     let (app, tcp) = tcp_pair().await;
+    // One turn of the copy reads all that the kernel holds.
+    socket2::SockRef::from(&tcp).set_recv_buffer_size(64 * 1024).unwrap();
     let counts = Arc::new(Counter::default());
     let (done, ended) = oneshot::channel();
     let counter = Arc::clone(&counts);
@@ -135,6 +137,7 @@ at_both_ends![
     reset_after_end_stream_keeps_the_answer_complete,
     lost_tunnel_becomes_a_reset,
     fin_with_unread_bytes_is_not_a_reset,
+    reset_that_a_write_reported_is_not_an_end,
 ];
 
 async fn fin_becomes_end_stream_and_the_other_half_stays_open(mut test: TestCopy) {
@@ -272,4 +275,36 @@ async fn an_application_that_never_stops_sending_is_reset() {
     .await;
     assert!(sent < MORE_THAN_BUFFERS, "{sent} bytes");
     assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
+}
+
+/// The application has closed its socket and the kernel throws away what it had not transmitted, as more data arrived. A
+/// socket reports that once: to the write, and what the next read finds looks like an end.
+async fn reset_that_a_write_reported_is_not_an_end(mut test: TestCopy) {
+    let app = std::mem::replace(&mut test.app, tcp_pair().await.0);
+    while let Ok(()) = soon(app.writable()).await
+        && app.try_write(&[b'a'; 100_000]).is_ok()
+    {}
+    drop(app);
+    let mut received = 0;
+    while received < 65_535 {
+        received += test.next().await.payload.len();
+    }
+    // The first byte makes the kernel reset the connection.
+    test.peer.data(test.stream, b"x", false).await.unwrap();
+    test.passed_on(1).await;
+    // The runtime learns of it with the events of other sockets.
+    tcp_pair().await;
+    // The write of the second byte is told, and there is credit for all that was transmitted before.
+    test.peer.window_update(0, 100_000_000).await.unwrap();
+    test.peer.window_update(test.stream, 100_000_000).await.unwrap();
+    test.peer.data(test.stream, b"y", false).await.unwrap();
+    loop {
+        let frame = test.next().await;
+        assert!(frame.kind != kind::DATA || !frame.ends_stream(), "an end that is none");
+        if frame.kind == kind::RST_STREAM {
+            assert_eq!(frame.code().unwrap(), CONNECT_ERROR);
+            break;
+        }
+    }
+    assert_eq!(soon(&mut test.ended).await.unwrap().closed_by, Side::Local);
 }

@@ -153,7 +153,10 @@ impl Copy {
             }
             ready!(self.tcp.poll_read_ready(cx)).map_err(local)?;
             match self.read(state, id, credit) {
-                Ok(0) => return Poll::Ready(Ok(state.finish(id)?)),
+                Ok(0) => match take_reset(state, id) {
+                    None => return Poll::Ready(Ok(state.finish(id)?)),
+                    Some(error) => return Poll::Ready(Err(local(error))),
+                },
                 Ok(count) => turn += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(local(error))),
@@ -261,6 +264,13 @@ impl Drop for Copy {
             self.reset_tcp();
         }
     }
+}
+
+/// The application's reset, if a write was told of it: the kernel reports it once, and what it has not transmitted then is
+/// lost, so that the end that a read finds behind it is none. (EPIPE is no such reset, see [`Copy::receive`].)
+fn take_reset(state: &mut TunnelState, id: StreamId) -> Option<io::Error> {
+    let error = &mut state.stream(id)?.sink.as_mut()?.error;
+    error.take_if(|error| error.kind() != io::ErrorKind::BrokenPipe)
 }
 
 fn write_queued(queue: &mut [BytesMut], sink: &mut Sink) -> usize {
