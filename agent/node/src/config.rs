@@ -12,12 +12,11 @@ use isthmus_proto::enroll::Rules;
 pub struct Config {
     /// The node whose pods are enrolled.
     pub node_name: NodeName,
-    /// Folder of the CNI plugin's socket, `pluginevent.sock`.
+    /// Folder of the CNI plugin's socket, `pluginevent.sock`, and of the records of sandboxes.
     pub run_dir: PathBuf,
     /// Path of the ZDS socket, to which the agents of this node connect.
     pub zds_socket: PathBuf,
-    /// Folder in which the container runtime keeps the network namespaces of pods; the path in a plugin event must be
-    /// in it.
+    /// Where the container runtime's folder of network namespaces is mounted, for events whose path is not visible here.
     pub netns_dir: PathBuf,
     /// The host's `/proc`.
     pub proc_dir: PathBuf,
@@ -49,7 +48,7 @@ pub struct ProbeAddresses {
 /// How the kubelet's user is determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KubeletUid {
-    /// From the running processes; user 0 when no kubelet is among them.
+    /// From the running processes; user 0 when no kubelet is among them or it is not clear which is.
     Detect,
     /// This user.
     Fixed(u32),

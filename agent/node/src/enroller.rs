@@ -92,8 +92,8 @@ impl Enroller {
         if ips.is_empty() {
             return Err(EnrolError::NoAddress);
         }
-        let path = path.to_owned();
-        let netns = self.blocking(move |kernel| kernel.open_netns(&path)).await?;
+        let (path, uid) = (path.to_owned(), pod.pod.uid.clone());
+        let netns = self.blocking(move |kernel| kernel.open_netns(&path, &uid)).await?;
         // An earlier sandbox of this pod is gone, and its addresses may have been given to another pod.
         let (_, stale) = self.state(&pod.pod.uid);
         self.remove_probes(&pod.pod.uid, stale.into_iter().filter(|ip| !ips.contains(ip)).collect()).await?;
@@ -119,9 +119,12 @@ impl Enroller {
     /// # Errors
     /// With the step that failed; all are worth a retry.
     pub async fn enrol(&self, pod: &Pod) -> Result<(), EnrolError> {
-        let netns = self.netns_of(pod).await?;
-        let result = self.run_steps(pod, &netns, &pod.ips, Instant::now() + STEP_TIMEOUT).await;
+        let result = match self.netns_of(pod).await {
+            Ok(netns) => self.run_steps(pod, &netns, &pod.ips, Instant::now() + STEP_TIMEOUT).await,
+            Err(error) => Err(error),
+        };
         if result.is_err()
+            && pod.redirection() != Some(Redirection::Pending)
             && let Err(error) =
                 self.annotate(pod, Some(Redirection::Pending), Instant::now() + STEP_TIMEOUT).await
         {
@@ -160,6 +163,10 @@ impl Enroller {
         }
         self.data_plane.del(uid).await;
         self.lock().remove(uid);
+        if reason == WithdrawReason::Deleted {
+            let uid = uid.clone();
+            self.blocking(move |kernel| Ok(kernel.forget_netns(&uid))).await?;
+        }
         match pod {
             Some(pod) => Ok(self.annotate(pod, None, Instant::now() + STEP_TIMEOUT).await?),
             None => Ok(()),

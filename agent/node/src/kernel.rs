@@ -15,17 +15,21 @@ use crate::pod::CaptureConfig;
 
 pub mod host;
 mod kubelet;
+mod sandbox_records;
 
 /// The kernel operations of enrolment. Every call blocks for milliseconds.
 pub trait Kernel: Send + Sync + 'static {
-    /// Opens the network namespace that a plugin event names.
+    /// Opens the network namespace that a plugin event names for a pod, and records it as the pod's.
     ///
     /// # Errors
-    /// [`KernelError::NetnsRefused`] when the path leads out of the runtime's folder, is not a network namespace, or
-    /// is the host's.
-    fn open_netns(&self, path: &Path) -> Result<Netns, KernelError>;
+    /// [`KernelError::NetnsRefused`] when the file is not a network namespace, or is the host's or another pod's.
+    fn open_netns(&self, path: &Path, uid: &PodUid) -> Result<Netns, KernelError>;
 
-    /// Finds the network namespaces of running pods. A pod without an entry in the result was not found.
+    /// Forgets what was recorded of a pod that is deleted.
+    fn forget_netns(&self, uid: &PodUid);
+
+    /// Finds the network namespaces of running pods by evidence: the cgroup of their processes, or the record of their
+    /// creation. A pod without an entry in the result was not found.
     ///
     /// # Errors
     /// When nothing can be searched at all.
@@ -103,27 +107,18 @@ pub enum KernelError {
 /// Why a path is not accepted as a pod's network namespace.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsRefusal {
-    /// The runtime's folder of namespaces cannot be resolved: the host's folder is not mounted into the node role's
-    /// pod.
-    #[error("{folder:?}, the folder that CNI_NETNS_DIR names: {cause}")]
-    Folder {
-        /// The folder.
-        folder: PathBuf,
-        /// Why.
-        cause: io::Error,
-    },
     /// The path does not exist or may not be followed.
     #[error("{0}")]
     Path(io::Error),
-    /// The path, its links followed, is not in the runtime's folder.
-    #[error("it is not in {}, the folder that CNI_NETNS_DIR names", .0.display())]
-    Outside(PathBuf),
     /// The file is not a network namespace.
     #[error(transparent)]
     NotANetns(isthmus_sys::Error),
     /// It is the network namespace of the host: rules in there would capture the node's own traffic.
     #[error("it is the host's network namespace")]
     Host,
+    /// Processes of another pod are in it: this pod would act with that pod's traffic, or that one with this pod's.
+    #[error("a process of the pod {0} is in it")]
+    AnotherPods(String),
 }
 
 impl KernelError {

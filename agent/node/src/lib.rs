@@ -2,6 +2,7 @@
 //! network namespaces of pods that belong to the mesh, passes the pods to the agent over ZDS, and answers the CNI
 //! plugin. It must not know how the agent serves a pod; the two meet on the ZDS socket only.
 
+mod cgroup;
 pub mod config;
 mod controller;
 pub mod enroller;

@@ -18,12 +18,15 @@ use isthmus_sys::{nft, route};
 use nix::mount::{MsFlags, mount};
 
 const UID: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
+const OTHER: &str = "1a1b1c1d-4b5a-6978-8796-a5b4c3d2e1f0";
 const CONTAINER: &str = "6d4b1c9e2f7a8053b1c2d3e4f5a6b7c8d9e0f1a2b3c4d5e6f7a8b9c0d1e2f3a4";
 
 fn main() -> ExitCode {
     lab::main(&lab::tests![
-        only_a_namespace_in_the_runtimes_folder_is_opened,
-        a_namespace_file_is_found_by_the_pods_address,
+        a_namespace_is_opened_wherever_the_runtime_keeps_it,
+        an_address_is_no_evidence_of_a_pods_namespace,
+        a_recorded_sandbox_is_found_again_after_a_restart,
+        a_namespace_with_another_pods_process_is_refused,
         a_process_yields_the_namespace_that_has_the_pods_address,
         pod_rules_are_applied_idempotently_and_removed,
         a_probe_entry_is_removed_only_by_its_pod,
@@ -41,21 +44,27 @@ fn host() -> anyhow::Result<HostDirs> {
     for folder in ["netns", "proc"] {
         std::fs::create_dir(dir.path().join(folder))?;
     }
-    let kernel = HostKernel::new(&Config {
-        node_name: "node-1".into(),
-        run_dir: dir.path().join("run"),
-        zds_socket: dir.path().join("zds.sock"),
-        netns_dir: dir.path().join("netns"),
-        proc_dir: dir.path().join("proc"),
-        host_netns: "/proc/self/ns/net".into(),
-        dns_capture: true,
-        ipv6: true,
-        rules: Rules::default(),
-        probes: ProbeAddresses::default(),
-        kubelet: KubeletUid::Fixed(0),
-        reconcile_on_start: true,
-    })?;
+    let kernel = HostDirs::kernel(dir.path())?;
     Ok(HostDirs { dir, kernel })
+}
+
+impl HostDirs {
+    fn kernel(dir: &Path) -> anyhow::Result<HostKernel> {
+        Ok(HostKernel::new(&Config {
+            node_name: "node-1".into(),
+            run_dir: dir.join("run"),
+            zds_socket: dir.join("zds.sock"),
+            netns_dir: dir.join("netns"),
+            proc_dir: dir.join("proc"),
+            host_netns: "/proc/self/ns/net".into(),
+            dns_capture: true,
+            ipv6: true,
+            rules: Rules::default(),
+            probes: ProbeAddresses::default(),
+            kubelet: KubeletUid::Fixed(0),
+            reconcile_on_start: true,
+        })?)
+    }
 }
 
 /// A network namespace with an address, as a pod has.
@@ -85,43 +94,72 @@ fn reason<T, E: ToString>(result: Result<T, E>) -> String {
     result.err().map_or_else(String::new, |error| error.to_string())
 }
 
-fn only_a_namespace_in_the_runtimes_folder_is_opened() -> anyhow::Result<()> {
+fn a_namespace_is_opened_wherever_the_runtime_keeps_it() -> anyhow::Result<()> {
     let host = host()?;
-    let (inside, outside) = (host.dir.path().join("netns/cni-1"), host.dir.path().join("cni-2"));
+    let (file, elsewhere) = (host.dir.path().join("netns/cni-1"), host.dir.path().join("cni-2"));
     let pod = Netns::create()?;
-    keep(&pod, &inside)?;
-    keep(&pod, &outside)?;
-    ensure!(host.kernel.open_netns(&inside)?.id() == pod.id());
-    let refused = reason(host.kernel.open_netns(&outside));
-    ensure!(refused.contains("not in"), "{refused}");
-
+    keep(&pod, &file)?;
+    keep(&pod, &elsewhere)?;
+    process(&host, 10, UID, &pod, 1)?;
+    // The last is Docker's shape, as the host has it: /proc is mounted elsewhere.
+    for path in [file, elsewhere, "/proc/10/ns/net".into()] {
+        ensure!(host.kernel.open_netns(&path, &UID.into())?.id() == pod.id(), "{}", path.display());
+    }
     let host_file = host.dir.path().join("netns/host");
     keep(&Netns::current()?, &host_file)?;
-    let refused = reason(host.kernel.open_netns(&host_file));
+    let refused = reason(host.kernel.open_netns(&host_file, &UID.into()));
     ensure!(refused.contains("the host's"), "{refused}");
     Ok(())
 }
 
-fn a_namespace_file_is_found_by_the_pods_address() -> anyhow::Result<()> {
+/// The pod's processes are gone; a pod out of the mesh has put its address on its own loopback interface.
+fn an_address_is_no_evidence_of_a_pods_namespace() -> anyhow::Result<()> {
     let host = host()?;
-    let (pod, other) = (pod_netns("10.11.0.5/24")?, pod_netns("10.11.0.6/24")?);
-    keep(&other, &host.dir.path().join("netns/cni-1"))?;
-    keep(&pod, &host.dir.path().join("netns/cni-2"))?;
-    let found = host.kernel.find_netns(&query("10.11.0.5")?)?;
-    ensure!(found.values().map(Netns::id).collect::<Vec<_>>() == [pod.id()]);
-    ensure!(host.kernel.find_netns(&query("10.11.0.7")?)?.is_empty());
+    let stranger = pod_netns("10.11.0.5/32")?;
+    keep(&stranger, &host.dir.path().join("netns/cni-1"))?;
+    process(&host, 10, OTHER, &stranger, 1)?;
+    ensure!(host.kernel.find_netns(&query("10.11.0.5")?)?.is_empty(), "a stranger's namespace was taken");
+    Ok(())
+}
 
-    // Two sandboxes with one address: one is stale, and nothing tells which.
-    keep(&pod_netns("10.11.0.5/24")?, &host.dir.path().join("netns/cni-3"))?;
-    ensure!(host.kernel.find_netns(&query("10.11.0.5")?)?.is_empty());
+fn a_recorded_sandbox_is_found_again_after_a_restart() -> anyhow::Result<()> {
+    let host = host()?;
+    let (pod, file) = (pod_netns("10.11.0.5/24")?, host.dir.path().join("netns/cni-1"));
+    keep(&pod, &file)?;
+    host.kernel.open_netns(&file, &UID.into())?;
+    // No process of the pod is visible; its successor has only the record.
+    let restarted = HostDirs::kernel(host.dir.path())?;
+    let found = restarted.find_netns(&query("10.11.0.5")?)?;
+    ensure!(found.values().map(Netns::id).collect::<Vec<_>>() == [pod.id()]);
+    ensure!(restarted.find_netns(&query("10.11.0.7")?)?.is_empty(), "its address is another one");
+
+    // The file names another namespace now.
+    nix::mount::umount2(&file, nix::mount::MntFlags::MNT_DETACH)?;
+    keep(&pod_netns("10.11.0.5/24")?, &file)?;
+    ensure!(restarted.find_netns(&query("10.11.0.5")?)?.is_empty(), "another namespace was taken");
+    restarted.forget_netns(&UID.into());
+    ensure!(std::fs::read_dir(host.dir.path().join("run/sandboxes"))?.count() == 0);
+    Ok(())
+}
+
+fn a_namespace_with_another_pods_process_is_refused() -> anyhow::Result<()> {
+    let host = host()?;
+    let (pod, file) = (pod_netns("10.11.0.5/24")?, host.dir.path().join("netns/cni-1"));
+    keep(&pod, &file)?;
+    process(&host, 10, UID, &pod, 1)?;
+    ensure!(host.kernel.open_netns(&file, &UID.into())?.id() == pod.id());
+    process(&host, 11, OTHER, &pod, 2)?;
+    let refused = reason(host.kernel.open_netns(&file, &UID.into()));
+    ensure!(refused.contains(OTHER) && refused.contains("is refused"), "{refused}");
+    ensure!(host.kernel.find_netns(&query("10.11.0.5")?)?.is_empty(), "it was found nevertheless");
     Ok(())
 }
 
 /// A container's process as `/proc` shows it.
-fn process(host: &HostDirs, pid: u32, netns: &Netns, started: u64) -> anyhow::Result<()> {
+fn process(host: &HostDirs, pid: u32, uid: &str, netns: &Netns, started: u64) -> anyhow::Result<()> {
     let folder = host.dir.path().join(format!("proc/{pid}"));
     std::fs::create_dir_all(folder.join("ns"))?;
-    std::fs::write(folder.join("cgroup"), format!("0::/kubepods/pod{UID}/{CONTAINER}\n"))?;
+    std::fs::write(folder.join("cgroup"), format!("0::/kubepods/pod{uid}/{CONTAINER}\n"))?;
     let before = (4..22).map(|field| field.to_string()).collect::<Vec<_>>().join(" ");
     std::fs::write(folder.join("stat"), format!("{pid} (app) S {before} {started} 0\n"))?;
     keep(netns, &folder.join("ns/net"))
@@ -131,12 +169,12 @@ fn a_process_yields_the_namespace_that_has_the_pods_address() -> anyhow::Result<
     let host = host()?;
     let (pod, later, stranger) = (pod_netns("10.11.0.5/24")?, pod_netns("10.11.0.5/24")?, Netns::create()?);
     // A process that has entered another namespace does not count, nor does one in the host's.
-    process(&host, 10, &stranger, 1)?;
-    process(&host, 11, &Netns::current()?, 2)?;
+    process(&host, 10, UID, &stranger, 1)?;
+    process(&host, 11, UID, &Netns::current()?, 2)?;
     ensure!(host.kernel.find_netns(&query("10.11.0.5")?)?.is_empty());
-    process(&host, 13, &later, 20)?;
-    process(&host, 12, &pod, 3)?;
-    process(&host, 14, &later, 4)?;
+    process(&host, 13, UID, &later, 20)?;
+    process(&host, 12, UID, &pod, 3)?;
+    process(&host, 14, UID, &later, 4)?;
     let found = host.kernel.find_netns(&query("10.11.0.5")?)?;
     ensure!(found.values().map(Netns::id).collect::<Vec<_>>() == [pod.id()], "the oldest process decides");
     Ok(())

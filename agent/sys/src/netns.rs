@@ -16,6 +16,8 @@ use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 use crate::Error;
 
+mod cookie;
+
 const HERE: &str = "/proc/thread-self/ns/net";
 
 thread_local! {

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use isthmus_rt::task::Tasks;
@@ -21,6 +21,7 @@ mod cni;
 mod container;
 mod pod;
 mod probe;
+mod processes;
 mod program;
 mod record;
 mod sandbox;
@@ -79,6 +80,14 @@ pub struct Folders {
     pub logs: PathBuf,
     /// The mount that holds the pods' network namespaces.
     pub netns: PathBuf,
+}
+
+impl Folders {
+    /// The pods' processes as a host's `/proc` shows them, inside of the folder that pods do not see.
+    #[must_use]
+    pub fn processes(netns: &Path) -> PathBuf {
+        netns.join("proc")
+    }
 }
 
 /// What all pods of the node share.

@@ -1,6 +1,7 @@
 //! The Kubernetes objects that belong to the world and not to what is tried in it: nodes, the mesh's own parts, the
 //! cluster's DNS. In a real cluster they come from the distribution and from charts. Pure.
 
+use playground_node::kubelet::Folders;
 use serde_json::{Value, json};
 
 use crate::dir::Dir;
@@ -141,7 +142,7 @@ fn node_role(dir: &Dir, cluster: &Cluster) -> Value {
         {"name": "CNI_AGENT_RUN_DIR", "value": path(dir.cni_run_dir("$(NODE_NAME)"))},
         {"name": "ZTUNNEL_UDS_ADDRESS", "value": format!("{node}/ztunnel.sock")},
         {"name": "CNI_NETNS_DIR", "value": path(dir.netns())},
-        {"name": "HOST_PROC", "value": "/proc"},
+        {"name": "HOST_PROC", "value": path(Folders::processes(&dir.netns()))},
         {"name": "KUBECONFIG", "value": path(dir.kubeconfig(&cluster.name))},
         {"name": "EXCLUDE_NAMESPACES", "value": "kube-system"},
         {"name": "AMBIENT_ENABLED", "value": "true"},

@@ -12,9 +12,11 @@ pub enum EnrolError {
     /// The kernel refused the rules, or the path is not a pod's network namespace.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// A running pod's network namespace was not found: its processes are not visible in the host's `/proc` and no
-    /// file of the container runtime has its address.
-    #[error("no network namespace owns its address {0:?} (searched HOST_PROC and CNI_NETNS_DIR)")]
+    /// Nothing proves which network namespace is a running pod's: no process of its cgroup is visible in the host's
+    /// `/proc` in a namespace that has its address, and CNI ADD recorded none.
+    #[error(
+        "nothing proves which network namespace is its own, with address {0:?} (searched HOST_PROC for its processes)"
+    )]
     NoNetns(Vec<IpAddr>),
     /// The CNI plugin reported no address. An earlier plugin of the chain made none.
     #[error("the CNI event names no address")]

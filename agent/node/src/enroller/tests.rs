@@ -14,6 +14,8 @@ struct FakeCluster {
     served: Mutex<Vec<PodUid>>,
     annotation: Mutex<Option<Redirection>>,
     netns_missing: Mutex<bool>,
+    /// An address that the probe sets do not take.
+    unprobed: Mutex<Option<IpAddr>>,
     /// The agent is connected but never acks.
     unresponsive: Mutex<bool>,
 }
@@ -45,9 +47,12 @@ impl FakeCluster {
 }
 
 impl Kernel for FakeCluster {
-    fn open_netns(&self, _: &Path) -> Result<Netns, KernelError> {
+    fn open_netns(&self, _: &Path, _: &PodUid) -> Result<Netns, KernelError> {
         self.kernel("open")?;
         Ok(Netns::current().unwrap())
+    }
+    fn forget_netns(&self, _: &PodUid) {
+        self.log.lock().unwrap().push("forget".to_owned());
     }
     fn find_netns(&self, queries: &[NetnsQuery]) -> Result<HashMap<PodUid, Netns>, KernelError> {
         self.kernel("find")?;
@@ -75,6 +80,9 @@ impl Kernel for FakeCluster {
     }
     fn add_probe_target(&self, target: &ProbeTarget) -> Result<(), KernelError> {
         self.kernel("add probe")?;
+        if *self.unprobed.lock().unwrap() == Some(target.ip) {
+            return Err(KernelError::failed("add probe")("on purpose"));
+        }
         let mut probes = self.probes.lock().unwrap();
         probes.retain(|known| known.ip != target.ip);
         probes.push(target.clone());
@@ -232,13 +240,13 @@ async fn a_running_pod_whose_enrolment_fails_stays_redirected_and_pending() {
 }
 
 #[tokio::test]
-async fn a_running_pod_without_a_namespace_is_not_touched() {
+async fn a_running_pod_without_evidence_of_its_namespace_is_pending() {
     let (cluster, enroller) = enroller();
     *cluster.netns_missing.lock().unwrap() = true;
     let error = enroller.enrol(&pod("a", "10.0.0.5")).await.unwrap_err();
     assert!(error.to_string().contains("10.0.0.5"), "{error}");
-    assert_eq!(cluster.take_log(), ["find"]);
-    assert!(cluster.is_clean());
+    assert_eq!(cluster.take_log(), ["find", "annotate pending"]);
+    assert!(!*cluster.rules.lock().unwrap() && cluster.served.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -247,7 +255,7 @@ async fn a_withdrawal_undoes_what_its_reason_requires() {
     let rows: [(WithdrawReason, bool, &[&str]); 3] = [
         (WithdrawReason::OptedOut, true, &live),
         (WithdrawReason::Terminated, true, &["remove probe", "zds del", "annotate null"]),
-        (WithdrawReason::Deleted, false, &["remove probe", "zds del"]),
+        (WithdrawReason::Deleted, false, &["remove probe", "zds del", "forget"]),
     ];
     for (reason, exists, steps) in rows {
         let (cluster, enroller) = enroller();
@@ -334,4 +342,18 @@ async fn an_adopted_pod_without_namespace_or_rules_is_partial() {
     cluster.fail(Some("apply rules"));
     enroller.adopt(std::slice::from_ref(&pod), true).await;
     assert_eq!(enroller.partial(), [pod.pod.uid]);
+}
+
+#[tokio::test]
+async fn one_pods_probe_entry_that_fails_at_start_is_retried_and_delays_no_other() {
+    let (cluster, enroller) = enroller();
+    let pods = [annotated("a", "10.0.0.5", "enabled"), annotated("b", "10.0.0.6", "enabled")];
+    *cluster.unprobed.lock().unwrap() = Some(pods[0].ips[0]);
+    enroller.adopt(&pods, false).await;
+    let added: Vec<_> = cluster.probes.lock().unwrap().iter().map(|probe| probe.ip).collect();
+    assert_eq!(added, pods[1].ips);
+    assert_eq!(enroller.partial(), std::slice::from_ref(&pods[0].pod.uid));
+    *cluster.unprobed.lock().unwrap() = None;
+    enroller.enrol(&pods[0]).await.unwrap();
+    assert_eq!(cluster.probes.lock().unwrap().len(), 2);
 }

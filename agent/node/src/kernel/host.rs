@@ -9,6 +9,7 @@ use isthmus_sys::netns::Netns;
 use isthmus_sys::nft::Element;
 
 use super::kubelet;
+use super::sandbox_records::SandboxRecords;
 use crate::config::{Config, KubeletUid, ProbeAddresses};
 use crate::kernel::{Kernel, KernelError, NetnsRefusal, ProbeTarget};
 use crate::netns_lookup::{self, NetnsQuery};
@@ -23,6 +24,7 @@ pub struct HostKernel {
     ipv6: bool,
     probes: ProbeAddresses,
     kubelet: KubeletUid,
+    sandboxes: SandboxRecords,
 }
 
 impl HostKernel {
@@ -38,6 +40,7 @@ impl HostKernel {
             ipv6: config.ipv6,
             probes: config.probes,
             kubelet: config.kubelet,
+            sandboxes: SandboxRecords::new(&config.run_dir),
         })
     }
 
@@ -55,6 +58,20 @@ impl HostKernel {
         }
     }
 
+    /// Where a path of the host is in this process's files: the host's `/proc` and the runtime's folder are mounted
+    /// somewhere. What the file is decides whether it is accepted, not where it is.
+    fn visible(&self, path: &Path) -> std::io::Result<PathBuf> {
+        let mounted = match path.strip_prefix("/proc") {
+            Ok(rest) => self.proc_dir.join(rest),
+            Err(_) => path.to_owned(),
+        };
+        let elsewhere = || Some(self.netns_dir.join(path.file_name()?)).filter(|other| other.exists());
+        match mounted.metadata() {
+            Ok(_) => Ok(mounted),
+            Err(error) => elsewhere().ok_or(error),
+        }
+    }
+
     /// The pod that owns the entry of an address.
     fn owner(&self, ip: IpAddr) -> Result<Option<PodUid>, KernelError> {
         Ok(self.probe_targets()?.into_iter().find(|target| target.ip == ip).map(|target| target.uid))
@@ -62,27 +79,42 @@ impl HostKernel {
 }
 
 impl Kernel for HostKernel {
-    fn open_netns(&self, path: &Path) -> Result<Netns, KernelError> {
+    fn open_netns(&self, path: &Path, uid: &PodUid) -> Result<Netns, KernelError> {
         let refused = |reason| KernelError::NetnsRefused { path: path.to_owned(), reason };
-        let folder = || self.netns_dir.clone();
-        // Links are followed before the folder is compared, so that none can lead out of it: the path comes from a
-        // request, and the node role would write rules into whatever namespace it opens.
-        let real_folder = folder()
-            .canonicalize()
-            .map_err(|cause| refused(NetnsRefusal::Folder { folder: folder(), cause }))?;
-        let real = path.canonicalize().map_err(|error| refused(NetnsRefusal::Path(error)))?;
-        if !real.starts_with(&real_folder) {
-            return Err(refused(NetnsRefusal::Outside(folder())));
-        }
-        let netns = Netns::open(&real).map_err(|error| refused(NetnsRefusal::NotANetns(error)))?;
+        let here = self.visible(path).map_err(|error| refused(NetnsRefusal::Path(error)))?;
+        let netns = Netns::open(&here).map_err(|error| refused(NetnsRefusal::NotANetns(error)))?;
         if netns.id() == self.netns.id() {
             return Err(refused(NetnsRefusal::Host));
+        }
+        let processes = netns_lookup::processes(&self.proc_dir).unwrap_or_default();
+        if let Some(other) = netns_lookup::another_pod_in(netns.id(), uid.as_str(), &processes) {
+            return Err(refused(NetnsRefusal::AnotherPods(other.to_owned())));
+        }
+        if let Err(error) = self.sandboxes.write(uid, &here, &netns) {
+            tracing::warn!(%error, "sandbox not recorded; after a restart the pod is found by its processes only");
         }
         Ok(netns)
     }
 
+    fn forget_netns(&self, uid: &PodUid) {
+        self.sandboxes.remove(uid);
+    }
+
     fn find_netns(&self, queries: &[NetnsQuery]) -> Result<HashMap<PodUid, Netns>, KernelError> {
-        Ok(netns_lookup::find(&self.proc_dir, &self.netns_dir, self.netns.id(), queries))
+        let mut found = netns_lookup::find(&self.proc_dir, self.netns.id(), queries);
+        let processes = netns_lookup::processes(&self.proc_dir).unwrap_or_default();
+        for NetnsQuery { pod, ips } in queries.iter().filter(|query| !query.ips.is_empty()) {
+            let uid = &pod.uid;
+            if !found.contains_key(uid)
+                && let Some(netns) = self.sandboxes.open(uid)
+                && netns.id() != self.netns.id()
+                && netns_lookup::another_pod_in(netns.id(), uid.as_str(), &processes).is_none()
+                && netns_lookup::owns_one_of(&netns, ips)
+            {
+                found.insert(uid.clone(), netns);
+            }
+        }
+        Ok(found)
     }
 
     fn apply_pod(&self, netns: &Netns, capture: &CaptureConfig) -> Result<(), KernelError> {
@@ -148,29 +180,29 @@ mod tests {
             ipv6: true,
             probes: ProbeAddresses::default(),
             kubelet: KubeletUid::Fixed(7),
+            sandboxes: SandboxRecords::new(netns_dir),
         }
     }
 
     #[test]
-    fn only_namespaces_in_the_runtimes_folder_are_opened() {
-        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fn a_path_is_judged_by_what_the_file_is() {
+        let dir = tempfile::tempdir().unwrap();
         let host = host(dir.path());
-        let ours = dir.path().join("host");
+        let here = dir.path().join("host");
         std::fs::write(dir.path().join("file"), "").unwrap();
-        std::fs::write(elsewhere.path().join("file"), "").unwrap();
-        std::os::unix::fs::symlink(elsewhere.path().join("file"), dir.path().join("out")).unwrap();
-        std::os::unix::fs::symlink("/proc/self/ns/net", &ours).unwrap();
+        std::os::unix::fs::symlink("/proc/self/ns/net", &here).unwrap();
         let cases = [
-            (elsewhere.path().join("file"), "not in"),
-            (dir.path().join("../".repeat(32)).join("etc/hostname"), "not in"),
-            (dir.path().join("out"), "not in"),
+            ("/etc/hostname".into(), "not a namespace"),
+            ("/proc/self/ns/mnt".into(), "another kind"),
             (dir.path().join("gone"), "No such file"),
             (dir.path().join("file"), "not a namespace"),
-            // A link out of the folder is refused for that, even to a real namespace.
-            (ours, "refused"),
+            (here, "the host's"),
+            ("/proc/self/ns/net".into(), "the host's"),
+            // The runtime's folder is mounted elsewhere.
+            ("/var/run/netns/nowhere/file".into(), "not a namespace"),
         ];
         for (path, reason) in cases {
-            let error = host.open_netns(&path).unwrap_err().to_string();
+            let error = host.open_netns(&path, &"u".into()).unwrap_err().to_string();
             assert!(error.contains(reason) && error.contains("is refused"), "{error}");
         }
     }

@@ -40,11 +40,12 @@ pub(crate) struct FakeKernel {
 }
 
 impl Kernel for FakeKernel {
-    fn open_netns(&self, path: &Path) -> Result<Netns, KernelError> {
+    fn forget_netns(&self, _: &PodUid) {}
+    fn open_netns(&self, path: &Path, _: &PodUid) -> Result<Netns, KernelError> {
         if path == Path::new("/var/run/netns/good") {
             return Ok(Netns::current().unwrap());
         }
-        let reason = NetnsRefusal::Outside("/var/run/netns".into());
+        let reason = NetnsRefusal::Host;
         Err(KernelError::NetnsRefused { path: path.to_owned(), reason })
     }
     fn find_netns(&self, queries: &[NetnsQuery]) -> Result<HashMap<PodUid, Netns>, KernelError> {

@@ -125,7 +125,7 @@ async fn a_failed_add_says_why_and_is_rolled_back() {
         assert!(node.kernel.probes.lock().unwrap().is_empty(), "{why}");
     };
     refused("a", GOOD, "no agent is connected").await;
-    refused("a", "/etc/passwd", "is refused: it is not in /var/run/netns").await;
+    refused("a", "/etc/passwd", "is refused: it is the host's").await;
     refused("nobody", GOOD, "pod sample/nobody is not known on this node").await;
     refused("out", GOOD, "does not belong to the mesh").await;
     *node.kernel.failing.lock().unwrap() = true;

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use isthmus_sys::netns::Netns;
@@ -11,9 +11,10 @@ use k8s_openapi::api::core::v1::Pod;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 
-use super::Node;
 use super::cni::Target;
+use super::processes;
 use super::spec::PodExt;
+use super::{Folders, Node};
 
 /// A sandbox that is set up. It must be ended with [`Sandbox::end`].
 #[derive(Debug)]
@@ -39,6 +40,7 @@ impl Sandbox {
             pod: pod.name().to_owned(),
             uid: pod.uid().to_owned(),
         };
+        processes::add(&Folders::processes(&node.folders.netns), &target.uid, &target.container, &netns)?;
         let made = node.chain.add(&target).await.and_then(|result| Ok((address(&result)?, result)));
         match made {
             Ok((ip, result)) => Ok(Self { netns, ip, target, result }),
@@ -63,6 +65,7 @@ async fn tear_down(node: &Node, target: &Target, result: &Value) {
             "CNI DEL failed, removing the sandbox anyway"
         );
     }
+    processes::remove(&Folders::processes(&node.folders.netns), &target.container);
     let unnamed = umount2(&target.netns, MntFlags::MNT_DETACH)
         .map_err(std::io::Error::from)
         .and_then(|()| fs::remove_file(&target.netns));
@@ -72,7 +75,7 @@ async fn tear_down(node: &Node, target: &Target, result: &Value) {
 }
 
 /// Mounts a namespace at a path, as container runtimes do.
-fn name(netns: &Netns, path: &PathBuf) -> anyhow::Result<()> {
+pub(super) fn name(netns: &Netns, path: &Path) -> anyhow::Result<()> {
     File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
     let open = format!("/proc/self/fd/{}", netns.fd().as_raw_fd());
     mount(Some(Path::new(&open)), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)

@@ -15,7 +15,7 @@ use isthmus_sys::socket::Transparent;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufStream};
 use tokio::net::TcpStream;
 
-use node_lab::{APP, MODE, NodeLab, Pod, bind, call, passed};
+use node_lab::{APP, MODE, NodeLab, Pod, bind, call, passed, uid};
 
 /// The source address of probes as pods see it.
 const PROBE: &str = "169.254.7.127\n";
@@ -212,15 +212,13 @@ fn a_namespace_that_is_not_a_pods_is_refused() -> Result<()> {
         ensure!(socket.permissions().mode() & 0o777 == 0o600, "{:o}", socket.permissions().mode());
 
         std::fs::write(lab.path("netns/file"), "no namespace")?;
-        bind(&pod.host.netns, &lab.path("elsewhere"))?;
-        symlink(lab.path("elsewhere"), lab.path("netns/link"))?;
         bind(lab.netns(), &lab.path("netns/host"))?;
+        let other = lab.sandbox("other")?;
+        bind(&other.host.netns, &lab.path("netns/another"))?;
         for (path, why) in [
             ("netns/file", "namespace"),
-            ("elsewhere", "it is not in"),
-            ("netns/../elsewhere", "it is not in"),
-            ("netns/link", "it is not in"),
             ("netns/host", "it is the host's"),
+            ("netns/another", "a process of the pod"),
             ("netns/none", "No such file"),
         ] {
             let reason = lab.refused("a", &lab.path(path), pod.host.v4).await?;
@@ -231,8 +229,12 @@ fn a_namespace_that_is_not_a_pods_is_refused() -> Result<()> {
             );
             ensure!(pod.captured()?.is_empty(), "{path}");
         }
-        // Control: through its own path the same namespace is accepted.
-        until("the agent is there", async || lab.added("a", &pod).await.is_ok()).await?;
+        // Control: its own namespace is accepted, wherever its file is.
+        bind(&pod.host.netns, &lab.path("elsewhere"))?;
+        symlink(lab.path("elsewhere"), lab.path("netns/link"))?;
+        let (link, ip) = (lab.path("netns/link"), pod.host.v4);
+        let added = async || passed(&lab.add(Some(("sample", "a")), &link, ip).await?, ip);
+        until("the agent is there", async || added().await.is_ok()).await?;
         is_in(&lab, "a", &pod, true).await
     })
 }
@@ -323,7 +325,7 @@ fn pods_keep_their_state_while_the_node_role_is_down() -> Result<()> {
             call(&lab.kubelet(), a.app()).await? == PROBE && call(&lab.kubelet(), c.app()).await? == PROBE
         );
         let dump = lab.dump().await?;
-        ensure!(dump["workloadState"]["uid-a"]["state"] == "Up", "{}", dump["workloadState"]);
+        ensure!(dump["workloadState"][uid("a")]["state"] == "Up", "{}", dump["workloadState"]);
         // The agent received the pod again and did not restart its proxy.
         still_echoes(&mut open).await
     })

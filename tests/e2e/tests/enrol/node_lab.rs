@@ -62,7 +62,7 @@ impl NodeLab {
         let lan = Lan::new()?;
         let (agent, outsider) = (lan.host()?, lan.host()?);
         let (dir, tasks) = (tempfile::tempdir()?, Tasks::new("lab"));
-        for folder in ["run", "netns", "zds"] {
+        for folder in ["run", "netns", "zds", "proc"] {
             std::fs::create_dir(dir.path().join(folder))?;
         }
         let config = kube::kubeconfig(&format!("http://{API}"));
@@ -87,8 +87,24 @@ impl NodeLab {
         answer_with_caller(&host.sockets(), host.v4, &self.tasks)?;
         let netns = self.path(&format!("netns/cni-{name}"));
         bind(&host.netns, &netns)?;
-        self.api.put("pods", kube::pod("sample", name, NODE, None));
+        let mut object = kube::pod("sample", name, NODE, None);
+        object["metadata"]["uid"] = json!(uid(name));
+        self.api.put("pods", object);
+        self.process(name, &host.netns)?;
         Ok(Pod { host, netns })
+    }
+
+    /// A process of a pod in a namespace, as the host's `/proc` has it. The lab's own processes are in no cgroup that
+    /// it could make.
+    pub(crate) fn process(&self, name: &str, netns: &Netns) -> Result<PathBuf> {
+        let pid = 100 + std::fs::read_dir(self.path("proc"))?.count();
+        let folder = self.path(&format!("proc/{pid}"));
+        std::fs::create_dir_all(folder.join("ns"))?;
+        std::fs::write(folder.join("cgroup"), format!("0::/kubepods/pod{}/{:064x}\n", uid(name), pid))?;
+        let before = (4..22).map(|field| field.to_string()).collect::<Vec<_>>().join(" ");
+        std::fs::write(folder.join("stat"), format!("{pid} (app) S {before} {pid} 0\n"))?;
+        bind(netns, &folder.join("ns/net"))?;
+        Ok(folder)
     }
 
     /// A running pod of `sample`.
@@ -114,14 +130,14 @@ impl NodeLab {
     /// Starts the node role.
     pub(crate) fn start_node(&self) -> Result<Process> {
         let path = |name: &str| self.path(name).display().to_string();
-        let (run, zds, netns, kubeconfig) =
-            (path("run"), path("zds/z.sock"), path("netns"), path("kubeconfig"));
+        let (run, zds, netns, kubeconfig, proc) =
+            (path("run"), path("zds/z.sock"), path("netns"), path("kubeconfig"), path("proc"));
         let env = [
             ("NODE_NAME", NODE),
             ("CNI_AGENT_RUN_DIR", &run),
             ("ZTUNNEL_UDS_ADDRESS", &zds),
             ("CNI_NETNS_DIR", &netns),
-            ("HOST_PROC", "/proc"),
+            ("HOST_PROC", &proc),
             ("KUBECONFIG", &kubeconfig),
             ("AMBIENT_DNS_CAPTURE", "true"),
             ("AMBIENT_IPV6", "true"),
@@ -166,7 +182,8 @@ impl NodeLab {
         });
         let args = name.map_or_else(String::new, |(namespace, name)| {
             format!(
-                "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID=uid-{name}"
+                "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={}",
+                uid(name)
             )
         });
         let netns = netns.display().to_string();
@@ -263,6 +280,12 @@ impl Captured {
     pub(crate) fn is_empty(&self) -> bool {
         self.rules.tables.is_empty() && self.routing.iter().all(Vec::is_empty)
     }
+}
+
+/// The UID of a pod, in the shape that the kubelet's cgroups need.
+pub(crate) fn uid(name: &str) -> String {
+    let hex: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("00000000-0000-4000-8000-{hex:0>12}")
 }
 
 /// The greeting of an application to a caller with this address.
