@@ -19,7 +19,7 @@ pub struct NodeConfig {
     pub run_dir: PathBuf,
     /// Unix socket on which ZDS is served to agents.
     pub zds_socket: PathBuf,
-    /// The only directory of network namespaces that a plugin event may name.
+    /// Where the runtime's directory of network namespaces is mounted.
     pub netns_dir: PathBuf,
     /// `/proc` of the host, in which the namespaces of running pods are found.
     pub host_proc: PathBuf,
@@ -35,6 +35,8 @@ pub struct NodeConfig {
     pub probe_v4: Ipv4Addr,
     /// The same for IPv6.
     pub probe_v6: Ipv6Addr,
+    /// The kubelet's user; `None`: it is detected.
+    pub kubelet_uid: Option<u32>,
     /// Whether rules of enrolled pods are applied again at start.
     pub reconcile_on_startup: bool,
     /// Whether host rules are written to the network namespace of process 1 instead of the role's own.
@@ -73,6 +75,7 @@ pub fn read(strings: &dyn Strings) -> Result<NodeConfig, ConfigErrors> {
         },
         probe_v4: r.parsed("HOST_PROBE_SNAT_IP", Ipv4Addr::new(169, 254, 7, 127), "an IPv4 address"),
         probe_v6: r.parsed("HOST_PROBE_SNAT_IPV6", PROBE_V6, "an IPv6 address"),
+        kubelet_uid: r.parsed_opt("KUBELET_UID", "a user id"),
         reconcile_on_startup: r.flag("AMBIENT_RECONCILE_POD_RULES_ON_STARTUP", false),
         host_netns_of_init: r.flag("ALLOW_SWITCH_TO_HOST_NS", false),
         metrics: any(r.parsed("MONITORING_PORT", 15014, "a port from 0 to 65535")),

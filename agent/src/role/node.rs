@@ -83,7 +83,7 @@ fn settings(config: NodeConfig) -> Config {
         ipv6: config.ipv6,
         rules: config.rules,
         probes: ProbeAddresses { v4: config.probe_v4, v6: config.probe_v6 },
-        kubelet: KubeletUid::Detect,
+        kubelet: config.kubelet_uid.map_or(KubeletUid::Detect, KubeletUid::Fixed),
         reconcile_on_start: config.reconcile_on_startup,
     }
 }
