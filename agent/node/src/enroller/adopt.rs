@@ -33,20 +33,30 @@ impl Enroller {
             self.data_plane.adopt(&pod.pod, netns.clone());
             self.record(pod, state, netns, &pod.ips);
         }
-        if let Err(error) = self.adopt_probes(pods).await {
-            tracing::warn!(%error, "probe sets not synchronised with the enrolled pods; their kubelet probes may fail");
-        }
+        self.adopt_probes(pods).await;
     }
 
     /// Adds the entries of every adopted pod, and removes those of other pods only if the addresses of every adopted
-    /// pod are known: an entry may belong to a pod whose address is not.
-    async fn adopt_probes(&self, pods: &[Pod]) -> Result<(), KernelError> {
+    /// pod are known: an entry may belong to a pod whose address is not. A pod whose entries cannot be added is retried
+    /// by itself.
+    async fn adopt_probes(&self, pods: &[Pod]) {
         for pod in pods {
-            self.add_probes(&pod.pod.uid, &pod.ips).await?;
+            if let Err(error) = self.add_probes(&pod.pod.uid, &pod.ips).await {
+                tracing::warn!(%pod, %error, "probe addresses of an enrolled pod not written, will be retried");
+                if let Some(enrolment) = self.lock().get_mut(&pod.pod.uid) {
+                    enrolment.state = EnrolmentState::Partial;
+                }
+            }
         }
         if pods.iter().any(|pod| pod.ips.is_empty()) {
-            return Ok(());
+            return;
         }
+        if let Err(error) = self.remove_stale_probes(pods).await {
+            tracing::warn!(%error, "probe addresses of pods that are gone not removed");
+        }
+    }
+
+    async fn remove_stale_probes(&self, pods: &[Pod]) -> Result<(), KernelError> {
         for target in self.blocking(|kernel| kernel.probe_targets()).await? {
             let known = pods.iter().any(|pod| pod.pod.uid == target.uid && pod.ips.contains(&target.ip));
             if !known {
