@@ -52,6 +52,7 @@ async fn pods(uid: &PodUid, app: SocketAddr, watch: Watch) -> (Arc<Pods>, Socket
             keepalive: None,
             ipv6: false,
             original_source: None,
+            local_congestion: isthmus_sys::socket::LocalCongestion::Auto,
         },
         dns: None,
         drain: Mutex::default(),
