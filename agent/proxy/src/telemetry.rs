@@ -4,6 +4,7 @@
 pub(crate) mod access_log;
 pub(crate) mod baggage;
 pub mod labels;
+mod line_limits;
 mod live_labels;
 mod metrics;
 mod record;

@@ -7,7 +7,7 @@ use isthmus_model::{PodRef, PolicyKey, SpiffeId, Text};
 use isthmus_state::Denied;
 
 /// Direction of a connection as seen by the local workload: its client, outbound, or its server, inbound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Direction {
     Inbound,
     Outbound,

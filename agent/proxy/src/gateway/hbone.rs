@@ -54,7 +54,7 @@ pub(super) async fn accept(
             })
             .await;
         }
-        Err(error) => access_log::failed(source, local, Direction::Inbound, &error),
+        Err(error) => access_log::failed(&ctx.proxy().metrics, (source, local), Direction::Inbound, &error),
     }
 }
 
@@ -87,7 +87,12 @@ impl Outer {
                 drop(tracked);
             }
             Err(Failed::BeforeAttempt((status, error))) => {
-                access_log::failed(self.source, self.local, Direction::Inbound, &error);
+                access_log::failed(
+                    &self.ctx.proxy().metrics,
+                    (self.source, self.local),
+                    Direction::Inbound,
+                    &error,
+                );
                 responder.reject(status);
             }
             Err(Failed::Attempt(record, error)) => {

@@ -58,7 +58,12 @@ async fn serve(
             }
             Err(error) => {
                 reset_on_close(&accepted.stream);
-                access_log::failed(accepted.source, accepted.local(), Direction::Inbound, &error);
+                access_log::failed(
+                    &ctx.proxy().metrics,
+                    (accepted.source, accepted.local()),
+                    Direction::Inbound,
+                    &error,
+                );
             }
         }
     };

@@ -18,7 +18,8 @@ use crate::types::{Direction, Reporter};
 
 /// Serves one connection to the HBONE port to its end.
 pub(crate) async fn accept(ctx: Arc<PodContext>, accepted: Accepted, drain: Watch) {
-    let _socket_count = ctx.proxy().metrics.count_socket(Reporter::Destination);
+    let metrics = Arc::clone(&ctx.proxy().metrics);
+    let _socket_count = metrics.count_socket(Reporter::Destination);
     let local = accepted.local();
     let Accepted { stream, source, slot, .. } = accepted;
     let authenticated = tokio::select! {
@@ -28,7 +29,7 @@ pub(crate) async fn accept(ctx: Arc<PodContext>, accepted: Accepted, drain: Watc
     };
     match authenticated {
         Ok((peer, session)) => serve(ctx, peer, source, local, session, drain).await,
-        Err(error) => access_log::failed(source, local, Direction::Inbound, &error),
+        Err(error) => access_log::failed(&metrics, (source, local), Direction::Inbound, &error),
     }
 }
 

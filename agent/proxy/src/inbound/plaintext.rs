@@ -39,7 +39,7 @@ async fn serve_until_closed(ctx: &PodContext, accepted: Accepted) {
         Ok(workload) => connection.serve(stream, &workload).await,
         Err(error) => {
             reset_on_close(&stream);
-            access_log::failed(source, original, Direction::Inbound, &error);
+            access_log::failed(&ctx.proxy().metrics, (source, original), Direction::Inbound, &error);
         }
     }
 }

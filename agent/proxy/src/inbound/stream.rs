@@ -31,7 +31,12 @@ pub(crate) async fn serve(ctx: Arc<PodContext>, tunnel: Arc<InboundTunnel>, requ
             TrackedConnect::new(&ctx, &tunnel, connect, record).serve(responder).await;
         }
         Err(rejected) => {
-            access_log::failed(tunnel.source, tunnel.local, Direction::Inbound, &rejected.error);
+            access_log::failed(
+                &ctx.proxy().metrics,
+                (tunnel.source, tunnel.local),
+                Direction::Inbound,
+                &rejected.error,
+            );
             responder.reject(rejected.status);
         }
     }

@@ -47,7 +47,12 @@ pub(crate) async fn forward(ctx: &PodContext, flow: Flow) {
             reset_on_close(&flow.stream);
             match failed {
                 Failed::BeforeAttempt(error) => {
-                    access_log::failed(flow.source, flow.original, Direction::Outbound, &error);
+                    access_log::failed(
+                        &ctx.proxy().metrics,
+                        (flow.source, flow.original),
+                        Direction::Outbound,
+                        &error,
+                    );
                 }
                 Failed::Attempt(record, error) => record.fail(&error),
             }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use isthmus_model::Authority;
 
+use super::line_limits::LeftOut;
+use super::metrics::Metrics;
 use crate::types::Direction;
 
 /// Keys of every event of a connection.
@@ -120,8 +122,16 @@ pub(crate) fn closed(line: &Line<'_>, ending: &Ending<'_>) {
     }
 }
 
-/// Logs a connection that was refused before it had a record.
-pub(crate) fn failed(src: SocketAddr, dst: SocketAddr, direction: Direction, error: &dyn std::fmt::Display) {
+/// Logs a connection that was refused before it had a record, unless its source fails too often.
+pub(crate) fn failed(
+    metrics: &Metrics,
+    (src, dst): (SocketAddr, SocketAddr),
+    direction: Direction,
+    error: &dyn std::fmt::Display,
+) {
+    if !metrics.admits_line((src, dst, direction), "", || error.to_string()) {
+        return;
+    }
     tracing::event!(
         target: "access",
         tracing::Level::WARN,
@@ -130,6 +140,22 @@ pub(crate) fn failed(src: SocketAddr, dst: SocketAddr, direction: Direction, err
         direction = direction.as_str(),
         error = error.to_string().as_str(),
         "connection failed"
+    );
+}
+
+/// Logs how many failed connections of one source had no line of their own.
+pub(crate) fn left_out(left_out: &LeftOut) {
+    let LeftOut { key, count, last } = left_out;
+    tracing::event!(
+        target: "access",
+        tracing::Level::WARN,
+        src.ip = %key.source,
+        pod.ip = %key.local,
+        direction = key.direction.as_str(),
+        response_flags = key.flag,
+        count,
+        last_error = last.as_str(),
+        "connections failed too often to be logged one by one"
     );
 }
 

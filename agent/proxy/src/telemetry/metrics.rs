@@ -1,7 +1,8 @@
 //! Metric families of the data plane: registers them, expires their series and owns their names, which are ztunnel's.
 //! Label values are in [`super::labels`].
 
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use isthmus_rt::metrics::{Count, Expiring, Family, Registry, expiring};
 use isthmus_rt::task::compute;
@@ -11,10 +12,12 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::Instant;
 
+use super::access_log;
 use super::labels::Labels;
+use super::line_limits::{FailureKey, LeftOut, LineLimits, WINDOW};
 use super::live_labels::LiveLabels;
 use super::retry_metrics::RetryMetrics;
-use crate::types::Reporter;
+use crate::types::{Direction, Reporter};
 
 /// Metric families of the data plane.
 #[derive(Debug, Default)]
@@ -30,6 +33,8 @@ pub struct Metrics {
     pub(crate) retries: RetryMetrics,
     crl_rejections: Family<SocketLabels, Counter>,
     crl_untracked: Family<SocketLabels, Counter>,
+    line_limits: Mutex<LineLimits>,
+    lines_left_out: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -72,6 +77,11 @@ impl Metrics {
             "Connections that are not closed when the peer's certificate is revoked later",
             metrics.crl_untracked.clone(),
         );
+        registry.register(
+            "isthmus_access_log_lines_left_out",
+            "Failed connections without a line of their own, since their source failed too often",
+            metrics.lines_left_out.clone(),
+        );
         Arc::new(metrics)
     }
 
@@ -97,6 +107,36 @@ impl Metrics {
                 tracing::debug!(series, "expired metric series of workloads and services that left the mesh");
             }
         }
+    }
+
+    /// Whether a failed connection gets a line in the access log. If not it is counted, and reported later.
+    pub(crate) fn admits_line(
+        &self,
+        (src, dst, direction): (SocketAddr, SocketAddr, Direction),
+        flag: &'static str,
+        error: impl FnOnce() -> String,
+    ) -> bool {
+        let local = if direction == Direction::Inbound { dst } else { src };
+        let key = FailureKey { direction, local: local.ip(), source: src.ip(), flag };
+        let mut limits = self.line_limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let admitted = limits.admit(key, Instant::now(), error);
+        drop(limits);
+        if !admitted {
+            self.lines_left_out.inc();
+        }
+        admitted
+    }
+
+    /// Reports periodically how many lines were left out. Never returns.
+    pub async fn report_lines_left_out(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(WINDOW).await;
+            self.left_out(Instant::now()).iter().for_each(access_log::left_out);
+        }
+    }
+
+    fn left_out(&self, now: Instant) -> Vec<LeftOut> {
+        self.line_limits.lock().unwrap_or_else(PoisonError::into_inner).end(now)
     }
 
     /// Counts a handshake that was refused, or a connection that was closed, because the peer's certificate is revoked.

@@ -245,9 +245,16 @@ impl Record {
         if error.is_some() {
             self.metrics.failed.get_or_create_hashed(labels).inc();
         }
-        if access_log::logs_closed(error.is_some()) {
+        if access_log::logs_closed(error.is_some()) && error.is_none_or(|error| self.admits_line(error)) {
             self.log_closed(&traffic, error, closed_by);
         }
+    }
+
+    /// What this agent did itself is logged for each connection.
+    fn admits_line(&self, error: &Error) -> bool {
+        let RecordedConn { labels, direction, src, dst, .. } = &*self.conn;
+        let own = matches!(error, Error::Drained | Error::Revoked);
+        own || self.metrics.admits_line((*src, *dst, *direction), labels.flag.as_str(), || error.to_string())
     }
 
     fn log_closed(&self, traffic: &Traffic, error: Option<&Error>, closed_by: Option<&str>) {

@@ -4,6 +4,7 @@ use isthmus_kit::logs::LogCapture;
 use tracing::Level;
 
 use super::*;
+use crate::telemetry::line_limits::FailureKey;
 
 fn capture_one(log: impl FnOnce()) -> (Level, Vec<String>) {
     let capture = LogCapture::start(|metadata| metadata.target() == "access");
@@ -116,7 +117,8 @@ fn keys_without_a_value_are_left_out() {
 #[test]
 fn a_connection_without_a_record_is_a_warning_with_four_keys() {
     let (level, fields) = capture_one(|| {
-        failed("10.0.0.1:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap(), Direction::Inbound, &"too late");
+        let ends = ("10.0.0.1:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap());
+        failed(&Metrics::default(), ends, Direction::Inbound, &"too late");
     });
     assert_eq!(level, Level::WARN);
     assert_eq!(
@@ -127,6 +129,34 @@ fn a_connection_without_a_record_is_a_warning_with_four_keys() {
             "dst.addr=10.0.0.2:2",
             "direction=\"inbound\"",
             "error=\"too late\"",
+        ]
+    );
+}
+
+#[test]
+fn a_source_that_fails_too_often_is_reported_by_its_number() {
+    let left = LeftOut {
+        key: FailureKey {
+            direction: Direction::Inbound,
+            local: [10, 0, 0, 2].into(),
+            source: [10, 0, 0, 1].into(),
+            flag: "TLS_FAILURE",
+        },
+        count: 27_000,
+        last: "garbage".to_owned(),
+    };
+    let (level, fields) = capture_one(|| left_out(&left));
+    assert_eq!(level, Level::WARN);
+    assert_eq!(
+        fields,
+        [
+            "message=connections failed too often to be logged one by one",
+            "src.ip=10.0.0.1",
+            "pod.ip=10.0.0.2",
+            "direction=\"inbound\"",
+            "response_flags=\"TLS_FAILURE\"",
+            "count=27000",
+            "last_error=\"garbage\"",
         ]
     );
 }
