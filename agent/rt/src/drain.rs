@@ -2,16 +2,18 @@
 //!
 //! Holding a [`Watch`] *is* being active: [`Drain::shutdown`] returns as soon as every clone is gone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
-/// Phase of the shutdown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
-    Running,
-    Graceful,
-    Forced,
+use crate::latch::Latch;
+
+/// How far the shutdown is.
+#[derive(Debug, Default)]
+struct Phases {
+    graceful: Arc<Latch>,
+    forced: Arc<Latch>,
 }
 
 /// How a shutdown ended.
@@ -26,23 +28,23 @@ pub enum Outcome {
 /// The side that starts the shutdown.
 #[derive(Debug)]
 pub struct Drain {
-    phase: watch::Sender<Phase>,
+    phases: Arc<Phases>,
     active: mpsc::Receiver<()>,
 }
 
 /// The side that is shut down. Work that must be waited for holds a clone.
 #[derive(Debug, Clone)]
 pub struct Watch {
-    phase: watch::Receiver<Phase>,
+    phases: Arc<Phases>,
     _active: mpsc::Sender<()>,
 }
 
 /// A new pair.
 #[must_use]
 pub fn channel() -> (Drain, Watch) {
-    let (phase, phase_rx) = watch::channel(Phase::Running);
+    let phases = Arc::<Phases>::default();
     let (active_tx, active) = mpsc::channel(1);
-    (Drain { phase, active }, Watch { phase: phase_rx, _active: active_tx })
+    (Drain { phases: Arc::clone(&phases), active }, Watch { phases, _active: active_tx })
 }
 
 // === impl Drain ===
@@ -50,11 +52,11 @@ pub fn channel() -> (Drain, Watch) {
 impl Drain {
     /// Signals every watcher to drain, waits at most `deadline`, then forces the remaining ones and waits a second for them.
     pub async fn shutdown(mut self, deadline: Duration) -> Outcome {
-        self.phase.send_replace(Phase::Graceful);
+        self.phases.graceful.set();
         if tokio::time::timeout(deadline, self.active.recv()).await.is_ok() {
             return Outcome::Drained;
         }
-        self.phase.send_replace(Phase::Forced);
+        self.phases.force();
         // Watchers drop their clones at once when forced; the timeout is for one that ignores it.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.active.recv()).await;
         Outcome::Forced
@@ -66,29 +68,39 @@ impl Drain {
     }
 }
 
+impl Drop for Drain {
+    /// Without a shutdown the watchers stop at once.
+    fn drop(&mut self) {
+        self.phases.force();
+    }
+}
+
+// === impl Phases ===
+
+impl Phases {
+    fn force(&self) {
+        self.graceful.set();
+        self.forced.set();
+    }
+}
+
 // === impl Watch ===
 
 impl Watch {
     /// Resolves when the drain begins: no new work should be accepted.
     pub async fn graceful(&self) {
-        self.wait_for(Phase::Graceful).await;
+        self.phases.graceful.wait().await;
     }
 
     /// Resolves when the remaining work must stop at once.
     pub async fn forced(&self) {
-        self.wait_for(Phase::Forced).await;
+        self.phases.forced.wait().await;
     }
 
     /// Whether the drain has begun.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        *self.phase.borrow() >= Phase::Graceful
-    }
-
-    async fn wait_for(&self, wanted: Phase) {
-        let mut phase = self.phase.clone();
-        // An error means that the owner dropped its side without a shutdown: stop at once.
-        let _ = phase.wait_for(|phase| *phase >= wanted).await;
+        self.phases.graceful.is_set()
     }
 }
 

@@ -11,12 +11,14 @@
 //! As in every fair queue, a round ends when each active tenant has spent its quantum or has nothing to run. tokio does
 //! not tell which tasks are runnable, so this is seen from two sides. The waker that a task is polled with marks its
 //! tenant as runnable before it wakes the task, and a poll leaves a mark, too. And while a tenant waits, a keeper task
-//! yields to the runtime, which polls it again once the worker has run out of tasks or has reached its event interval,
-//! and has polled the I/O driver. If no tenant with credit has a mark then, except one that is running on another worker,
-//! the round is over: this worker is idle but for the tenants that wait. So the scheduler is work-conserving, and a task
-//! that is woken waits for at most one quantum (plus the poll that exceeds it) of every other active tenant. On a runtime
-//! with several workers the bound holds for each worker's own queue; a task that tokio has moved to its global queue may
-//! wait for longer. A tenant that is active alone never waits: its next round starts when it has spent its quantum.
+//! yields to the runtime, which polls it again once the thread has run out of tasks or has reached its event interval,
+//! and has polled the I/O driver. If no tenant with credit has a mark then, the round is over: the thread is idle but for
+//! the tenants that wait. So the scheduler is work-conserving, and a task
+//! that is woken waits for at most one quantum (plus the poll that exceeds it) of every other active tenant. A tenant that is
+//! active alone never waits: its next round starts when it has spent its quantum.
+//!
+//! Each data thread has rounds, credits and a queue of its own, so that nothing here is contended; a tenant's account is
+//! the sum over the threads, and admission judges that sum.
 //!
 //! Cost of an undisturbed poll: two clock reads (the length of a poll has no cheaper measure), and on a cache line of the
 //! tenant's own a few relaxed loads and stores and one relaxed `fetch_sub`. The lock is taken when a tenant becomes
@@ -36,20 +38,34 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::admission::{AdmissionPacing, FloodDetector, SAMPLE_INTERVAL};
 pub use self::run_queue::QUANTUM;
-use self::run_queue::{CpuCredit, RunQueue, Ticket};
+use self::run_queue::{Charged, CpuCredit, RunQueue, Ticket};
 use crate::spawn::spawn;
+use crate::threads::{PerThread, Thread, Threads};
 
-/// Divides the CPU time of a runtime fairly between tenants. One per process; clones are handles to the same scheduler.
+/// Divides the CPU time of the data threads fairly between tenants. One per process; clones are handles to the same
+/// scheduler.
 #[derive(Clone)]
 pub struct FairScheduler(Arc<Scheduler>);
 
 struct Scheduler {
+    queues: PerThread<Arc<ThreadQueue>>,
+    /// `None`: the runtime on which the first share is made.
+    threads: Option<Threads>,
+    started: Instant,
+    now: fn() -> Instant,
+    /// What the process may use of them.
+    cpus: u32,
+}
+
+/// The scheduler of one thread.
+struct ThreadQueue {
     queue: Mutex<RunQueue<Waker>>,
     /// A tenant waits for the end of the round.
     stalled: Arc<Notify>,
@@ -59,22 +75,25 @@ struct Scheduler {
     /// The keeper and the timer sampler. Started with the first share, since there may be no runtime before.
     background: Mutex<Option<[AbortOnDropHandle<()>; 2]>>,
     now: fn() -> Instant,
-    started: Instant,
-    /// What the process may use of them.
-    cpus: u32,
 }
 
 /// A tenant's share of the CPU time; in the agent one per pod. Whatever runs for the tenant is spawned through
 /// [`Tasks::on`](crate::task::Tasks::on) or wrapped in [`Share::run`], once: nested, it would be charged twice.
 pub struct Share {
-    credit: Arc<CpuCredit>,
+    threads: PerThread<Arc<ThreadShare>>,
     flood: FloodDetector,
     scheduler: Arc<Scheduler>,
 }
 
+/// A tenant's share of one thread.
+struct ThreadShare {
+    credit: Arc<CpuCredit>,
+    queue: Arc<ThreadQueue>,
+}
+
 /// What decides before each poll of a future whether it may run.
 struct Gate {
-    share: Arc<Share>,
+    share: Arc<ThreadShare>,
     turn: Turn,
     /// The waker that the task was polled with last, and the one that the future was given in its place.
     waker: Option<(Waker, Waker)>,
@@ -90,16 +109,17 @@ enum Turn {
     Released,
 }
 
-/// Marks the tenant as runnable, then wakes the task. It holds no [`Share`]: that could be dropped with the waker,
+/// Marks the tenant as runnable, then wakes the task. It holds no [`ThreadShare`]: that could be dropped with the waker,
 /// under the lock that dropping it takes.
 struct MarkingWaker {
     task: Waker,
     credit: Arc<CpuCredit>,
-    scheduler: Arc<Scheduler>,
+    queue: Arc<ThreadQueue>,
 }
 
 // === impl FairScheduler ===
 
+/// For the runtime on which the first share is made, as the only thread.
 impl Default for FairScheduler {
     fn default() -> Self {
         Self::with_clock(Instant::now)
@@ -113,39 +133,45 @@ impl fmt::Debug for FairScheduler {
 }
 
 impl FairScheduler {
-    fn with_clock(now: fn() -> Instant) -> Self {
-        let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
-        Self(Arc::new(Scheduler {
-            queue: Mutex::new(RunQueue::new(1)),
-            stalled: Arc::default(),
-            flooded: Arc::default(),
-            admission: AdmissionPacing::default(),
-            background: Mutex::default(),
-            now,
-            started: now(),
-            cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
-        }))
+    /// For these threads.
+    #[must_use]
+    pub fn new(threads: &Threads) -> Self {
+        let queues = PerThread::new(threads, |_| Arc::new(ThreadQueue::new(Instant::now)));
+        Self::over(queues, Some(threads.clone()), Instant::now)
     }
 
-    /// The share of one more tenant. Must be called inside the runtime whose threads are shared.
+    fn with_clock(now: fn() -> Instant) -> Self {
+        Self::over(PerThread::single(Arc::new(ThreadQueue::new(now))), None, now)
+    }
+
+    fn over(queues: PerThread<Arc<ThreadQueue>>, threads: Option<Threads>, now: fn() -> Instant) -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
+        Self(Arc::new(Scheduler { queues, threads, started: now(), now, cpus }))
+    }
+
+    /// The share of one more tenant. Must be called inside a runtime.
     #[must_use]
     pub fn share(&self) -> Arc<Share> {
-        self.0.start_background(&self.0);
-        let credit = self.0.lock().add_tenant();
-        Arc::new(Share { credit, flood: FloodDetector::default(), scheduler: Arc::clone(&self.0) })
+        self.0.start_background();
+        let threads = self.0.queues.map(|queue| {
+            let credit = queue.lock().add_tenant();
+            Arc::new(ThreadShare { credit, queue: Arc::clone(queue) })
+        });
+        Arc::new(Share { threads, flood: FloodDetector::default(), scheduler: Arc::clone(&self.0) })
     }
 }
 
 /// Ends the round when nothing but the tenants that wait for it could run.
-async fn keep_rounds(scheduler: Weak<Scheduler>, stalled: Arc<Notify>) {
+async fn keep_rounds(queue: Weak<ThreadQueue>, stalled: Arc<Notify>) {
     loop {
         stalled.notified().await;
         loop {
             // Deferred by the runtime until it has no other task to run or is due to poll the I/O driver, and has polled
             // it: whatever is ready by then is marked.
             yield_now().await;
-            let Some(scheduler) = scheduler.upgrade() else { return };
-            let round = scheduler.lock().end_round();
+            let Some(queue) = queue.upgrade() else { return };
+            let round = queue.lock().end_round();
             round.released.into_iter().for_each(Waker::wake);
             if !round.is_awaited {
                 break;
@@ -155,14 +181,14 @@ async fn keep_rounds(scheduler: Weak<Scheduler>, stalled: Arc<Notify>) {
 }
 
 /// Samples how late timers fire, from when a flooding tenant asks for admission until there is no pause any more.
-async fn sample_timers(scheduler: Weak<Scheduler>, flooded: Arc<Notify>) {
+async fn sample_timers(queue: Weak<ThreadQueue>, flooded: Arc<Notify>) {
     loop {
         flooded.notified().await;
         loop {
             let slept_at = Instant::now();
             tokio::time::sleep(SAMPLE_INTERVAL).await;
-            let Some(scheduler) = scheduler.upgrade() else { return };
-            if scheduler.admission.record_timer(slept_at.elapsed()).is_zero() {
+            let Some(queue) = queue.upgrade() else { return };
+            if queue.admission.record_timer(slept_at.elapsed()).is_zero() {
                 break;
             }
         }
@@ -172,19 +198,44 @@ async fn sample_timers(scheduler: Weak<Scheduler>, flooded: Arc<Notify>) {
 // === impl Scheduler ===
 
 impl Scheduler {
+    fn start_background(&self) {
+        match &self.threads {
+            Some(threads) => threads.iter().for_each(|thread| {
+                self.queues.at(thread).start_background(Some(threads.handle(thread)));
+            }),
+            None => self.queues.iter().for_each(|queue| queue.start_background(None)),
+        }
+    }
+
+    fn since_start(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
+    }
+}
+
+// === impl ThreadQueue ===
+
+impl ThreadQueue {
+    fn new(now: fn() -> Instant) -> Self {
+        Self {
+            queue: Mutex::new(RunQueue::new()),
+            stalled: Arc::default(),
+            flooded: Arc::default(),
+            admission: AdmissionPacing::default(),
+            background: Mutex::default(),
+            now,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, RunQueue<Waker>> {
         // Nothing panics while the queue is inconsistent.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start_background(&self, this: &Arc<Self>) {
+    fn start_background(self: &Arc<Self>, on: Option<&Handle>) {
         let mut background = self.background.lock().unwrap_or_else(PoisonError::into_inner);
         background.get_or_insert_with(|| {
-            let workers =
-                tokio::runtime::Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers());
-            self.lock().set_width(workers);
-            let keeper = spawn(keep_rounds(Arc::downgrade(this), Arc::clone(&self.stalled)));
-            let sampler = spawn(sample_timers(Arc::downgrade(this), Arc::clone(&self.flooded)));
+            let keeper = spawn(on, keep_rounds(Arc::downgrade(self), Arc::clone(&self.stalled)));
+            let sampler = spawn(on, sample_timers(Arc::downgrade(self), Arc::clone(&self.flooded)));
             [keeper, sampler].map(AbortOnDropHandle::new)
         });
     }
@@ -196,26 +247,33 @@ impl Scheduler {
             self.lock().activate(credit);
         }
     }
-
-    fn since_start(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.started)
-    }
 }
 
 // === impl Share ===
 
 impl fmt::Debug for Share {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Share").field("credit", &self.credit).finish_non_exhaustive()
+        f.debug_struct("Share").field("charged", &self.charged()).finish_non_exhaustive()
     }
 }
 
 impl Share {
-    /// The same future, run on this share: each poll is charged to it, and put off while the share is spent.
+    /// The same future, run on this share on the current thread: each poll is charged to it, and put off while the share
+    /// is spent.
     pub fn run<F: Future>(self: &Arc<Self>, future: F) -> impl Future<Output = F::Output> + use<F> {
+        self.run_on(Thread::current(), future)
+    }
+
+    /// As [`Self::run`], for a future that will be polled on this thread.
+    pub(crate) fn run_on<F: Future>(
+        self: &Arc<Self>,
+        thread: Thread,
+        future: F,
+    ) -> impl Future<Output = F::Output> + use<F> {
+        let share = Arc::clone(self.threads.at(thread));
         // The task is about to be queued by the runtime, and its first poll has no waker of ours.
-        self.scheduler.mark(&self.credit);
-        let mut gate = Gate { share: Arc::clone(self), turn: Turn::None, waker: None };
+        share.queue.mark(&share.credit);
+        let mut gate = Gate { share, turn: Turn::None, waker: None };
         async move {
             let mut future = pin!(future);
             poll_fn(move |cx| gate.poll(cx, |cx| future.as_mut().poll(cx))).await
@@ -224,28 +282,37 @@ impl Share {
 
     /// Waits until the tenant may accept one more connection: a pause while it floods and the machine is behind.
     pub async fn admit(&self) {
-        let now = self.scheduler.since_start((self.scheduler.now)());
-        let charged = || self.scheduler.lock().charged(&self.credit);
-        if !self.flood.record(now, self.scheduler.cpus, charged) {
+        let Scheduler { queues, now, cpus, .. } = &*self.scheduler;
+        let now = self.scheduler.since_start(now());
+        if !self.flood.record(now, *cpus, || self.accounts()) {
             return;
         }
-        self.scheduler.flooded.notify_one();
-        let pause = self.scheduler.admission.pause();
+        queues.iter().for_each(|queue| queue.flooded.notify_one());
+        let pause = queues.iter().map(|queue| queue.admission.pause()).max().unwrap_or_default();
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
     }
 
-    /// CPU time that was charged to this share so far.
+    /// CPU time that was charged to this share so far, on all threads.
     #[must_use]
     pub fn charged(&self) -> Duration {
-        self.scheduler.lock().charged(&self.credit).own
+        self.accounts().own
+    }
+
+    /// What was charged on all threads.
+    fn accounts(&self) -> Charged {
+        let each = self.threads.iter().map(|share| share.queue.lock().charged(&share.credit));
+        each.fold(Charged::default(), |sum, one| Charged {
+            own: sum.own + one.own,
+            others: sum.others + one.others,
+        })
     }
 }
 
-impl Drop for Share {
+impl Drop for ThreadShare {
     fn drop(&mut self) {
-        let waiting = self.scheduler.lock().remove_tenant(&self.credit);
+        let waiting = self.queue.lock().remove_tenant(&self.credit);
         waiting.into_iter().for_each(Waker::wake);
     }
 }
@@ -254,7 +321,7 @@ impl Drop for Share {
 
 impl Gate {
     fn poll<T>(&mut self, cx: &mut Context<'_>, run: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-        let now = self.share.scheduler.now;
+        let now = self.share.queue.now;
         let started = now();
         if !self.acquire(cx.waker()) {
             return Poll::Pending;
@@ -270,11 +337,11 @@ impl Gate {
 
     /// Whether the future may run now. If not, `waker` is woken when it may.
     fn acquire(&mut self, waker: &Waker) -> bool {
-        let Share { credit, scheduler, .. } = &*self.share;
+        let ThreadShare { credit, queue: thread } = &*self.share;
         if matches!(self.turn, Turn::None) && credit.try_acquire() {
             return true;
         }
-        let mut queue = scheduler.lock();
+        let mut queue = thread.lock();
         if let Turn::Queued(ticket) = self.turn {
             if queue.is_queued(credit, ticket, waker) {
                 return false;
@@ -286,17 +353,17 @@ impl Gate {
         drop(queue);
         self.turn = Turn::Queued(wait.ticket);
         if wait.is_stalled {
-            scheduler.stalled.notify_one();
+            thread.stalled.notify_one();
         }
         false
     }
 
     /// A released task has been polled, or will not be.
     fn finish(&self) {
-        let Share { credit, scheduler, .. } = &*self.share;
-        let next = scheduler.lock().finish(credit);
+        let ThreadShare { credit, queue: thread } = &*self.share;
+        let next = thread.lock().finish(credit);
         if next.is_stalled {
-            scheduler.stalled.notify_one();
+            thread.stalled.notify_one();
         }
         next.released.into_iter().for_each(Waker::wake);
     }
@@ -304,8 +371,9 @@ impl Gate {
     fn marking_waker(&mut self, task: &Waker) -> &Waker {
         let known = self.waker.take().filter(|(known, _)| known.will_wake(task));
         let (_, marking) = self.waker.insert(known.unwrap_or_else(|| {
-            let (credit, scheduler) = (Arc::clone(&self.share.credit), Arc::clone(&self.share.scheduler));
-            let marking = MarkingWaker { task: task.clone(), credit, scheduler };
+            let ThreadShare { credit, queue } = &*self.share;
+            let (credit, queue) = (Arc::clone(credit), Arc::clone(queue));
+            let marking = MarkingWaker { task: task.clone(), credit, queue };
             (task.clone(), Waker::from(Arc::new(marking)))
         }));
         marking
@@ -319,7 +387,7 @@ impl Drop for Gate {
             Turn::Released => self.finish(),
             Turn::Queued(ticket) => {
                 // Bound before it is dropped: the waker must not be dropped under the lock.
-                let cancelled = self.share.scheduler.lock().cancel(&self.share.credit, ticket);
+                let cancelled = self.share.queue.lock().cancel(&self.share.credit, ticket);
                 if cancelled.is_none() {
                     self.finish();
                 }
@@ -336,7 +404,7 @@ impl Wake for MarkingWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.scheduler.mark(&self.credit);
+        self.queue.mark(&self.credit);
         self.task.wake_by_ref();
     }
 }

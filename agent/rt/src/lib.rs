@@ -1,4 +1,4 @@
-//! Runtime support for every role: drain, owned tasks, fair scheduling, readiness, backoff, logs, followed files and
+//! Runtime support for every role: drain, data threads, owned tasks, fair scheduling, readiness, backoff, logs, followed files and
 //! the metric registry.
 //!
 //! It knows tokio and nothing of the mesh. It is the only crate that spawns; [`BoxFuture`] and [`task::Spawnable`] are
@@ -9,11 +9,13 @@ pub mod drain;
 pub mod fair;
 pub mod file;
 pub mod io;
+mod latch;
 pub mod log;
 pub mod metrics;
 pub mod ready;
 mod spawn;
 pub mod task;
+pub mod threads;
 
 use std::future::Future;
 use std::pin::Pin;

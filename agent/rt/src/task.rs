@@ -5,14 +5,16 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
+use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::fair::Share;
+use crate::latch::Latch;
 use crate::spawn;
 pub use crate::spawn::Spawnable;
+use crate::threads::{Thread, Threads};
 
 /// A group of tasks with one owner. Clones share the group; when the last clone is dropped every task is aborted.
 #[derive(Debug, Clone)]
@@ -26,12 +28,12 @@ pub struct Tasks {
 struct Group {
     name: Arc<str>,
     tracker: TaskTracker,
-    cancelled: CancellationToken,
+    cancelled: Arc<Latch>,
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.cancelled.cancel();
+        self.cancelled.set();
     }
 }
 
@@ -39,7 +41,7 @@ impl Tasks {
     /// An empty group; `name` is shown in the log when one of its tasks panics.
     #[must_use]
     pub fn new(name: impl Into<Arc<str>>) -> Self {
-        let (tracker, cancelled) = (TaskTracker::new(), CancellationToken::new());
+        let (tracker, cancelled) = (TaskTracker::new(), Arc::default());
         Self { group: Arc::new(Group { name: name.into(), tracker, cancelled }), share: None }
     }
 
@@ -56,13 +58,30 @@ impl Tasks {
         F: Spawnable,
         F::Output: Send,
     {
+        self.start(what, future, Thread::current(), None)
+    }
+
+    /// As [`Self::spawn`], but on one of the data threads, for as long as the task lives.
+    pub fn spawn_on<F>(&self, threads: &Threads, thread: Thread, what: &'static str, future: F) -> AbortHandle
+    where
+        F: Spawnable,
+        F::Output: Send,
+    {
+        self.start(what, future, thread, Some(threads.handle(thread)))
+    }
+
+    fn start<F>(&self, what: &'static str, future: F, thread: Thread, on: Option<&Handle>) -> AbortHandle
+    where
+        F: Spawnable,
+        F::Output: Send,
+    {
         let group = Arc::clone(&self.group.name);
-        let cancelled = self.group.cancelled.clone();
+        let cancelled = self.group.cancelled.wait();
         // Boxed: each of the futures around it would reserve its size twice, and copy it when it is polled first.
         let future = Box::pin(future);
         let run = async move {
             tokio::select! {
-                () = cancelled.cancelled() => {}
+                () = cancelled => {}
                 outcome = AssertUnwindSafe(future).catch_unwind() => if outcome.is_err() {
                     tracing::error!(task = what, group = %group, "task panicked");
                 },
@@ -71,8 +90,8 @@ impl Tasks {
         let run = run.in_current_span();
         let tracker = &self.group.tracker;
         let task = match &self.share {
-            Some(share) => spawn::spawn(tracker.track_future(share.run(run))),
-            None => spawn::spawn(tracker.track_future(run)),
+            Some(share) => spawn::spawn(on, tracker.track_future(share.run_on(thread, run))),
+            None => spawn::spawn(on, tracker.track_future(run)),
         };
         task.abort_handle()
     }
@@ -91,7 +110,7 @@ impl Tasks {
 
     /// Aborts every task and waits until they are gone.
     pub async fn abort_all(&self) {
-        self.group.cancelled.cancel();
+        self.group.cancelled.set();
         self.wait().await;
     }
 

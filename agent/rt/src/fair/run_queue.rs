@@ -53,10 +53,10 @@ pub(super) struct Wait {
     pub(super) is_stalled: bool,
 }
 
-/// The waiters that may run after the poll of a released one.
+/// The waiter that may run after the poll of a released one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Next<W> {
-    pub(super) released: Vec<W>,
+    pub(super) released: Option<W>,
     /// Others of the tenant wait for the end of the round.
     pub(super) is_stalled: bool,
 }
@@ -82,8 +82,6 @@ pub(super) struct RunQueue<W> {
     tenants: BTreeMap<u64, Tenant<W>>,
     /// Tenants that were runnable in this round.
     active: Vec<u64>,
-    /// Waiters of one tenant that are released at a time: as many as can run in parallel.
-    width: usize,
     next_id: u64,
 }
 
@@ -175,16 +173,16 @@ impl<W> Tenant<W> {
         self.granted += nanos;
     }
 
-    fn release(&mut self, width: usize) -> Vec<W> {
-        let mut released = Vec::new();
-        while self.released < width && self.credit.balance() > 0 {
-            let Some((_, waiter)) = self.waiting.pop_front() else { break };
-            self.released += 1;
-            released.push(waiter);
+    /// One waiter at a time, since one thread runs them.
+    fn release(&mut self) -> Option<W> {
+        let may_run = self.released == 0 && self.credit.balance() > 0;
+        let released = if may_run { self.waiting.pop_front() } else { None };
+        if released.is_some() {
+            self.released = 1;
             self.credit.mark_runnable();
         }
         self.update_backlog();
-        released
+        released.map(|(_, waiter)| waiter)
     }
 
     fn update_backlog(&self) {
@@ -204,13 +202,9 @@ impl<W> Tenant<W> {
 // === impl RunQueue ===
 
 impl<W: Clone> RunQueue<W> {
-    /// An empty queue for a runtime of so many threads.
-    pub(super) fn new(width: usize) -> Self {
-        Self { tenants: BTreeMap::new(), active: Vec::new(), width, next_id: 0 }
-    }
-
-    pub(super) fn set_width(&mut self, width: usize) {
-        self.width = width.max(1);
+    /// An empty queue.
+    pub(super) fn new() -> Self {
+        Self { tenants: BTreeMap::new(), active: Vec::new(), next_id: 0 }
     }
 
     pub(super) fn add_tenant(&mut self) -> Arc<CpuCredit> {
@@ -256,7 +250,7 @@ impl<W: Clone> RunQueue<W> {
         self.activate(credit);
         let (is_alone, ticket) = (self.active.len() <= 1, Ticket(self.next_id()));
         let Some(tenant) = self.tenants.get_mut(&credit.id) else { return Ok(()) };
-        if tenant.waiting.is_empty() && tenant.released < self.width {
+        if tenant.waiting.is_empty() && tenant.released == 0 {
             if is_alone && credit.balance() <= 0 {
                 tenant.forgive();
             }
@@ -298,22 +292,22 @@ impl<W: Clone> RunQueue<W> {
 
     /// A released waiter has run and was charged, or will not run.
     pub(super) fn finish(&mut self, credit: &CpuCredit) -> Next<W> {
-        let (is_alone, width) = (self.active.len() <= 1, self.width);
+        let is_alone = self.active.len() <= 1;
         let Some(tenant) = self.tenants.get_mut(&credit.id) else {
-            return Next { released: Vec::new(), is_stalled: false };
+            return Next { released: None, is_stalled: false };
         };
         tenant.released = tenant.released.saturating_sub(1);
         if is_alone && credit.balance() <= 0 {
             tenant.forgive();
         }
-        let released = tenant.release(width);
+        let released = tenant.release();
         Next { released, is_stalled: tenant.is_stalled() }
     }
 
     /// Ends the round if every active tenant has spent its quantum or has nothing to run. Called when the runtime has
     /// polled what it could and knows what is ready.
     pub(super) fn end_round(&mut self) -> Round<W> {
-        let Self { tenants, active, width, .. } = self;
+        let Self { tenants, active, .. } = self;
         let is_awaited = active.iter().filter_map(|id| tenants.get(id)).any(Tenant::is_stalled);
         // Each tenant is looked at, whatever was found before it: looks count.
         let in_use =
@@ -327,7 +321,7 @@ impl<W: Clone> RunQueue<W> {
             let is_idle = tenant.waiting.is_empty() && tenant.released == 0 && tenant.credit.is_idle();
             tenant.credit.active.store(!is_idle, Ordering::Relaxed);
             tenant.replenish();
-            released.extend(tenant.release(*width));
+            released.extend(tenant.release());
             !is_idle
         });
         Round { released, is_awaited: active.iter().filter_map(|id| tenants.get(id)).any(Tenant::is_stalled) }

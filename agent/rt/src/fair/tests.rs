@@ -110,7 +110,8 @@ async fn a_flooding_tenant_is_admitted_no_faster_than_the_machine_can_follow() {
         share.admit().await;
         asked_at.elapsed()
     };
-    let be_late = || while scheduler.0.admission.record_timer(SAMPLE_INTERVAL * 10) < MAX_PAUSE {};
+    let be_late =
+        || while scheduler.0.queues.here().admission.record_timer(SAMPLE_INTERVAL * 10) < MAX_PAUSE {};
     be_late();
     assert_eq!(admitted_after(&busy).await, Duration::ZERO, "it does not flood");
     // A connection each millisecond takes all of it, until the calm one needs a little.
@@ -131,4 +132,39 @@ async fn a_flooding_tenant_is_admitted_no_faster_than_the_machine_can_follow() {
     assert_eq!(admitted_after(&busy).await, MAX_PAUSE, "while it is paced it looks calm");
     advance(HOLD);
     assert_eq!(admitted_after(&busy).await, Duration::ZERO, "it has been calm for long enough");
+}
+
+#[test]
+fn an_account_is_the_sum_over_the_threads_and_each_thread_has_its_own_credit() {
+    let (threads, _running) = Threads::start("test", 2).unwrap();
+    let scheduler = FairScheduler::new(&threads);
+    let (one, other) = {
+        let _inside = threads.enter(threads.next());
+        (scheduler.share(), scheduler.share())
+    };
+    let (tasks, (done, ended)) = (Tasks::new("test").on(Arc::clone(&one)), std::sync::mpsc::channel());
+    for thread in threads.iter() {
+        let done = done.clone();
+        tasks.spawn_on(&threads, thread, "work", async move {
+            let started = Instant::now();
+            while started.elapsed() < QUANTUM / 2 {
+                std::hint::spin_loop();
+            }
+            done.send(()).unwrap();
+        });
+    }
+    (0..2).for_each(|_| ended.recv_timeout(Duration::from_secs(20)).unwrap());
+    // A poll is charged after it has sent.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while one.charged() < QUANTUM {
+        assert!(Instant::now() < deadline, "{one:?}");
+        std::thread::yield_now();
+    }
+    let each = threads.iter().map(|thread| {
+        let share = one.threads.at(thread);
+        share.queue.lock().charged(&share.credit).own
+    });
+    assert!(each.into_iter().all(|charged| charged >= QUANTUM / 2));
+    assert_eq!(other.accounts().own, Duration::ZERO);
+    assert!(other.accounts().others >= QUANTUM);
 }

@@ -1,4 +1,4 @@
-//! The `tokio_*` metrics of a runtime, read at each scrape.
+//! The `tokio_*` metrics of the data threads, read at each scrape: each one is a worker.
 
 use std::fmt;
 
@@ -7,35 +7,40 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use tokio::runtime::{Handle, RuntimeMetrics};
+use tokio::runtime::RuntimeMetrics;
 
-/// The collector of one runtime.
+use crate::threads::Threads;
+
+/// The collector of the data threads.
 #[derive(Debug)]
-pub struct Runtime(Handle);
+pub struct Runtime(Threads);
 
 impl Runtime {
-    /// A collector of a running runtime.
+    /// A collector of running threads.
     #[must_use]
-    pub fn new(handle: Handle) -> Self {
-        Self(handle)
+    pub fn new(threads: Threads) -> Self {
+        Self(threads)
     }
 }
 
 impl Collector for Runtime {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let now = self.0.metrics();
+        let now: Vec<_> = self.0.iter().map(|thread| self.0.handle(thread).metrics()).collect();
+        let sum = |value: fn(&RuntimeMetrics) -> usize| now.iter().map(value).sum::<usize>();
+        let queued = sum(RuntimeMetrics::global_queue_depth);
         let gauges = [
-            ("tokio_num_workers", "Worker threads of the data plane", now.num_workers()),
-            ("tokio_global_queue_depth", "Tasks in the runtime's global queue", now.global_queue_depth()),
-            ("tokio_num_alive_tasks", "Tasks that are alive", now.num_alive_tasks()),
+            ("tokio_num_workers", "Worker threads of the data plane", now.len()),
+            ("tokio_global_queue_depth", "Tasks in the runtimes' global queues", queued),
+            ("tokio_num_alive_tasks", "Tasks that are alive", sum(RuntimeMetrics::num_alive_tasks)),
         ];
         for (name, help, value) in gauges {
             let encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(encoder)?;
         }
-        let busy = |worker| ConstCounter::new(now.worker_total_busy_duration(worker).as_secs_f64());
-        let parks = |worker| ConstCounter::new(now.worker_park_count(worker));
-        let unparks = |worker| ConstCounter::new(now.worker_park_unpark_count(worker));
+        let busy =
+            |thread: &RuntimeMetrics| ConstCounter::new(thread.worker_total_busy_duration(0).as_secs_f64());
+        let parks = |thread: &RuntimeMetrics| ConstCounter::new(thread.worker_park_count(0));
+        let unparks = |thread: &RuntimeMetrics| ConstCounter::new(thread.worker_park_unpark_count(0));
         let help = "Time that a worker thread was busy, in seconds";
         workers(&mut encoder, &now, "tokio_worker_total_busy_duration_seconds", help, busy)?;
         let help = "Times that a worker thread parked for lack of work";
@@ -47,14 +52,14 @@ impl Collector for Runtime {
 
 fn workers<M: EncodeMetric>(
     encoder: &mut DescriptorEncoder<'_>,
-    now: &RuntimeMetrics,
+    threads: &[RuntimeMetrics],
     name: &str,
     help: &str,
-    value: impl Fn(usize) -> M,
+    value: impl Fn(&RuntimeMetrics) -> M,
 ) -> Result<(), fmt::Error> {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for worker in 0..now.num_workers() {
-        value(worker).encode(family.encode_family(&[("worker", worker.to_string())])?)?;
+    for (worker, thread) in threads.iter().enumerate() {
+        value(thread).encode(family.encode_family(&[("worker", worker.to_string())])?)?;
     }
     Ok(())
 }
@@ -66,9 +71,9 @@ mod tests {
 
     #[test]
     fn every_worker_is_shown() {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        let (threads, _running) = Threads::start("test", 2).unwrap();
         let registry = Registry::default();
-        registry.collect(Runtime::new(runtime.handle().clone()));
+        registry.collect(Runtime::new(threads));
         let text = registry.encode().unwrap();
         for line in ["tokio_num_workers 2", "tokio_global_queue_depth 0", "tokio_num_alive_tasks 0"] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");

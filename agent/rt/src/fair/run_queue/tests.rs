@@ -33,7 +33,7 @@ struct Worker {
 
 impl Worker {
     fn new(tenants: usize) -> Self {
-        let mut queue = RunQueue::new(1);
+        let mut queue = RunQueue::new();
         let credits: Vec<_> = (0..tenants).map(|_| queue.add_tenant()).collect();
         Self {
             queue,
@@ -195,7 +195,7 @@ fn a_tenant_woken_while_another_is_alone_waits_for_one_quantum_at_most() {
 
 /// Two active tenants, the first of which has spent its quantum.
 fn spent() -> (RunQueue<u8>, Arc<CpuCredit>, Arc<CpuCredit>) {
-    let mut queue = RunQueue::new(1);
+    let mut queue = RunQueue::new();
     let (one, other) = (queue.add_tenant(), queue.add_tenant());
     for credit in [&one, &other] {
         assert_eq!(queue.acquire(credit, &0), Ok(()));
@@ -223,22 +223,13 @@ fn waiters_are_released_in_order_while_there_is_credit() {
     assert_eq!(end_round(&mut queue), [1]);
     assert!(!queue.is_queued(&one, waits[0].ticket, &1) && queue.is_queued(&one, waits[1].ticket, &2));
     one.charge(QUANTUM / 2);
-    assert_eq!(queue.finish(&one), Next { released: vec![2], is_stalled: false });
+    assert_eq!(queue.finish(&one), Next { released: Some(2), is_stalled: false });
     assert!(!queue.is_queued(&one, waits[1].ticket, &2));
     one.charge(QUANTUM);
     assert_eq!(queue.acquire(&other, &4), Ok(()), "while another tenant is active");
-    assert_eq!(queue.finish(&one), Next { released: vec![], is_stalled: true });
+    assert_eq!(queue.finish(&one), Next { released: None, is_stalled: true });
     other.charge(MICRO);
     assert_eq!(end_round(&mut queue), [3]);
-}
-
-#[test]
-fn as_many_are_released_at_a_time_as_there_are_threads() {
-    let (mut queue, one, _other) = spent();
-    queue.set_width(2);
-    assert!((1..=3).all(|waiter| queue.acquire(&one, &waiter).is_err()));
-    assert_eq!(end_round(&mut queue), [1, 2]);
-    assert_eq!(queue.finish(&one).released, [3]);
 }
 
 #[test]
@@ -250,9 +241,9 @@ fn a_cancelled_waiter_blocks_no_other() {
     assert_eq!(end_round(&mut queue), [2]);
     // Released, and gone before it ran: the next one is.
     assert_eq!(queue.cancel(&one, tickets[1]), None);
-    assert_eq!(queue.finish(&one).released, [3]);
+    assert_eq!(queue.finish(&one).released, Some(3));
     assert_eq!(queue.cancel(&one, tickets[2]), None);
-    assert_eq!(queue.finish(&one), Next { released: vec![], is_stalled: false });
+    assert_eq!(queue.finish(&one), Next { released: None, is_stalled: false });
     assert!(one.try_acquire(), "the queue is empty");
 }
 
@@ -319,7 +310,7 @@ fn the_waiters_of_a_removed_tenant_are_let_go() {
 
 #[test]
 fn what_was_charged_is_known_whatever_was_forgiven() {
-    let mut queue = RunQueue::new(1);
+    let mut queue = RunQueue::new();
     let one = queue.add_tenant();
     for _ in 0..10 {
         assert_eq!(queue.acquire(&one, &0), Ok(()));
