@@ -8,7 +8,7 @@ use isthmus_model::PodRef;
 use isthmus_rt::drain::Watch;
 use isthmus_sys::socket::Sockets;
 
-use crate::accept::{BoundListener, Lifecycle};
+use crate::accept::{BoundListener, Lifecycle, Placement};
 use crate::context::{PodContext, ProxyContext};
 use crate::inbound;
 
@@ -18,7 +18,7 @@ pub struct AgentPodProxy(Lifecycle);
 
 impl AgentPodProxy {
     /// Serves the pod that the agent itself runs in until the process drains or [`Self::stop`] is called. Must be
-    /// called inside the data plane's runtime.
+    /// called inside the runtime of a data thread.
     #[must_use]
     pub fn start(
         proxy: Arc<ProxyContext>,
@@ -29,11 +29,15 @@ impl AgentPodProxy {
     ) -> Self {
         let allowed = proxy.config.ports.served_to_the_mesh();
         let ctx = Arc::new(PodContext::new(proxy, pod, sockets, false).with_allowed_ports(&allowed));
-        let lifecycle = Lifecycle::new(ctx.owner(), ctx.share(), drain);
+        let lifecycle = Lifecycle::new(ctx.owner(), ctx.share(), ctx.threads(), drain);
         lifecycle.spawn("policy changes", Arc::clone(&ctx).recheck_on_changes());
-        lifecycle.listen(inbound, "agent inbound", Some(ctx.handshakes()), move |accepted, drain| {
-            inbound::accept(Arc::clone(&ctx), accepted, drain)
-        });
+        lifecycle.listen(
+            inbound,
+            "agent inbound",
+            Placement::Here,
+            Some(ctx.handshakes()),
+            move |accepted, drain| inbound::accept(Arc::clone(&ctx), accepted, drain),
+        );
         Self(lifecycle)
     }
 

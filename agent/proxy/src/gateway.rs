@@ -18,7 +18,7 @@ use isthmus_model::{Authority, NamespacedHostname, PodRef, TrustDomain, Workload
 use isthmus_rt::drain::Watch;
 use isthmus_sys::socket::Sockets;
 
-use crate::accept::{BoundListener, Lifecycle};
+use crate::accept::{BoundListener, Lifecycle, Placement};
 use crate::context::{PodContext, ProxyContext};
 use crate::tracker::ConnectionsSnapshot;
 
@@ -79,7 +79,8 @@ impl SniRoutes {
 }
 
 impl Gateway {
-    /// Serves until the process drains or [`Self::stop`] is called. Must be called inside the data plane's runtime.
+    /// Serves until the process drains or [`Self::stop`] is called. Must be called inside the
+    /// runtime of the data thread that accepts.
     #[must_use]
     pub fn start(
         proxy: Arc<ProxyContext>,
@@ -91,22 +92,35 @@ impl Gateway {
     ) -> Self {
         let stand_in = stand_in(&proxy, &info);
         let ctx = Arc::new(PodContext::new(proxy, info.pod, sockets, false).with_fallback_workload(stand_in));
-        let running = Lifecycle::new(ctx.owner(), ctx.share(), drain);
+        let running = Lifecycle::new(ctx.owner(), ctx.share(), ctx.threads(), drain);
         if let Some(bound) = listeners.hbone {
             let mine = Arc::clone(&ctx);
-            running.listen(bound, "gateway hbone", Some(ctx.handshakes()), move |accepted, drain| {
-                hbone::accept(Arc::clone(&mine), Arc::clone(&globals), accepted, drain)
-            });
+            running.listen(
+                bound,
+                "gateway hbone",
+                Placement::Tunnel,
+                Some(ctx.handshakes()),
+                move |accepted, drain| {
+                    hbone::accept(Arc::clone(&mine), Arc::clone(&globals), accepted, drain)
+                },
+            );
         }
         for (bound, routes) in listeners.sni {
             let (mine, routes) = (Arc::clone(&ctx), Arc::new(routes));
-            running.listen(bound, "gateway tls", Some(ctx.handshakes()), move |accepted, drain| {
-                sni::serve_tls(Arc::clone(&mine), Arc::clone(&routes), accepted, drain)
-            });
+            running.listen(
+                bound,
+                "gateway tls",
+                Placement::Here,
+                Some(ctx.handshakes()),
+                move |accepted, drain| {
+                    sni::serve_tls(Arc::clone(&mine), Arc::clone(&routes), accepted, drain)
+                },
+            );
         }
         for (bound, target) in listeners.tcp {
             let (mine, target) = (Arc::clone(&ctx), Arc::new(target));
-            running.listen(bound, "gateway tcp", None, move |accepted, drain| {
+            let beside = Placement::with_tunnels_of(&ctx.owner());
+            running.listen(bound, "gateway tcp", beside, None, move |accepted, drain| {
                 sni::serve_tcp(Arc::clone(&mine), Arc::clone(&target), accepted, drain)
             });
         }

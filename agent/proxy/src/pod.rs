@@ -12,7 +12,7 @@ use isthmus_rt::drain::Watch;
 use isthmus_rt::fair::Share;
 use isthmus_sys::socket::Sockets;
 
-use crate::accept::{Lifecycle, Listeners};
+use crate::accept::{Lifecycle, Listeners, Placement};
 use crate::context::{PodContext, ProxyContext};
 use crate::inbound;
 use crate::outbound;
@@ -29,7 +29,8 @@ pub struct PodProxy {
 
 impl PodProxy {
     /// Serves the pod on these listeners until the process drains or [`Self::stop`] is called. `sockets` opens the
-    /// pod's outgoing connections. Must be called inside the data plane's runtime.
+    /// pod's outgoing connections. Must be called inside the runtime of
+    /// the data thread that accepts the pod's connections.
     #[must_use]
     pub fn start(
         proxy: Arc<ProxyContext>,
@@ -41,7 +42,7 @@ impl PodProxy {
         let use_client_source =
             listeners.inbound.is_transparent() && listeners.inbound_plaintext.is_transparent();
         let ctx = Arc::new(PodContext::new(proxy, pod, sockets, use_client_source));
-        let lifecycle = Lifecycle::new(ctx.owner(), ctx.share(), drain);
+        let lifecycle = Lifecycle::new(ctx.owner(), ctx.share(), ctx.threads(), drain);
         let Listeners { outbound, inbound, inbound_plaintext } = listeners;
         if use_client_source {
             let sockets = ctx.local_sockets().clone();
@@ -49,17 +50,26 @@ impl PodProxy {
         }
         lifecycle.spawn("policy changes", Arc::clone(&ctx).recheck_on_changes());
         let mine = Arc::clone(&ctx);
-        lifecycle.listen(outbound, "outbound", None, move |accepted, drain| {
+        let beside = Placement::with_tunnels_of(&ctx.owner());
+        lifecycle.listen(outbound, "outbound", beside, None, move |accepted, drain| {
             outbound::serve(Arc::clone(&mine), accepted, drain)
         });
         let mine = Arc::clone(&ctx);
-        lifecycle.listen(inbound_plaintext, "inbound plaintext", None, move |accepted, drain| {
-            inbound::plaintext::serve(Arc::clone(&mine), accepted, drain)
-        });
+        lifecycle.listen(
+            inbound_plaintext,
+            "inbound plaintext",
+            Placement::Here,
+            None,
+            move |accepted, drain| inbound::plaintext::serve(Arc::clone(&mine), accepted, drain),
+        );
         let mine = Arc::clone(&ctx);
-        lifecycle.listen(inbound, "inbound", Some(ctx.handshakes()), move |accepted, drain| {
-            inbound::accept(Arc::clone(&mine), accepted, drain)
-        });
+        lifecycle.listen(
+            inbound,
+            "inbound",
+            Placement::Tunnel,
+            Some(ctx.handshakes()),
+            move |accepted, drain| inbound::accept(Arc::clone(&mine), accepted, drain),
+        );
         Self { ctx, lifecycle }
     }
 

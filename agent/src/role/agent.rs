@@ -10,6 +10,7 @@ use isthmus_identity::Manager;
 use isthmus_rt::drain::{self, Watch};
 use isthmus_rt::log::Handle;
 use isthmus_rt::metrics::Registry;
+use isthmus_rt::metrics::runtime::Runtime;
 use isthmus_rt::ready::Readiness;
 use isthmus_rt::task::Tasks;
 use isthmus_state::{Batch, State};
@@ -57,7 +58,7 @@ async fn serve(config: AgentConfig, log: Handle, data: &DataRuntime) -> Result<(
     let (served, served_watch) = drain::channel();
 
     let mesh = MeshState::start(&config, Identities::OfNode, &registry, &readiness, &tasks, &watch)?;
-    let shared = proxy_context(&config, mesh.state.clone(), mesh.certs.clone(), &registry);
+    let shared = proxy_context(&config, mesh.state.clone(), mesh.certs.clone(), data.threads(), &registry);
     tasks.spawn("log lines", Arc::clone(&shared.metrics).report_lines_left_out());
     tasks.spawn("metric series", Arc::clone(&shared.metrics).expire(mesh.state.clone()));
     let pods = Pods::new(Arc::clone(&shared), &config, &registry, watch.clone());
@@ -65,7 +66,7 @@ async fn serve(config: AgentConfig, log: Handle, data: &DataRuntime) -> Result<(
         tasks.spawn("DNS metric series", dns.expire(mesh.state.clone()));
     }
     let (quit, mut asked) = mpsc::channel(1);
-    metrics::process(&registry, &log, data.handle());
+    metrics::process(&registry, &log, Runtime::of_threads(data.threads()));
     metrics::build(&registry, config_dump::istio_version(&config.local_info));
     let live =
         ConfigDumpSource::new(&config, mesh.state, mesh.certs, mesh.rejections, Some(Arc::clone(&pods)));
@@ -76,7 +77,7 @@ async fn serve(config: AgentConfig, log: Handle, data: &DataRuntime) -> Result<(
 
     let data_tasks = Tasks::new("data");
     let _own = {
-        let _inside = data.enter();
+        let _inside = data.threads().enter(data.threads().next());
         let own = agent_pod::start(&config, shared, watch.clone());
         let zds = zds(&config, Arc::clone(&pods), &registry, readiness.clone(), watch);
         data_tasks.spawn("zds", zds);

@@ -16,6 +16,7 @@ use isthmus_proxy::{BoundListener, ProxyContext};
 use isthmus_rt::drain::{self, Watch};
 use isthmus_rt::log::Handle;
 use isthmus_rt::metrics::Registry;
+use isthmus_rt::metrics::runtime::Runtime;
 use isthmus_rt::ready::{BlockReady, Readiness};
 use isthmus_rt::task::Tasks;
 use isthmus_sys::socket::{Sockets, Transparent};
@@ -71,12 +72,12 @@ async fn serve(config: GatewayConfig, log: Handle, data: &DataRuntime) -> Result
     let mesh = MeshState::start(base, Identities::Own, &registry, &readiness, &tasks, &watch)?;
     let own = own_certificate(mesh.certs.clone(), config.identity.clone(), readiness.block(CERTIFICATE));
     tasks.spawn("own certificate", own);
-    let shared = proxy_context(base, mesh.state.clone(), mesh.certs.clone(), &registry);
+    let shared = proxy_context(base, mesh.state.clone(), mesh.certs.clone(), data.threads(), &registry);
     tasks.spawn("log lines", Arc::clone(&shared.metrics).report_lines_left_out());
     tasks.spawn("metric series", Arc::clone(&shared.metrics).expire(mesh.state.clone()));
     let globals = follow_globals(&config, &readiness, &tasks, &watch).await?;
     let (quit, mut asked) = mpsc::channel(1);
-    metrics::process(&registry, &log, data.handle());
+    metrics::process(&registry, &log, Runtime::of_threads(data.threads()));
     let live = ConfigDumpSource::new(base, mesh.state, mesh.certs, mesh.rejections, None);
     common.serve(&registry, &readiness, &tasks, &served_watch);
     admin.serve(Admin::new(live, Logging::new(log), quit, base.ports), &tasks, &served_watch);
@@ -139,7 +140,7 @@ fn start(
     data: &DataRuntime,
     drain: Watch,
 ) -> Result<Gateway, RunError> {
-    let _inside = data.enter();
+    let _inside = data.threads().enter(data.threads().next());
     let local_info = &config.base.local_info;
     let sockets = apply_socket_options(Sockets::host(), &config.base.sockets);
     let bind = |address: SocketAddr| -> Result<BoundListener, RunError> {

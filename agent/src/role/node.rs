@@ -7,6 +7,7 @@ use isthmus_node::{ApiServer, Config, Dependencies, HostKernel};
 use isthmus_rt::drain;
 use isthmus_rt::log::Handle;
 use isthmus_rt::metrics::Registry;
+use isthmus_rt::metrics::runtime::Runtime;
 use isthmus_rt::ready::Readiness;
 use isthmus_rt::task::Tasks;
 use tokio::sync::mpsc;
@@ -24,7 +25,7 @@ const READY: &str = "node";
 /// Runs the role.
 pub(crate) fn run(config: NodeConfig, log: Handle) -> Result<(), RunError> {
     isthmus_identity::install_crypto_provider();
-    let runtime = runtime::several(2).map_err(RunError::os("runtime"))?;
+    let runtime = runtime::node().map_err(RunError::os("runtime"))?;
     runtime.block_on(serve(config, log))
 }
 
@@ -34,7 +35,7 @@ async fn serve(config: NodeConfig, log: Handle) -> Result<(), RunError> {
     let (registry, readiness) = (Registry::default(), Readiness::default());
     let tasks = Tasks::new("node endpoints");
     let (drain, watch) = drain::channel();
-    metrics::process(&registry, &log, &tokio::runtime::Handle::current());
+    metrics::process(&registry, &log, Runtime::new(tokio::runtime::Handle::current()));
     common.serve(&registry, &readiness, &tasks, &watch);
 
     let server = config.kubeconfig.clone().map_or(ApiServer::InCluster, ApiServer::Kubeconfig);

@@ -5,13 +5,12 @@ use isthmus_rt::metrics::process::Process;
 use isthmus_rt::metrics::runtime::Runtime;
 use isthmus_rt::metrics::{Family, Registry};
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::runtime;
 
-/// Registers metrics of the log, the file descriptors and the data plane's runtime.
-pub(crate) fn process(registry: &Registry, log: &Handle, data: &runtime::Handle) {
+/// Registers metrics of the log, the file descriptors and the runtimes that do the role's work.
+pub(crate) fn process(registry: &Registry, log: &Handle, work: Runtime) {
     log.register(registry);
     registry.collect(Process);
-    registry.collect(Runtime::new(data.clone()));
+    registry.collect(work);
 }
 
 /// Registers `istio_build`, by which dashboards count proxies per release.
@@ -23,14 +22,16 @@ pub(crate) fn build(registry: &Registry, tag: String) {
 
 #[cfg(test)]
 mod tests {
+    use isthmus_rt::threads::Threads;
+
     use super::*;
 
     #[test]
     fn process_metrics_are_registered() {
-        let runtime = crate::runtime::several(1).unwrap();
+        let (threads, _running) = Threads::start("test", 1).unwrap();
         let registry = Registry::default();
         let log = isthmus_rt::log::init(isthmus_rt::log::Format::Text, "off").unwrap();
-        process(&registry, &log, runtime.handle());
+        process(&registry, &log, Runtime::of_threads(&threads));
         build(&registry, "1.31.0".to_owned());
         let text = registry.encode().unwrap();
         for line in [

@@ -120,6 +120,9 @@ impl Pods {
         let EnrolledPod { pod, netns } = enrolled;
         let drain = self.drain.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let drain = drain.ok_or(StartError::ShuttingDown)?;
+        let threads = &self.proxy_context.threads;
+        // What is bound and started from here on accepts on this thread, and answers DNS there.
+        let _inside = threads.enter(threads.next());
         let sockets = Sockets::in_netns(Arc::new(netns.clone()))
             .with_mark(Some(self.sockets.mark))
             .with_reuse_port(self.sockets.reuse_port);

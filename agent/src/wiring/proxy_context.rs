@@ -7,6 +7,7 @@ use isthmus_identity::Manager;
 use isthmus_proxy::{Config, ProxyContext};
 use isthmus_rt::fair::FairScheduler;
 use isthmus_rt::metrics::Registry;
+use isthmus_rt::threads::Threads;
 use isthmus_state::{Options, State};
 use isthmus_sys::socket::Transparent;
 
@@ -31,6 +32,7 @@ pub(crate) fn proxy_context(
     config: &AgentConfig,
     state: State,
     certs: Manager,
+    threads: &Threads,
     registry: &Registry,
 ) -> Arc<ProxyContext> {
     Arc::new(ProxyContext {
@@ -42,7 +44,8 @@ pub(crate) fn proxy_context(
         settings: settings(&config.tunnel),
         config: proxy_config(config),
         metrics: isthmus_proxy::Metrics::register(registry),
-        scheduler: FairScheduler::default(),
+        threads: threads.clone(),
+        scheduler: FairScheduler::new(threads),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -47,6 +47,14 @@ pub struct Ended {
     pub status: ExitStatus,
     /// Everything it wrote.
     pub lines: Vec<Line>,
+}
+
+/// `ZTUNNEL_WORKER_THREADS` of the agent at a node: one thread at the first, several at the others, so that tests with two
+/// agents have both. A run of the tests with the variable set has the same everywhere.
+#[must_use]
+pub fn threads(at: usize) -> &'static str {
+    static CHOSEN: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("ZTUNNEL_WORKER_THREADS").ok());
+    CHOSEN.as_deref().unwrap_or(if at == 0 { "1" } else { "3" })
 }
 
 impl Process {

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use crate::binaries;
 use crate::lab::{self, Host, Lan};
+use crate::process;
 use crate::zds::{ZdsPeer, ZdsPod, ZdsServer};
 
 /// The service in front of the server's port 8080.
@@ -99,6 +100,7 @@ impl TwoNodes {
             ("NODE_NAME", &format!("n{at}")),
             ("INPOD_UDS", socket.to_str().context("path")?),
             ("RUST_LOG", "info"),
+            ("ZTUNNEL_WORKER_THREADS", process::threads(at)),
         ]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Agent::new(self.nodes[at].netns.run_thread(|| command.spawn())??)

@@ -1,5 +1,5 @@
-//! The accept loop of one listener: spawns a task per connection until the drain starts. Decides how errors of `accept`
-//! are handled; knows no protocol.
+//! The accept loop of one listener: starts a task per connection, on the thread that suits it, until the drain starts.
+//! Decides how errors of `accept` are handled; knows no protocol.
 
 use std::future::Future;
 use std::io;
@@ -10,10 +10,12 @@ use isthmus_rt::backoff::Backoff;
 use isthmus_rt::drain::Watch;
 use isthmus_rt::fair::Share;
 use isthmus_rt::task::{Spawnable, Tasks};
-use tracing::{Instrument as _, Span};
+use isthmus_rt::threads::Threads;
 
+use super::handover::Handover;
 use super::handshake_slots::HandshakeSlots;
 use super::listener::{Accepted, BoundListener};
+use super::placement::Placement;
 
 /// A listener and what its accept loop needs.
 pub(crate) struct Acceptor {
@@ -27,19 +29,25 @@ pub(crate) struct Acceptor {
     /// Limit of handshakes in progress; connections above it stay in the kernel's backlog, where they hold no memory of
     /// this process.
     pub(crate) handshakes: Option<Arc<HandshakeSlots>>,
+    pub(crate) threads: Threads,
+    /// Which thread carries a connection.
+    pub(crate) placement: Placement,
     pub(crate) drain: Watch,
 }
 
 impl Acceptor {
     /// Accepts until the drain starts, then closes the listener and waits for its connections. Dropping the future
     /// aborts them. No error of `accept` ends the loop: errors of one connection are skipped, errors of the process
-    /// (no file descriptor left) are retried after a backoff.
-    pub(crate) async fn run<F, Fut>(self, mut serve: F)
+    /// (no file descriptor left) are retried after a backoff. `serve` is called on the connection's thread.
+    pub(crate) async fn run<F, Fut>(self, serve: F)
     where
-        F: FnMut(Accepted, Watch) -> Fut,
+        F: Fn(Accepted, Watch) -> Fut + Send + Sync + 'static,
         Fut: Spawnable + Future<Output = ()>,
     {
-        let connections = Tasks::new(Arc::clone(&self.owner)).on(Arc::clone(&self.share));
+        let Self { name, owner, threads, placement, drain, .. } = &self;
+        let connections = Tasks::new(Arc::clone(owner)).on(Arc::clone(&self.share));
+        let (threads, placement, drain) = (threads.clone(), *placement, drain.clone());
+        let handover = Handover { name, threads, placement, connections, drain, serve: Arc::new(serve) };
         let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
         loop {
             let next = tokio::select! {
@@ -50,28 +58,22 @@ impl Acceptor {
             match next {
                 Ok(accepted) => {
                     backoff.reset();
-                    let span = connection_span(self.name, &accepted);
-                    connections.spawn(self.name, serve(accepted, self.drain.clone()).instrument(span));
+                    handover.start(accepted);
                 }
                 Err(error) if is_of_one_connection(&error) => {
-                    let (listener, pod) = (self.name, &self.owner);
-                    tracing::debug!(listener, %pod, %error, "connection closed before it was accepted");
+                    tracing::debug!(listener = name, pod = %owner, %error, "connection closed before it was accepted");
                 }
                 Err(error) => {
                     let wait = backoff.next_delay();
-                    let (listener, pod) = (self.name, &self.owner);
-                    tracing::warn!(listener, %pod, %error, retry_in = ?wait, "cannot accept connections");
+                    tracing::warn!(listener = name, pod = %owner, %error, retry_in = ?wait, "cannot accept connections");
                     tokio::time::sleep(wait).await;
                 }
             }
         }
-        for accepted in self.bound.into_backlog() {
-            let span = connection_span(self.name, &accepted);
-            connections.spawn(self.name, serve(accepted, self.drain.clone()).instrument(span));
-        }
+        self.bound.into_backlog().for_each(|accepted| handover.start(accepted));
         // Each connection has its own clone of the watch; one that is kept here would block the drain.
-        drop((self.drain, serve));
-        connections.wait().await;
+        drop(self.drain);
+        handover.finish().await;
     }
 
     async fn next(&self) -> io::Result<Accepted> {
@@ -87,11 +89,6 @@ impl Acceptor {
         }
         Ok(Accepted { slot, ..accepted })
     }
-}
-
-/// Disabled unless the scope logs at debug, and then costs nothing: at info, lines of a connection name it themselves.
-fn connection_span(listener: &'static str, accepted: &Accepted) -> Span {
-    tracing::debug_span!("connection", listener, src = %accepted.source, original_dst = %accepted.original)
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {

@@ -9,11 +9,13 @@ use std::time::Duration;
 use isthmus_rt::drain::{self, Drain, Watch};
 use isthmus_rt::fair::Share;
 use isthmus_rt::task::{Spawnable, Tasks};
+use isthmus_rt::threads::Threads;
 use tokio::sync::oneshot;
 
 use super::acceptor::Acceptor;
 use super::handshake_slots::HandshakeSlots;
 use super::listener::{Accepted, BoundListener};
+use super::placement::Placement;
 
 /// Tasks that are drained with the process or stopped by their owner. Dropping this aborts them.
 #[derive(Debug)]
@@ -21,6 +23,7 @@ pub(crate) struct Lifecycle {
     owner: Arc<str>,
     /// The share of CPU time on which all of the tasks run.
     share: Arc<Share>,
+    threads: Threads,
     tasks: Tasks,
     own: WatchSlot,
     process: WatchSlot,
@@ -37,7 +40,7 @@ struct StopRequest {
 }
 
 impl Lifecycle {
-    pub(crate) fn new(owner: Arc<str>, share: Arc<Share>, process: Watch) -> Self {
+    pub(crate) fn new(owner: Arc<str>, share: Arc<Share>, threads: Threads, process: Watch) -> Self {
         let (drain, watch) = drain::channel();
         let tasks = Tasks::new(Arc::clone(&owner)).on(Arc::clone(&share));
         let (stop, stop_requested) = oneshot::channel();
@@ -45,7 +48,7 @@ impl Lifecycle {
         let (own, shared) = (slot(watch), slot(process.clone()));
         let slots = [Arc::clone(&own), Arc::clone(&shared)];
         tasks.spawn("shutdown", shutdown(process, drain, slots, stop_requested));
-        Self { owner, share, tasks, own, process: shared, stop: Mutex::new(Some(stop)) }
+        Self { owner, share, threads, tasks, own, process: shared, stop: Mutex::new(Some(stop)) }
     }
 
     /// Spawns a task that is aborted with its owner; draining does not wait for it.
@@ -53,20 +56,23 @@ impl Lifecycle {
         self.tasks.spawn(name, task);
     }
 
-    /// Serves a listener until draining starts; `handshakes` limits its handshakes in progress.
+    /// Serves a listener until draining starts; `handshakes` limits its handshakes in progress. It accepts on the current
+    /// thread; `placement` says where its connections are served.
     pub(crate) fn listen<F, Fut>(
         &self,
         bound: BoundListener,
         name: &'static str,
+        placement: Placement,
         handshakes: Option<Arc<HandshakeSlots>>,
         serve: F,
     ) where
-        F: FnMut(Accepted, Watch) -> Fut + Send + 'static,
+        F: Fn(Accepted, Watch) -> Fut + Send + Sync + 'static,
         Fut: Spawnable + Future<Output = ()>,
     {
         let (Some(drain), Some(process)) = (self.watch(), lock(&self.process).clone()) else { return };
-        let (owner, share) = (Arc::clone(&self.owner), Arc::clone(&self.share));
-        let acceptor = Acceptor { bound, name, owner, share, handshakes, drain };
+        let (owner, share, threads) =
+            (Arc::clone(&self.owner), Arc::clone(&self.share), self.threads.clone());
+        let acceptor = Acceptor { bound, name, owner, share, handshakes, threads, placement, drain };
         self.tasks.spawn(name, async move {
             acceptor.run(serve).await;
             // The process waits for this watch, that is for the last connection of this listener.
@@ -146,7 +152,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_process_drain_waits_for_work_in_flight() {
         let (process, watch) = drain::channel();
-        let lifecycle = Lifecycle::new("pod".into(), FairScheduler::default().share(), watch);
+        let lifecycle =
+            Lifecycle::new("pod".into(), FairScheduler::default().share(), Threads::current(), watch);
         let work = lifecycle.watch().unwrap();
         lifecycle.spawn("work", async move {
             work.graceful().await;
@@ -161,7 +168,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_process_drain_forces_work_at_its_deadline() {
         let (process, watch) = drain::channel();
-        let lifecycle = Lifecycle::new("pod".into(), FairScheduler::default().share(), watch);
+        let lifecycle =
+            Lifecycle::new("pod".into(), FairScheduler::default().share(), Threads::current(), watch);
         let work = lifecycle.watch().unwrap();
         let (ended, seen) = oneshot::channel();
         lifecycle.spawn("work", async move {
@@ -175,7 +183,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn stop_aborts_work_at_its_deadline() {
         let (_process, watch) = drain::channel();
-        let lifecycle = Lifecycle::new("pod".into(), FairScheduler::default().share(), watch);
+        let lifecycle =
+            Lifecycle::new("pod".into(), FairScheduler::default().share(), Threads::current(), watch);
         let work = lifecycle.watch().unwrap();
         lifecycle.spawn("stuck", async move {
             std::future::pending::<()>().await;

@@ -43,6 +43,15 @@ pub(crate) struct Accepted {
     pub(crate) slot: Option<SlotPermit>,
 }
 
+/// An accepted connection on its way to another thread.
+#[derive(Debug)]
+pub(super) struct Detached {
+    stream: std::net::TcpStream,
+    source: SocketAddr,
+    original: SocketAddr,
+    slot: Option<SlotPermit>,
+}
+
 // === impl BoundListener ===
 
 impl BoundListener {
@@ -136,6 +145,26 @@ impl Accepted {
     pub(crate) fn local(&self) -> SocketAddr {
         // Fails for a closed socket only.
         self.stream.local_addr().map_or(self.original, canonical)
+    }
+}
+
+// === impl Accepted ===
+
+impl Accepted {
+    /// Takes the connection from the event loop of the current thread.
+    pub(super) fn detach(self) -> io::Result<Detached> {
+        let Self { stream, source, original, slot } = self;
+        Ok(Detached { stream: stream.into_std()?, source, original, slot })
+    }
+}
+
+// === impl Detached ===
+
+impl Detached {
+    /// Registers the connection with the event loop of the current thread, which carries it from now on.
+    pub(super) fn attach(self) -> io::Result<Accepted> {
+        let Self { stream, source, original, slot } = self;
+        Ok(Accepted { stream: TcpStream::from_std(stream)?, source, original, slot })
     }
 }
 

@@ -2,7 +2,7 @@
 //! and the authorization of a new inbound connection by the current policies. Knows no protocol.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use isthmus_hbone::pool::{self, Pool};
@@ -10,6 +10,7 @@ use isthmus_identity::Certificate;
 use isthmus_model::{Facts, PodRef, SpiffeId, Workload};
 use isthmus_rt::fair::Share;
 use isthmus_rt::task::Tasks;
+use isthmus_rt::threads::{PerThread, Threads};
 use isthmus_state::{Denied, Permit, Snapshot, authorize};
 use isthmus_sys::socket::Sockets;
 use tokio::time::Instant;
@@ -39,7 +40,8 @@ pub(crate) struct PodContext {
     pub(super) connections: Connections,
     handshakes: Arc<HandshakeSlots>,
     share: Arc<Share>,
-    pool: Pool<PoolKey>,
+    /// Each thread has tunnels of its own, so that what a tunnel's streams share is not shared with another thread.
+    pools: PerThread<OnceLock<Pool<PoolKey>>>,
     /// Retry budget and ejections of the pod's upstreams.
     retry_state: SharedRetryState,
     /// Tasks that drive the tunnels which this pod dialled: encryption and framing are charged to its CPU share.
@@ -67,7 +69,7 @@ impl PodContext {
             handshakes: HandshakeSlots::new(proxy.config.handshakes, proxy.config.handshake_grace),
             retry_state: SharedRetryState::new(&proxy.config.retry),
             share,
-            pool: Pool::new(pool_config(&proxy), &tunnels),
+            pools: PerThread::new(&proxy.threads, |_| OnceLock::new()),
             tunnels,
             owner,
             pod,
@@ -144,8 +146,14 @@ impl PodContext {
         Arc::clone(&self.share)
     }
 
+    /// The tunnels of the current thread.
     pub(crate) fn pool(&self) -> &Pool<PoolKey> {
-        &self.pool
+        self.pools.here().get_or_init(|| Pool::new(pool_config(&self.proxy), &self.tunnels))
+    }
+
+    /// The threads that carry the pod's connections.
+    pub(crate) fn threads(&self) -> Threads {
+        self.proxy.threads.clone()
     }
 
     /// What was learnt of those it connects to.
@@ -219,14 +227,6 @@ impl PodContext {
     }
 }
 
-/// Maximum of tunnels to one destination that are opened to spread load.
-const MAX_TUNNELS_PER_DESTINATION: usize = 4;
-
-/// Worker threads of the runtime; 1 outside of a runtime.
-fn worker_threads() -> usize {
-    tokio::runtime::Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers())
-}
-
 /// The dialler has deadlines of its own, whose errors name the stage that failed; the pool's deadline comes after them.
 fn pool_config(proxy: &ProxyContext) -> pool::Config {
     let config = &proxy.config;
@@ -234,7 +234,6 @@ fn pool_config(proxy: &ProxyContext) -> pool::Config {
         idle: config.pool_idle,
         deadline: config.dial_deadline + config.tls_deadline + Duration::from_secs(1),
         streams: proxy.settings.client_max_streams,
-        tunnels: worker_threads().min(MAX_TUNNELS_PER_DESTINATION),
         ..pool::Config::default()
     }
 }

@@ -6,6 +6,7 @@ use isthmus_hbone::Settings;
 use isthmus_identity::{CertSource, Certificate};
 use isthmus_model::{ClusterId, NetworkId, SpiffeId};
 use isthmus_rt::fair::FairScheduler;
+use isthmus_rt::threads::Threads;
 use isthmus_state::State;
 
 use crate::config::Config;
@@ -31,6 +32,8 @@ pub struct ProxyContext {
     pub config: Config,
     /// Metrics of the data plane.
     pub metrics: Arc<Metrics>,
+    /// The threads that carry connections.
+    pub threads: Threads,
     /// Shares the CPU time of the data plane between the pods.
     pub scheduler: FairScheduler,
 }

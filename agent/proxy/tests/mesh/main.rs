@@ -16,3 +16,4 @@ mod revocation;
 mod routes;
 mod scripted_peer;
 mod test_mesh;
+mod threads;

@@ -22,6 +22,7 @@ use isthmus_proxy::{
 use isthmus_rt::drain::{self, Drain, Watch};
 use isthmus_rt::fair::FairScheduler;
 use isthmus_rt::task::Tasks;
+use isthmus_rt::threads::Threads;
 use isthmus_state::{Batch, Options, State};
 use isthmus_sys::socket::Sockets;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -102,6 +103,24 @@ impl TestMesh {
         Self::make((name, block), config, (signer, trust), Arc::new(NoHostResolver))
     }
 
+    /// The same mesh, whose pods are carried by these threads from now on.
+    pub(crate) fn on(self, threads: &Threads) -> Self {
+        let old = &self.ctx;
+        let ctx = Arc::new(ProxyContext {
+            state: old.state.clone(),
+            certs: Arc::clone(&old.certs),
+            network: old.network.clone(),
+            host_resolver: Arc::clone(&old.host_resolver),
+            cluster_id: old.cluster_id.clone(),
+            settings: old.settings.clone(),
+            config: old.config.clone(),
+            metrics: Arc::clone(&old.metrics),
+            scheduler: FairScheduler::new(threads),
+            threads: threads.clone(),
+        });
+        Self { ctx, ..self }
+    }
+
     fn make(
         (name, block): (&str, &Arc<AddressRange>),
         config: Config,
@@ -109,6 +128,7 @@ impl TestMesh {
         resolver: Arc<dyn HostResolver>,
     ) -> Self {
         isthmus_identity::install_crypto_provider();
+        let threads = Threads::current();
         let (name, tasks, registry) = (NetworkId::from(name), Tasks::new("test"), Default::default());
         let identity = isthmus_identity::Config { trust, ..isthmus_identity::Config::default() };
         let certs = Manager::new(signer, identity, &tasks);
@@ -123,7 +143,8 @@ impl TestMesh {
             settings: Settings::default(),
             config,
             metrics: Metrics::register(&registry),
-            scheduler: FairScheduler::default(),
+            scheduler: FairScheduler::new(&threads),
+            threads,
         });
         let (drain, watch) = drain::channel();
         Self { name, block: Arc::clone(block), state, ctx, registry, tasks, certs, drain, watch }
@@ -188,6 +209,7 @@ impl TestMesh {
         destination: SocketAddr,
         plaintext: Option<SocketAddr>,
     ) -> Pod {
+        let _inside = self.ctx.threads.enter(self.ctx.threads.next());
         let listen = |port| StdListener::bind((workload.addresses[0], port)).unwrap();
         let bound = |listener| BoundListener::from_std(listener, false).unwrap();
         let (outbound, inbound_plaintext) = (bound(listen(0)), bound(listen(0)));

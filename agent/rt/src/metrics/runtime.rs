@@ -1,4 +1,4 @@
-//! The `tokio_*` metrics of the data threads, read at each scrape: each one is a worker.
+//! The `tokio_*` metrics of the runtimes that carry a role's work, read at each scrape. Their threads are numbered through.
 
 use std::fmt;
 
@@ -7,29 +7,35 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use tokio::runtime::RuntimeMetrics;
+use tokio::runtime::{Handle, RuntimeMetrics};
 
 use crate::threads::Threads;
 
-/// The collector of the data threads.
+/// The collector of some runtimes.
 #[derive(Debug)]
-pub struct Runtime(Threads);
+pub struct Runtime(Vec<Handle>);
 
 impl Runtime {
-    /// A collector of running threads.
+    /// A collector of a running runtime.
     #[must_use]
-    pub fn new(threads: Threads) -> Self {
-        Self(threads)
+    pub fn new(handle: Handle) -> Self {
+        Self(vec![handle])
+    }
+
+    /// A collector of the data threads.
+    #[must_use]
+    pub fn of_threads(threads: &Threads) -> Self {
+        Self(threads.iter().map(|thread| threads.handle(thread).clone()).collect())
     }
 }
 
 impl Collector for Runtime {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let now: Vec<_> = self.0.iter().map(|thread| self.0.handle(thread).metrics()).collect();
+        let now: Vec<_> = self.0.iter().map(Handle::metrics).collect();
         let sum = |value: fn(&RuntimeMetrics) -> usize| now.iter().map(value).sum::<usize>();
         let queued = sum(RuntimeMetrics::global_queue_depth);
         let gauges = [
-            ("tokio_num_workers", "Worker threads of the data plane", now.len()),
+            ("tokio_num_workers", "Worker threads of the data plane", sum(RuntimeMetrics::num_workers)),
             ("tokio_global_queue_depth", "Tasks in the runtimes' global queues", queued),
             ("tokio_num_alive_tasks", "Tasks that are alive", sum(RuntimeMetrics::num_alive_tasks)),
         ];
@@ -37,10 +43,11 @@ impl Collector for Runtime {
             let encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(encoder)?;
         }
-        let busy =
-            |thread: &RuntimeMetrics| ConstCounter::new(thread.worker_total_busy_duration(0).as_secs_f64());
-        let parks = |thread: &RuntimeMetrics| ConstCounter::new(thread.worker_park_count(0));
-        let unparks = |thread: &RuntimeMetrics| ConstCounter::new(thread.worker_park_unpark_count(0));
+        let busy = |of: &RuntimeMetrics, worker| {
+            ConstCounter::new(of.worker_total_busy_duration(worker).as_secs_f64())
+        };
+        let parks = |of: &RuntimeMetrics, worker| ConstCounter::new(of.worker_park_count(worker));
+        let unparks = |of: &RuntimeMetrics, worker| ConstCounter::new(of.worker_park_unpark_count(worker));
         let help = "Time that a worker thread was busy, in seconds";
         workers(&mut encoder, &now, "tokio_worker_total_busy_duration_seconds", help, busy)?;
         let help = "Times that a worker thread parked for lack of work";
@@ -52,14 +59,15 @@ impl Collector for Runtime {
 
 fn workers<M: EncodeMetric>(
     encoder: &mut DescriptorEncoder<'_>,
-    threads: &[RuntimeMetrics],
+    now: &[RuntimeMetrics],
     name: &str,
     help: &str,
-    value: impl Fn(&RuntimeMetrics) -> M,
+    value: impl Fn(&RuntimeMetrics, usize) -> M,
 ) -> Result<(), fmt::Error> {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (worker, thread) in threads.iter().enumerate() {
-        value(thread).encode(family.encode_family(&[("worker", worker.to_string())])?)?;
+    let workers = now.iter().flat_map(|of| (0..of.num_workers()).map(move |worker| (of, worker)));
+    for (number, (of, worker)) in workers.enumerate() {
+        value(of, worker).encode(family.encode_family(&[("worker", number.to_string())])?)?;
     }
     Ok(())
 }
@@ -73,7 +81,7 @@ mod tests {
     fn every_worker_is_shown() {
         let (threads, _running) = Threads::start("test", 2).unwrap();
         let registry = Registry::default();
-        registry.collect(Runtime::new(threads));
+        registry.collect(Runtime::of_threads(&threads));
         let text = registry.encode().unwrap();
         for line in ["tokio_num_workers 2", "tokio_global_queue_depth 0", "tokio_num_alive_tasks 0"] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");

@@ -34,6 +34,7 @@ async fn pods(uid: &PodUid, app: SocketAddr, watch: Watch) -> (Arc<Pods>, Socket
         settings: isthmus_hbone::Settings::default(),
         config: isthmus_proxy::Config::default(),
         metrics: isthmus_proxy::Metrics::register(&registry),
+        threads: isthmus_rt::threads::Threads::current(),
         scheduler: isthmus_rt::fair::FairScheduler::default(),
     });
     let bind = async || BoundListener::from_tokio(TcpListener::bind("127.0.0.1:0").await.unwrap(), false);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use isthmus_kit::kube::{self, Api};
 use isthmus_kit::lab::{Host, Lan};
-use isthmus_kit::process::{Line, Process};
+use isthmus_kit::process::{self, Line, Process};
 use isthmus_kit::zds::{ZdsPeer, ZdsPod, ZdsServer};
 use isthmus_kit::{probe, wait};
 use isthmus_node::rules::{self, PodRules};
@@ -148,6 +148,7 @@ impl Scene {
             ("NODE_NAME", node.as_str()),
             ("INPOD_UDS", socket.to_str().context("path")?),
             ("RUST_LOG", "info"),
+            ("ZTUNNEL_WORKER_THREADS", process::threads(at)),
         ];
         let agent = Process::start(&self.nodes[at].netns, "isthmus", &["proxy", "ztunnel"], &env, "")?;
         let peer = zds.accept().await?;
@@ -209,6 +210,7 @@ impl Scene {
             ("POD_NAMESPACE", "istio-system"),
             ("SERVICE_ACCOUNT", "eastwest"),
             ("KUBECONFIG", &kubeconfig),
+            ("ZTUNNEL_WORKER_THREADS", process::threads(1)),
         ];
         let gateway = Process::start(&self.gateway.netns, "isthmus", &["gateway"], &env, "")?;
         gateway.line(&["gateway started"]).await?;

@@ -23,6 +23,8 @@ async fn acceptor(limit: Option<usize>) -> (Acceptor, SocketAddr, drain::Drain) 
             owner: "pod".into(),
             share: FairScheduler::default().share(),
             handshakes,
+            threads: Threads::current(),
+            placement: Placement::Here,
             drain: watch,
         },
         address,
@@ -71,7 +73,9 @@ async fn connections_in_the_backlog_of_a_closing_listener_are_served() {
     let handshakes = Some(HandshakeSlots::new(1, Duration::from_secs(3600)));
     let bound = BoundListener::from_tokio(listener, false);
     let share = FairScheduler::default().share();
-    let acceptor = Acceptor { bound, name: "test", owner: "pod".into(), share, handshakes, drain: watch };
+    let (threads, placement) = (Threads::current(), Placement::Here);
+    let (name, owner) = ("test", "pod".into());
+    let acceptor = Acceptor { bound, name, owner, share, handshakes, threads, placement, drain: watch };
     let (seen, mut arrivals) = mpsc::unbounded_channel();
     let tasks = Tasks::new("test");
     tasks.spawn(
@@ -142,6 +146,8 @@ async fn errors_of_accept_are_retried() {
         owner: "pod".into(),
         share: FairScheduler::default().share(),
         handshakes: None,
+        threads: Threads::current(),
+        placement: Placement::Here,
         drain: watch,
     };
     let mut run = std::pin::pin!(acceptor.run(|_, _| std::future::ready(())));

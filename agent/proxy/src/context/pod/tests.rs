@@ -28,6 +28,7 @@ fn ctx(state: &State) -> PodContext {
         settings: isthmus_hbone::Settings::default(),
         config: Config::default(),
         metrics: Arc::new(Metrics::default()),
+        threads: Threads::current(),
         scheduler: isthmus_rt::fair::FairScheduler::default(),
     });
     let pod = PodRef {
