@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_record::handshake::{HandshakeError, Handshaker, Progress};
+use isthmus_rt::threads::Offload;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
@@ -36,9 +37,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsSession<S> {
         io: S,
         deadline: Duration,
     ) -> Result<Self, TlsError> {
+        Self::connect_on(&Offload::default(), config, io, deadline).await
+    }
+
+    /// As [`Self::connect`]; `offload` says where keys are agreed on and signatures made and verified.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_on(
+        offload: &Offload,
+        config: Arc<rustls::ClientConfig>,
+        io: S,
+        deadline: Duration,
+    ) -> Result<Self, TlsError> {
         let name = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::UNSPECIFIED).into());
         let handshaker = Handshaker::client(&config, name).map_err(TlsError::from_handshake)?;
-        Self::establish(handshaker, io, deadline).await
+        Self::establish(offload, handshaker, io, deadline).await
     }
 
     /// Accepts as the server.
@@ -50,37 +64,59 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsSession<S> {
         io: S,
         deadline: Duration,
     ) -> Result<Self, TlsError> {
+        Self::accept_on(&Offload::default(), config, io, deadline).await
+    }
+
+    /// As [`Self::accept`]; `offload` says where keys are agreed on and signatures made and verified.
+    ///
+    /// # Errors
+    /// As [`Self::accept`].
+    pub async fn accept_on(
+        offload: &Offload,
+        config: Arc<rustls::ServerConfig>,
+        io: S,
+        deadline: Duration,
+    ) -> Result<Self, TlsError> {
         let handshaker = Handshaker::server(&config).map_err(TlsError::from_handshake)?;
-        Self::establish(handshaker, io, deadline).await
+        Self::establish(offload, handshaker, io, deadline).await
     }
 
-    async fn establish(handshaker: Handshaker, io: S, deadline: Duration) -> Result<Self, TlsError> {
-        let mut session = Self { io, handshaker, received: Vec::new() };
-        let done = tokio::time::timeout(deadline, session.handshake()).await;
-        done.map_err(|_| TlsError::Timeout(deadline))??;
-        Ok(session)
+    async fn establish(
+        offload: &Offload,
+        handshaker: Handshaker,
+        io: S,
+        deadline: Duration,
+    ) -> Result<Self, TlsError> {
+        let handshake = Self::handshake(offload, handshaker, io);
+        tokio::time::timeout(deadline, handshake).await.map_err(|_| TlsError::Timeout(deadline))?
     }
 
-    async fn handshake(&mut self) -> Result<(), TlsError> {
-        let mut output = Vec::new();
+    async fn handshake(offload: &Offload, mut handshaker: Handshaker, mut io: S) -> Result<Self, TlsError> {
+        let mut received = Vec::new();
         loop {
-            let step = self.handshaker.step(&mut self.received, &mut output);
+            let compute = move || {
+                let mut output = Vec::new();
+                let step = handshaker.step(&mut received, &mut output);
+                (handshaker, received, output, step)
+            };
+            let computed = offload.run("tls handshake step", compute).await.ok_or_else(TlsError::aborted)?;
+            let (output, step);
+            (handshaker, received, output, step) = computed;
             if !output.is_empty() {
-                let sent = self.io.write_all(&output).await;
-                output.clear();
+                let sent = io.write_all(&output).await;
                 // The reason of a failed handshake says more than that its alert could not be sent.
                 if step.is_ok() {
                     sent.map_err(TlsError::Io)?;
-                    self.io.flush().await.map_err(TlsError::Io)?;
+                    io.flush().await.map_err(TlsError::Io)?;
                 } else {
-                    let _ = self.io.flush().await;
+                    let _ = io.flush().await;
                 }
             }
             if step.map_err(TlsError::from_handshake)? == Progress::Done {
-                return Ok(());
+                return Ok(Self { io, handshaker, received });
             }
-            self.received.reserve(READ);
-            if self.io.read_buf(&mut self.received).await.map_err(TlsError::Io)? == 0 {
+            received.reserve(READ);
+            if io.read_buf(&mut received).await.map_err(TlsError::Io)? == 0 {
                 let text = "tls handshake eof";
                 return Err(TlsError::Io(io::Error::new(io::ErrorKind::UnexpectedEof, text)));
             }
@@ -113,6 +149,11 @@ impl<S: fmt::Debug> fmt::Debug for TlsSession<S> {
 }
 
 impl TlsError {
+    /// The tasks of the tenant ended meanwhile, or the step panicked.
+    fn aborted() -> Self {
+        Self::Io(io::Error::other("tls handshake aborted"))
+    }
+
     fn from_handshake(error: HandshakeError) -> Self {
         match error {
             HandshakeError::Tls(error) => Self::Tls(error),

@@ -136,7 +136,7 @@ impl FairScheduler {
     /// For these threads.
     #[must_use]
     pub fn new(threads: &Threads) -> Self {
-        let queues = PerThread::new(threads, |_| Arc::new(ThreadQueue::new(Instant::now)));
+        let queues = PerThread::with_compute(threads, |_| Arc::new(ThreadQueue::new(Instant::now)));
         Self::over(queues, Some(threads.clone()), Instant::now)
     }
 
@@ -200,7 +200,7 @@ async fn sample_timers(queue: Weak<ThreadQueue>, flooded: Arc<Notify>) {
 impl Scheduler {
     fn start_background(&self) {
         match &self.threads {
-            Some(threads) => threads.iter().for_each(|thread| {
+            Some(threads) => threads.iter().chain(threads.compute()).for_each(|thread| {
                 self.queues.at(thread).start_background(Some(threads.handle(thread)));
             }),
             None => self.queues.iter().for_each(|queue| queue.start_background(None)),

@@ -10,7 +10,7 @@ use isthmus_identity::Certificate;
 use isthmus_model::{Facts, PodRef, SpiffeId, Workload};
 use isthmus_rt::fair::Share;
 use isthmus_rt::task::Tasks;
-use isthmus_rt::threads::{PerThread, Threads};
+use isthmus_rt::threads::{Offload, PerThread, Threads};
 use isthmus_state::{Denied, Permit, Snapshot, authorize};
 use isthmus_sys::socket::Sockets;
 use tokio::time::Instant;
@@ -149,6 +149,11 @@ impl PodContext {
     /// The tunnels of the current thread.
     pub(crate) fn pool(&self) -> &Pool<PoolKey> {
         self.pools.here().get_or_init(|| Pool::new(pool_config(&self.proxy), &self.tunnels))
+    }
+
+    /// Where the steps of handshakes are computed.
+    pub(crate) fn offload(&self) -> Offload {
+        Offload::new(&self.tunnels, &self.proxy.threads)
     }
 
     /// The threads that carry the pod's connections.

@@ -8,6 +8,7 @@ use isthmus_hbone::pool::{Connect, ConnectFailure};
 use isthmus_hbone::session::TlsSession;
 use isthmus_rt::BoxFuture;
 use isthmus_rt::task::Tasks;
+use isthmus_rt::threads::Offload;
 use isthmus_sys::socket::Sockets;
 
 use super::revocable::Revocable;
@@ -36,7 +37,8 @@ impl Dial {
         let tcp = sockets.connect(key.address, None, config.dial_deadline).await;
         let tcp = tcp.map_err(Error::hbone_dial)?;
         let tls = certificate.client_tls(&key.destinations);
-        let outcome = TlsSession::connect(tls.config(), tcp, config.tls_deadline).await;
+        let offload = Offload::new(&tunnels, &proxy.threads);
+        let outcome = TlsSession::connect_on(&offload, tls.config(), tcp, config.tls_deadline).await;
         let (session, _) = Revocable::after_handshake(outcome, &tls, &proxy.metrics, reporter)?;
         Ok(client::start(session, &proxy.settings, &tunnels)?)
     }

@@ -65,7 +65,9 @@ impl OutboundAttempt<'_> {
         let certificate = self.ctx.certificate(&self.workload.identity()).await?;
         let tls = certificate.client_tls(target.identities.as_slice());
         let carrier = Linger::new(StreamIo::new(carrier));
-        let outcome = TlsSession::connect(tls.config(), carrier, proxy.config.tls_deadline).await;
+        let outcome =
+            TlsSession::connect_on(&self.ctx.offload(), tls.config(), carrier, proxy.config.tls_deadline)
+                .await;
         let reporter = self.ctx.reporter();
         let (session, peer) = Revocable::after_handshake(outcome, &tls, &proxy.metrics, reporter)?;
         let proven = peer.map(|peer| peer.id().clone());

@@ -46,7 +46,8 @@ async fn handshake(ctx: &PodContext, stream: TcpStream) -> Result<Proven, Error>
     let workload = ctx.workload().await?;
     let certificate = ctx.certificate(&workload.identity()).await?;
     let tls = certificate.server_tls();
-    let outcome = TlsSession::accept(tls.config(), stream, proxy.config.tls_deadline).await;
+    let outcome =
+        TlsSession::accept_on(&ctx.offload(), tls.config(), stream, proxy.config.tls_deadline).await;
     let reporter = match ctx.reporter() {
         Reporter::Source | Reporter::Destination => Reporter::Destination,
         Reporter::Gateway => Reporter::Gateway,

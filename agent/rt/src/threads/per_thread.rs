@@ -13,6 +13,11 @@ impl<T> PerThread<T> {
         Self(threads.iter().map(make).collect())
     }
 
+    /// One value for each of the threads, and one for the compute thread.
+    pub(crate) fn with_compute(threads: &Threads, make: impl FnMut(Thread) -> T) -> Self {
+        Self(threads.iter().chain(threads.compute()).map(make).collect())
+    }
+
     /// The value for the only thread there is.
     pub(crate) fn single(value: T) -> Self {
         Self(Box::new([value]))

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 /// Test files that sleep on the real clock: file, number of sleeps, and why no signal or `isthmus_kit::wait` will do.
-const SLEEPS: [(&str, usize, &str); 10] = [
+const SLEEPS: [(&str, usize, &str); 12] = [
+    ("agent/rt/src/threads/tests.rs", 3, "the time of a measurement, and a task that sleeps"),
+    ("benches/benches/handshakes.rs", 2, "the rate of requests"),
     ("benches/benches/lab/meter.rs", 1, "the time of a measurement"),
     ("benches/benches/memory.rs", 1, "samples memory until it is stable"),
     ("deploy/playground/tests/scenarios.rs", 2, "polls a child process, without a runtime"),
