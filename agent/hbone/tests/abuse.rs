@@ -27,6 +27,8 @@ const CONNECT: [(&str, &str); 2] = [(":method", "CONNECT"), (":authority", "10.0
 
 /// One frame of an attack: type, flags, stream, payload.
 type Sent = (u8, u8, u32, Vec<u8>);
+/// A name, and what makes the server reset a stream.
+type Provocation = (&'static str, fn(u32) -> Sent);
 
 /// A scripted client and the end of the server behind it, which accepts each CONNECT and reads nothing.
 struct Attacked {
@@ -111,7 +113,7 @@ async fn floods_of_resets_end_the_tunnel() {
     })
     .await;
     // Each makes the server reset a stream that it has accepted.
-    let provocations: [(&str, fn(u32) -> Sent); 5] = [
+    let provocations: [Provocation; 5] = [
         ("WINDOW_UPDATE of 0", |id| window(id, 0)),
         ("window overflow", |id| window(id, u32::MAX >> 1)),
         ("DATA after END_STREAM", |id| (kind::DATA, 0, id, vec![7])),
@@ -159,7 +161,7 @@ async fn floods_of_frames_without_work_end_the_tunnel() {
     .await;
     // The window of all streams flips with each frame.
     assert_cut_off("SETTINGS that change windows", |part| {
-        vec![(kind::SETTINGS, 0, 0, [&[0, 4, 0, 0][..], &[(part % 2 * 255) as u8, 0]].concat())]
+        vec![(kind::SETTINGS, 0, 0, vec![0, 4, 0, 0, [0, 255][part as usize % 2], 0])]
     })
     .await;
 }

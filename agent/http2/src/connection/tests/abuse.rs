@@ -55,10 +55,13 @@ fn clients_that_give_up_after_a_time_are_no_rapid_reset() {
 
 #[test]
 fn made_you_reset_cve_2025_8671() {
-    let provocations: [Provocation; 4] = [
+    let provocations: [Provocation; 6] = [
         ("zero increment", |stream| [connect(stream), window(stream, 0)].concat()),
         ("window overflow", |stream| [connect(stream), window(stream, u32::MAX >> 1)].concat()),
         ("frame after END_STREAM", |stream| [headers(stream, &TARGET, true), data(stream, b"x")].concat()),
+        ("HEADERS after END_STREAM", |stream| headers(stream, &TARGET, true).repeat(2)),
+        ("malformed trailers", |stream| [connect(stream), headers(stream, &[(":path", "/")], true)].concat()),
+        // The reset flood, CVE-2019-9514.
         ("malformed", |stream| headers(stream, &[(":method", "CONNECT"), ("a", " b")], false)),
     ];
     for (name, provocation) in provocations {
