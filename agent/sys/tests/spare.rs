@@ -2,6 +2,7 @@
 //! more than a few, and none when the pod is idle. Passes as root and as an ordinary user.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use isthmus_sys::netns::Netns;
 use isthmus_sys::socket::{ConnectError, Keepalive, Sockets, Transparent};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{self, Instant};
+use tokio::time;
 
 const SOON: Duration = Duration::from_secs(5);
 /// Spare sockets of one family, at most.
@@ -112,24 +113,16 @@ fn spare_sockets_are_bounded_and_of_both_families() -> anyhow::Result<()> {
 fn an_idle_pod_has_no_spare_sockets() -> anyhow::Result<()> {
     lab::block_on(async {
         let pod = Pod::v4()?;
+        let mut drops = pin!(pod.sockets.drop_idle_spares());
         for _ in 0..2 {
             for _ in 0..4 {
                 pod.connect(client()).await?;
             }
-            ensure!(pod.sockets.spares() > 0);
             time::pause();
-            let start = Instant::now();
-            let idle = async {
-                while pod.sockets.spares() > 0 {
-                    time::sleep(Duration::from_millis(100)).await;
-                }
-            };
-            tokio::select! {
-                () = pod.sockets.drop_idle_spares() => {}
-                () = idle => {}
-            }
-            let took = start.elapsed();
-            ensure!(took > Duration::from_secs(4) && took < Duration::from_secs(6), "{took:?}");
+            let for_some_time = time::timeout(Duration::from_secs(4), &mut drops).await;
+            ensure!(for_some_time.is_err() && pod.sockets.spares() > 0);
+            let for_longer = time::timeout(Duration::from_secs(2), &mut drops).await;
+            ensure!(for_longer.is_err() && pod.sockets.spares() == 0);
             time::resume();
         }
         // One connection now and then needs no spare.
