@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use isthmus_hbone::ConnectStatus;
 use isthmus_hbone::copy;
 use isthmus_hbone::server::{Request, Responder};
+use isthmus_hbone::{ConnectStatus, Stream};
 use isthmus_identity::PeerIdentity;
 use isthmus_model::Facts;
 use isthmus_state::Permit;
@@ -24,11 +24,19 @@ use crate::types::{Carrier, Direction};
 
 /// Answers one CONNECT and serves its stream until it is closed.
 pub(crate) async fn serve(ctx: Arc<PodContext>, tunnel: Arc<InboundTunnel>, request: Request) {
+    // Boxed so that a stream that only copies does not keep the memory that connecting needed.
+    if let Some(connected) = Box::pin(connect(&ctx, &tunnel, request)).await {
+        connected.carry(&ctx).await;
+    }
+}
+
+/// Answers one CONNECT; `None` when it was refused.
+async fn connect(ctx: &PodContext, tunnel: &InboundTunnel, request: Request) -> Option<ConnectedStream> {
     let (head, responder) = request.into_parts();
-    match Box::pin(validate(&ctx, &tunnel, head)).await {
+    match validate(ctx, tunnel, head).await {
         Ok((connect, opening)) => {
             let record = Record::new(Arc::clone(&ctx.proxy().metrics), opening);
-            TrackedConnect::new(&ctx, &tunnel, connect, record).serve(responder).await;
+            TrackedConnect::new(ctx, tunnel, connect, record).authorize(responder).await
         }
         Err(rejected) => {
             access_log::failed(
@@ -38,6 +46,7 @@ pub(crate) async fn serve(ctx: Arc<PodContext>, tunnel: Arc<InboundTunnel>, requ
                 &rejected.error,
             );
             responder.reject(rejected.status);
+            None
         }
     }
 }
@@ -50,6 +59,14 @@ struct TrackedConnect<'a> {
     facts: Facts,
     tracked: Tracked,
     record: Record,
+}
+
+/// A stream and the application that it leads to.
+struct ConnectedStream {
+    tracked: Tracked,
+    record: Record,
+    stream: Stream,
+    app: TcpStream,
 }
 
 impl<'a> TrackedConnect<'a> {
@@ -77,7 +94,7 @@ impl<'a> TrackedConnect<'a> {
         Self { ctx, tunnel, connect, facts, tracked, record }
     }
 
-    async fn serve(self, mut responder: Responder) {
+    async fn authorize(self, mut responder: Responder) -> Option<ConnectedStream> {
         let authorized = tokio::select! {
             biased;
             authorized = self.ctx.authorize(&self.connect.workload, &self.facts) => {
@@ -88,17 +105,23 @@ impl<'a> TrackedConnect<'a> {
         match authorized {
             Ok(permit) => {
                 let peer = self.tunnel.peer.clone();
-                self.forward(&peer, permit, responder).await;
+                self.forward(&peer, permit, responder).await
             }
             Err(error) => {
                 responder.reject(ConnectStatus::UNAUTHORIZED);
                 self.record.fail(&error);
+                None
             }
         }
     }
 
-    /// Connects to the application at the permitted destination and forwards the stream.
-    async fn forward(mut self, peer: &PeerIdentity, permit: Permit, mut responder: Responder) {
+    /// Connects to the application at the permitted destination and answers.
+    async fn forward(
+        mut self,
+        peer: &PeerIdentity,
+        permit: Permit,
+        mut responder: Responder,
+    ) -> Option<ConnectedStream> {
         let (dst, policy) = (permit.destination(), permit.allowed_by().map(tracing::field::display));
         let src = self.tunnel.source;
         tracing::debug!(pod = %self.ctx.name(), peer = %peer.id(), %src, %dst, policy, "connection allowed");
@@ -108,39 +131,58 @@ impl<'a> TrackedConnect<'a> {
             () = responder.cancelled() => Err(Error::ClientReset),
             refusal = self.tracked.denied() => {
                 responder.reject(ConnectStatus::UNAUTHORIZED);
-                return self.record.fail(&Error::PolicyChanged(refusal));
+                self.record.fail(&Error::PolicyChanged(refusal));
+                return None;
             }
         };
         match connected {
-            Ok(app) => self.carry(peer, responder, app).await,
+            Ok(app) => match self.answer(peer, responder, app).await {
+                Ok((stream, app)) => {
+                    let Self { tracked, record, .. } = self;
+                    Some(ConnectedStream { tracked, record, stream, app })
+                }
+                Err(error) => {
+                    self.record.fail(&error);
+                    None
+                }
+            },
             Err(error) => {
                 responder.reject(ConnectStatus::SERVICE_UNAVAILABLE);
                 self.record.fail(&error);
+                None
             }
         }
     }
 
-    async fn carry(mut self, peer: &PeerIdentity, responder: Responder, mut app: TcpStream) {
+    /// Answers 200, and tells the application of its client if it expects so.
+    async fn answer(
+        &self,
+        peer: &PeerIdentity,
+        responder: Responder,
+        mut app: TcpStream,
+    ) -> Result<(Stream, TcpStream), Error> {
         let baggage = self.ctx.proxy().config.baggage.then(|| baggage::for_workload(&self.connect.workload));
-        let stream = match responder.accept(baggage) {
-            Ok(stream) => stream,
-            Err(error) => return self.record.fail(&Error::Open(error)),
-        };
-        if let Some(destination) = self.connect.proxy_header
-            && let Err(error) =
-                proxy_protocol::write_header(&mut app, self.tunnel.source, destination, peer.id()).await
-        {
-            return self.record.fail(&Error::Preface(error));
+        let stream = responder.accept(baggage).map_err(Error::Open)?;
+        if let Some(destination) = self.connect.proxy_header {
+            let header = proxy_protocol::write_header(&mut app, self.tunnel.source, destination, peer.id());
+            header.await.map_err(Error::Preface)?;
         }
+        Ok((stream, app))
+    }
+}
+
+impl ConnectedStream {
+    /// Copies until the stream is closed, or a change of policy closes it.
+    async fn carry(mut self, ctx: &PodContext) {
         let traffic = self.record.open();
-        let app = Arc::new(app);
-        let keepalive = self.ctx.sockets().keep_alive_when_old(Arc::downgrade(&app));
+        let app = Arc::new(self.app);
+        let young = Arc::downgrade(&app);
         tokio::select! {
             biased;
             // Dropping the copy resets the stream and the connection to the application.
             refusal = self.tracked.denied() => self.record.fail(&Error::PolicyChanged(refusal)),
-            ended = copy::tunnel(app, stream, Arc::new(traffic)) => self.record.finish(ended),
-            () = keepalive => {}
+            ended = copy::tunnel(app, self.stream, Arc::new(traffic)) => self.record.finish(ended),
+            () = ctx.sockets().keep_alive_when_old(young) => {}
         }
     }
 }
