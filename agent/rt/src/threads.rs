@@ -95,7 +95,7 @@ impl Threads {
             let runtime = running.start(format!("{name}-{index}"), Thread(index))?;
             threads.push(DataThread { runtime, load: Arc::default() });
         }
-        let compute = running.start(format!("{name}-tls"), Thread(count))?;
+        let compute = running.start(format!("{name}-c"), Thread(count))?;
         Ok((Self::of(threads, Some(compute)), running))
     }
 

@@ -54,7 +54,7 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(2));
             here()
         };
-        assert_eq!(offload.run("step", slow).await, Some(Some("test-tls".to_owned())));
+        assert_eq!(offload.run("step", slow).await, Some(Some("test-c".to_owned())));
         tasks.wait().await;
         assert!(share.charged() >= std::time::Duration::from_millis(1), "{share:?}");
         assert_eq!(offload.run::<()>("step", || panic!("on purpose")).await, None);
