@@ -170,7 +170,8 @@ impl Storm {
                 let started = Instant::now();
                 let mut begun = 0;
                 while !stopped.load(Ordering::Relaxed) {
-                    let due = started.elapsed().as_micros() as u64 * rate / 1_000_000;
+                    let due =
+                        u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX) / 1000 * rate / 1000;
                     // What could not be begun in time is not made up for in one burst.
                     begun = begun.max(due.saturating_sub(rate / 50));
                     while begun < due {

@@ -165,7 +165,11 @@ impl Enroller {
         self.lock().remove(uid);
         if reason == WithdrawReason::Deleted {
             let uid = uid.clone();
-            self.blocking(move |kernel| Ok(kernel.forget_netns(&uid))).await?;
+            self.blocking(move |kernel| {
+                kernel.forget_netns(&uid);
+                Ok(())
+            })
+            .await?;
         }
         match pod {
             Some(pod) => Ok(self.annotate(pod, None, Instant::now() + STEP_TIMEOUT).await?),
