@@ -10,6 +10,7 @@ mod metrics;
 mod record;
 mod retry_metrics;
 
+pub use access_log::report_left_out;
 pub use labels::{Labels, Party, ServiceLabels};
 pub use metrics::Metrics;
 pub(crate) use record::{EndpointInfo, Opening, Record, Traffic};

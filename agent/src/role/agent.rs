@@ -59,7 +59,7 @@ async fn serve(config: AgentConfig, log: Handle, data: &DataRuntime) -> Result<(
 
     let mesh = MeshState::start(&config, Identities::OfNode, &registry, &readiness, &tasks, &watch)?;
     let shared = proxy_context(&config, mesh.state.clone(), mesh.certs.clone(), data.threads(), &registry);
-    tasks.spawn("log lines", Arc::clone(&shared.metrics).report_lines_left_out());
+    tasks.spawn("log lines", isthmus_proxy::telemetry::report_left_out(Arc::clone(&shared.metrics)));
     tasks.spawn("metric series", Arc::clone(&shared.metrics).expire(mesh.state.clone()));
     let pods = Pods::new(Arc::clone(&shared), &config, &registry, watch.clone());
     if let Some(dns) = pods.dns_metrics() {

@@ -73,7 +73,7 @@ async fn serve(config: GatewayConfig, log: Handle, data: &DataRuntime) -> Result
     let own = own_certificate(mesh.certs.clone(), config.identity.clone(), readiness.block(CERTIFICATE));
     tasks.spawn("own certificate", own);
     let shared = proxy_context(base, mesh.state.clone(), mesh.certs.clone(), data.threads(), &registry);
-    tasks.spawn("log lines", Arc::clone(&shared.metrics).report_lines_left_out());
+    tasks.spawn("log lines", isthmus_proxy::telemetry::report_left_out(Arc::clone(&shared.metrics)));
     tasks.spawn("metric series", Arc::clone(&shared.metrics).expire(mesh.state.clone()));
     let globals = follow_globals(&config, &readiness, &tasks, &watch).await?;
     let (quit, mut asked) = mpsc::channel(1);

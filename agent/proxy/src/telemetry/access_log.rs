@@ -2,11 +2,13 @@
 //! value are left out. Knows only the values of a line, not the connection.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_model::Authority;
+use tokio::time::Instant;
 
-use super::line_limits::LeftOut;
+use super::line_limits::{LeftOut, WINDOW};
 use super::metrics::Metrics;
 use crate::types::Direction;
 
@@ -143,8 +145,16 @@ pub(crate) fn failed(
     );
 }
 
+/// Logs periodically which failed connections had no line of their own. Never returns.
+pub async fn report_left_out(metrics: Arc<Metrics>) {
+    loop {
+        tokio::time::sleep(WINDOW).await;
+        metrics.left_out(Instant::now()).iter().for_each(left_out);
+    }
+}
+
 /// Logs how many failed connections of one source had no line of their own.
-pub(crate) fn left_out(left_out: &LeftOut) {
+fn left_out(left_out: &LeftOut) {
     let LeftOut { key, count, last } = left_out;
     tracing::event!(
         target: "access",

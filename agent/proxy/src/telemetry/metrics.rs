@@ -12,9 +12,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::Instant;
 
-use super::access_log;
 use super::labels::Labels;
-use super::line_limits::{FailureKey, LeftOut, LineLimits, WINDOW};
+use super::line_limits::{FailureKey, LeftOut, LineLimits};
 use super::live_labels::LiveLabels;
 use super::retry_metrics::RetryMetrics;
 use crate::types::{Direction, Reporter};
@@ -127,15 +126,8 @@ impl Metrics {
         admitted
     }
 
-    /// Reports periodically how many lines were left out. Never returns.
-    pub async fn report_lines_left_out(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(WINDOW).await;
-            self.left_out(Instant::now()).iter().for_each(access_log::left_out);
-        }
-    }
-
-    fn left_out(&self, now: Instant) -> Vec<LeftOut> {
+    /// What was left out in the window, once it is over.
+    pub(super) fn left_out(&self, now: Instant) -> Vec<LeftOut> {
         self.line_limits.lock().unwrap_or_else(PoisonError::into_inner).end(now)
     }
 
