@@ -23,10 +23,10 @@ fn a_connections_task_stays_small() {
     let tunnel = of::<Arc<PodContext>, Accepted, Watch, _>(inbound::accept);
     let stream = of(inbound::serve_stream);
     for (what, size, limit) in [
-        ("an outbound connection", outbound, 8 * 1024),
-        ("a plaintext connection", plaintext, 8 * 1024),
+        ("an outbound connection", outbound, 3 * 1024),
+        ("a plaintext connection", plaintext, 4 * 1024),
         ("an inbound tunnel", tunnel, 14 * 1024),
-        ("an inbound stream", stream, 9 * 1024),
+        ("an inbound stream", stream, 3 * 1024),
     ] {
         assert!(size <= limit, "{what} takes {size} bytes, more than {limit}");
     }
