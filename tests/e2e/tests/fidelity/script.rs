@@ -209,13 +209,17 @@ impl End {
 
     /// The observation of a client that connects.
     pub(crate) fn tried(tried: Result<TcpStream, ConnectError>) -> Result<Self> {
-        let (stream, event) = match tried {
-            Ok(stream) => (Some(stream), Event::Connected),
-            Err(ConnectError::Refused { .. }) => (None, Event::Refused),
-            Err(ConnectError::Timeout { .. }) => (None, Event::NoAnswer),
+        let (stream, seen) = match tried {
+            Ok(stream) => (Some(stream), vec![Event::Connected]),
+            Err(ConnectError::Refused { .. }) => (None, vec![Event::Refused]),
+            Err(ConnectError::Timeout { .. }) => (None, vec![Event::NoAnswer]),
+            // Connected, and reset before the client looked: a SYN that is answered with a reset is refused.
+            Err(ConnectError::Other { cause, .. }) if cause.kind() == ErrorKind::ConnectionReset => {
+                (None, vec![Event::Connected, Event::Reset])
+            }
             Err(error) => return Err(error.into()),
         };
-        Ok(Self { stream, seen: vec![event], sent: 0, received: 0 })
+        Ok(Self { stream, seen, sent: 0, received: 0 })
     }
 
     fn stream(&mut self) -> Result<&mut TcpStream> {
