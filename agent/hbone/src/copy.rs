@@ -32,12 +32,17 @@ pub async fn tunnel(
 ) -> CopyOutcome {
     let mut copy = tunnel::Copy::new(tcp.into(), stream, counter);
     let (outcome, linger) = poll_fn(|cx| copy.poll(cx)).await;
-    let tcp = copy.tcp();
+    let (tcp, place) = copy.ends();
     drop(copy);
-    if linger && let Ok(tcp) = Arc::try_unwrap(tcp) {
+    // What lingers keeps its stream, so that a peer that ends one after another has no more of them than it may have open.
+    if linger
+        && let Ok(tcp) = Arc::try_unwrap(tcp)
+        && let Some(_permit) = place.core.linger()
+    {
         // Boxed, as in `plain`: it is rare, and its buffer would be part of every copy's future.
         Box::pin(discard_until_closed(tcp)).await;
     }
+    drop(place);
     outcome
 }
 

@@ -6,7 +6,7 @@
 //! code appears in the public API.
 //!
 //! ```text
-//! pool → client ┐                    ┌→ keepalive → settings
+//! pool → client ┐                    ┌→ keepalive → settings → memory
 //!       server  ┼→ stream → tunnel  ┼→ close_reason → error, status
 //!         copy ─┘      session ─┘   └→ byte_counter        usage → cpu_load
 //! ```
@@ -21,6 +21,7 @@ pub mod error;
 pub mod forwarded;
 pub mod head;
 mod keepalive;
+pub mod memory;
 pub mod pool;
 pub mod server;
 pub mod session;
@@ -37,6 +38,7 @@ pub use error::{OpenError, PeerRevoked, StreamError, TlsError, TunnelError};
 pub use head::{BadHead, Head, ResponseHead};
 pub use isthmus_http2::Code as Reason;
 pub use isthmus_model::Authority;
+pub use memory::MemoryBudget;
 pub use settings::Settings;
 pub use status::ConnectStatus;
 pub use stream::{RecvHalf, SendHalf, Stream};

@@ -4,19 +4,23 @@ use std::time::Duration;
 
 use isthmus_http2 as http2;
 
+use crate::memory::MemoryBudget;
+
 /// Settings of a tunnel. Where a default differs from ztunnel's, its doc comment says why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Bytes a peer may send on a new stream before we release credit. 256 KiB.
+    /// Bytes a peer may send on a new stream before we release credit. 64 KiB.
     pub stream_window: u32,
     /// To which a stream's window may grow while its reader takes a whole window in less than two round trips. 4 MiB.
     pub max_stream_window: u32,
-    /// Bytes a peer may send on all streams of a tunnel before we release credit. It grows with the windows of streams.
-    ///
-    /// A stream whose application does not read occupies up to one stream window of it. The default is therefore one
-    /// stream window for every stream a client opens (100 × 256 KiB), so that stalled streams cannot stop the others. It is
-    /// memory only while applications stall.
+    /// Bytes a peer may send on all streams of a tunnel before we release credit. 256 KiB. It grows with the windows of
+    /// streams, and by what streams hold whose applications do not read, so that these do not stop the others.
     pub connection_window: u32,
+    /// Bytes that one tunnel may hold: the window of its connection and what waits to be written. 32 MiB, which is a full
+    /// window of every stream and half as much for streams that have grown.
+    pub tunnel_memory: usize,
+    /// The budget of the pod that the tunnels are for.
+    pub memory: MemoryBudget,
     /// Largest DATA frame we accept. 1 MiB, as upstream: a peer that writes one frame per flush is bounded by it.
     pub frame_size: u32,
     /// Streams that a client opens on one tunnel at most; fewer if the peer allows fewer. 100.
@@ -36,9 +40,11 @@ const MIB: u32 = 1024 * 1024;
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            stream_window: MIB / 4,
+            stream_window: MIB / 16,
             max_stream_window: 4 * MIB,
-            connection_window: 25 * MIB,
+            connection_window: MIB / 4,
+            tunnel_memory: 32 * MIB as usize,
+            memory: MemoryBudget::unlimited(),
             frame_size: MIB,
             client_max_streams: 100,
             server_max_streams: 200,
@@ -67,7 +73,8 @@ impl Settings {
         http2::Settings {
             max_concurrent_streams: self.server_max_streams,
             stream_window: self.stream_window,
-            connection_window: self.connection_window,
+            // The least: the tunnel raises it as the budgets allow.
+            connection_window: 0,
             max_frame_size: self.frame_size,
             initial_send_streams: u32::try_from(self.client_max_streams).unwrap_or(u32::MAX),
             ..http2::Settings::default()

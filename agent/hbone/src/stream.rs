@@ -104,7 +104,7 @@ impl RecvHalf {
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamError>>> {
         let mut state = self.stream.core.lock();
         let Some(stream) = state.stream(self.stream.id) else { return Poll::Ready(None) };
-        if let Some(data) = stream.queue.pop_front() {
+        if let Some(data) = stream.queue.pop() {
             self.unreleased += data.len();
             return Poll::Ready(Some(Ok(data.freeze())));
         }

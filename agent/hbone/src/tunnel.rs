@@ -5,12 +5,14 @@
 mod chunk;
 mod ending;
 mod owner;
+mod queue;
 mod send_buffer;
 mod state;
 mod transport;
 mod window;
 
 pub(crate) use owner::Owner;
+pub(crate) use queue::ReceiveQueue;
 pub(crate) use state::{Sink, TunnelCore, TunnelState};
 pub(crate) use transport::Keys;
 pub use transport::{Link, Transport};

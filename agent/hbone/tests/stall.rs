@@ -7,29 +7,46 @@ mod pair;
 use std::pin::pin;
 use std::time::Duration;
 
-use isthmus_hbone::{Settings, Stream};
+use isthmus_hbone::{MemoryBudget, Settings, Stream};
 
 use pair::{Pair, soon};
 
 const WINDOW: usize = 64 * 1024;
 
-/// The default ratio at a smaller size: one stream window for every stream.
-fn small() -> Settings {
+const MIB: usize = 1024 * 1024;
+
+/// Windows that do not grow, and a budget of memory.
+fn limited(memory: &MemoryBudget) -> Settings {
+    let window = u32::try_from(WINDOW).unwrap();
     Settings {
-        stream_window: u32::try_from(WINDOW).unwrap(),
-        connection_window: u32::try_from(100 * WINDOW).unwrap(),
+        stream_window: window,
+        max_stream_window: window,
+        connection_window: window,
+        memory: memory.clone(),
         ..Settings::default()
     }
 }
 
-/// Fills a stream until it has no capacity left.
-async fn fill(stream: &mut Stream) {
+/// Fills a stream until it has no capacity left; returns how many bytes it took.
+async fn fill(stream: &mut Stream) -> usize {
+    let mut sent = 0;
     let more = async {
         loop {
-            stream.send(&vec![0; 16 * 1024]).await.unwrap();
+            stream.send(&[0; 1024]).await.unwrap();
+            sent += 1024;
         }
     };
     assert!(tokio::time::timeout(Duration::from_secs(1), more).await.is_err());
+    sent
+}
+
+async fn until(done: impl Fn() -> bool) {
+    soon(async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
 }
 
 /// Sends `n` bytes and reads them at the other end.
@@ -52,7 +69,7 @@ async fn pass(near: &mut Stream, far: &mut Stream, n: usize) {
 
 #[tokio::test(start_paused = true)]
 async fn stalled_streams_do_not_stop_the_last_one() {
-    let mut pair = Pair::in_memory(small()).await;
+    let mut pair = Pair::in_memory(limited(&MemoryBudget::unlimited())).await;
     let mut stalled = Vec::new();
     for _ in 0..99 {
         let (mut near, far) = pair.stream().await;
@@ -84,12 +101,48 @@ async fn stalled_streams_with_default_windows_do_not_stop_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connection_window_of_few_stream_windows_would_stall() {
-    // The control experiment: the two tests above pass because of the settings.
-    let settings = Settings { connection_window: u32::try_from(3 * WINDOW).unwrap(), ..small() };
-    let mut pair = Pair::in_memory(settings).await;
+async fn a_spent_budget_gives_no_more_credit_and_loses_no_byte() {
+    let process = MemoryBudget::new(8 * MIB);
+    let pod = process.within(MIB);
+    let mut pair = Pair::in_memory(limited(&pod)).await;
     let mut stalled = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..60 {
+        let (mut near, far) = pair.stream().await;
+        let sent = fill(&mut near).await;
+        stalled.push((near, far, sent));
+    }
+    let all: usize = stalled.iter().map(|(_, _, sent)| sent).sum();
+    // What waits to be written at the sender's end counts as well; both ends are of this pod.
+    assert!(all < 3 * MIB, "{all} bytes were accepted with {pod:?}");
+    assert!(pod.used() <= pod.limit() && pod.refusals() > 0, "{pod:?}");
+    // Another pod of the process notices nothing.
+    let other = process.within(4 * MIB);
+    let mut victim = Pair::in_memory(limited(&other)).await;
+    let (mut near, mut far) = victim.stream().await;
+    pass(&mut near, &mut far, 2_000_000).await;
+    // Nothing is lost, and the credit comes back.
+    for (_, far, sent) in &mut stalled {
+        let mut received = 0;
+        while let Ok(data) = tokio::time::timeout(Duration::from_secs(1), far.recv()).await {
+            let data = data.unwrap().unwrap();
+            far.release(data.len());
+            received += data.len();
+        }
+        assert!((*sent..*sent + 1024).contains(&received), "{received} of {sent} bytes");
+    }
+    let (near, far, _) = stalled.last_mut().unwrap();
+    pass(near, far, 2_000_000).await;
+    drop((stalled, pair));
+    until(|| pod.used() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn stalled_streams_stop_the_others_of_their_tunnel_only_when_the_budget_is_spent() {
+    // The control experiment of the tests above: it is the budget that keeps the others going.
+    let pod = MemoryBudget::new(8 * MIB).within(4 * WINDOW);
+    let mut pair = Pair::in_memory(limited(&pod)).await;
+    let mut stalled = Vec::new();
+    for _ in 0..6 {
         let (mut near, far) = pair.stream().await;
         fill(&mut near).await;
         stalled.push((near, far));
@@ -106,8 +159,30 @@ async fn connection_window_of_few_stream_windows_would_stall() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_idle_tunnel_is_closed_when_what_its_peer_was_given_is_needed() {
+    let pod = MemoryBudget::new(8 * MIB).within(2 * MIB);
+    let mut pair = Pair::in_memory(Settings { memory: pod.clone(), ..Settings::default() }).await;
+    let (mut near, mut far) = pair.stream().await;
+    pass(&mut near, &mut far, 2_000_000).await;
+    assert!(pod.used() > 2 * MIB / 4, "the windows have grown: {pod:?}");
+    drop((near, far));
+    let stuck = pod.within(usize::MAX);
+    // Less is left than an eighth.
+    let mut other = Pair::in_memory(limited(&stuck)).await;
+    let mut stalled = Vec::new();
+    while pod.used() < 2 * MIB / 8 * 7 && stalled.len() < 60 {
+        let (mut near, far) = other.stream().await;
+        fill(&mut near).await;
+        stalled.push((near, far));
+    }
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(!pair.tunnel.is_alive() || !pod.is_tight(), "{pod:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn unreleased_credit_returns_when_the_stream_is_dropped() {
-    let settings = Settings { connection_window: u32::try_from(2 * WINDOW).unwrap(), ..small() };
+    let pod = MemoryBudget::new(MIB).within(MIB / 2);
+    let settings = Settings { connection_window: u32::try_from(2 * WINDOW).unwrap(), ..limited(&pod) };
     let mut pair = Pair::in_memory(settings).await;
     for _ in 0..10 {
         let (mut near, mut far) = pair.stream().await;

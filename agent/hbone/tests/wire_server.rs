@@ -58,7 +58,7 @@ async fn settings_and_window_are_in_ztunnels_order() {
     let mut test = TestServer::new().await;
     let settings = test.peer.recv().await.unwrap().unwrap();
     // As ztunnel's, but for HEADER_TABLE_SIZE 0 before it and windows that begin small.
-    let want = "000100000000 0003000000c8 000400040000 000500100000 000600010000";
+    let want = "000100000000 0003000000c8 000400010000 000500100000 000600010000";
     assert_eq!((settings.kind, settings.payload), (kind::SETTINGS, hex(want)));
     let window = test.peer.next(kind::WINDOW_UPDATE).await.unwrap();
     let increment = Settings::default().connection_window - 65_535;

@@ -67,6 +67,10 @@ pub struct Connection {
     drain: Drain,
     send_window: SendWindow,
     receive_window: ReceiveWindow,
+    /// The credit that the peer is to have at most: the caller's decision, which it makes again elsewhere.
+    credit_goal: u32,
+    /// Streams that the caller still works for.
+    held_streams: usize,
     streams: Streams,
     closed: ClosedStreams,
     /// How many times a stream asked for credit and there was none.
@@ -115,6 +119,8 @@ impl Connection {
             drain: Drain::Open,
             send_window: SendWindow(i64::from(DEFAULT_WINDOW)),
             receive_window,
+            credit_goal: u32::MAX,
+            held_streams: 0,
             streams: Streams::default(),
             closed: ClosedStreams::default(),
             blocked_count: 0,
@@ -230,6 +236,7 @@ impl Connection {
 
     fn release_connection(&mut self, bytes: u32) {
         self.receive_window.release(bytes);
+        self.receive_window.shrink_to(self.credit_goal);
         if let Some(increment) = self.receive_window.announce() {
             self.output.window_update(0, increment);
         }

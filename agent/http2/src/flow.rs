@@ -82,11 +82,20 @@ impl ReceiveWindow {
         bytes
     }
 
-    /// Makes the window larger; it never becomes smaller.
+    /// Makes the window larger.
     pub fn grow(&mut self, size: u32) {
         let size = size.clamp(self.size, MAX_U31.max(self.size));
         self.pending = self.pending.saturating_add(size - self.size);
         self.size = size;
+    }
+
+    /// Makes the window smaller until the peer is to have no more credit than `goal`, as far as credit was not announced
+    /// yet: what the peer was given cannot be taken back.
+    pub fn shrink_to(&mut self, goal: u32) {
+        let excess = self.credit.saturating_add(i64::from(self.pending)).saturating_sub(i64::from(goal));
+        let less = u32::try_from(excess.max(0)).unwrap_or(u32::MAX).min(self.pending);
+        self.pending -= less;
+        self.size = self.size.saturating_sub(less);
     }
 
     /// The credit to announce now, if it is worth a frame: a quarter of the window, so that the peer has three quarters left

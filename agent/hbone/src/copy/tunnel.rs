@@ -8,7 +8,6 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
 use isthmus_http2::{Code as Reason, StreamId};
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -18,7 +17,7 @@ use crate::byte_counter::ByteCounter;
 use crate::error::StreamError;
 use crate::socket_io;
 use crate::stream::Stream;
-use crate::tunnel::{MAX_SLOTS, Sink, StreamRef, TunnelState};
+use crate::tunnel::{MAX_SLOTS, ReceiveQueue, Sink, StreamRef, TunnelState};
 
 /// Received pieces that one write to the application gathers.
 const GATHER: usize = 32;
@@ -94,9 +93,9 @@ impl Copy {
         }
     }
 
-    /// The application's connection, to be closed.
-    pub(super) fn tcp(&self) -> Arc<TcpStream> {
-        Arc::clone(&self.tcp)
+    /// The application's connection, to be closed, and the place of its stream.
+    pub(super) fn ends(&self) -> (Arc<TcpStream>, Arc<StreamRef>) {
+        (Arc::clone(&self.tcp), Arc::clone(&self.place))
     }
 
     fn advance(
@@ -199,7 +198,7 @@ impl Copy {
                     self.received = sink.written;
                     stream.sink = None;
                     stream.discards = true;
-                    let unread = stream.queue.drain(..).map(|data| data.len()).sum();
+                    let unread = stream.queue.clear();
                     state.grant(id, unread);
                     return Poll::Ready(Ok(Side::Local));
                 }
@@ -234,8 +233,8 @@ impl Copy {
                     }
                 };
             }
-            let written = write_queued(stream.queue.make_contiguous(), sink);
-            advance(&mut stream.queue, written);
+            let written = write_queued(&stream.queue, sink);
+            stream.queue.advance(written);
             state.grant(id, written);
         }
     }
@@ -273,25 +272,10 @@ fn take_reset(state: &mut TunnelState, id: StreamId) -> Option<io::Error> {
     error.take_if(|error| error.kind() != io::ErrorKind::BrokenPipe)
 }
 
-fn write_queued(queue: &mut [BytesMut], sink: &mut Sink) -> usize {
+fn write_queued(queue: &ReceiveQueue, sink: &mut Sink) -> usize {
     let mut slices = [IoSlice::new(&[]); GATHER];
-    let count = queue.len().min(GATHER);
-    for (slice, data) in slices.iter_mut().zip(&*queue) {
-        *slice = IoSlice::new(data);
-    }
+    let count = queue.slices(&mut slices);
     sink.write(&slices[..count])
-}
-
-fn advance(queue: &mut std::collections::VecDeque<BytesMut>, mut count: usize) {
-    while count > 0 {
-        let Some(front) = queue.front_mut() else { return };
-        let part = count.min(front.len());
-        front.advance(part);
-        count -= part;
-        if front.is_empty() {
-            queue.pop_front();
-        }
-    }
 }
 
 fn local(error: io::Error) -> CopyError {

@@ -155,6 +155,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owner<S> {
             Some(owner) if owner.will_wake(cx.waker()) => {}
             _ => state.owner = Some(cx.waker().clone()),
         }
+        if state.is_starved() {
+            state.balance();
+        }
         self.end_of_turn(&mut state)
     }
 
@@ -172,7 +175,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owner<S> {
         if state.has_streams() {
             return if self.peer_closed { Err(end_reason(state)) } else { Ok(()) };
         }
-        if state.closing {
+        if state.closing || state.is_hoarding() {
+            state.closing = true;
             state.http2.drain();
         }
         if self.peer_closed || state.http2.is_finished() { Err(end_reason(state)) } else { Ok(()) }

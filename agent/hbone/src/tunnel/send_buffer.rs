@@ -78,6 +78,11 @@ impl SendBuffer {
         self.unwritten
     }
 
+    /// Memory of the buffers that hold them.
+    pub(super) fn allocated(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.bytes.len()).sum()
+    }
+
     fn record(&self) -> Frame {
         if self.sealer.is_some() { TLS } else { PLAIN }
     }

@@ -11,17 +11,18 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use bytes::BytesMut;
 use isthmus_http2::{self as http2, Code, Connection, Event, ResetCause, Role, SendError, StreamId};
 use rustc_hash::FxBuildHasher;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::queue::ReceiveQueue;
 use super::send_buffer::SendBuffer;
 use super::window::{Advice, ConnectionWindow, RoundTrip, WindowUse};
 use crate::byte_counter::ByteCounter;
 use crate::close_reason::CloseReason;
 use crate::error::{StreamError, TunnelError};
+use crate::memory::{Account, LingerPermit, MemoryBudget};
 use crate::settings::Settings;
 use crate::socket_io;
 
@@ -29,8 +30,10 @@ use crate::socket_io;
 const MAX_UNWRITTEN: usize = 1024 * 1024;
 /// The PING that measures the round trip.
 const RTT_PING: [u8; 8] = *b"rtt\0\0\0\0\0";
-/// The smallest buffer for received bytes.
-const SMALLEST: usize = 2048;
+/// The same while a budget of memory is nearly spent: one buffer for messages.
+const LEAST_UNWRITTEN: usize = 16_000;
+/// The credit for the connection that HTTP/2 gives a peer unasked, and that it keeps when a budget is spent.
+const LEAST_CREDIT: u32 = 65_535;
 /// Buffers that one write to an application gathers.
 const GATHER: usize = 64;
 
@@ -38,6 +41,7 @@ const GATHER: usize = 64;
 pub(crate) struct TunnelCore {
     state: Mutex<TunnelState>,
     pub(crate) close_reason: CloseReason,
+    memory: MemoryBudget,
 }
 
 pub(crate) struct TunnelState {
@@ -61,6 +65,11 @@ pub(crate) struct TunnelState {
     /// To which stream windows may grow.
     max_stream_window: u32,
     connection_window: ConnectionWindow,
+    /// Bytes that the tunnel may hold.
+    limit: u32,
+    memory: Account,
+    /// The window is smaller than it should be, as a budget is spent.
+    starved: bool,
 }
 
 /// What the tunnel knows of one stream whose handle exists.
@@ -69,7 +78,9 @@ pub(crate) struct StreamState {
     /// The answer to our CONNECT.
     pub(crate) answer: Option<http2::ResponseHead>,
     /// Received bytes that were not taken.
-    pub(crate) queue: VecDeque<BytesMut>,
+    pub(crate) queue: ReceiveQueue,
+    /// The slack of the queue that was counted.
+    slack: usize,
     /// How the receiving half ended, behind the queue.
     pub(crate) end: Option<Result<(), StreamError>>,
     /// Why nothing can be sent any more, although our half was open.
@@ -105,7 +116,8 @@ pub(crate) struct Sink {
 
 impl TunnelCore {
     pub(super) fn new(http2: Connection, send_buffer: SendBuffer, settings: &Settings) -> Self {
-        let state = TunnelState {
+        let limit = settings.tunnel_memory.min(settings.memory.limit());
+        let mut state = TunnelState {
             http2,
             send_buffer,
             streams: HashMap::default(),
@@ -118,9 +130,19 @@ impl TunnelCore {
             ended: None,
             round_trip: RoundTrip::default(),
             max_stream_window: settings.max_stream_window,
-            connection_window: ConnectionWindow::new(settings.connection_window),
+            connection_window: ConnectionWindow::new(settings.connection_window.max(LEAST_CREDIT)),
+            limit: u32::try_from(limit).unwrap_or(u32::MAX),
+            memory: Account::new(&settings.memory, limit),
+            starved: false,
         };
-        Self { state: Mutex::new(state), close_reason: CloseReason::default() }
+        state.balance();
+        let memory = settings.memory.clone();
+        Self { state: Mutex::new(state), close_reason: CloseReason::default(), memory }
+    }
+
+    /// The right to let an application of the tunnel's pod linger.
+    pub(crate) fn linger(&self) -> Option<LingerPermit> {
+        self.memory.linger()
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, TunnelState> {
@@ -147,7 +169,9 @@ impl TunnelState {
     /// How much a stream may send now. If nothing, `waker` is woken when there is room in the send buffer, or the stream's
     /// writer when there is credit.
     pub(crate) fn credit(&mut self, id: StreamId, waker: &Waker) -> Option<usize> {
-        if self.send_buffer.len() >= MAX_UNWRITTEN {
+        let unwritten = self.send_buffer.len();
+        let is_tight = unwritten > 0 && self.memory.is_tight();
+        if unwritten >= if is_tight { LEAST_UNWRITTEN } else { MAX_UNWRITTEN } {
             if !self.blocked.iter().any(|blocked| blocked.will_wake(waker)) {
                 self.blocked.push(waker.clone());
             }
@@ -157,6 +181,7 @@ impl TunnelState {
         if credit == 0 {
             self.http2.reserve_data(id, 1);
         }
+        let credit = if is_tight { credit.min(LEAST_UNWRITTEN) } else { credit };
         (credit > 0).then_some(credit)
     }
 
@@ -173,6 +198,11 @@ impl TunnelState {
     pub(super) fn release_blocked(&mut self) {
         if self.send_buffer.len() < MAX_UNWRITTEN / 2 {
             self.blocked.drain(..).for_each(Waker::wake);
+        }
+        let unwritten = self.send_buffer.allocated();
+        if unwritten != self.memory.unwritten {
+            self.memory.unwritten = unwritten;
+            self.memory.settle();
         }
     }
 
@@ -209,6 +239,7 @@ impl TunnelState {
             (stream.lost, stream.end) = (Some(lost.clone()), Some(Err(lost)));
         }
         self.streams.insert(id, stream);
+        self.http2.set_held_streams(self.streams.len());
     }
 
     pub(super) fn has_streams(&self) -> bool {
@@ -219,10 +250,18 @@ impl TunnelState {
     pub(super) fn remove_stream(&mut self, id: StreamId) {
         let Some(stream) = self.streams.remove(&id) else { return };
         self.connection_window.release(stream.grown);
+        if self.streams.is_empty() {
+            self.connection_window.reset();
+            // What a burst has needed is not kept.
+            self.streams = HashMap::default();
+        }
+        self.http2.set_held_streams(self.streams.len());
+        self.memory.slack -= stream.slack;
         // A server that has said all it has to say only wants no more (RFC 9113 §8.1). For a stream that has ended in both
         // directions this sends nothing, and releases what was not taken.
         let only_unread = stream.finished && self.http2.role() == Role::Server;
         self.http2.reset(id, if only_unread { Code::NO_ERROR } else { Code::CANCEL });
+        self.balance();
         self.wake_owner();
     }
 
@@ -318,33 +357,99 @@ impl TunnelState {
     /// Bytes of a stream were taken: the peer may send as many more.
     pub(crate) fn grant(&mut self, id: StreamId, bytes: usize) {
         if bytes > 0 {
-            self.http2.grant(id, u32::try_from(bytes).unwrap_or(u32::MAX));
-            self.adjust_window(id, bytes);
+            self.grant_credit(id, bytes);
+            self.balance();
             if !self.http2.output().is_empty() {
                 self.wake_owner();
             }
         }
     }
 
+    fn grant_credit(&mut self, id: StreamId, bytes: usize) {
+        self.http2.grant(id, u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.adjust_window(id, bytes);
+        match self.connection_window.take(bytes, &self.round_trip, Instant::now) {
+            Advice::Double if self.connection_window.goal() < self.limit / 4 => {
+                self.connection_window.double()
+            }
+            Advice::Measure => self.measure_round_trip(),
+            Advice::Keep | Advice::Double => {}
+        }
+    }
+
+    fn measure_round_trip(&mut self) {
+        if self.round_trip.start(Instant::now()) {
+            self.http2.ping(RTT_PING);
+        }
+    }
+
+    /// Whether the windows of streams may grow by as much: half of the tunnel's memory is for what stalled streams hold.
+    fn may_grow(&self, by: u32) -> bool {
+        self.connection_window.goal().saturating_add(by) <= self.limit / 2
+            && self.memory.may_grow(by as usize)
+    }
+
+    /// Fits the window of the connection to what its streams take, what stalled ones hold, and what the budgets allow.
+    pub(super) fn balance(&mut self) {
+        let is_tight = self.memory.is_tight();
+        let goal = if is_tight { LEAST_CREDIT } else { self.connection_window.goal() };
+        self.http2.set_credit_goal(goal);
+        let window = self.http2.connection_window();
+        let wanted = goal.saturating_add(window.unreleased).min(self.limit.max(LEAST_CREDIT));
+        let missing = wanted.saturating_sub(window.size);
+        self.starved = false;
+        if missing > 0 && missing >= goal / 4 {
+            if !is_tight && self.memory.may_grow(missing as usize) {
+                self.http2.grow_connection(wanted);
+            } else {
+                self.starved = true;
+                if let Some(owner) = &self.owner {
+                    self.memory.wait(owner);
+                }
+            }
+        }
+        self.memory.window = self.http2.connection_window().size as usize;
+        self.memory.settle();
+    }
+
+    /// Whether the tunnel, which has no stream, keeps others from what its peer was given for earlier ones: that can only be
+    /// taken back with the tunnel.
+    pub(super) fn is_hoarding(&self) -> bool {
+        self.memory.is_tight() && self.http2.connection_window().size > self.connection_window.goal()
+    }
+
+    /// Whether a budget kept the window small: there may be room now.
+    pub(super) fn is_starved(&self) -> bool {
+        self.starved
+    }
+
+    /// The memory of a stream's queue has changed.
+    fn count_slack(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            let now = stream.queue.slack();
+            let before = std::mem::replace(&mut stream.slack, now);
+            self.memory.slack = self.memory.slack - before + now;
+        }
+    }
+
     fn adjust_window(&mut self, id: StreamId, taken: usize) {
+        self.count_slack(id);
         let Some((window, _)) = self.http2.receive_window(id) else { return };
         let Some(stream) = self.streams.get_mut(&id).filter(|_| window < self.max_stream_window) else {
             return;
         };
         match stream.window.take(taken, window, &self.round_trip, Instant::now) {
             Advice::Keep => {}
-            Advice::Measure => {
-                if self.round_trip.start(Instant::now()) {
-                    self.http2.ping(RTT_PING);
-                }
-            }
+            Advice::Measure => self.measure_round_trip(),
             Advice::Double => {
                 let larger = window.saturating_mul(2).min(self.max_stream_window);
-                stream.grown += larger - window;
-                if let Some(size) = self.connection_window.grow(larger - window) {
-                    self.http2.grow_connection(size);
+                if self.may_grow(larger - window)
+                    && let Some(stream) = self.streams.get_mut(&id)
+                {
+                    stream.grown += larger - window;
+                    self.connection_window.grow(larger - window);
+                    self.http2.grow(id, larger);
                 }
-                self.http2.grow(id, larger);
             }
         }
     }
@@ -375,9 +480,15 @@ impl TunnelState {
             if let Some(stream) = self.streams.get_mut(id) {
                 written = stream.deliver(buffer, part);
             }
-            self.grant(*id, written);
+            self.count_slack(*id);
+            if written > 0 {
+                self.grant_credit(*id, written);
+            }
         }
-        batch.clear();
+        if !batch.is_empty() {
+            batch.clear();
+            self.balance();
+        }
     }
 
     /// Handles an event other than data.
@@ -423,18 +534,6 @@ impl TunnelState {
 // === impl StreamState ===
 
 impl StreamState {
-    /// Copies received bytes. Small pieces share a buffer: a peer that sends single bytes must not cost a buffer for each.
-    fn enqueue(&mut self, data: &[u8]) {
-        match self.queue.back_mut() {
-            Some(last) if last.capacity() - last.len() >= data.len() => last.extend_from_slice(data),
-            _ => {
-                let mut buffer = BytesMut::with_capacity(data.len().max(SMALLEST));
-                buffer.extend_from_slice(data);
-                self.queue.push_back(buffer);
-            }
-        }
-    }
-
     fn wake(&mut self) {
         self.reader.take().into_iter().chain(self.writer.take()).for_each(Waker::wake);
     }
@@ -466,7 +565,7 @@ impl StreamState {
                 let from = skip.min(range.len());
                 skip -= from;
                 if from < range.len() {
-                    self.enqueue(&buffer[range.start + from..range.end]);
+                    self.queue.push(&buffer[range.start + from..range.end]);
                 }
             }
             self.reader.take().into_iter().for_each(Waker::wake);

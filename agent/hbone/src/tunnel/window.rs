@@ -10,6 +10,10 @@ use tokio::time::Instant;
 /// How old a measured round trip may be. Under load it grows, and so should windows.
 const RTT_AGE: Duration = Duration::from_secs(1);
 
+/// The window up to which a stream's doubles each time it was taken once, whatever the time: the first windows are no larger
+/// than what TCP sends in its first round trips.
+const QUICK: u32 = 256 * 1024;
+
 /// The round trip of a tunnel.
 #[derive(Debug, Default)]
 pub(super) struct RoundTrip {
@@ -26,13 +30,16 @@ pub(super) struct WindowUse {
     since: Option<Instant>,
 }
 
-/// The window of the connection: as large as it was, and by as much larger as those of its streams have grown. What ended
-/// streams had is for later ones, since a window never becomes smaller.
+/// The credit that the peer is to have for the connection: what its streams need that are taken from, whatever stalled ones
+/// hold besides.
 #[derive(Debug)]
 pub(super) struct ConnectionWindow {
-    size: u32,
-    /// What the streams of now need of it.
-    needed: u32,
+    initial: u32,
+    /// For streams whose windows have not grown. It grows while many of them take it within two round trips.
+    base: u32,
+    /// By how much the windows of the streams of now have grown.
+    grown: u32,
+    window_use: WindowUse,
 }
 
 /// What to do about a window.
@@ -79,8 +86,11 @@ impl WindowUse {
         if self.taken < u64::from(window) {
             return Advice::Keep;
         }
-        let now = now();
         self.taken = 0;
+        if window < QUICK {
+            return Advice::Double;
+        }
+        let now = now();
         let since = self.since.replace(now);
         match (round_trip.last, since) {
             (Some((trip, _)), Some(since)) if now - since < 2 * trip => Advice::Double,
@@ -93,22 +103,38 @@ impl WindowUse {
 // === impl ConnectionWindow ===
 
 impl ConnectionWindow {
-    pub(super) fn new(size: u32) -> Self {
-        Self { size, needed: size }
+    pub(super) fn new(initial: u32) -> Self {
+        Self { initial, base: initial, grown: 0, window_use: WindowUse::default() }
     }
 
-    /// A stream's window has grown: the new size of the connection's, if that is larger.
-    pub(super) fn grow(&mut self, by: u32) -> Option<u32> {
-        self.needed = self.needed.saturating_add(by);
-        (self.needed > self.size).then(|| {
-            self.size = self.needed;
-            self.size
-        })
+    /// The credit that the peer is to have.
+    pub(super) fn goal(&self) -> u32 {
+        self.base.saturating_add(self.grown)
+    }
+
+    /// A stream's window has grown.
+    pub(super) fn grow(&mut self, by: u32) {
+        self.grown = self.grown.saturating_add(by);
     }
 
     /// A stream is gone whose window had grown.
     pub(super) fn release(&mut self, grown: u32) {
-        self.needed = self.needed.saturating_sub(grown);
+        self.grown = self.grown.saturating_sub(grown);
+    }
+
+    /// Readers have taken `bytes` more: whether the whole is what holds them up, and is to be doubled with [`Self::double`].
+    pub(super) fn take(&mut self, bytes: usize, trip: &RoundTrip, now: impl FnOnce() -> Instant) -> Advice {
+        self.window_use.take(bytes, self.goal(), trip, now)
+    }
+
+    /// Twice as much for streams that have not grown.
+    pub(super) fn double(&mut self) {
+        self.base = self.base.saturating_mul(2);
+    }
+
+    /// No stream is open: later ones begin as the first did.
+    pub(super) fn reset(&mut self) {
+        (self.base, self.grown) = (self.initial, 0);
     }
 }
 
@@ -121,13 +147,19 @@ mod tests {
     #[test]
     fn a_connections_window_grows_with_the_streams_of_one_time_only() {
         let mut window = ConnectionWindow::new(100);
-        assert_eq!((window.grow(20), window.grow(30)), (Some(120), Some(150)));
+        window.grow(20);
+        window.grow(30);
+        assert_eq!(window.goal(), 150);
         // Streams that come and go, each of which grows.
         for _ in 0..1000 {
             window.release(30);
-            assert_eq!(window.grow(30), None);
+            window.grow(30);
         }
-        assert_eq!(window.grow(1), Some(151));
+        assert_eq!(window.goal(), 150);
+        window.double();
+        assert_eq!(window.goal(), 250);
+        window.reset();
+        assert_eq!(window.goal(), 100);
     }
 
     #[test]
@@ -135,14 +167,17 @@ mod tests {
         let (mut used, mut trip, start) = (WindowUse::default(), RoundTrip::default(), Instant::now());
         let never = || -> Instant { panic!("the window is not taken yet") };
         assert_eq!(used.take(99, 100, &trip, never), Advice::Keep);
-        assert_eq!(used.take(1, 100, &trip, || start), Advice::Measure);
+        assert_eq!(used.take(1, 100, &trip, never), Advice::Double, "a small one at once");
+        let window = QUICK as usize;
+        assert_eq!(used.take(window - 1, QUICK, &trip, never), Advice::Keep);
+        assert_eq!(used.take(1, QUICK, &trip, || start), Advice::Measure);
         assert!(trip.start(start) && !trip.start(start + MS), "one PING at a time");
         trip.finish(start + 10 * MS);
         for (took, advice) in [(19, Advice::Double), (20, Advice::Keep), (5, Advice::Double)] {
             let mut used = WindowUse { taken: 0, since: Some(start + 20 * MS) };
-            assert_eq!(used.take(100, 100, &trip, || start + (20 + took) * MS), advice, "{took} ms");
+            assert_eq!(used.take(window, QUICK, &trip, || start + (20 + took) * MS), advice, "{took} ms");
         }
         let mut used = WindowUse { taken: 0, since: Some(start) };
-        assert_eq!(used.take(100, 100, &trip, || start + 2000 * MS), Advice::Measure, "the last is old");
+        assert_eq!(used.take(window, QUICK, &trip, || start + 2000 * MS), Advice::Measure, "the last is old");
     }
 }

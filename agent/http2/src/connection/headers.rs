@@ -104,7 +104,8 @@ impl Connection {
         if self.is_ignored(stream) {
             return Ok(self.budgets.spend(Abuse::LateFrame, 1)?);
         }
-        if self.streams.active() >= self.local.max_concurrent_streams as usize {
+        let most = self.local.max_concurrent_streams as usize;
+        if self.streams.active() >= most || self.held_streams >= most.saturating_mul(2) {
             return self.fail_stream(stream_error(stream, Violation::TooManyStreams));
         }
         if decoded.oversize {

@@ -5,6 +5,7 @@ use crate::budget::Abuse;
 use crate::code::Code;
 use crate::error::SendError;
 use crate::fields::FIELD_OVERHEAD;
+use crate::flow::ReceiveWindow;
 use crate::frame::{self, FrameHeader, HEADER_LEN, MAX_MAX_FRAME_SIZE, MAX_U31, StreamId, flag, kind};
 use crate::head::{is_valid_name, is_valid_value};
 use crate::hpack::{encode, static_table};
@@ -217,7 +218,7 @@ impl Connection {
     }
 
     /// Makes the receive window of a stream larger: a reader that takes a whole window in a round trip is held up by it.
-    /// A window never becomes smaller.
+    /// The window of a stream never becomes smaller.
     pub fn grow(&mut self, stream: StreamId, window: u32) {
         let Some(state) = self.streams.live(stream).filter(|state| state.receiving != Half::Closed) else {
             return;
@@ -234,10 +235,29 @@ impl Connection {
         self.release_connection(0);
     }
 
+    /// The credit that the peer is to have for the connection once everything was granted. Where it has more, the window
+    /// becomes smaller as credit is used.
+    pub fn set_credit_goal(&mut self, goal: u32) {
+        self.credit_goal = goal;
+        self.receive_window.shrink_to(goal);
+    }
+
+    /// The receive window of the connection as it is now.
+    #[must_use]
+    pub fn connection_window(&self) -> ReceiveWindow {
+        self.receive_window
+    }
+
     /// Size of a stream's receive window, and how many received bytes were not granted yet.
     #[must_use]
     pub fn receive_window(&self, stream: StreamId) -> Option<(u32, u32)> {
         self.streams.get(stream).map(|state| (state.receive_window.size, state.receive_window.unreleased))
+    }
+
+    /// How many streams of the peer the caller still works for, ended ones included. At twice the streams that the peer may
+    /// have open, new ones are refused: what goes on behind the end of a stream keeps its slot.
+    pub fn set_held_streams(&mut self, held: usize) {
+        self.held_streams = held;
     }
 
     // --- Ends ---
