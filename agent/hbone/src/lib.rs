@@ -6,7 +6,7 @@
 //! code appears in the public API.
 //!
 //! ```text
-//! pool → client ┐                    ┌→ keepalive → settings → memory
+//! pool → client ┐                    ┌→ keepalive → settings → memory, peer_budget
 //!       server  ┼→ stream → tunnel  ┼→ close_reason → error, status
 //!         copy ─┘      session ─┘   └→ byte_counter        usage → cpu_load
 //! ```
@@ -22,6 +22,7 @@ pub mod forwarded;
 pub mod head;
 mod keepalive;
 pub mod memory;
+pub mod peer_budget;
 pub mod pool;
 pub mod server;
 pub mod session;
@@ -39,6 +40,7 @@ pub use head::{BadHead, Head, ResponseHead};
 pub use isthmus_http2::Code as Reason;
 pub use isthmus_model::Authority;
 pub use memory::MemoryBudget;
+pub use peer_budget::{PeerBudgets, PeerTunnel, TooManyTunnels};
 pub use settings::Settings;
 pub use status::ConnectStatus;
 pub use stream::{RecvHalf, SendHalf, Stream};

@@ -25,6 +25,8 @@ struct Node {
     used: AtomicUsize,
     /// How often more was wanted than there was.
     refusals: AtomicU64,
+    /// Is told of each refusal.
+    observer: Option<Box<dyn Fn(&MemoryBudget) + Send + Sync>>,
     /// Streams that have ended and whose application is still read from.
     lingering: AtomicUsize,
     has_waiting: AtomicBool,
@@ -61,7 +63,7 @@ impl MemoryBudget {
     /// The budget of a process, in bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self::with_parent(limit, None)
+        Self::with_parent(limit, None, None)
     }
 
     /// A budget that is never spent.
@@ -73,15 +75,27 @@ impl MemoryBudget {
     /// A budget within this one, in bytes: of a pod.
     #[must_use]
     pub fn within(&self, limit: usize) -> Self {
-        Self::with_parent(limit, Some(self.clone()))
+        Self::with_parent(limit, Some(self.clone()), None)
     }
 
-    fn with_parent(limit: usize, parent: Option<Self>) -> Self {
+    /// The same; `observer` is called, with a lock held that it must not need, whenever one of its tunnels is refused
+    /// what it wants, here or above.
+    #[must_use]
+    pub fn observed(&self, limit: usize, observer: impl Fn(&Self) + Send + Sync + 'static) -> Self {
+        Self::with_parent(limit, Some(self.clone()), Some(Box::new(observer)))
+    }
+
+    fn with_parent(
+        limit: usize,
+        parent: Option<Self>,
+        observer: Option<Box<dyn Fn(&Self) + Send + Sync>>,
+    ) -> Self {
         Self(Arc::new(Node {
             parent,
             limit,
             used: AtomicUsize::new(0),
             refusals: AtomicU64::new(0),
+            observer,
             lingering: AtomicUsize::new(0),
             has_waiting: AtomicBool::new(false),
             waiting: Mutex::default(),
@@ -92,6 +106,12 @@ impl MemoryBudget {
     #[must_use]
     pub fn used(&self) -> usize {
         self.0.used.load(Relaxed)
+    }
+
+    /// The budget that this one is a part of.
+    #[must_use]
+    pub fn parent(&self) -> Option<&Self> {
+        self.0.parent.as_ref()
     }
 
     /// Bytes that may be in use.
@@ -111,6 +131,16 @@ impl MemoryBudget {
     pub fn is_tight(&self) -> bool {
         let is_tight = self.used() >= self.limit() - self.limit() / 8;
         is_tight || self.0.parent.as_ref().is_some_and(Self::is_tight)
+    }
+
+    /// Whether a new user may have as much; tells the observer when not.
+    #[must_use]
+    pub fn try_use(&self, bytes: usize) -> bool {
+        let may = !self.is_tight() && self.allows(0, bytes);
+        if !may && let Some(observer) = &self.0.observer {
+            observer(self);
+        }
+        may
     }
 
     /// Whether one user that has `of_user` may have `more`. It may have half of what it leaves for others, so that a few
@@ -208,8 +238,14 @@ impl Account {
     /// Whether the window of the connection may become larger by `more`.
     pub(crate) fn may_grow(&self, more: usize) -> bool {
         let used = self.window + self.slack + self.unwritten;
-        let fits = used + more <= self.limit && !self.is_tight();
-        fits && (used + more <= FREE || self.budget.allows(self.counted, more))
+        if used + more > self.limit {
+            return false;
+        }
+        let may = used + more <= FREE || (!self.is_tight() && self.budget.allows(self.counted, more));
+        if !may && let Some(observer) = &self.budget.0.observer {
+            observer(&self.budget);
+        }
+        may
     }
 
     /// Wakes the owner when there is room again.
@@ -284,10 +320,10 @@ mod tests {
         let (mut stuck, mut other) = (Account::new(&pod, MIB), Account::new(&pod, MIB));
         stuck.unwritten = 5 * MIB;
         stuck.settle();
-        assert!(pod.is_tight() && !process.is_tight() && !grow(&mut other, STEP));
+        assert!(pod.is_tight() && !process.is_tight() && !grow(&mut other, 2 * STEP));
         stuck.unwritten = 0;
         stuck.settle();
-        assert!(!pod.is_tight() && grow(&mut other, STEP));
+        assert!(!pod.is_tight() && grow(&mut other, 2 * STEP));
     }
 
     #[test]

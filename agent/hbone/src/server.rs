@@ -77,6 +77,18 @@ pub async fn serve<T: Transport>(
     }
 }
 
+/// Tells a client that it is not served, and why, and closes its connection.
+///
+/// # Errors
+/// When the keys of the connection's TLS session cannot be taken over.
+pub async fn refuse<T: Transport>(transport: T, settings: &Settings, why: &str) -> Result<(), TunnelError> {
+    let http2 = Connection::server(settings.server());
+    let mut owner = Owner::new(transport.into_link()?, http2, settings);
+    owner.refuse(why);
+    poll_fn(|cx| owner.poll(cx)).await;
+    Ok(())
+}
+
 /// Runs the owner and passes on the requests that it has received.
 fn drive<S: AsyncRead + AsyncWrite + Unpin>(
     owner: &mut Owner<S>,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use isthmus_http2 as http2;
 
 use crate::memory::MemoryBudget;
+use crate::peer_budget::PeerTunnel;
 
 /// Settings of a tunnel. Where a default differs from ztunnel's, its doc comment says why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,12 @@ pub struct Settings {
     pub tunnel_memory: usize,
     /// The budget of the pod that the tunnels are for.
     pub memory: MemoryBudget,
+    /// Of a server: the peer's budget.
+    pub peer: Option<PeerTunnel>,
+    /// How long a server keeps a tunnel without streams. 10 min, twice what clients keep one for.
+    pub server_idle: Duration,
+    /// The same while the peer has many tunnels. 10 s.
+    pub server_idle_crowded: Duration,
     /// Largest DATA frame we accept. 1 MiB, as upstream: a peer that writes one frame per flush is bounded by it.
     pub frame_size: u32,
     /// Streams that a client opens on one tunnel at most; fewer if the peer allows fewer. 100.
@@ -45,6 +52,9 @@ impl Default for Settings {
             connection_window: MIB / 4,
             tunnel_memory: 32 * MIB as usize,
             memory: MemoryBudget::unlimited(),
+            peer: None,
+            server_idle: Duration::from_secs(600),
+            server_idle_crowded: Duration::from_secs(10),
             frame_size: MIB,
             client_max_streams: 100,
             server_max_streams: 200,

@@ -4,6 +4,7 @@
 
 mod chunk;
 mod ending;
+mod idle;
 mod owner;
 mod queue;
 mod send_buffer;

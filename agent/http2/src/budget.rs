@@ -60,10 +60,14 @@ pub enum Abuse {
     /// The peer makes us answer and does not read the answers.
     #[error("answers queue up that the peer does not read")]
     Output,
+    /// Streams that the peer opens and resets without a byte of DATA in either direction, answered or not: each makes us
+    /// dial. Streams that carry DATA return them.
+    #[error("too many streams reset before they carried data")]
+    BarrenReset,
 }
 
 /// How many kinds of abuse there are.
-pub const KINDS: usize = 14;
+pub const KINDS: usize = 15;
 
 /// What was spent of each budget, and the time that has passed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +103,8 @@ impl Abuse {
             Self::Ping | Self::WindowUpdate => 1_000,
             // Whatever was in flight or buffered when we reset a stream: many small frames at worst. One costs little.
             Self::LateFrame => 262_144,
+            // A thousand a second: health checks that end with a reset are honest.
+            Self::BarrenReset => 10_000,
             Self::GoAway => 10,
             // These are bounded for each block or for the connection, where they occur.
             Self::Continuation | Self::HpackBomb | Self::Output => 0,
@@ -176,4 +182,5 @@ const ALL: [Abuse; KINDS] = [
     Abuse::GoAway,
     Abuse::HpackBomb,
     Abuse::Output,
+    Abuse::BarrenReset,
 ];

@@ -71,6 +71,8 @@ pub struct Connection {
     credit_goal: u32,
     /// Streams that the caller still works for.
     held_streams: usize,
+    /// Streams that the peer reset before they carried DATA and that were not reported to the caller.
+    barren_resets: u32,
     streams: Streams,
     closed: ClosedStreams,
     /// How many times a stream asked for credit and there was none.
@@ -121,6 +123,7 @@ impl Connection {
             receive_window,
             credit_goal: u32::MAX,
             held_streams: 0,
+            barren_resets: 0,
             streams: Streams::default(),
             closed: ClosedStreams::default(),
             blocked_count: 0,
@@ -182,6 +185,18 @@ impl Connection {
         self.budgets.tick(elapsed);
     }
 
+    /// How many streams the peer has reset before they carried DATA since the last call.
+    pub fn take_barren_resets(&mut self) -> u32 {
+        std::mem::take(&mut self.barren_resets)
+    }
+
+    /// Ends the connection, with a GOAWAY that says why, for what the peer does too much of on this and other connections.
+    pub fn refuse_abuse(&mut self, kind: Abuse) -> ConnectionError {
+        let error = ConnectionError::from(kind);
+        self.fail(error);
+        error
+    }
+
     /// Whether the peer never opened, or cannot open, this stream.
     fn is_idle(&self, stream: StreamId) -> bool {
         stream.is_multiple_of(2) || stream >= self.next_stream
@@ -197,6 +212,7 @@ impl Connection {
             receive_window: ReceiveWindow::new(self.local.stream_window, known),
             blocked: None,
             opened: self.budgets.steps(),
+            carried: false,
         }
     }
 

@@ -34,6 +34,8 @@ pub struct Stream {
     pub blocked: Option<u64>,
     /// The step of time in which it was opened.
     pub opened: u32,
+    /// DATA has passed, in either direction.
+    pub carried: bool,
 }
 
 /// How a stream came to its end.

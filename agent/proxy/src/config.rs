@@ -43,6 +43,8 @@ pub struct Config {
     pub pool_idle: Duration,
     /// Deadline of a complete TLS ClientHello on a gateway's SNI listener.
     pub hello_deadline: Duration,
+    /// Memory that the tunnels of one pod may hold, in bytes. `ISTHMUS_POD_MEMORY_BUDGET`.
+    pub pod_memory: usize,
     /// Retries of outbound connections, and outlier ejection.
     pub retry: Retry,
 }
@@ -95,6 +97,7 @@ impl Default for Config {
             baggage: true,
             pool_idle: Duration::from_secs(300),
             hello_deadline: Duration::from_secs(5),
+            pod_memory: usize::MAX / 4,
             retry: Retry::default(),
         }
     }

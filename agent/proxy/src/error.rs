@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use isthmus_hbone::copy::CopyError;
 use isthmus_hbone::pool::{ConnectFailure, PoolError, Stage};
-use isthmus_hbone::{BadHead, OpenError, TlsError, TunnelError};
+use isthmus_hbone::{BadHead, OpenError, TlsError, TooManyTunnels, TunnelError};
 use isthmus_identity::FetchError;
 use isthmus_model::{Hostname, NetworkId, PolicyKey, SpiffeId, WorkloadUid};
 use isthmus_state::route::DenyReason;
@@ -91,6 +91,9 @@ pub enum Error {
     /// invariant should it ever not.
     #[error("tls handshake error: the peer's certificate has no SPIFFE identity")]
     NoPeerIdentity,
+    /// The peer has as many tunnels as it may have.
+    #[error("{0}")]
+    TooManyTunnels(#[from] TooManyTunnels),
     /// The HTTP/2 handshake failed.
     #[error("http2 handshake error: {0}")]
     Http2(#[from] TunnelError),
@@ -162,7 +165,7 @@ impl Error {
             Self::Denied(_) | Self::PolicyChanged(_) => ResponseFlag::Deny,
             Self::Tls(_) | Self::HandshakeEvicted { .. } | Self::NoPeerIdentity => ResponseFlag::TlsFailure,
             Self::Revoked => ResponseFlag::CertRevoked,
-            Self::Http2(_) => ResponseFlag::H2HandshakeFailure,
+            Self::Http2(_) | Self::TooManyTunnels(_) => ResponseFlag::H2HandshakeFailure,
             Self::HboneTimeout(_) => ResponseFlag::NetworkPolicy,
             Self::Identity(_) | Self::NoCertificate { .. } => ResponseFlag::IdentityError,
             Self::Dial(failure) => match failure.stage {

@@ -6,11 +6,13 @@ pub(crate) mod baggage;
 pub mod labels;
 mod line_limits;
 mod live_labels;
+mod memory;
 mod metrics;
 mod record;
 mod retry_metrics;
 
 pub use access_log::report_left_out;
 pub use labels::{Labels, Party, ServiceLabels};
+pub use memory::register_memory;
 pub use metrics::Metrics;
 pub(crate) use record::{EndpointInfo, Opening, Record, Traffic};

@@ -3,6 +3,7 @@
 
 mod control_plane;
 mod local_info;
+mod memory;
 mod network;
 mod process;
 mod sockets;
@@ -17,6 +18,7 @@ use isthmus_model::AgentPorts;
 
 pub use self::control_plane::{CaChoice, ControlPlane, Roots, Token};
 pub use self::local_info::LocalInfo;
+pub use self::memory::MemoryConfig;
 pub use self::sockets::SocketConfig;
 pub use self::tunnel::TunnelConfig;
 use super::log::{self, LogConfig};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use isthmus_hbone::Settings;
+use isthmus_hbone::{MemoryBudget, Settings};
 use isthmus_identity::Manager;
 use isthmus_proxy::{Config, ProxyContext};
 use isthmus_rt::fair::FairScheduler;
@@ -35,18 +35,24 @@ pub(crate) fn proxy_context(
     threads: &Threads,
     registry: &Registry,
 ) -> Arc<ProxyContext> {
+    let settings = settings(&config.tunnel);
+    isthmus_proxy::register_memory(registry, &settings.memory);
     Arc::new(ProxyContext {
         state,
         certs: Arc::new(certs),
         host_resolver: Arc::new(SystemResolver::new(config)),
         network: config.local_info.network.clone(),
         cluster_id: config.local_info.cluster.clone(),
-        settings: settings(&config.tunnel),
+        settings,
         config: proxy_config(config),
         metrics: isthmus_proxy::Metrics::register(registry),
         threads: threads.clone(),
         scheduler: FairScheduler::new(threads),
     })
+}
+
+fn bytes(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 /// Settings of the proxy.
@@ -60,26 +66,25 @@ pub(crate) fn proxy_config(config: &AgentConfig) -> Config {
         },
         baggage: config.response_baggage,
         pool_idle: config.tunnel.idle,
+        pod_memory: bytes(config.tunnel.memory.pod),
         ..Config::default()
     }
 }
 
-/// HTTP/2 settings of tunnels. When only the stream window is set, the connection window grows with it to the sum of all
-/// streams: otherwise a few stalled streams could use up the connection window and block the others.
+/// HTTP/2 settings of tunnels. When only the stream window is set, the connection window begins no smaller.
 pub(crate) fn settings(tunnel: &TunnelConfig) -> Settings {
     let default = Settings::default();
     let streams = usize::from(tunnel.max_streams).max(1);
     let stream_window = tunnel.stream_window.unwrap_or(default.stream_window);
-    let all = stream_window
-        .saturating_mul(u32::try_from(streams).unwrap_or(u32::MAX))
-        .min(i32::MAX.cast_unsigned());
-    let connection_window = tunnel.connection_window.unwrap_or(all);
+    let connection_window = tunnel.connection_window.unwrap_or(default.connection_window.max(stream_window));
     Settings {
         stream_window,
         max_stream_window: tunnel.stream_window.unwrap_or(default.max_stream_window),
         connection_window,
         frame_size: tunnel.frame_size.unwrap_or(default.frame_size),
         client_max_streams: streams,
+        tunnel_memory: bytes(tunnel.memory.tunnel),
+        memory: MemoryBudget::new(bytes(tunnel.memory.process)),
         ..default
     }
 }

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use isthmus_http2::{Code, Connection, Event, StreamId};
+use isthmus_http2::budget::Abuse;
+use isthmus_http2::{Code, Connection, Event, Role, StreamId};
 use isthmus_record::{Opened, Opener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::chunk::with_receive_buffer;
 use super::ending::Ending;
+use super::idle::{Idle, Verdict};
 use super::send_buffer::SendBuffer;
 use super::state::{TunnelCore, TunnelState};
 use super::transport::Link;
@@ -43,6 +45,7 @@ pub(crate) struct Owner<S> {
     /// What was left after the last write.
     unwritten: usize,
     ending: Option<Ending>,
+    idle: Idle,
 }
 
 /// How often the budgets against abuse learn of the time.
@@ -78,6 +81,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owner<S> {
             write_error: None,
             unwritten: 0,
             ending: None,
+            idle: Idle::new(settings),
         }
     }
 
@@ -116,6 +120,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owner<S> {
         }
     }
 
+    /// Ends the tunnel with a GOAWAY before anything was served, for as long as the peer reads.
+    pub(crate) fn refuse(&mut self, why: &str) {
+        self.core.lock().http2.send_goaway(Code::ENHANCE_YOUR_CALM, why.as_bytes());
+        self.end(TunnelError::Forced);
+    }
+
     /// The tunnel ends once what is queued was written.
     fn end(&mut self, error: TunnelError) {
         let error = self.write_error.take().unwrap_or(error);
@@ -136,7 +146,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owner<S> {
         if !std::mem::replace(&mut self.started, true) {
             self.process_received()?;
         }
-        self.tick();
+        self.tick()?;
         for turn in 0.. {
             if self.read(cx)? == Read::Blocked {
                 break;
@@ -162,22 +172,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owner<S> {
     }
 
     /// Before the reads: what an honest peer sends after a silence must find its budgets.
-    fn tick(&mut self) {
+    fn tick(&mut self) -> Result<(), TunnelError> {
         let since = self.last_tick.elapsed();
-        if since >= TICK {
-            self.core.lock().http2.tick(since);
-            self.last_tick += since;
+        if since < TICK {
+            return Ok(());
+        }
+        self.last_tick += since;
+        let mut state = self.core.lock();
+        state.http2.tick(since);
+        let resets = state.http2.take_barren_resets();
+        match &self.idle.peer {
+            Some(peer) if resets > 0 && !peer.try_spend_resets(resets) => {
+                Err(TunnelError::Protocol(state.http2.refuse_abuse(Abuse::BarrenReset).code))
+            }
+            _ => Ok(()),
         }
     }
 
     /// Whether the tunnel is to end.
-    fn end_of_turn(&self, state: &mut TunnelState) -> Result<(), TunnelError> {
+    fn end_of_turn(&mut self, state: &mut TunnelState) -> Result<(), TunnelError> {
         if state.has_streams() {
+            self.idle.record_stream();
             return if self.peer_closed { Err(end_reason(state)) } else { Ok(()) };
         }
         if state.closing || state.is_hoarding() {
             state.closing = true;
             state.http2.drain();
+        }
+        if state.http2.role() == Role::Server {
+            match self.idle.verdict() {
+                Verdict::Keep => {}
+                Verdict::Drain => state.http2.drain(),
+                Verdict::End => return Err(TunnelError::Closed),
+            }
         }
         if self.peer_closed || state.http2.is_finished() { Err(end_reason(state)) } else { Ok(()) }
     }

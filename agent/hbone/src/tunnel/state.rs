@@ -399,7 +399,7 @@ impl TunnelState {
         let missing = wanted.saturating_sub(window.size);
         self.starved = false;
         if missing > 0 && missing >= goal / 4 {
-            if !is_tight && self.memory.may_grow(missing as usize) {
+            if self.memory.may_grow(missing as usize) {
                 self.http2.grow_connection(wanted);
             } else {
                 self.starved = true;

@@ -49,7 +49,10 @@ impl Connection {
         let violation = match stream.receiving {
             Half::AwaitsHead => Violation::DataBeforeHead,
             Half::Closed => Violation::ClosedStream,
-            Half::Open if stream.receive_window.receive(length) => return Ok(true),
+            Half::Open if stream.receive_window.receive(length) => {
+                stream.carried |= length > 0;
+                return Ok(true);
+            }
             Half::Open => Violation::WindowExceeded,
         };
         self.fail_stream(stream_error(id, violation))?;

@@ -211,10 +211,17 @@ impl Connection {
         };
         let unanswered = self.role == Role::Server && stream.sending == Half::AwaitsHead;
         let rapid = unanswered && self.budgets.steps().wrapping_sub(stream.opened) < RAPID;
+        let barren = self.role == Role::Server && !stream.carried;
         self.remove_stream(id, Ending::PeerReset);
         let code = Code(frame::u32_at(payload));
         let cause = crate::event::ResetCause::Peer;
         self.events.push_back(Event::Reset { stream: id, code, cause });
+        if barren {
+            self.barren_resets += 1;
+            self.budgets.spend(Abuse::BarrenReset, 1)?;
+        } else {
+            self.budgets.earn(Abuse::BarrenReset, 1);
+        }
         if rapid { Ok(self.budgets.spend(Abuse::RapidReset, 1)?) } else { Ok(()) }
     }
 }

@@ -138,6 +138,7 @@ impl Connection {
             receive_window: parts.receive_window,
             credit_goal: u32::MAX,
             held_streams: 0,
+            barren_resets: 0,
             streams: parts.streams.into_iter().map(|stream| (stream.id, stream.state)).collect(),
             closed: parts.closed.into_iter().collect(),
             blocked_count: parts.blocked_count,

@@ -177,6 +177,7 @@ impl Connection {
         if length > available || length32 > self.peer.max_frame_size {
             return Err(SendError::Credit);
         }
+        state.carried |= length > 0;
         state.send_window.take(length);
         self.send_window.take(length);
         self.budgets.earn(Abuse::WindowUpdate, 4 + length32 / 256);

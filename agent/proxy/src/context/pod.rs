@@ -2,10 +2,12 @@
 //! and the authorization of a new inbound connection by the current policies. Knows no protocol.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use isthmus_hbone::pool::{self, Pool};
+use isthmus_hbone::{PeerBudgets, Settings, TooManyTunnels};
 use isthmus_identity::Certificate;
 use isthmus_model::{Facts, PodRef, SpiffeId, Workload};
 use isthmus_rt::fair::Share;
@@ -42,6 +44,10 @@ pub(crate) struct PodContext {
     share: Arc<Share>,
     /// Each thread has tunnels of its own, so that what a tunnel's streams share is not shared with another thread.
     pools: PerThread<OnceLock<Pool<PoolKey>>>,
+    /// Settings of the pod's tunnels, with its budget of memory.
+    settings: Settings,
+    /// The peers that have tunnels to the pod: an identity at an address.
+    peers: PeerBudgets<(SpiffeId, IpAddr)>,
     /// Retry budget and ejections of the pod's upstreams.
     retry_state: SharedRetryState,
     /// Tasks that drive the tunnels which this pod dialled: encryption and framing are charged to its CPU share.
@@ -70,6 +76,8 @@ impl PodContext {
             retry_state: SharedRetryState::new(&proxy.config.retry),
             share,
             pools: PerThread::new(&proxy.threads, |_| OnceLock::new()),
+            settings: pod_settings(&proxy, &pod),
+            peers: PeerBudgets::default(),
             tunnels,
             owner,
             pod,
@@ -144,6 +152,20 @@ impl PodContext {
     /// The pod's share of CPU time: all work on behalf of the pod is charged to it.
     pub(crate) fn share(&self) -> Arc<Share> {
         Arc::clone(&self.share)
+    }
+
+    /// Settings of the pod's tunnels.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Settings of a tunnel that a peer opens.
+    ///
+    /// # Errors
+    /// When it has too many.
+    pub(crate) fn settings_for(&self, peer: &SpiffeId, source: IpAddr) -> Result<Settings, TooManyTunnels> {
+        let peer = self.peers.admit((peer.clone(), source))?;
+        Ok(Settings { peer: Some(peer), ..self.settings.clone() })
     }
 
     /// The tunnels of the current thread.
@@ -230,6 +252,13 @@ impl PodContext {
         let workload = snapshot.local_workload(&self.pod).map_or(known, |workload| &**workload);
         authorize(&snapshot, workload, facts)
     }
+}
+
+/// The process's settings of tunnels, with a budget for the pod.
+fn pod_settings(proxy: &ProxyContext, pod: &PodRef) -> Settings {
+    let settings = &proxy.settings;
+    let memory = proxy.metrics.pod_budget(&settings.memory, proxy.config.pod_memory, pod);
+    Settings { memory, ..settings.clone() }
 }
 
 /// The dialler has deadlines of its own, whose errors name the stage that failed; the pool's deadline comes after them.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use isthmus_hbone::Settings;
 use isthmus_hbone::client::{self, Tunnel};
 use isthmus_hbone::pool::{Connect, ConnectFailure};
 use isthmus_hbone::session::TlsSession;
@@ -24,13 +25,14 @@ struct Dial {
     proxy: Arc<ProxyContext>,
     sockets: Sockets,
     tunnels: Tasks,
+    settings: Settings,
     key: PoolKey,
     reporter: Reporter,
 }
 
 impl Dial {
     async fn run(self) -> Result<Tunnel, Error> {
-        let Self { proxy, sockets, tunnels, key, reporter } = self;
+        let Self { proxy, sockets, tunnels, settings, key, reporter } = self;
         let config = &proxy.config;
         // First, so that a missing certificate causes no traffic.
         let certificate = proxy.certificate(&key.source).await?;
@@ -40,7 +42,7 @@ impl Dial {
         let offload = Offload::new(&tunnels, &proxy.threads);
         let outcome = TlsSession::connect_on(&offload, tls.config(), tcp, config.tls_deadline).await;
         let (session, _) = Revocable::after_handshake(outcome, &tls, &proxy.metrics, reporter)?;
-        Ok(client::start(session, &proxy.settings, &tunnels)?)
+        Ok(client::start(session, &settings, &tunnels)?)
     }
 }
 
@@ -49,7 +51,8 @@ impl Connect<PoolKey> for Dialer<'_> {
         let ctx = self.0;
         let (sockets, tunnels) = (ctx.sockets().clone(), ctx.tunnels().clone());
         let (key, reporter) = (key.clone(), ctx.reporter());
-        let dial = Dial { proxy: ctx.shared_proxy(), sockets, tunnels, key, reporter };
+        let settings = ctx.settings().clone();
+        let dial = Dial { proxy: ctx.shared_proxy(), sockets, tunnels, settings, key, reporter };
         Box::pin(async move { dial.run().await.map_err(|error| ConnectFailure::new(error.stage(), error)) })
     }
 }

@@ -47,7 +47,8 @@ pub(super) async fn accept(
     match proven {
         Ok((peer, session)) => {
             let outer = Arc::new(Outer { ctx: Arc::clone(&ctx), globals, peer, source, local });
-            server::drive(&ctx, source, session, drain, |request| {
+            let from = (outer.peer.id(), source, local);
+            server::drive(&ctx, from, session, drain, |request| {
                 let (head, responder) = request.into_parts();
                 let head = head.map_err(|bad| (bad.status(), bad.into()));
                 Arc::clone(&outer).serve(head, responder)

@@ -45,5 +45,6 @@ pub(crate) async fn serve<S: Transport>(
 ) {
     let tunnel = Arc::new(InboundTunnel { peer, source, local });
     let on_request = |request| stream::serve(Arc::clone(&ctx), Arc::clone(&tunnel), request);
-    drive(&ctx, source, io, drain, on_request).await;
+    let from = (tunnel.peer.id(), source, local);
+    drive(&ctx, from, io, drain, on_request).await;
 }

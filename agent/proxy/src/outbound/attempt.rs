@@ -71,7 +71,7 @@ impl OutboundAttempt<'_> {
         let reporter = self.ctx.reporter();
         let (session, peer) = Revocable::after_handshake(outcome, &tls, &proxy.metrics, reporter)?;
         let proven = peer.map(|peer| peer.id().clone());
-        let tunnel = client::start(session, &proxy.settings, self.ctx.tunnels())?;
+        let tunnel = client::start(session, self.ctx.settings(), self.ctx.tunnels())?;
         head.authority = target.authority.clone();
         head.forwarded_network = Some(proxy.network.to_string());
         let (stream, response) = self.in_time(tunnel.open(&head)).await??;

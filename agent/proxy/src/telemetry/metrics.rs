@@ -4,6 +4,8 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use isthmus_hbone::MemoryBudget;
+use isthmus_model::PodRef;
 use isthmus_rt::metrics::{Count, Expiring, Family, Registry, expiring};
 use isthmus_rt::task::compute;
 use isthmus_state::{Snapshot, State};
@@ -15,6 +17,7 @@ use tokio::time::Instant;
 use super::labels::Labels;
 use super::line_limits::{FailureKey, LeftOut, LineLimits};
 use super::live_labels::LiveLabels;
+use super::memory::MemoryRefusals;
 use super::retry_metrics::RetryMetrics;
 use crate::types::{Direction, Reporter};
 
@@ -30,6 +33,7 @@ pub struct Metrics {
     pub(crate) received: Expiring<Labels, Count>,
     sockets: Family<SocketLabels, Gauge>,
     pub(crate) retries: RetryMetrics,
+    memory: MemoryRefusals,
     crl_rejections: Family<SocketLabels, Counter>,
     crl_untracked: Family<SocketLabels, Counter>,
     line_limits: Mutex<LineLimits>,
@@ -66,6 +70,7 @@ impl Metrics {
             metrics.sockets.clone(),
         );
         metrics.retries.register(registry);
+        metrics.memory.register(registry);
         registry.register(
             "istio_crl_policy_rejections",
             "Handshakes refused and connections closed because the peer's certificate is revoked",
@@ -139,6 +144,11 @@ impl Metrics {
     /// Counts a connection that cannot be closed on revocation, because its peer's certificate is not tracked.
     pub(crate) fn crl_untracked(&self, reporter: Reporter) {
         self.crl_untracked.get_or_create(&SocketLabels { reporter: reporter.as_str() }).inc();
+    }
+
+    /// The part of a budget that a pod may use, whose refusals are counted.
+    pub(crate) fn pod_budget(&self, budget: &MemoryBudget, limit: usize, pod: &PodRef) -> MemoryBudget {
+        self.memory.pod_budget(budget, limit, pod)
     }
 
     /// Counts an accepted connection until the guard is dropped.

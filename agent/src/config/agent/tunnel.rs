@@ -1,8 +1,9 @@
-//! HTTP/2 settings of HBONE tunnels and their pool.
+//! HTTP/2 settings of HBONE tunnels, their pool and their memory.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::memory::{MemoryConfig, read_memory};
 use crate::config::source::Reader;
 
 /// Flow control windows, frame size and pool of HBONE tunnels.
@@ -18,6 +19,8 @@ pub struct TunnelConfig {
     pub max_streams: u16,
     /// How long a pooled connection without streams is kept.
     pub idle: Duration,
+    /// Memory that tunnels may hold.
+    pub memory: MemoryConfig,
 }
 
 /// The values that HTTP/2 allows, in bytes (RFC 9113, 6.5.2 and 6.9.1).
@@ -31,5 +34,6 @@ pub(super) fn read_tunnel(r: &mut Reader<'_>) -> TunnelConfig {
         frame_size: r.within("HTTP2_FRAME_SIZE", FRAME),
         max_streams: r.parsed("POOL_MAX_STREAMS_PER_CONNECTION", 100, "a number from 0 to 65535"),
         idle: r.duration("POOL_UNUSED_RELEASE_TIMEOUT", Duration::from_secs(300)),
+        memory: read_memory(r),
     }
 }

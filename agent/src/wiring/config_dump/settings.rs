@@ -97,6 +97,11 @@ fn data_plane(config: &AgentConfig) -> Value {
         "windowSize": tunnel.stream_window,
         "connectionWindowSize": tunnel.connection_window,
         "frameSize": tunnel.frame_size,
+        "memoryBudget": {
+            "process": config.tunnel.memory.process,
+            "pod": config.tunnel.memory.pod,
+            "tunnel": config.tunnel.memory.tunnel,
+        },
         "poolMaxStreamsPerConn": tunnel.client_max_streams,
         "poolUnusedReleaseTimeout": duration(config.tunnel.idle),
         "packetMark": sockets.mark,
@@ -161,11 +166,11 @@ fn headers(plane: &ControlPlane) -> Vec<(&str, &'static str)> {
 mod tests {
     use super::*;
 
-    /// ztunnel's keys.
+    /// ztunnel's keys, and our `memoryBudget`.
     const KEYS: &str = "adminAddr altCaHostname altXdsHostname caAddress caHeaders caRootCert clusterDomain clusterId \
         connectionWindowSize crlPath dnsProxy dnsProxyAddr dnsResolverCfg dnsResolverOpts enableEnhancedBaggage fakeCa \
         fakeSelfInbound frameSize illegalPorts inboundAddr inboundPlaintextAddr inpodPortReuse inpodUds ipv6Enabled \
-        localNode localhostAppTunnel network numWorkerThreads outboundAddr packetMark poolMaxStreamsPerConn \
+        localNode localhostAppTunnel memoryBudget network numWorkerThreads outboundAddr packetMark poolMaxStreamsPerConn \
         poolUnusedReleaseTimeout preferedServiceNamespace proxy proxyArgs proxyMetadata proxyMode \
         proxyWorkloadInformation readinessAddr requireOriginalSource secretTtl selfTerminationDeadline socketConfig \
         socks5Addr statsAddr windowSize xdsAddress xdsHeaders xdsOnDemand xdsRootCert ztunnelIdentity ztunnelWorkload";

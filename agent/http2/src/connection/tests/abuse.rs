@@ -54,6 +54,50 @@ fn clients_that_give_up_after_a_time_are_no_rapid_reset() {
 }
 
 #[test]
+fn answered_streams_that_are_reset_before_they_carried_data_have_a_budget() {
+    let mut server = server();
+    let limit = Abuse::BarrenReset.limit(200);
+    let answered_and_reset = |server: &mut Connection, stream: u32, with_data: bool| {
+        feed(server, &connect(stream))?;
+        server.send_response(stream, 200, &[], false).unwrap();
+        if with_data {
+            feed(server, &data(stream, b"x"))?;
+        }
+        feed(server, &reset(stream, 8))?;
+        server.consumed(server.output().len());
+        Ok::<_, crate::ConnectionError>(())
+    };
+    for count in 0..2 * limit {
+        answered_and_reset(&mut server, 2 * count + 1, true).unwrap();
+    }
+    assert_eq!(server.take_barren_resets(), 0);
+    let first = 4 * limit + 1;
+    for count in 0..limit {
+        answered_and_reset(&mut server, first + 2 * count, false).unwrap();
+    }
+    assert_eq!(server.take_barren_resets(), limit);
+    // A thousand a second come back: what the paced attack does in one second is too much for it.
+    server.tick(FULL_RETURN / 10);
+    let next = first + 2 * limit;
+    let spent =
+        (0..6_400).position(|count| answered_and_reset(&mut server, next + 2 * count, false).is_err());
+    assert_eq!(spent, Some(1_000));
+    assert_eq!(server.error().map(|error| error.code), Some(Code::ENHANCE_YOUR_CALM));
+}
+
+#[test]
+fn streams_that_the_caller_still_works_for_keep_their_slots() {
+    let mut server = server();
+    server.set_held_streams(399);
+    assert!(matches!(feed(&mut server, &connect(1)).unwrap()[..], [Event::Request { stream: 1, .. }]));
+    server.set_held_streams(400);
+    feed(&mut server, &connect(3)).unwrap();
+    let sent = output(&mut server);
+    let refused = sent.last().unwrap();
+    assert_eq!((refused.kind, refused.stream, refused.number()), (kind::RST_STREAM, 3, 7));
+}
+
+#[test]
 fn made_you_reset_cve_2025_8671() {
     let provocations: [Provocation; 6] = [
         ("zero increment", |stream| [connect(stream), window(stream, 0)].concat()),

@@ -149,6 +149,23 @@ fn windows_grow_and_never_shrink() {
 }
 
 #[test]
+fn a_credit_goal_makes_the_window_of_the_connection_smaller_as_it_is_used() {
+    let settings = Settings { stream_window: 1 << 20, connection_window: 1 << 18, ..Settings::default() };
+    let mut server = server_with(settings);
+    feed(&mut server, &connect(1)).unwrap();
+    output(&mut server);
+    server.set_credit_goal(65_535);
+    assert_eq!(server.connection_window().size, 1 << 18, "the peer has this credit");
+    for _ in 0..16 {
+        feed(&mut server, &data(1, &[0; 16_384])).unwrap();
+        server.grant(1, 16_384);
+    }
+    assert_eq!(server.connection_window().size, 65_535);
+    let given: u32 = output(&mut server).iter().filter(|f| f.stream == 0).map(|f| f.number()).sum();
+    assert_eq!(given + server.connection_window().pending, 65_535);
+}
+
+#[test]
 fn section_6_9_sending_takes_credit_of_both_windows() {
     let mut client = tunnelling(2);
     assert_eq!(client.reserve_data(1, 100_000), 16_384, "one frame");

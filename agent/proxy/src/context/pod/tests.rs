@@ -25,7 +25,7 @@ fn ctx(state: &State) -> PodContext {
         host_resolver: Arc::new(crate::host_resolver::NoHostResolver),
         network: "east".into(),
         cluster_id: "east".into(),
-        settings: isthmus_hbone::Settings::default(),
+        settings: Settings::default(),
         config: Config::default(),
         metrics: Arc::new(Metrics::default()),
         threads: Threads::current(),
@@ -249,7 +249,7 @@ async fn a_tunnels_driver_is_charged_to_the_pod_that_dialled_it() {
     tokio::task::yield_now().await;
     let before = ctx.share().charged();
     let (io, peer) = tokio::io::duplex(1 << 16);
-    let settings = isthmus_hbone::Settings::default();
+    let settings = Settings::default();
     let tunnel = isthmus_hbone::client::start(io, &settings, ctx.tunnels()).unwrap();
     // Only the task that drives the tunnel notices that the peer closes.
     drop(peer);
