@@ -3,6 +3,7 @@
 
 pub mod cli;
 pub mod config;
+mod heap;
 mod role;
 mod runtime;
 mod wiring;

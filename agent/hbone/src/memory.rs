@@ -26,13 +26,15 @@ struct Node {
     /// How often more was wanted than there was.
     refusals: AtomicU64,
     /// Is told of each refusal.
-    observer: Option<Box<dyn Fn(&MemoryBudget) + Send + Sync>>,
+    observer: Option<Observer>,
     /// Streams that have ended and whose application is still read from.
     lingering: AtomicUsize,
     has_waiting: AtomicBool,
     /// Owners of tunnels that were refused.
     waiting: Mutex<Vec<Waker>>,
 }
+
+type Observer = Box<dyn Fn(&MemoryBudget) + Send + Sync>;
 
 /// Applications of one pod that may linger at a time: each keeps a descriptor and a task.
 const MAX_LINGERING: usize = 512;
@@ -85,11 +87,7 @@ impl MemoryBudget {
         Self::with_parent(limit, Some(self.clone()), Some(Box::new(observer)))
     }
 
-    fn with_parent(
-        limit: usize,
-        parent: Option<Self>,
-        observer: Option<Box<dyn Fn(&Self) + Send + Sync>>,
-    ) -> Self {
+    fn with_parent(limit: usize, parent: Option<Self>, observer: Option<Observer>) -> Self {
         Self(Arc::new(Node {
             parent,
             limit,

@@ -20,6 +20,7 @@ use super::RunError;
 use super::http::{Common, Endpoint};
 use super::shutdown::{Drained, Signals};
 use crate::config::agent::AgentConfig;
+use crate::heap;
 use crate::runtime::{self, DataRuntime};
 use crate::wiring::config_dump::{self, ConfigDumpSource};
 use crate::wiring::control::Identities;
@@ -61,6 +62,7 @@ async fn serve(config: AgentConfig, log: Handle, data: &DataRuntime) -> Result<(
     let shared = proxy_context(&config, mesh.state.clone(), mesh.certs.clone(), data.threads(), &registry);
     tasks.spawn("log lines", isthmus_proxy::telemetry::report_left_out(Arc::clone(&shared.metrics)));
     tasks.spawn("metric series", Arc::clone(&shared.metrics).expire(mesh.state.clone()));
+    tasks.spawn("heap", heap::give_back());
     let pods = Pods::new(Arc::clone(&shared), &config, &registry, watch.clone());
     if let Some(dns) = pods.dns_metrics() {
         tasks.spawn("DNS metric series", dns.expire(mesh.state.clone()));

@@ -27,6 +27,7 @@ use super::agent::MeshState;
 use super::http::{Common, Endpoint};
 use super::shutdown::{Drained, Signals};
 use crate::config::gateway::GatewayConfig;
+use crate::heap;
 use crate::runtime::{self, DataRuntime};
 use crate::wiring::config_dump::ConfigDumpSource;
 use crate::wiring::control::Identities;
@@ -75,6 +76,7 @@ async fn serve(config: GatewayConfig, log: Handle, data: &DataRuntime) -> Result
     let shared = proxy_context(base, mesh.state.clone(), mesh.certs.clone(), data.threads(), &registry);
     tasks.spawn("log lines", isthmus_proxy::telemetry::report_left_out(Arc::clone(&shared.metrics)));
     tasks.spawn("metric series", Arc::clone(&shared.metrics).expire(mesh.state.clone()));
+    tasks.spawn("heap", heap::give_back());
     let globals = follow_globals(&config, &readiness, &tasks, &watch).await?;
     let (quit, mut asked) = mpsc::channel(1);
     metrics::process(&registry, &log, Runtime::of_threads(data.threads()));

@@ -76,7 +76,8 @@ pub(crate) fn settings(tunnel: &TunnelConfig) -> Settings {
     let default = Settings::default();
     let streams = usize::from(tunnel.max_streams).max(1);
     let stream_window = tunnel.stream_window.unwrap_or(default.stream_window);
-    let connection_window = tunnel.connection_window.unwrap_or(default.connection_window.max(stream_window));
+    let connection_window =
+        tunnel.connection_window.unwrap_or_else(|| default.connection_window.max(stream_window));
     Settings {
         stream_window,
         max_stream_window: tunnel.stream_window.unwrap_or(default.max_stream_window),

@@ -4,6 +4,7 @@
 
 pub mod capture;
 pub mod conntrack;
+pub mod heap;
 pub mod limits;
 pub mod netns;
 pub mod nft;

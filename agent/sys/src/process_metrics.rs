@@ -19,8 +19,18 @@ pub fn max_fds() -> Option<u64> {
 /// Resident set size in bytes; `None` without `/proc`.
 #[must_use]
 pub fn resident_bytes() -> Option<u64> {
+    status_bytes("VmRSS:")
+}
+
+/// Resident memory in bytes that is backed by no file: heap and stacks; `None` without `/proc`.
+#[must_use]
+pub fn anonymous_bytes() -> Option<u64> {
+    status_bytes("RssAnon:")
+}
+
+fn status_bytes(key: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 

@@ -38,6 +38,8 @@ pub struct TwoNodes {
     pub outsider: Host,
     /// Servers of the test.
     pub tasks: Tasks,
+    /// Further variables of the agents' environment.
+    pub environment: Vec<(String, String)>,
     dir: TempDir,
 }
 
@@ -57,6 +59,7 @@ impl TwoNodes {
             server,
             outsider,
             tasks: Tasks::new("two nodes"),
+            environment: Vec::new(),
             dir: tempfile::tempdir()?,
         })
     }
@@ -102,6 +105,7 @@ impl TwoNodes {
             ("RUST_LOG", "info"),
             ("ZTUNNEL_WORKER_THREADS", process::threads(at)),
         ]);
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Agent::new(self.nodes[at].netns.run_thread(|| command.spawn())??)
     }
@@ -163,6 +167,12 @@ impl Agent {
     fn new(mut child: Child) -> Result<Self> {
         let (out, err) = (child.stdout.take().context("stdout")?, child.stderr.take().context("stderr")?);
         Ok(Self { child, output: Some((reader(out)?, reader(err)?)) })
+    }
+
+    /// The process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits until the agent exits by itself.

@@ -14,7 +14,7 @@ const RECEIVE: usize = 256 * 1024 + 17 * 1024;
 /// Buffers of each size that a thread keeps: as many as its tunnels use at a time, as those that are busy give them back
 /// with each turn.
 const KEPT_SMALL: usize = 64;
-const KEPT_LARGE: usize = 16;
+const KEPT_LARGE: usize = 8;
 
 #[derive(Default)]
 struct Kept {

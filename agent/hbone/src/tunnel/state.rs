@@ -4,6 +4,8 @@
 //! Who changes it holds the lock and does no more than system calls that do not block. Must not know how a tunnel is dialled
 //! or accepted.
 
+mod credit;
+
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -18,7 +20,7 @@ use tokio::time::Instant;
 
 use super::queue::ReceiveQueue;
 use super::send_buffer::SendBuffer;
-use super::window::{Advice, ConnectionWindow, RoundTrip, WindowUse};
+use super::window::{ConnectionWindow, RoundTrip, WindowUse};
 use crate::byte_counter::ByteCounter;
 use crate::close_reason::CloseReason;
 use crate::error::{StreamError, TunnelError};
@@ -67,6 +69,8 @@ pub(crate) struct TunnelState {
     connection_window: ConnectionWindow,
     /// Bytes that the tunnel may hold.
     limit: u32,
+    /// What all streams that there may be hold with windows that have not grown.
+    reserved: u32,
     memory: Account,
     /// The window is smaller than it should be, as a budget is spent.
     starved: bool,
@@ -116,7 +120,11 @@ pub(crate) struct Sink {
 
 impl TunnelCore {
     pub(super) fn new(http2: Connection, send_buffer: SendBuffer, settings: &Settings) -> Self {
-        let limit = settings.tunnel_memory.min(settings.memory.limit());
+        let limit = settings.tunnel_memory.min(settings.memory.limit() / 3);
+        let streams = match http2.role() {
+            Role::Client => u32::try_from(settings.client_max_streams).unwrap_or(u32::MAX),
+            Role::Server => settings.server_max_streams,
+        };
         let mut state = TunnelState {
             http2,
             send_buffer,
@@ -132,6 +140,7 @@ impl TunnelCore {
             max_stream_window: settings.max_stream_window,
             connection_window: ConnectionWindow::new(settings.connection_window.max(LEAST_CREDIT)),
             limit: u32::try_from(limit).unwrap_or(u32::MAX),
+            reserved: settings.stream_window.saturating_mul(streams),
             memory: Account::new(&settings.memory, limit),
             starved: false,
         };
@@ -361,95 +370,6 @@ impl TunnelState {
             self.balance();
             if !self.http2.output().is_empty() {
                 self.wake_owner();
-            }
-        }
-    }
-
-    fn grant_credit(&mut self, id: StreamId, bytes: usize) {
-        self.http2.grant(id, u32::try_from(bytes).unwrap_or(u32::MAX));
-        self.adjust_window(id, bytes);
-        match self.connection_window.take(bytes, &self.round_trip, Instant::now) {
-            Advice::Double if self.connection_window.goal() < self.limit / 4 => {
-                self.connection_window.double()
-            }
-            Advice::Measure => self.measure_round_trip(),
-            Advice::Keep | Advice::Double => {}
-        }
-    }
-
-    fn measure_round_trip(&mut self) {
-        if self.round_trip.start(Instant::now()) {
-            self.http2.ping(RTT_PING);
-        }
-    }
-
-    /// Whether the windows of streams may grow by as much: half of the tunnel's memory is for what stalled streams hold.
-    fn may_grow(&self, by: u32) -> bool {
-        self.connection_window.goal().saturating_add(by) <= self.limit / 2
-            && self.memory.may_grow(by as usize)
-    }
-
-    /// Fits the window of the connection to what its streams take, what stalled ones hold, and what the budgets allow.
-    pub(super) fn balance(&mut self) {
-        let is_tight = self.memory.is_tight();
-        let goal = if is_tight { LEAST_CREDIT } else { self.connection_window.goal() };
-        self.http2.set_credit_goal(goal);
-        let window = self.http2.connection_window();
-        let wanted = goal.saturating_add(window.unreleased).min(self.limit.max(LEAST_CREDIT));
-        let missing = wanted.saturating_sub(window.size);
-        self.starved = false;
-        if missing > 0 && missing >= goal / 4 {
-            if self.memory.may_grow(missing as usize) {
-                self.http2.grow_connection(wanted);
-            } else {
-                self.starved = true;
-                if let Some(owner) = &self.owner {
-                    self.memory.wait(owner);
-                }
-            }
-        }
-        self.memory.window = self.http2.connection_window().size as usize;
-        self.memory.settle();
-    }
-
-    /// Whether the tunnel, which has no stream, keeps others from what its peer was given for earlier ones: that can only be
-    /// taken back with the tunnel.
-    pub(super) fn is_hoarding(&self) -> bool {
-        self.memory.is_tight() && self.http2.connection_window().size > self.connection_window.goal()
-    }
-
-    /// Whether a budget kept the window small: there may be room now.
-    pub(super) fn is_starved(&self) -> bool {
-        self.starved
-    }
-
-    /// The memory of a stream's queue has changed.
-    fn count_slack(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            let now = stream.queue.slack();
-            let before = std::mem::replace(&mut stream.slack, now);
-            self.memory.slack = self.memory.slack - before + now;
-        }
-    }
-
-    fn adjust_window(&mut self, id: StreamId, taken: usize) {
-        self.count_slack(id);
-        let Some((window, _)) = self.http2.receive_window(id) else { return };
-        let Some(stream) = self.streams.get_mut(&id).filter(|_| window < self.max_stream_window) else {
-            return;
-        };
-        match stream.window.take(taken, window, &self.round_trip, Instant::now) {
-            Advice::Keep => {}
-            Advice::Measure => self.measure_round_trip(),
-            Advice::Double => {
-                let larger = window.saturating_mul(2).min(self.max_stream_window);
-                if self.may_grow(larger - window)
-                    && let Some(stream) = self.streams.get_mut(&id)
-                {
-                    stream.grown += larger - window;
-                    self.connection_window.grow(larger - window);
-                    self.http2.grow(id, larger);
-                }
             }
         }
     }

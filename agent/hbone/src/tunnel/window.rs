@@ -112,6 +112,11 @@ impl ConnectionWindow {
         self.base.saturating_add(self.grown)
     }
 
+    /// By how much the windows of streams have grown.
+    pub(super) fn grown(&self) -> u32 {
+        self.grown
+    }
+
     /// A stream's window has grown.
     pub(super) fn grow(&mut self, by: u32) {
         self.grown = self.grown.saturating_add(by);

@@ -31,7 +31,12 @@ pub(crate) async fn drive<S, F, Fut>(
     let settings = match ctx.settings_for(peer, source.ip()) {
         Ok(settings) => settings,
         Err(refusal) => {
-            access_log::failed(source, local, Direction::Inbound, &Error::from(refusal));
+            access_log::failed(
+                &ctx.proxy().metrics,
+                (source, local),
+                Direction::Inbound,
+                &Error::from(refusal),
+            );
             let _ = server::refuse(io, ctx.settings(), &refusal.to_string()).await;
             return;
         }

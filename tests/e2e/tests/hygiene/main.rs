@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 /// Test files that sleep on the real clock: file, number of sleeps, and why no signal or `isthmus_kit::wait` will do.
-const SLEEPS: [(&str, usize, &str); 12] = [
+const SLEEPS: [(&str, usize, &str); 16] = [
     ("agent/rt/src/threads/tests.rs", 3, "the time of a measurement, and a task that sleeps"),
     ("benches/benches/handshakes.rs", 2, "the rate of requests"),
     ("benches/benches/lab/meter.rs", 1, "the time of a measurement"),
@@ -16,6 +16,10 @@ const SLEEPS: [(&str, usize, &str); 12] = [
     ("deploy/playground/tests/scenarios.rs", 2, "polls a child process, without a runtime"),
     ("deploy/playground/tests/world.rs", 1, "polls a child process, without a runtime"),
     ("tests/e2e/tests/fidelity/heavy.rs", 1, "starts connections at given times"),
+    ("tests/e2e/tests/hostile/cgroup.rs", 1, "polls a process that exits, in a drop"),
+    ("tests/e2e/tests/hostile/peers.rs", 3, "the rate of an attack, and the time in which it fills buffers"),
+    ("tests/e2e/tests/hostile/pods.rs", 1, "the time in which an attack fills buffers"),
+    ("tests/e2e/tests/hostile/world.rs", 1, "samples memory until it is given back"),
     ("tests/e2e/tests/leak.rs", 1, "random pauses are the test"),
     ("tests/e2e/tests/two_clusters/restart.rs", 1, "the rate of requests"),
     ("tests/e2e/tests/two_clusters/whole.rs", 2, "polls /proc, without a runtime"),
