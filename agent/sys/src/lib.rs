@@ -2,7 +2,10 @@
 //! `unsafe` code. It must not know pods, policies or the mesh. Every error names the operation, its object and the
 //! kernel's answer.
 
+pub mod bypass;
+pub mod canary;
 pub mod capture;
+pub mod changes;
 pub mod conntrack;
 pub mod heap;
 pub mod limits;
@@ -10,6 +13,7 @@ pub mod netns;
 pub mod nft;
 pub mod process_metrics;
 pub mod route;
+pub mod sock_diag;
 pub mod socket;
 pub mod sysctl;
 pub mod userns;

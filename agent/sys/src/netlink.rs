@@ -16,6 +16,53 @@ use crate::netns::Netns;
 /// Attempts of a dump that concurrent changes interrupt.
 const MAX_DUMPS: usize = 16;
 
+/// A message of a protocol that no library types: its kind and its bytes after the netlink header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Raw {
+    pub(crate) kind: u16,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl NetlinkSerializable for Raw {
+    fn message_type(&self) -> u16 {
+        self.kind
+    }
+    fn buffer_len(&self) -> usize {
+        self.bytes.len()
+    }
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer[..self.bytes.len()].copy_from_slice(&self.bytes);
+    }
+}
+
+impl NetlinkDeserializable for Raw {
+    type Error = std::convert::Infallible;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Self::Error> {
+        Ok(Self { kind: header.message_type, bytes: payload.to_vec() })
+    }
+}
+
+/// The attributes (kind without flags, value) in a message's bytes after its fixed part.
+pub(crate) fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?) & 0x3fff;
+        let value = rest.get(4..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// Encodes an attribute.
+pub(crate) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
 /// A netlink socket of one protocol inside one namespace.
 #[derive(Debug)]
 pub(crate) struct Netlink {
@@ -63,6 +110,19 @@ impl Netlink {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// Sends a request for one object, or with `NLM_F_ACK` a command, and returns the first answer.
+    pub(crate) fn request(&self, message: Raw, flags: u16) -> io::Result<Option<Raw>> {
+        self.send(&encode(message, flags, 1))?;
+        for reply in self.pending::<Raw>()? {
+            match reply.payload {
+                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                NetlinkPayload::InnerMessage(message) => return Ok(Some(message)),
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     /// Sends a dump request and receives all of its answers. Repeated when the objects changed meanwhile: the kernel

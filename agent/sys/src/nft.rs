@@ -16,6 +16,8 @@
 use std::io;
 use std::net::IpAddr;
 
+use netlink_packet_netfilter::NetfilterProtoFamily;
+
 use crate::netns::Netns;
 
 mod ast;
@@ -63,6 +65,15 @@ pub fn replace(netns: &Netns, ruleset: &Ruleset, gone: &[(Family, String)]) -> R
 /// When the kernel refuses.
 pub fn remove(netns: &Netns, tables: &[(Family, String)]) -> Result<(), Error> {
     transaction::commit(netns, &command::remove(tables))
+}
+
+/// As [`apply`], but the tables are a bridge's: they see the frames that bridges of the namespace receive. In their rules
+/// [`Statement::EtherType`] must precede what looks at addresses.
+///
+/// # Errors
+/// As [`apply`]; also when the kernel lacks `nf_tables_bridge`.
+pub fn apply_to_bridges(netns: &Netns, ruleset: &Ruleset) -> Result<(), Error> {
+    transaction::commit_to(netns, NetfilterProtoFamily::Bridge, &command::replace(ruleset)?)
 }
 
 /// All `inet` tables of the namespace in canonical form ([`Ruleset::canonical`]). A statement that is not understood

@@ -195,6 +195,17 @@ pub enum Statement {
     Address(Side, Op, Match),
     /// `tcp dport 53`
     Port(Proto, Side, Op, u16),
+    /// `tcp flags & mask == value`
+    TcpFlags {
+        /// Flags that are compared.
+        mask: u8,
+        /// Comparison operator.
+        op: Op,
+        /// Those of them that are set.
+        value: u8,
+    },
+    /// `meta protocol ip`, `meta protocol ip6`: as `meta nfproto`, in every family of tables.
+    EtherType(SetKind),
     /// `meta mark & mask == value`
     Mark {
         /// Bits that are compared; all of them when there is no `&`.
@@ -287,7 +298,11 @@ impl Rule {
         let all = std::mem::take(&mut self.statements);
         let implied = |at: usize, statement: &Statement| {
             all[at + 1..].iter().any(|later| match statement {
-                Statement::L4Proto(proto) => matches!(later, Statement::Port(p, ..) if p == proto),
+                Statement::L4Proto(proto) => match later {
+                    Statement::Port(p, ..) => p == proto,
+                    Statement::TcpFlags { .. } => *proto == Proto::Tcp,
+                    _ => false,
+                },
                 Statement::NfProto(kind) => {
                     matches!(later, Statement::Address(_, _, to) if to.kind() == *kind)
                 }

@@ -39,6 +39,7 @@ pub(super) enum Source {
     OutName,
     SocketUid,
     NfProto,
+    EtherType,
     L4Proto,
     CtMark,
     CtZone,
@@ -66,6 +67,12 @@ pub(super) mod verdict {
 pub(super) mod nfproto {
     pub(in crate::nft) const IPV4: u8 = 2;
     pub(in crate::nft) const IPV6: u8 = 10;
+}
+
+/// `ETH_P_IP` and `ETH_P_IPV6`
+pub(super) mod ethertype {
+    pub(in crate::nft) const IPV4: u16 = 0x0800;
+    pub(in crate::nft) const IPV6: u16 = 0x86dd;
 }
 
 /// `IFNAMSIZ`: an interface name is compared as a whole register, padded with zeros.

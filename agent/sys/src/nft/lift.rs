@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::ast::{Direction, Match, Op, Proto, Rule, SetKind, Side, Statement, Verdict};
-use super::expr::{Expr, NAME_LEN, Source, nfproto, verdict};
-use super::lower::{address_source, port_source};
+use super::expr::{Expr, NAME_LEN, Source, ethertype, nfproto, verdict};
+use super::lower::{TCP_FLAGS, address_source, port_source};
 
 /// Lifts a rule's instructions to statements.
 pub(super) fn rule(instructions: &[Expr]) -> Rule {
@@ -36,7 +36,7 @@ struct Lifting {
 impl Lifting {
     fn note(&mut self, statement: &Statement) {
         match statement {
-            Statement::NfProto(kind) => self.family = Some(*kind),
+            Statement::NfProto(kind) | Statement::EtherType(kind) => self.family = Some(*kind),
             Statement::L4Proto(proto) => self.proto = Some(*proto),
             _ => {}
         }
@@ -105,6 +105,19 @@ impl Lifting {
                 let proto = [Proto::Tcp, Proto::Udp].into_iter().find(|proto| data == [proto.number()])?;
                 Some(Statement::L4Proto(proto))
             }
+            Source::EtherType if unmasked && op == Op::Eq => {
+                let number = u16::from_be_bytes(data.try_into().ok()?);
+                let kind = match number {
+                    ethertype::IPV4 => SetKind::Ipv4Addr,
+                    ethertype::IPV6 => SetKind::Ipv6Addr,
+                    _ => return None,
+                };
+                Some(Statement::EtherType(kind))
+            }
+            TCP_FLAGS if self.proto == Some(Proto::Tcp) => match (mask?, data) {
+                ([mask], [value]) => Some(Statement::TcpFlags { mask: *mask, op, value: *value }),
+                _ => None,
+            },
             Source::Network { .. } => {
                 let (kind, side) = self.address_of(source)?;
                 Some(Statement::Address(side, op, Match::Net(net(kind, data, mask)?)))

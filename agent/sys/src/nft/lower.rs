@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::ast::{Direction, Match, Op, Proto, Rule, SetKind, Side, Statement, Verdict};
-use super::expr::{Expr, NAME_LEN, Source, nfproto, verdict};
+use super::expr::{Expr, NAME_LEN, Source, ethertype, nfproto, verdict};
 
 /// Lowers a rule to instructions.
 pub(super) fn rule(rule: &Rule) -> Vec<Expr> {
@@ -30,6 +30,20 @@ impl Lowering {
             Statement::L4Proto(proto) => self.proto(*proto),
             Statement::Address(side, op, to) => self.address(*side, *op, to),
             Statement::Port(proto, side, op, port) => self.port(*proto, *side, *op, *port),
+            Statement::TcpFlags { mask, op, value } => {
+                self.proto(Proto::Tcp);
+                let masked = Expr::Bitwise { mask: vec![*mask], xor: vec![0] };
+                self.out.extend([Expr::Load(TCP_FLAGS), masked, compare(*op, vec![*value])]);
+            }
+            Statement::EtherType(kind) => {
+                // Implies what `meta nfproto` would say, which tables of a bridge cannot.
+                self.family = Some(*kind);
+                let number = match kind {
+                    SetKind::Ipv4Addr => ethertype::IPV4,
+                    SetKind::Ipv6Addr => ethertype::IPV6,
+                };
+                self.out.extend([Expr::Load(Source::EtherType), Expr::Equal(number.to_be_bytes().into())]);
+            }
             Statement::Mark { mask, op, value } => self.masked(Source::Mark, *mask, *op, *value),
             Statement::CtMark { mask, op, value } => self.masked(Source::CtMark, *mask, *op, *value),
             Statement::SocketUid(op, uid) => self.masked(Source::SocketUid, u32::MAX, *op, *uid),
@@ -120,6 +134,9 @@ impl Lowering {
         self.out.extend([Expr::Immediate(octets(to)), Expr::Snat { family: family.into() }]);
     }
 }
+
+/// The byte of the flags in a TCP header.
+pub(super) const TCP_FLAGS: Source = Source::Transport { offset: 13, len: 1 };
 
 /// Offset and length of an address in its header.
 pub(super) fn address_source(kind: SetKind, side: Side) -> Source {

@@ -114,6 +114,11 @@ impl Display for Statement {
                 write!(f, "{header} {}addr {op}{to}", side.letter())
             }
             Self::Port(proto, side, op, port) => write!(f, "{proto} {}port {op}{port}", side.letter()),
+            Self::TcpFlags { mask, op, value } => {
+                write!(f, "tcp flags & {mask:#x} {} {value:#x}", if *op == Op::Eq { "==" } else { "!=" })
+            }
+            Self::EtherType(SetKind::Ipv4Addr) => f.write_str("meta protocol ip"),
+            Self::EtherType(SetKind::Ipv6Addr) => f.write_str("meta protocol ip6"),
             Self::Mark { mask, op, value } => masked(f, "meta mark", *mask, *op, *value),
             Self::CtMark { mask, op, value } => masked(f, "ct mark", *mask, *op, *value),
             Self::SocketUid(op, uid) => write!(f, "meta skuid {op}{uid}"),

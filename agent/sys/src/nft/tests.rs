@@ -21,6 +21,8 @@ fn every_statement() -> Vec<Statement> {
         S::Address(Side::Source, Op::Ne, Match::Set { kind: SetKind::Ipv6Addr, name: "v6".to_owned() }),
         S::Port(Proto::Tcp, Side::Destination, Op::Ne, 15008),
         S::Port(Proto::Udp, Side::Source, Op::Eq, 53),
+        S::TcpFlags { mask: 6, op: Op::Eq, value: 0 },
+        S::EtherType(SetKind::Ipv4Addr),
         S::Mark { mask: 0xfff, op: Op::Ne, value: 0x539 },
         S::Mark { mask: u32::MAX, op: Op::Eq, value: 7 },
         S::CtMark { mask: 0xfff, op: Op::Eq, value: 0x111 },
@@ -55,8 +57,9 @@ fn every_statement_displays_differently() {
     assert_eq!(texts[1], "oifname != lo");
     assert_eq!(texts[5], "ip daddr != 10.0.0.0/12");
     assert_eq!(texts[9], "ip6 saddr != @v6");
-    assert_eq!(texts[12], "meta mark & 0xfff != 0x539");
-    assert_eq!(texts[24], "ct mark set ct mark & 0xfffff000 | 0x111");
+    assert_eq!(texts[12], "tcp flags & 0x6 == 0x0");
+    assert_eq!(texts[14], "meta mark & 0xfff != 0x539");
+    assert_eq!(texts[26], "ct mark set ct mark & 0xfffff000 | 0x111");
     let all = texts.len();
     texts.sort();
     texts.dedup();

@@ -112,6 +112,7 @@ fn load(source: Source) -> Expressions {
         Source::OutName => meta(MetaKey::Oifname),
         Source::SocketUid => meta(MetaKey::SocketUserId),
         Source::NfProto => meta(MetaKey::Nfproto),
+        Source::EtherType => meta(MetaKey::EtherTypeProtocol),
         Source::L4Proto => meta(MetaKey::L4Proto),
         Source::CtMark => ct(ct::MARK),
         Source::CtZone => ct(ct::ZONE),
@@ -201,6 +202,7 @@ fn meta(attributes: &[Meta]) -> Option<Expr> {
         MetaKey::Oifname => Source::OutName,
         MetaKey::SocketUserId => Source::SocketUid,
         MetaKey::Nfproto => Source::NfProto,
+        MetaKey::EtherTypeProtocol => Source::EtherType,
         MetaKey::L4Proto => Source::L4Proto,
         _ => return None,
     };
