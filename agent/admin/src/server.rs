@@ -209,6 +209,27 @@ impl Routes for Ready {
     }
 }
 
+/// Other paths, and the status of a role as JSON at `/status`.
+pub struct WithStatus<R> {
+    /// The other paths.
+    pub inner: R,
+    /// Asked at each request.
+    pub status: Box<dyn Fn() -> serde_json::Value + Send + Sync>,
+}
+
+impl<R: Routes> Routes for WithStatus<R> {
+    fn route(&self, request: Parts) -> BoxFuture<'_, Reply> {
+        if request.uri.path() != "/status" {
+            return self.inner.route(request);
+        }
+        let answer = match request.method {
+            Method::GET => reply(200, "application/json", (self.status)().to_string()),
+            _ => reply(405, PLAIN, ""),
+        };
+        Box::pin(std::future::ready(answer))
+    }
+}
+
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// All values of a header, joined by commas.

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use isthmus_model::name::NodeName;
 use isthmus_proto::enroll::Rules;
 
+use crate::capture::Uncapturable;
+
 /// Settings of the node role.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -32,6 +34,10 @@ pub struct Config {
     pub probes: ProbeAddresses,
     /// The user whose packets count as the kubelet's.
     pub kubelet: KubeletUid,
+    /// What to do with a pod whose traffic cannot be captured.
+    pub uncapturable: Uncapturable,
+    /// Runtime classes with a network stack of their own; a trailing `*` stands for any end.
+    pub own_stack_classes: Vec<String>,
     /// Whether the rules of pods that are already enrolled are rewritten at start.
     pub reconcile_on_start: bool,
 }

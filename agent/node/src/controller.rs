@@ -129,7 +129,13 @@ impl<E: Stream<Item = ObjectEvent> + Unpin> Controller<E> {
 
     /// Runs until the drain begins; work in progress is finished. `synced` resolves whenever an agent has acknowledged
     /// its snapshot, which may be what partial enrolments wait for.
-    pub(crate) async fn run<F: Future<Output = ()>>(mut self, synced: impl Fn() -> F, drain: Watch) {
+    /// `losses` are pods that were enrolled and are not captured any more.
+    pub(crate) async fn run<F: Future<Output = ()>>(
+        mut self,
+        synced: impl Fn() -> F,
+        mut losses: mpsc::UnboundedReceiver<PodUid>,
+        drain: Watch,
+    ) {
         loop {
             self.start_workers();
             let deadline = self.next_deadline();
@@ -137,6 +143,7 @@ impl<E: Stream<Item = ObjectEvent> + Unpin> Controller<E> {
                 Some(event) = self.events.next() => self.handle_event(event),
                 Some(request) = self.requests.recv() => self.handle_request(request),
                 Some((uid, outcome)) = self.workers.next() => self.queue.finish(&uid, outcome, now()),
+                Some(uid) = losses.recv() => self.queue.enqueue(&uid),
                 () = synced() => self.enroller.partial().iter().for_each(|uid| self.queue.enqueue(uid)),
                 () = sleep_until(deadline) => self.reject_expired(),
                 () = drain.graceful() => break,

@@ -8,11 +8,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use isthmus_model::PodUid;
+use isthmus_model::{PodRef, PodUid};
 use isthmus_sys::netns::Netns;
 use tokio::time::Instant;
 
-use crate::kernel::{Kernel, KernelError, ProbeTarget};
+use crate::capture::{CaptureError, Gate, Uncapturable, is_own_stack};
+use crate::kernel::{Kernel, KernelError};
+use crate::metrics::Metrics;
 use crate::netns_lookup::NetnsQuery;
 use crate::plan::{EnrolmentState, WithdrawReason};
 use crate::pod::{CaptureConfig, Pod, Redirection};
@@ -21,6 +23,8 @@ use crate::zds::{AgentError, DataPlane};
 mod adopt;
 pub mod annotation;
 pub mod error;
+mod probes;
+pub(crate) mod proof;
 
 use annotation::{AnnotationError, RedirectionAnnotation};
 use error::EnrolError;
@@ -33,9 +37,25 @@ const ROLLBACK_TIMEOUT: Duration = Duration::from_millis(300);
 /// What was done for a pod.
 #[derive(Debug, Clone)]
 struct Enrolment {
+    pod: PodRef,
     state: EnrolmentState,
     netns: Option<Netns>,
     ips: Vec<IpAddr>,
+    capture: CaptureConfig,
+    gate: Gate,
+}
+
+/// What applies to every pod.
+#[derive(Debug, Clone, Default)]
+pub struct Defaults {
+    /// Whether DNS is captured, for pods without the annotation.
+    pub dns_capture: bool,
+    /// Whether rules are written for IPv6 too.
+    pub ipv6: bool,
+    /// What to do with a pod that cannot be captured.
+    pub uncapturable: Uncapturable,
+    /// Runtime classes with a network stack of their own; a trailing `*` stands for any end.
+    pub own_stack_classes: Vec<String>,
 }
 
 /// The pods that are enrolled or on their way.
@@ -45,20 +65,37 @@ pub struct Enroller {
     annotation: Arc<dyn RedirectionAnnotation>,
     dns_capture: bool,
     ipv6: bool,
+    uncapturable: Uncapturable,
+    own_stack_classes: Vec<String>,
+    metrics: Arc<Metrics>,
+    /// One for each pod: enrolment, withdrawal and proof exclude each other.
+    locks: Mutex<HashMap<PodUid, Arc<tokio::sync::Mutex<()>>>>,
     enrolments: Mutex<HashMap<PodUid, Enrolment>>,
 }
 
 impl Enroller {
-    /// An enroller without pods. `dns_capture` is the default for pods without the annotation.
+    /// An enroller without pods.
     #[must_use]
     pub fn new(
         kernel: Arc<dyn Kernel>,
         data_plane: Arc<dyn DataPlane>,
         annotation: Arc<dyn RedirectionAnnotation>,
-        dns_capture: bool,
-        ipv6: bool,
+        defaults: Defaults,
+        metrics: Arc<Metrics>,
     ) -> Self {
-        Self { kernel, data_plane, annotation, dns_capture, ipv6, enrolments: Mutex::default() }
+        let Defaults { dns_capture, ipv6, uncapturable, own_stack_classes } = defaults;
+        Self {
+            kernel,
+            data_plane,
+            annotation,
+            dns_capture,
+            ipv6,
+            uncapturable,
+            own_stack_classes,
+            metrics,
+            locks: Mutex::default(),
+            enrolments: Mutex::default(),
+        }
     }
 
     /// How far a pod's enrolment has come, and the addresses it was enrolled with.
@@ -92,12 +129,18 @@ impl Enroller {
         if ips.is_empty() {
             return Err(EnrolError::NoAddress);
         }
+        let _exclusive = self.exclusive(&pod.pod.uid).await;
         let (path, uid) = (path.to_owned(), pod.pod.uid.clone());
         let netns = self.blocking(move |kernel| kernel.open_netns(&path, &uid)).await?;
         // An earlier sandbox of this pod is gone, and its addresses may have been given to another pod.
         let (_, stale) = self.state(&pod.pod.uid);
         self.remove_probes(&pod.pod.uid, stale.into_iter().filter(|ip| !ips.contains(ip)).collect()).await?;
         let result = self.run_steps(pod, &netns, ips, deadline).await;
+        if let Err(EnrolError::Capture(why)) = &result
+            && self.may_mark(why)
+        {
+            return self.mark(pod, &netns, ips, why).await;
+        }
         if let Err(error) = &result {
             let annotated = matches!(error, EnrolError::Annotation(_));
             self.roll_back(pod, &netns, ips, annotated).await;
@@ -107,6 +150,7 @@ impl Enroller {
 
     /// Rolls back a successful [`add`](Self::add) whose plugin has given up.
     pub async fn undo_add(&self, pod: &Pod) {
+        let _exclusive = self.exclusive(&pod.pod.uid).await;
         let Some(enrolment) = self.lock().get(&pod.pod.uid).cloned() else { return };
         if let Some(netns) = enrolment.netns {
             self.roll_back(pod, &netns, &enrolment.ips, true).await;
@@ -119,10 +163,20 @@ impl Enroller {
     /// # Errors
     /// With the step that failed; all are worth a retry.
     pub async fn enrol(&self, pod: &Pod) -> Result<(), EnrolError> {
+        let _exclusive = self.exclusive(&pod.pod.uid).await;
         let result = match self.netns_of(pod).await {
             Ok(netns) => self.run_steps(pod, &netns, &pod.ips, Instant::now() + STEP_TIMEOUT).await,
             Err(error) => Err(error),
         };
+        if let Err(EnrolError::Capture(why)) = &result {
+            let netns = self.lock().get(&pod.pod.uid).and_then(|it| it.netns.clone());
+            if let Some(netns) = netns.filter(|_| self.may_mark(why)) {
+                return self.mark(pod, &netns, &pod.ips, why).await;
+            }
+            if pod.redirection() != Some(Redirection::Pending) {
+                self.annotation.report_not_captured(&pod.pod, why.to_string()).await;
+            }
+        }
         if result.is_err()
             && pod.redirection() != Some(Redirection::Pending)
             && let Err(error) =
@@ -143,6 +197,7 @@ impl Enroller {
         pod: Option<&Pod>,
         reason: WithdrawReason,
     ) -> Result<(), EnrolError> {
+        let _exclusive = self.exclusive(uid).await;
         let Some(enrolment) = self.lock().get_mut(uid).map(|enrolment| {
             // If the pod is selected again before the withdrawal is complete, every step of enrolment must be repeated.
             enrolment.state = EnrolmentState::Partial;
@@ -162,14 +217,14 @@ impl Enroller {
             }
         }
         self.data_plane.del(uid).await;
-        self.lock().remove(uid);
+        self.forget(uid);
         if reason == WithdrawReason::Deleted {
             let uid = uid.clone();
-            self.blocking(move |kernel| {
+            let forget = move |kernel: &dyn Kernel| {
                 kernel.forget_netns(&uid);
                 Ok(())
-            })
-            .await?;
+            };
+            self.blocking(forget).await?;
         }
         match pod {
             Some(pod) => Ok(self.annotate(pod, None, Instant::now() + STEP_TIMEOUT).await?),
@@ -185,21 +240,6 @@ impl Enroller {
         Ok(self.annotate(pod, None, Instant::now() + STEP_TIMEOUT).await?)
     }
 
-    /// Updates the probe sets to a pod's changed addresses.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub async fn sync_probes(&self, pod: &Pod) -> Result<(), EnrolError> {
-        let uid = &pod.pod.uid;
-        let (_, old) = self.state(uid);
-        self.add_probes(uid, &pod.ips).await?;
-        self.remove_probes(uid, old.into_iter().filter(|ip| !pod.ips.contains(ip)).collect()).await?;
-        if let Some(enrolment) = self.lock().get_mut(uid) {
-            enrolment.ips.clone_from(&pod.ips);
-        }
-        Ok(())
-    }
-
     /// The steps from an open network namespace to an enrolled pod. After each of them the pod fails closed if the
     /// next one fails.
     async fn run_steps(
@@ -211,12 +251,34 @@ impl Enroller {
     ) -> Result<(), EnrolError> {
         // Recorded before the first rule is written, because a call that fails may have written some of them.
         self.record(pod, EnrolmentState::Partial, Some(netns.clone()), ips);
-        let (capture, inside) = (self.capture(pod), netns.clone());
-        self.blocking(move |kernel| kernel.apply_pod(&inside, &capture)).await?;
+        let sandbox = self.sandbox(pod, netns, ips);
+        self.write_rules(&sandbox, Gate::Closed).await?;
+        if let Some(class) = &pod.runtime_class
+            && is_own_stack(class, &self.own_stack_classes)
+        {
+            let why = CaptureError::RuntimeClass(class.clone());
+            self.shut(&sandbox, &why).await;
+            return Err(why.into());
+        }
         self.data_plane.add(&pod.pod, netns.clone(), deadline).await?;
+        let proved = match self.find_stray(&pod.pod.uid, netns).await {
+            Ok(None) => self.prove(&sandbox, deadline).await,
+            Ok(Some(stray)) => Err(CaptureError::Stray(stray.process).into()),
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = proved {
+            if let EnrolError::Capture(why) = &error {
+                self.shut(&sandbox, why).await;
+            }
+            return Err(error);
+        }
+        let inside = netns.clone();
+        self.blocking(move |kernel| kernel.set_interfaces(&inside, Gate::Open)).await?;
+        self.write_rules(&sandbox, Gate::Open).await?;
         self.add_probes(&pod.pod.uid, ips).await?;
         self.annotate(pod, Some(Redirection::Enabled), deadline).await?;
         self.record(pod, EnrolmentState::Enrolled, Some(netns.clone()), ips);
+        self.proved(&pod.pod.uid, Gate::Open);
         tracing::info!(netns = %netns.id(), "pod enrolled in the mesh");
         Ok(())
     }
@@ -238,7 +300,7 @@ impl Enroller {
         if tokio::time::timeout(ROLLBACK_TIMEOUT, self.data_plane.del(&pod.pod.uid)).await.is_err() {
             report("agent", &AgentError::TimedOut);
         }
-        self.lock().remove(&pod.pod.uid);
+        self.forget(&pod.pod.uid);
         if annotated && let Err(error) = self.annotate(pod, None, Instant::now() + ROLLBACK_TIMEOUT).await {
             report("annotation", &error);
         }
@@ -259,18 +321,6 @@ impl Enroller {
         Ok(found.remove(&pod.pod.uid))
     }
 
-    async fn add_probes(&self, uid: &PodUid, ips: &[IpAddr]) -> Result<(), KernelError> {
-        let targets: Vec<_> = ips.iter().map(|ip| ProbeTarget { ip: *ip, uid: uid.clone() }).collect();
-        self.blocking(move |kernel| targets.iter().try_for_each(|target| kernel.add_probe_target(target)))
-            .await
-    }
-
-    async fn remove_probes(&self, uid: &PodUid, ips: Vec<IpAddr>) -> Result<(), KernelError> {
-        let targets: Vec<_> = ips.into_iter().map(|ip| ProbeTarget { ip, uid: uid.clone() }).collect();
-        self.blocking(move |kernel| targets.iter().try_for_each(|target| kernel.remove_probe_target(target)))
-            .await
-    }
-
     async fn annotate(
         &self,
         pod: &Pod,
@@ -287,7 +337,23 @@ impl Enroller {
     }
 
     fn record(&self, pod: &Pod, state: EnrolmentState, netns: Option<Netns>, ips: &[IpAddr]) {
-        self.lock().insert(pod.pod.uid.clone(), Enrolment { state, netns, ips: ips.to_vec() });
+        let enrolment = Enrolment {
+            pod: pod.pod.clone(),
+            state,
+            netns,
+            ips: ips.to_vec(),
+            capture: self.capture(pod),
+            gate: Gate::Closed,
+        };
+        self.metrics.report_captured(&pod.pod, false);
+        self.lock().insert(pod.pod.uid.clone(), enrolment);
+    }
+
+    fn forget(&self, uid: &PodUid) {
+        if let Some(enrolment) = self.lock().remove(uid) {
+            self.metrics.forget_captured(&enrolment.pod);
+        }
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
     /// Runs a kernel call on the blocking pool.

@@ -2,20 +2,23 @@
 //! tested without privileges. It must not know when, or for which pods, it is called.
 
 use std::collections::HashMap;
-use std::error::Error;
-use std::io;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use isthmus_model::PodUid;
 use isthmus_sys::netns::Netns;
 
+use crate::capture::{CaptureError, Gate, NetnsChanges, Sandbox, Stray};
 use crate::netns_lookup::NetnsQuery;
 use crate::pod::CaptureConfig;
 
+mod error;
 pub mod host;
 mod kubelet;
+mod prove;
 mod sandbox_records;
+
+pub use error::{KernelError, NetnsRefusal};
 
 /// The kernel operations of enrolment. Every call blocks for milliseconds.
 pub trait Kernel: Send + Sync + 'static {
@@ -35,11 +38,42 @@ pub trait Kernel: Send + Sync + 'static {
     /// When nothing can be searched at all.
     fn find_netns(&self, queries: &[NetnsQuery]) -> Result<HashMap<PodUid, Netns>, KernelError>;
 
-    /// Writes a pod's packet rules, replacing those that are there.
+    /// Writes a pod's packet rules, replacing those that are there. A closed pod has the closing chain too: nothing
+    /// leaves it that is not the agent's.
     ///
     /// # Errors
     /// When the kernel refuses; routes may have been added, packet rules are as before.
-    fn apply_pod(&self, netns: &Netns, capture: &CaptureConfig) -> Result<(), KernelError>;
+    fn apply_pod(&self, netns: &Netns, capture: &CaptureConfig, state: Gate) -> Result<(), KernelError>;
+
+    /// Shows by canaries that a pod's traffic is captured, in both directions.
+    ///
+    /// # Errors
+    /// With what shows that it is not, or cannot be.
+    fn prove(&self, sandbox: &Sandbox) -> Result<(), CaptureError>;
+
+    /// Compares a pod's rules with what they should be.
+    ///
+    /// # Errors
+    /// With what is missing.
+    fn compare(&self, sandbox: &Sandbox, state: Gate) -> Result<(), CaptureError>;
+
+    /// Closes or opens a namespace below packet rules, for traffic that they do not see.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn set_interfaces(&self, netns: &Netns, state: Gate) -> Result<(), KernelError>;
+
+    /// Subscribes to changes of a namespace's rules, routes and interfaces; called within a runtime.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn changes(&self, netns: &Netns) -> Result<Box<dyn NetnsChanges>, KernelError>;
+
+    /// Processes of these pods that are in another network namespace than theirs, with a road of its own.
+    ///
+    /// # Errors
+    /// When the processes cannot be listed.
+    fn strays(&self, pods: &[(PodUid, Netns)]) -> Result<Vec<Stray>, KernelError>;
 
     /// Removes a pod's packet rules; success when there are none.
     ///
@@ -80,53 +114,4 @@ pub struct ProbeTarget {
     pub ip: IpAddr,
     /// The pod; stored as the comment of the set's element.
     pub uid: PodUid,
-}
-
-/// Why a kernel operation failed.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelError {
-    /// A plugin event names something else than a pod's network namespace. The container runtime's or plugin's mistake:
-    /// retrying does not help.
-    #[error("netns path {path:?} is refused: {reason}")]
-    NetnsRefused {
-        /// The path in the event.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: NetnsRefusal,
-    },
-    /// A system call failed. Worth a retry, except where the kernel lacks a module or the process a capability.
-    #[error("{operation}: {cause}")]
-    Failed {
-        /// What was tried: `pod rules`, `host rules`, `probe addresses`.
-        operation: &'static str,
-        /// Which call on which object, and the kernel's answer.
-        cause: Box<dyn Error + Send + Sync>,
-    },
-}
-
-/// Why a path is not accepted as a pod's network namespace.
-#[derive(Debug, thiserror::Error)]
-pub enum NetnsRefusal {
-    /// The path does not exist or may not be followed.
-    #[error("{0}")]
-    Path(io::Error),
-    /// The file is not a network namespace.
-    #[error(transparent)]
-    NotANetns(isthmus_sys::Error),
-    /// It is the network namespace of the host: rules in there would capture the node's own traffic.
-    #[error("it is the host's network namespace")]
-    Host,
-    /// Processes of another pod are in it: this pod would act with that pod's traffic, or that one with this pod's.
-    #[error("a process of the pod {0} is in it")]
-    AnotherPods(String),
-}
-
-impl KernelError {
-    /// For `map_err`: an operation that failed.
-    pub(crate) fn failed<E>(operation: &'static str) -> impl FnOnce(E) -> Self
-    where
-        E: Into<Box<dyn Error + Send + Sync>>,
-    {
-        move |cause| Self::Failed { operation, cause: cause.into() }
-    }
 }

@@ -8,10 +8,11 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use isthmus_model::{NodeName, PodRef};
 use isthmus_proto::enroll::REDIRECTION;
 use isthmus_rt::BoxFuture;
-use k8s_openapi::api::core::v1::{Namespace, Pod as ApiPod};
+use k8s_openapi::api::core::v1::{Namespace, ObjectReference, Pod as ApiPod};
 use kube::api::{Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::WatchStreamExt as _;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
@@ -19,6 +20,13 @@ use serde_json::json;
 use crate::enroller::annotation::{AnnotationError, RedirectionAnnotation};
 use crate::object_cache::{NamespaceLabels, ObjectEvent, WatchEvent};
 use crate::pod::{Pod, Redirection};
+
+mod probe_ports;
+
+/// The name under which events are reported.
+const REPORTER: &str = "isthmus-node";
+/// Deadline of an event.
+const EVENT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// How the API server is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +116,7 @@ fn namespace(namespace: Namespace) -> Option<NamespaceLabels> {
 fn pod(pod: ApiPod) -> Option<Pod> {
     let (metadata, spec, status) =
         (pod.metadata, pod.spec.unwrap_or_default(), pod.status.unwrap_or_default());
+    let probe_ports = probe_ports::of(&spec);
     let all = status.pod_ips.unwrap_or_default();
     let mut ips: Vec<std::net::IpAddr> = all.iter().filter_map(|entry| entry.ip.parse().ok()).collect();
     if ips.is_empty() {
@@ -123,6 +132,8 @@ fn pod(pod: ApiPod) -> Option<Pod> {
         labels: metadata.labels.unwrap_or_default(),
         annotations: metadata.annotations.unwrap_or_default(),
         host_network: spec.host_network.unwrap_or(false),
+        runtime_class: spec.runtime_class_name,
+        probe_ports,
         ips,
         terminated: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
         deleting: metadata.deletion_timestamp.is_some(),
@@ -155,6 +166,32 @@ impl RedirectionAnnotation for AnnotationClient {
                 // Not found, or a conflict with a later pod of the name: the pod is gone.
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
                 Err(error) => Err(AnnotationError::Api(error.into())),
+            }
+        })
+    }
+
+    fn report_not_captured<'a>(&'a self, pod: &'a PodRef, why: String) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let reporter = Reporter { controller: REPORTER.to_owned(), instance: None };
+            let object = ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                name: Some(pod.name.to_string()),
+                namespace: Some(pod.namespace.to_string()),
+                uid: Some(pod.uid.to_string()),
+                ..ObjectReference::default()
+            };
+            let event = Event {
+                type_: EventType::Warning,
+                reason: "NotCaptured".to_owned(),
+                note: Some(why),
+                action: "Capture".to_owned(),
+                secondary: None,
+            };
+            let recorder = Recorder::new(self.0.clone(), reporter);
+            let written = tokio::time::timeout(EVENT_TIMEOUT, recorder.publish(&event, &object)).await;
+            if !matches!(written, Ok(Ok(()))) {
+                tracing::debug!(%pod, ?written, "event of a pod not written (the node role needs `create` on `events`)");
             }
         })
     }

@@ -2,6 +2,8 @@
 //! network namespaces of pods that belong to the mesh, passes the pods to the agent over ZDS, and answers the CNI
 //! plugin. It must not know how the agent serves a pod; the two meet on the ZDS socket only.
 
+pub mod capture;
+mod capture_watch;
 mod cgroup;
 pub mod config;
 mod controller;
@@ -9,7 +11,7 @@ pub mod enroller;
 pub mod global_services;
 pub mod kernel;
 mod kube;
-mod metrics;
+pub mod metrics;
 mod netns_lookup;
 pub mod object_cache;
 pub mod plan;
@@ -35,7 +37,7 @@ pub use crate::metrics::Metrics;
 pub use crate::netns_lookup::NetnsQuery;
 
 use crate::controller::{AddRequests, Controller};
-use crate::enroller::Enroller;
+use crate::enroller::{Defaults, Enroller};
 use crate::kernel::KernelError;
 use crate::zds::registry::AgentRegistry;
 
@@ -93,19 +95,27 @@ pub async fn run(
         kernel,
         Arc::new(agents.clone()),
         Arc::new(kube::AnnotationClient(client.clone())),
-        config.dns_capture,
-        config.ipv6,
+        Defaults {
+            dns_capture: config.dns_capture,
+            ipv6: config.ipv6,
+            uncapturable: config.uncapturable,
+            own_stack_classes: config.own_stack_classes,
+        },
+        Arc::clone(&metrics),
     );
     let events = kube::events(&client, &config.node_name);
-    let mut controller = Controller::new(events, receiver, Arc::new(enroller), config.rules, metrics);
+    let enroller = Arc::new(enroller);
+    let mut controller = Controller::new(events, receiver, Arc::clone(&enroller), config.rules, metrics);
     tokio::select! {
         () = controller.start(config.reconcile_on_start) => {}
         () = drain.graceful() => return Ok(()),
     }
     tasks.spawn("zds server", zds::server::serve(zds, agents.clone(), drain.clone()));
+    let (lost, losses) = tokio::sync::mpsc::unbounded_channel();
+    tasks.spawn("capture watch", capture_watch::run(enroller, lost, drain.clone()));
     drop(ready);
     tracing::info!(node = %config.node_name, "node role ready");
-    controller.run(|| agents.synced(), drain.clone()).await;
+    controller.run(|| agents.synced(), losses, drain.clone()).await;
     tokio::select! {
         () = tasks.wait() => {}
         () = drain.forced() => {}

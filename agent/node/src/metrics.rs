@@ -1,7 +1,10 @@
 //! Metrics of the node role, under istio-cni's names.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
+use isthmus_model::{PodRef, PodUid};
 use isthmus_rt::metrics::Family;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -14,6 +17,10 @@ pub struct Metrics {
     pub(crate) reconciled: Family<Type, Counter>,
     /// Agents that are connected and registered.
     pub(crate) connected: Gauge,
+    /// Whether each pod of the mesh is captured.
+    pub(crate) captured: Family<PodLabels, Gauge>,
+    /// The same with the time of the last proof.
+    captures: Mutex<BTreeMap<PodUid, CaptureStatus>>,
     /// Requests of the CNI plugin.
     pub(crate) plugin_requests: Family<ResponseCode, Counter>,
 }
@@ -25,6 +32,30 @@ pub(crate) struct Type {
     pub(crate) r#type: &'static str,
 }
 
+/// Whether a pod of the mesh is captured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptureStatus {
+    /// The pod.
+    pub pod: PodRef,
+    /// What the last check has shown.
+    pub captured: bool,
+    /// When it was shown.
+    pub proved_at: Option<SystemTime>,
+}
+
+/// Labels of [`Metrics::captured`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct PodLabels {
+    namespace: String,
+    pod: String,
+}
+
+impl From<&PodRef> for PodLabels {
+    fn from(pod: &PodRef) -> Self {
+        Self { namespace: pod.namespace.to_string(), pod: pod.name.to_string() }
+    }
+}
+
 /// Label of [`Metrics::plugin_requests`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ResponseCode {
@@ -33,6 +64,27 @@ pub(crate) struct ResponseCode {
 }
 
 impl Metrics {
+    /// The pods of the mesh, and whether each is captured.
+    #[must_use]
+    pub fn captures(&self) -> Vec<CaptureStatus> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PodUid, CaptureStatus>> {
+        self.captures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn report_captured(&self, pod: &PodRef, captured: bool) {
+        let proved_at = captured.then(SystemTime::now);
+        self.lock().insert(pod.uid.clone(), CaptureStatus { pod: pod.clone(), captured, proved_at });
+        self.captured.get_or_create(&pod.into()).set(captured.into());
+    }
+
+    pub(crate) fn forget_captured(&self, pod: &PodRef) {
+        self.lock().remove(&pod.uid);
+        self.captured.remove(&pod.into());
+    }
+
     /// Registers every family.
     #[must_use]
     pub fn register(registry: &isthmus_rt::metrics::Registry) -> Arc<Self> {
@@ -46,6 +98,11 @@ impl Metrics {
             "ztunnel_connected",
             "Agents (ztunnels) connected to the ZDS socket",
             this.connected.clone(),
+        );
+        registry.register(
+            "isthmus_pod_captured",
+            "1 for a pod of the mesh whose traffic was proved to be captured at the last check, else 0",
+            this.captured.clone(),
         );
         registry.register(
             "istio_cni_plugin_requests",

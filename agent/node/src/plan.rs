@@ -18,6 +18,8 @@ pub enum EnrolmentState {
     Partial,
     /// Every step is done.
     Enrolled,
+    /// It cannot be captured, runs out of the mesh by the setting, and is marked.
+    Uncaptured,
 }
 
 /// The next step for a pod.
@@ -67,6 +69,7 @@ pub fn next_step(
         (Some(Decision::Skip(_)), _) => withdraw(WithdrawReason::OptedOut),
         // The kubelet reports the address in a later update.
         (Some(Decision::Enrol), _) if pod.ips.is_empty() => Step::None,
+        (Some(Decision::Enrol), EnrolmentState::Uncaptured) => Step::None,
         (Some(Decision::Enrol), Enrolled) => {
             let (now, then): (BTreeSet<_>, BTreeSet<_>) =
                 (pod.ips.iter().collect(), enrolled_ips.iter().collect());
@@ -102,6 +105,8 @@ mod tests {
             ("enrolled, other address", Some(&with), ENROL, Enrolled, &other, Step::SyncProbes),
             ("no address yet", Some(&without), ENROL, NotEnrolled, &same, Step::None),
             ("enrolled by the plugin, no address yet", Some(&without), ENROL, Enrolled, &same, Step::None),
+            ("marked as not captured", Some(&with), ENROL, EnrolmentState::Uncaptured, &same, Step::None),
+            ("marked, opted out", Some(&with), SKIP, EnrolmentState::Uncaptured, &same, withdraw(OptedOut)),
             ("namespace unknown", Some(&with), None, NotEnrolled, &same, Step::None),
             ("namespace unknown, enrolled", Some(&with), None, Enrolled, &same, Step::None),
             ("not selected", Some(&with), SKIP, NotEnrolled, &same, Step::None),

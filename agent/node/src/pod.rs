@@ -25,6 +25,10 @@ pub struct Pod {
     pub annotations: Labels,
     /// `spec.hostNetwork`: the pod shares the node's network namespace.
     pub host_network: bool,
+    /// `spec.runtimeClassName`.
+    pub runtime_class: Option<String>,
+    /// The ports on which the kubelet connects to it: of probes and hooks.
+    pub probe_ports: Vec<u16>,
     /// `status.podIPs`; empty until the kubelet has reported the sandbox's addresses.
     pub ips: Vec<IpAddr>,
     /// Whether `status.phase` is `Succeeded` or `Failed`: all containers have ended for good.
@@ -38,8 +42,10 @@ pub struct Pod {
 pub enum Redirection {
     /// The rules are in place and the agent serves the pod.
     Enabled,
-    /// The rules are in place, the agent does not serve the pod yet.
+    /// The rules are in place, and it is not proved yet that the pod is captured by an agent that serves it.
     Pending,
+    /// The pod cannot be captured and runs out of the mesh.
+    NotCaptured,
 }
 
 /// What of a pod's traffic is redirected to the agent.
@@ -53,6 +59,8 @@ pub struct CaptureConfig {
     pub inbound: bool,
     /// Interfaces whose traffic counts as the pod's outbound traffic.
     pub virtual_interfaces: Vec<String>,
+    /// The ports on which the kubelet's probes are let through.
+    pub probe_ports: Vec<u16>,
 }
 
 // === impl Pod ===
@@ -75,6 +83,7 @@ impl Pod {
         match self.annotations.get(REDIRECTION).map(String::as_str) {
             Some("enabled") => Some(Redirection::Enabled),
             Some("pending") => Some(Redirection::Pending),
+            Some("not-captured") => Some(Redirection::NotCaptured),
             _ => None,
         }
     }
@@ -90,6 +99,7 @@ impl Pod {
             ipv6,
             inbound: !self.boolean(BYPASS_INBOUND).unwrap_or(false),
             virtual_interfaces,
+            probe_ports: self.probe_ports.clone(),
         }
     }
 
@@ -122,6 +132,7 @@ impl Redirection {
         match self {
             Self::Enabled => "enabled",
             Self::Pending => "pending",
+            Self::NotCaptured => "not-captured",
         }
     }
 }
@@ -142,6 +153,8 @@ pub(crate) mod tests {
             labels: [("istio.io/dataplane-mode".to_owned(), "ambient".to_owned())].into(),
             annotations: Labels::new(),
             host_network: false,
+            runtime_class: None,
+            probe_ports: vec![8080],
             ips: if ip.is_empty() { Vec::new() } else { vec![ip.parse().unwrap()] },
             terminated: false,
             deleting: false,
@@ -155,7 +168,13 @@ pub(crate) mod tests {
             pod.annotations.extend(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
             pod.capture(true, true)
         };
-        let default = CaptureConfig { dns: true, ipv6: true, inbound: true, virtual_interfaces: Vec::new() };
+        let default = CaptureConfig {
+            dns: true,
+            ipv6: true,
+            inbound: true,
+            virtual_interfaces: Vec::new(),
+            probe_ports: vec![8080],
+        };
         assert_eq!(with(&[]), default);
         assert_eq!(with(&[(DNS_CAPTURE, "false")]), CaptureConfig { dns: false, ..default.clone() });
         assert_eq!(with(&[(BYPASS_INBOUND, "true")]), CaptureConfig { inbound: false, ..default.clone() });

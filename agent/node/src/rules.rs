@@ -8,11 +8,12 @@ mod host;
 mod pod;
 
 pub use apply::{
-    Error, add_host_probe, apply_host, apply_pod, host_probes, remove_host, remove_host_probe, remove_pod,
+    Error, Loss, add_host_probe, apply_bridge_guard, apply_host, apply_host_guard, apply_pod, compare_pod,
+    host_probes, remove_host, remove_host_probe, remove_pod,
 };
 pub use config::{
-    AGENT_MARK, HostRules, LOCAL_TABLE, MARK_MASK, PROBE_V4, PROBE_V6, PodRules, RULE_PREFERENCE,
-    SPOOFED_MARK,
+    AGENT_MARK, CANARY_V4, CANARY_V6, HostRules, LOCAL_TABLE, MARK_MASK, PROBE_V4, PROBE_V6, PodRules,
+    RULE_PREFERENCE, SPOOFED_MARK,
 };
-pub use host::host_ruleset;
+pub use host::{bridge_guard, host_guard, host_ruleset};
 pub use pod::pod_ruleset;

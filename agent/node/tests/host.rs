@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, ensure};
 use isthmus_kit::lab;
 use isthmus_model::PodRef;
+use isthmus_node::capture::{Gate, Uncapturable};
 use isthmus_node::config::{KubeletUid, ProbeAddresses};
 use isthmus_node::kernel::ProbeTarget;
 use isthmus_node::pod::CaptureConfig;
@@ -62,6 +63,8 @@ impl HostDirs {
             rules: Rules::default(),
             probes: ProbeAddresses::default(),
             kubelet: KubeletUid::Fixed(0),
+            uncapturable: Uncapturable::Refuse,
+            own_stack_classes: vec!["kata*".to_owned()],
             reconcile_on_start: true,
         })?)
     }
@@ -183,14 +186,20 @@ fn a_process_yields_the_namespace_that_has_the_pods_address() -> anyhow::Result<
 fn pod_rules_are_applied_idempotently_and_removed() -> anyhow::Result<()> {
     let host = host()?;
     let pod = Netns::create()?;
-    let capture = CaptureConfig { dns: true, ipv6: true, inbound: true, virtual_interfaces: Vec::new() };
-    host.kernel.apply_pod(&pod, &capture)?;
+    let capture = CaptureConfig {
+        dns: true,
+        ipv6: true,
+        inbound: true,
+        virtual_interfaces: Vec::new(),
+        probe_ports: vec![8080],
+    };
+    host.kernel.apply_pod(&pod, &capture, Gate::Open)?;
     let once = nft::dump(&pod)?;
-    ensure!(once.tables.len() == 3, "{once:?}");
-    host.kernel.apply_pod(&pod, &capture)?;
+    ensure!(once.tables.len() == 4, "{once:?}");
+    host.kernel.apply_pod(&pod, &capture, Gate::Open)?;
     ensure!(nft::dump(&pod)? == once, "applying twice changes nothing");
-    host.kernel.apply_pod(&pod, &CaptureConfig { dns: false, ..capture })?;
-    ensure!(nft::dump(&pod)?.tables.len() == 2, "the table of a disabled feature is removed");
+    host.kernel.apply_pod(&pod, &CaptureConfig { dns: false, ..capture }, Gate::Open)?;
+    ensure!(nft::dump(&pod)?.tables.len() == 3, "the table of a disabled feature is removed");
     host.kernel.remove_pod(&pod)?;
     host.kernel.remove_pod(&pod)?;
     ensure!(nft::dump(&pod)?.tables.is_empty());

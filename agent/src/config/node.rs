@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use isthmus_node::capture::OWN_STACK_CLASSES;
 use isthmus_proto::enroll::{Rules, Selector, default_selectors};
 
 use super::log::{self, LogConfig};
@@ -37,6 +38,10 @@ pub struct NodeConfig {
     pub probe_v6: Ipv6Addr,
     /// The kubelet's user; `None`: it is detected.
     pub kubelet_uid: Option<u32>,
+    /// Whether pods whose traffic cannot be captured run out of the mesh instead of being refused.
+    pub mark_uncapturable: bool,
+    /// Runtime classes with a network stack of their own.
+    pub own_stack_classes: Vec<String>,
     /// Whether rules of enrolled pods are applied again at start.
     pub reconcile_on_startup: bool,
     /// Whether host rules are written to the network namespace of process 1 instead of the role's own.
@@ -76,6 +81,11 @@ pub fn read(strings: &dyn Strings) -> Result<NodeConfig, ConfigErrors> {
         probe_v4: r.parsed("HOST_PROBE_SNAT_IP", Ipv4Addr::new(169, 254, 7, 127), "an IPv4 address"),
         probe_v6: r.parsed("HOST_PROBE_SNAT_IPV6", PROBE_V6, "an IPv6 address"),
         kubelet_uid: r.parsed_opt("KUBELET_UID", "a user id"),
+        mark_uncapturable: read_uncapturable(r),
+        own_stack_classes: match r.text("OWN_STACK_RUNTIME_CLASSES") {
+            None => OWN_STACK_CLASSES.map(str::to_owned).into(),
+            Some(_) => list(r, "OWN_STACK_RUNTIME_CLASSES"),
+        },
         reconcile_on_startup: r.flag("AMBIENT_RECONCILE_POD_RULES_ON_STARTUP", false),
         host_netns_of_init: r.flag("ALLOW_SWITCH_TO_HOST_NS", false),
         metrics: any(r.parsed("MONITORING_PORT", 15014, "a port from 0 to 65535")),
@@ -94,6 +104,18 @@ fn read_selectors(r: &mut Reader<'_>) -> Vec<Selector> {
         r.fail(format!("AMBIENT_ENABLEMENT_SELECTOR is not a YAML list of label selectors: {error}"));
         default_selectors()
     })
+}
+
+/// `UNCAPTURABLE_PODS`: `refuse` (the default) or `mark`.
+fn read_uncapturable(r: &mut Reader<'_>) -> bool {
+    match r.text("UNCAPTURABLE_PODS").as_deref() {
+        None | Some("refuse") => false,
+        Some("mark") => true,
+        Some(other) => {
+            r.fail(format!("UNCAPTURABLE_PODS is {other}, not refuse or mark"));
+            false
+        }
+    }
 }
 
 fn list(r: &Reader<'_>, key: &str) -> Vec<String> {

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use isthmus_admin::server::{Ready, Routes, Stats, serve};
+use isthmus_admin::server::{Ready, Routes, Stats, WithStatus, serve};
 use isthmus_rt::drain::Watch;
 use isthmus_rt::metrics::Registry;
 use isthmus_rt::ready::Readiness;
@@ -63,6 +63,18 @@ impl Common {
             stats: Endpoint::bind("metrics", stats).await?,
             ready: Endpoint::bind("readiness", ready).await?,
         })
+    }
+
+    /// Serves both, and a status beside the metrics.
+    pub(super) fn serve_with_status(
+        self,
+        registry: &Registry,
+        readiness: &Readiness,
+        status: Box<dyn Fn() -> serde_json::Value + Send + Sync>,
+        (tasks, drain): (&Tasks, &Watch),
+    ) {
+        self.stats.serve(WithStatus { inner: Stats::new(registry.clone()), status }, tasks, drain);
+        self.ready.serve(Ready(readiness.clone()), tasks, drain);
     }
 
     /// Serves both.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use isthmus_node::capture::Uncapturable;
 use isthmus_node::config::{KubeletUid, ProbeAddresses};
+use isthmus_node::metrics::CaptureStatus;
 use isthmus_node::{ApiServer, Config, Dependencies, HostKernel};
 use isthmus_rt::drain;
 use isthmus_rt::log::Handle;
@@ -36,16 +38,16 @@ async fn serve(config: NodeConfig, log: Handle) -> Result<(), RunError> {
     let tasks = Tasks::new("node endpoints");
     let (drain, watch) = drain::channel();
     metrics::process(&registry, &log, Runtime::new(tokio::runtime::Handle::current()));
-    common.serve(&registry, &readiness, &tasks, &watch);
+    let node_metrics = isthmus_node::Metrics::register(&registry);
+    let shown = Arc::clone(&node_metrics);
+    let status = Box::new(move || status(&shown.captures()));
+    common.serve_with_status(&registry, &readiness, status, (&tasks, &watch));
 
     let server = config.kubeconfig.clone().map_or(ApiServer::InCluster, ApiServer::Kubeconfig);
     let client = isthmus_node::connect(&server).await?;
     let settings = settings(config);
-    let dependencies = Dependencies {
-        kernel: Arc::new(HostKernel::new(&settings)?),
-        client,
-        metrics: isthmus_node::Metrics::register(&registry),
-    };
+    let dependencies =
+        Dependencies { kernel: Arc::new(HostKernel::new(&settings)?), client, metrics: node_metrics };
     let ready = readiness.block(READY);
     let (_quit, mut never) = mpsc::channel(1);
     let (stop, mut stopped) = mpsc::channel(1);
@@ -67,6 +69,17 @@ async fn serve(config: NodeConfig, log: Handle) -> Result<(), RunError> {
     }
 }
 
+/// The pods of the mesh, and when each was last proved to be captured.
+fn status(captures: &[CaptureStatus]) -> serde_json::Value {
+    let pod = |it: &CaptureStatus| {
+        serde_json::json!({
+            "namespace": it.pod.namespace.as_str(), "name": it.pod.name.as_str(), "uid": it.pod.uid.as_str(),
+            "captured": it.captured, "proved_at": it.proved_at.map(isthmus_rt::log::timestamp),
+        })
+    };
+    serde_json::json!({"pods": captures.iter().map(pod).collect::<Vec<_>>()})
+}
+
 fn settings(config: NodeConfig) -> Config {
     let host_netns = if config.host_netns_of_init {
         config.host_proc.join("1/ns/net")
@@ -85,6 +98,8 @@ fn settings(config: NodeConfig) -> Config {
         rules: config.rules,
         probes: ProbeAddresses { v4: config.probe_v4, v6: config.probe_v6 },
         kubelet: config.kubelet_uid.map_or(KubeletUid::Detect, KubeletUid::Fixed),
+        uncapturable: if config.mark_uncapturable { Uncapturable::Mark } else { Uncapturable::Refuse },
+        own_stack_classes: config.own_stack_classes,
         reconcile_on_start: config.reconcile_on_startup,
     }
 }

@@ -2,6 +2,9 @@
 
 use std::collections::HashMap;
 
+use isthmus_sys::netns::Netns;
+
+use crate::capture::Gate;
 use crate::enroller::Enroller;
 use crate::kernel::KernelError;
 use crate::netns_lookup::NetnsQuery;
@@ -23,17 +26,42 @@ impl Enroller {
                 (Some(Redirection::Enabled), Some(_)) => EnrolmentState::Enrolled,
                 _ => EnrolmentState::Partial,
             };
+            let _exclusive = self.exclusive(&pod.pod.uid).await;
             if let Some(netns) = netns.clone().filter(|_| reapply_rules) {
-                let capture = self.capture(pod);
-                if let Err(error) = self.blocking(move |kernel| kernel.apply_pod(&netns, &capture)).await {
+                let sandbox = self.sandbox(pod, &netns, &pod.ips);
+                if let Err(error) = self.write_rules(&sandbox, Gate::Open).await {
                     tracing::warn!(%pod, %error, "rules of an enrolled pod not rewritten, will be retried");
                     state = EnrolmentState::Partial;
                 }
             }
             self.data_plane.adopt(&pod.pod, netns.clone());
-            self.record(pod, state, netns, &pod.ips);
+            self.record(pod, state, netns.clone(), &pod.ips);
+            if let Some(netns) = netns.filter(|_| state == EnrolmentState::Enrolled) {
+                self.prove_adopted(pod, &netns).await;
+            }
         }
         self.adopt_probes(pods).await;
+    }
+
+    /// A pod that an earlier run has enrolled is one only if it is captured now. Where it is not, it is closed and enrolled
+    /// again.
+    async fn prove_adopted(&self, pod: &Pod, netns: &Netns) {
+        let sandbox = self.sandbox(pod, netns, &pod.ips);
+        let compared = self.ask(&sandbox, |kernel, sandbox| kernel.compare(sandbox, Gate::Open)).await;
+        let proved = match compared {
+            Ok(()) => self.ask(&sandbox, |kernel, sandbox| kernel.prove(sandbox)).await,
+            Err(error) => Err(error),
+        };
+        match proved {
+            Ok(()) => self.proved(&pod.pod.uid, Gate::Open),
+            Err(error) => {
+                tracing::warn!(%pod, %error, "enrolled pod is not captured, closing it");
+                self.shut(&sandbox, &error).await;
+                if let Some(enrolment) = self.lock().get_mut(&pod.pod.uid) {
+                    enrolment.state = EnrolmentState::Partial;
+                }
+            }
+        }
     }
 
     /// Adds the entries of every adopted pod, and removes those of other pods only if the addresses of every adopted

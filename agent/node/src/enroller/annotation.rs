@@ -1,5 +1,6 @@
 //! The annotation that reports how far a pod's redirection has come: the seam that the API client implements.
 
+use isthmus_model::PodRef;
 use isthmus_rt::BoxFuture;
 
 use crate::pod::{Pod, Redirection};
@@ -12,6 +13,10 @@ pub trait RedirectionAnnotation: Send + Sync + 'static {
         pod: &'a Pod,
         redirection: Option<Redirection>,
     ) -> BoxFuture<'a, Result<(), AnnotationError>>;
+
+    /// Reports to whoever looks at the pod, as an event of the pod, that its traffic is not captured. That it cannot be
+    /// written must not matter to the pod.
+    fn report_not_captured<'a>(&'a self, pod: &'a PodRef, why: String) -> BoxFuture<'a, ()>;
 }
 
 /// Why the annotation is not written. Both are worth a retry.

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::capture::CaptureError;
 use crate::enroller::annotation::AnnotationError;
 use crate::kernel::KernelError;
 use crate::zds::AgentError;
@@ -21,6 +22,9 @@ pub enum EnrolError {
     /// The CNI plugin reported no address. An earlier plugin of the chain made none.
     #[error("the CNI event names no address")]
     NoAddress,
+    /// It is not proved that its traffic is captured.
+    #[error("it is not captured: {0}")]
+    Capture(#[from] CaptureError),
     /// The agent does not serve the pod.
     #[error(transparent)]
     Agent(#[from] AgentError),

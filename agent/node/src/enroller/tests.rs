@@ -1,4 +1,7 @@
+use super::proof::Verdict;
 use super::*;
+use crate::capture::{NetnsChanges, Sandbox, Stray};
+use crate::kernel::ProbeTarget;
 use crate::pod::tests::pod;
 use isthmus_model::PodRef;
 use isthmus_rt::BoxFuture;
@@ -14,6 +17,12 @@ struct FakeCluster {
     served: Mutex<Vec<PodUid>>,
     annotation: Mutex<Option<Redirection>>,
     netns_missing: Mutex<bool>,
+    /// What proofs say.
+    uncaptured: Mutex<Option<fn() -> CaptureError>>,
+    gate: Mutex<Option<Gate>>,
+    /// Events of pods that are not captured.
+    reported: Mutex<Vec<String>>,
+    interfaces: Mutex<Option<Gate>>,
     /// An address that the probe sets do not take.
     unprobed: Mutex<Option<IpAddr>>,
     /// The agent is connected but never acks.
@@ -61,10 +70,31 @@ impl Kernel for FakeCluster {
         }
         Ok(queries.iter().map(|query| (query.pod.uid.clone(), Netns::current().unwrap())).collect())
     }
-    fn apply_pod(&self, _: &Netns, _: &CaptureConfig) -> Result<(), KernelError> {
+    fn apply_pod(&self, _: &Netns, _: &CaptureConfig, gate: Gate) -> Result<(), KernelError> {
         // A call that fails may have written some of the rules.
         *self.rules.lock().unwrap() = true;
-        self.kernel("apply rules")
+        *self.gate.lock().unwrap() = Some(gate);
+        self.kernel(if gate == Gate::Closed { "apply closed rules" } else { "open rules" })
+    }
+    fn prove(&self, _: &Sandbox) -> Result<(), CaptureError> {
+        self.kernel("prove")?;
+        match &*self.uncaptured.lock().unwrap() {
+            None => Ok(()),
+            Some(why) => Err(why()),
+        }
+    }
+    fn compare(&self, _: &Sandbox, _: Gate) -> Result<(), CaptureError> {
+        Ok(self.kernel("compare")?)
+    }
+    fn set_interfaces(&self, _: &Netns, gate: Gate) -> Result<(), KernelError> {
+        *self.interfaces.lock().unwrap() = Some(gate);
+        Ok(())
+    }
+    fn changes(&self, _: &Netns) -> Result<Box<dyn NetnsChanges>, KernelError> {
+        Err(KernelError::failed("notifications")("none"))
+    }
+    fn strays(&self, _: &[(PodUid, Netns)]) -> Result<Vec<Stray>, KernelError> {
+        Ok(Vec::new())
     }
     fn remove_pod(&self, _: &Netns) -> Result<(), KernelError> {
         self.kernel("remove rules")?;
@@ -122,11 +152,16 @@ impl DataPlane for FakeCluster {
 }
 
 impl RedirectionAnnotation for FakeCluster {
+    fn report_not_captured<'a>(&'a self, _: &'a PodRef, why: String) -> BoxFuture<'a, ()> {
+        self.reported.lock().unwrap().push(why);
+        Box::pin(async {})
+    }
     fn set<'a>(&'a self, _: &'a Pod, to: Option<Redirection>) -> BoxFuture<'a, Result<(), AnnotationError>> {
         Box::pin(async move {
             let step = match to {
                 Some(Redirection::Enabled) => "annotate enabled",
                 Some(Redirection::Pending) => "annotate pending",
+                Some(Redirection::NotCaptured) => "annotate not captured",
                 None => "annotate null",
             };
             *self.annotation.lock().unwrap() = to;
@@ -138,7 +173,16 @@ impl RedirectionAnnotation for FakeCluster {
 fn enroller() -> (Arc<FakeCluster>, Enroller) {
     let cluster = Arc::new(FakeCluster::default());
     let (kernel, agents, status) = (Arc::clone(&cluster), Arc::clone(&cluster), Arc::clone(&cluster));
-    (cluster, Enroller::new(kernel, agents, status, true, true))
+    (cluster, Enroller::new(kernel, agents, status, defaults(), Arc::default()))
+}
+
+fn defaults() -> Defaults {
+    Defaults {
+        dns_capture: true,
+        ipv6: true,
+        own_stack_classes: vec!["kata*".to_owned()],
+        ..Defaults::default()
+    }
 }
 
 fn deadline() -> Instant {
@@ -149,7 +193,8 @@ async fn add(enroller: &Enroller, pod: &Pod) -> Result<(), EnrolError> {
     enroller.add(pod, Path::new("/var/run/netns/x"), &pod.ips, deadline()).await
 }
 
-const FORWARD: [&str; 5] = ["open", "apply rules", "zds add", "add probe", "annotate enabled"];
+const FORWARD: [&str; 7] =
+    ["open", "apply closed rules", "zds add", "prove", "open rules", "add probe", "annotate enabled"];
 
 #[tokio::test]
 async fn an_add_runs_the_steps_from_rules_to_annotation() {
@@ -319,14 +364,14 @@ async fn enrolled_pods_are_adopted_and_stale_probe_entries_removed() {
     assert_eq!(enroller.state(&pods[1].pod.uid).0, EnrolmentState::Partial);
     assert_eq!(cluster.probes.lock().unwrap().len(), 2, "the stale entry is gone");
     let log = cluster.take_log();
-    assert_eq!(log.iter().filter(|step| *step == "apply rules").count(), 2);
+    assert_eq!(log.iter().filter(|step| *step == "open rules").count(), 2);
     assert!(log.contains(&"adopt uid-a with netns".to_owned()), "{log:?}");
 
     // An entry that looks stale may belong to a pod without a known address.
     cluster.probes.lock().unwrap().push(stale.clone());
     enroller.adopt(&[annotated("c", "", "enabled")], false).await;
     assert!(cluster.probes.lock().unwrap().contains(&stale));
-    assert!(!cluster.take_log().contains(&"apply rules".to_owned()));
+    assert!(!cluster.take_log().contains(&"open rules".to_owned()));
 }
 
 #[tokio::test]
@@ -339,7 +384,7 @@ async fn an_adopted_pod_without_namespace_or_rules_is_partial() {
     assert!(cluster.take_log().contains(&"adopt uid-a without netns".to_owned()));
 
     *cluster.netns_missing.lock().unwrap() = false;
-    cluster.fail(Some("apply rules"));
+    cluster.fail(Some("open rules"));
     enroller.adopt(std::slice::from_ref(&pod), true).await;
     assert_eq!(enroller.partial(), [pod.pod.uid]);
 }
@@ -356,4 +401,86 @@ async fn one_pods_probe_entry_that_fails_at_start_is_retried_and_delays_no_other
     *cluster.unprobed.lock().unwrap() = None;
     enroller.enrol(&pods[0]).await.unwrap();
     assert_eq!(cluster.probes.lock().unwrap().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_is_enabled_only_after_the_proof_and_closed_until_then() {
+    let (cluster, enroller) = enroller();
+    let pod = pod("a", "10.0.0.5");
+    *cluster.uncaptured.lock().unwrap() =
+        Some(|| CaptureError::NotRedirected(crate::capture::Direction::Inbound));
+    let error = enroller.enrol(&pod).await.unwrap_err();
+    assert!(error.to_string().contains("inbound"), "{error}");
+    assert_eq!(*cluster.annotation.lock().unwrap(), Some(Redirection::Pending));
+    assert_eq!(*cluster.gate.lock().unwrap(), Some(Gate::Closed));
+    assert!(cluster.probes.lock().unwrap().is_empty());
+    *cluster.uncaptured.lock().unwrap() = None;
+    enroller.enrol(&pod).await.unwrap();
+    assert_eq!(*cluster.annotation.lock().unwrap(), Some(Redirection::Enabled));
+    assert_eq!(*cluster.gate.lock().unwrap(), Some(Gate::Open));
+    assert!(enroller.metrics.captures().iter().all(|it| it.captured && it.proved_at.is_some()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_pod_has_lost_is_put_back_closed_and_opened_after_the_proof() {
+    let (cluster, enroller) = enroller();
+    let pod = pod("a", "10.0.0.5");
+    enroller.enrol(&pod).await.unwrap();
+    cluster.take_log();
+    assert!(matches!(enroller.verify(&pod.pod.uid).await, Verdict::Captured));
+    assert_eq!(cluster.take_log(), ["compare", "prove"]);
+    cluster.fail(Some("compare"));
+    assert!(matches!(enroller.verify(&pod.pod.uid).await, Verdict::Captured));
+    assert_eq!(cluster.take_log(), ["compare", "apply closed rules", "prove", "open rules"]);
+    // Put back in vain: it stays closed and is enrolled again.
+    *cluster.uncaptured.lock().unwrap() =
+        Some(|| CaptureError::NotRedirected(crate::capture::Direction::Outbound));
+    assert!(matches!(enroller.verify(&pod.pod.uid).await, Verdict::Lost));
+    assert_eq!(*cluster.gate.lock().unwrap(), Some(Gate::Closed));
+    assert_eq!(enroller.partial(), [pod.pod.uid]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_without_its_agent_is_closed_and_stays_enrolled() {
+    let (cluster, enroller) = enroller();
+    let pod = pod("a", "10.0.0.5");
+    enroller.enrol(&pod).await.unwrap();
+    *cluster.uncaptured.lock().unwrap() = Some(|| CaptureError::NotServed);
+    for _ in 0..2 {
+        assert!(matches!(enroller.verify(&pod.pod.uid).await, Verdict::Captured));
+        assert_eq!(*cluster.gate.lock().unwrap(), Some(Gate::Closed));
+    }
+    *cluster.uncaptured.lock().unwrap() = None;
+    assert!(matches!(enroller.verify(&pod.pod.uid).await, Verdict::Captured));
+    assert_eq!(*cluster.gate.lock().unwrap(), Some(Gate::Open));
+    assert_eq!(*cluster.annotation.lock().unwrap(), Some(Redirection::Enabled));
+}
+
+#[tokio::test]
+async fn a_pod_with_a_network_stack_of_its_own_is_refused() {
+    let (cluster, enroller) = enroller();
+    let pod = Pod { runtime_class: Some("kata-qemu".to_owned()), ..pod("a", "10.0.0.5") };
+    let error = add(&enroller, &pod).await.unwrap_err();
+    assert!(error.to_string().contains("kata-qemu"), "{error}");
+    assert!(cluster.is_clean());
+}
+
+#[tokio::test]
+async fn a_pod_that_cannot_be_captured_runs_out_of_the_mesh_and_is_marked_if_the_setting_says_so() {
+    let cluster = Arc::new(FakeCluster::default());
+    let (kernel, agents, status) = (Arc::clone(&cluster), Arc::clone(&cluster), Arc::clone(&cluster));
+    let defaults = Defaults { uncapturable: Uncapturable::Mark, ..defaults() };
+    let enroller = Enroller::new(kernel, agents, status, defaults, Arc::default());
+    let class = Pod { runtime_class: Some("kata".to_owned()), ..pod("a", "10.0.0.5") };
+    add(&enroller, &class).await.unwrap();
+    let running = pod("b", "10.0.0.6");
+    *cluster.uncaptured.lock().unwrap() = Some(|| CaptureError::OwnStack);
+    enroller.enrol(&running).await.unwrap();
+    for pod in [class, running] {
+        assert_eq!(enroller.state(&pod.pod.uid).0, EnrolmentState::Uncaptured);
+    }
+    assert_eq!(*cluster.annotation.lock().unwrap(), Some(Redirection::NotCaptured));
+    assert_eq!(cluster.reported.lock().unwrap().len(), 2);
+    assert!(!*cluster.rules.lock().unwrap() && cluster.served.lock().unwrap().is_empty());
+    assert_eq!(*cluster.interfaces.lock().unwrap(), None, "it must not be closed");
 }

@@ -5,16 +5,19 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use isthmus_model::PodUid;
+use isthmus_sys::bypass;
+use isthmus_sys::changes::Changes;
 use isthmus_sys::netns::Netns;
 use isthmus_sys::nft::Element;
 
-use super::kubelet;
 use super::sandbox_records::SandboxRecords;
+use super::{kubelet, prove};
+use crate::capture::{CaptureError, Gate, NetnsChanges, Sandbox, Stray};
 use crate::config::{Config, KubeletUid, ProbeAddresses};
 use crate::kernel::{Kernel, KernelError, NetnsRefusal, ProbeTarget};
 use crate::netns_lookup::{self, NetnsQuery};
 use crate::pod::CaptureConfig;
-use crate::rules::{self, HostRules, PodRules};
+use crate::rules::{self, HostRules, Loss, PodRules};
 
 /// The kernel of this host.
 pub struct HostKernel {
@@ -55,6 +58,20 @@ impl HostKernel {
                 );
                 0
             }),
+        }
+    }
+
+    fn rules(&self, capture: &CaptureConfig, state: Gate) -> PodRules {
+        PodRules {
+            dns_capture: capture.dns,
+            ingress_mode: !capture.inbound,
+            ipv6: capture.ipv6,
+            virtual_interfaces: capture.virtual_interfaces.clone(),
+            probe_v4: self.probes.v4,
+            probe_v6: self.probes.v6,
+            closing: state == Gate::Closed,
+            canary: true,
+            probe_ports: Some(capture.probe_ports.clone()),
         }
     }
 
@@ -117,21 +134,42 @@ impl Kernel for HostKernel {
         Ok(found)
     }
 
-    fn apply_pod(&self, netns: &Netns, capture: &CaptureConfig) -> Result<(), KernelError> {
-        let rules = PodRules {
-            dns_capture: capture.dns,
-            ingress_mode: !capture.inbound,
-            ipv6: capture.ipv6,
-            virtual_interfaces: capture.virtual_interfaces.clone(),
-            probe_v4: self.probes.v4,
-            probe_v6: self.probes.v6,
-            closing: false,
+    fn apply_pod(&self, netns: &Netns, capture: &CaptureConfig, state: Gate) -> Result<(), KernelError> {
+        rules::apply_pod(netns, &self.rules(capture, state)).map_err(KernelError::failed("pod rules"))
+    }
+
+    fn prove(&self, sandbox: &Sandbox) -> Result<(), CaptureError> {
+        prove::prove(sandbox, &self.netns)
+    }
+
+    fn compare(&self, sandbox: &Sandbox, state: Gate) -> Result<(), CaptureError> {
+        let rules = self.rules(&sandbox.capture, state);
+        match rules::compare_pod(&sandbox.netns, &rules).map_err(KernelError::failed("pod rules"))? {
+            None => Ok(()),
+            Some(Loss::Tables) => Err(CaptureError::Rules),
+            Some(Loss::Routing) => Err(CaptureError::Routing),
+        }
+    }
+
+    fn set_interfaces(&self, netns: &Netns, state: Gate) -> Result<(), KernelError> {
+        let done = match state {
+            Gate::Closed => bypass::close(netns),
+            Gate::Open => bypass::open(netns),
         };
-        rules::apply_pod(netns, &rules).map_err(KernelError::failed("pod rules"))
+        done.map_err(KernelError::failed("interfaces"))
+    }
+
+    fn changes(&self, netns: &Netns) -> Result<Box<dyn NetnsChanges>, KernelError> {
+        Ok(Box::new(Changes::subscribe(netns).map_err(KernelError::failed("notifications"))?))
+    }
+
+    fn strays(&self, pods: &[(PodUid, Netns)]) -> Result<Vec<Stray>, KernelError> {
+        prove::strays(&self.proc_dir, &self.netns, pods)
     }
 
     fn remove_pod(&self, netns: &Netns) -> Result<(), KernelError> {
-        rules::remove_pod(netns).map_err(KernelError::failed("pod rules"))
+        rules::remove_pod(netns).map_err(KernelError::failed("pod rules"))?;
+        self.set_interfaces(netns, Gate::Open)
     }
 
     fn apply_host(&self) -> Result<(), KernelError> {
@@ -142,7 +180,12 @@ impl Kernel for HostKernel {
             probe_v6: self.probes.v6,
             members: Vec::new(),
         };
-        rules::apply_host(&self.netns, &rules).map_err(KernelError::failed("host rules"))
+        rules::apply_host(&self.netns, &rules).map_err(KernelError::failed("host rules"))?;
+        rules::apply_host_guard(&self.netns, &rules).map_err(KernelError::failed("host rules"))?;
+        if let Err(error) = rules::apply_bridge_guard(&self.netns, &rules) {
+            tracing::warn!(%error, "pods on one bridge can pose as the kubelet to each other, on ports with probes");
+        }
+        Ok(())
     }
 
     fn probe_targets(&self) -> Result<Vec<ProbeTarget>, KernelError> {

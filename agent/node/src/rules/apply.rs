@@ -31,7 +31,7 @@ pub enum Error {
 pub fn apply_pod(netns: &Netns, rules: &PodRules) -> Result<(), Error> {
     add_local_routing(netns, false)?;
     // With IPv6 disabled on `lo` the kernel refuses the local route, and no IPv6 traffic can be redirected anyway.
-    if rules.ipv6 && sysctl::read(netns, "net/ipv6/conf/lo/disable_ipv6").is_ok_and(|off| off == "0") {
+    if rules.ipv6 && ipv6_enabled(netns) {
         add_local_routing(netns, true)?;
     } else {
         del_local_routing(netns, true)?;
@@ -39,6 +39,37 @@ pub fn apply_pod(netns: &Netns, rules: &PodRules) -> Result<(), Error> {
     let ruleset = pod_ruleset(rules);
     let gone: Vec<_> = pod_tables().into_iter().filter(|(_, name)| ruleset.table(name).is_none()).collect();
     Ok(nft::replace(netns, &ruleset, &gone)?)
+}
+
+/// What of a pod's rules is not as [`apply_pod`] wrote it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// A table, or something in it.
+    Tables,
+    /// The routing rule of answers to the agent, or its route.
+    Routing,
+}
+
+/// Compares what a pod's namespace has with what [`apply_pod`] writes. Tables of others are left out.
+///
+/// # Errors
+/// When the kernel refuses a dump.
+pub fn compare_pod(netns: &Netns, rules: &PodRules) -> Result<Option<Loss>, Error> {
+    let ours = pod_tables().map(|(_, name)| name);
+    let mut found = nft::dump(netns)?;
+    found.tables.retain(|table| ours.contains(&table.name));
+    if found != pod_ruleset(rules).canonical() {
+        return Ok(Some(Loss::Tables));
+    }
+    let v6 = rules.ipv6 && ipv6_enabled(netns);
+    for v6 in if v6 { &[false, true][..] } else { &[false] } {
+        let rule = (SPOOFED_MARK, MARK_MASK, LOCAL_TABLE, RULE_PREFERENCE);
+        let routed = route::local_routes(netns, *v6, LOCAL_TABLE)?.iter().any(|net| net.prefix_len() == 0);
+        if !routed || !route::fwmark_rules(netns, *v6)?.contains(&rule) {
+            return Ok(Some(Loss::Routing));
+        }
+    }
+    Ok(None)
 }
 
 /// Removes everything that [`apply_pod`] writes into a pod's namespace; success when there is nothing. Continues after
@@ -68,12 +99,28 @@ pub fn apply_host(netns: &Netns, rules: &HostRules) -> Result<(), Error> {
     Ok(nft::apply(netns, &host_ruleset(&rules))?)
 }
 
+/// Writes the host's guard: packets that arrive from the probes' source address, which is the host's own, are dropped.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn apply_host_guard(netns: &Netns, rules: &HostRules) -> Result<(), Error> {
+    Ok(nft::apply(netns, &host::host_guard(rules))?)
+}
+
+/// Writes the same for frames between the ports of a bridge, which the host's other rules do not see.
+///
+/// # Errors
+/// When the kernel refuses or lacks `nf_tables_bridge`.
+pub fn apply_bridge_guard(netns: &Netns, rules: &HostRules) -> Result<(), Error> {
+    Ok(nft::apply_to_bridges(netns, &host::bridge_guard(rules))?)
+}
+
 /// Removes the host's rules and probe sets; success when there are none.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn remove_host(netns: &Netns) -> Result<(), Error> {
-    Ok(nft::remove(netns, &[(Family::Inet, NAT.to_owned())])?)
+    Ok(nft::remove(netns, &[NAT, host::GUARD].map(|name| (Family::Inet, name.to_owned())))?)
 }
 
 /// The entries of the probe sets: addresses of pods, each with the pod's UID as comment.
@@ -106,6 +153,10 @@ pub fn add_host_probe(netns: &Netns, address: IpAddr, pod_uid: &str) -> Result<(
 pub fn remove_host_probe(netns: &Netns, address: IpAddr) -> Result<(), Error> {
     let address = address.to_canonical();
     Ok(nft::del_element(netns, NAT, host::set_of(address), address)?)
+}
+
+fn ipv6_enabled(netns: &Netns) -> bool {
+    sysctl::read(netns, "net/ipv6/conf/lo/disable_ipv6").is_ok_and(|off| off == "0")
 }
 
 fn pod_tables() -> [(Family, String); 4] {

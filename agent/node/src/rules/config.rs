@@ -21,6 +21,11 @@ pub const PROBE_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 7, 127);
 /// Source address of the kubelet's probes as pods see them.
 pub const PROBE_V6: Ipv6Addr = Ipv6Addr::new(0xfd16, 0x9254, 0x7127, 0x1337, 0xffff, 0xffff, 0xffff, 0xffff);
 
+/// Where canaries go to from a pod, and come from to a pod. Nothing of them leaves it, so the address is nobody's.
+pub const CANARY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 7, 126);
+/// Where canaries go to from a pod, and come from to a pod.
+pub const CANARY_V6: Ipv6Addr = Ipv6Addr::new(0xfd16, 0x9254, 0x7127, 0x1337, 0xffff, 0xffff, 0xffff, 0xfffe);
+
 pub(super) const NAT: &str = "istio-ambient-nat";
 pub(super) const MANGLE: &str = "istio-ambient-mangle";
 pub(super) const RAW: &str = "istio-ambient-raw";
@@ -45,6 +50,10 @@ pub struct PodRules {
     /// Also drop TCP that leaves the pod and is not the agent's, for as long as it is not proven that redirection
     /// works. The guard table is not istio-cni's, and does not touch packets that the other tables handle.
     pub closing: bool,
+    /// Also keep canaries in the pod and from being accepted: the guard table then exists all the time.
+    pub canary: bool,
+    /// The ports that the kubelet probes; `None`: any.
+    pub probe_ports: Option<Vec<u16>>,
 }
 
 impl Default for PodRules {
@@ -57,6 +66,8 @@ impl Default for PodRules {
             probe_v4: PROBE_V4,
             probe_v6: PROBE_V6,
             closing: false,
+            canary: false,
+            probe_ports: None,
         }
     }
 }

@@ -5,10 +5,13 @@ use std::net::IpAddr;
 
 use isthmus_sys::nft::{
     Base, Chain, ChainKind, Family, Hook, Match, Op, Policy, Proto, Rule, Ruleset, Set, SetKind, Side,
-    Statement, Table,
+    Statement, Table, Verdict,
 };
 
 use super::config::{HostRules, NAT, families};
+
+/// The guard's table. Not the pods' name: a network plugin may run in the host's namespace with both.
+pub(super) const GUARD: &str = "isthmus-host-guard";
 
 /// The probe sets: addresses of enrolled pods, one set per family.
 pub(super) const SETS: [&str; 2] = ["istio-inpod-probes-v4", "istio-inpod-probes-v6"];
@@ -49,6 +52,42 @@ pub fn host_ruleset(rules: &HostRules) -> Ruleset {
     };
     let sets = families.iter().map(set).collect();
     Ruleset { tables: vec![Table { family: Family::Inet, name: NAT.to_owned(), sets, chains: vec![chain] }] }
+}
+
+/// The guard table: the address that exempts probes from a pod's rules is the host's alone.
+#[must_use]
+pub fn host_guard(rules: &HostRules) -> Ruleset {
+    guard(rules, |_| None)
+}
+
+/// The guard table of bridges. A pod that sends from that address to its neighbour on the bridge passes no other rule of
+/// the host, and could take the answers by announcing the gateway's address.
+#[must_use]
+pub fn bridge_guard(rules: &HostRules) -> Ruleset {
+    guard(rules, |kind| Some(Statement::EtherType(kind)))
+}
+
+fn guard(rules: &HostRules, first: impl Fn(SetKind) -> Option<Statement>) -> Ruleset {
+    let drop = |(kind, probe): &(SetKind, IpAddr)| {
+        let from = Statement::Address(Side::Source, Op::Eq, Match::Net((*probe).into()));
+        let rest = [from, Statement::Counter, Statement::Verdict(Verdict::Drop)];
+        Rule::new(first(*kind).into_iter().chain(rest).collect::<Vec<_>>())
+    };
+    let base =
+        Base { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -300, policy: Policy::Accept };
+    let chain = Chain {
+        name: "prerouting".to_owned(),
+        base: Some(base),
+        rules: families(rules.ipv6, rules.probe_v4, rules.probe_v6).iter().map(drop).collect(),
+    };
+    Ruleset {
+        tables: vec![Table {
+            family: Family::Inet,
+            name: GUARD.to_owned(),
+            sets: Vec::new(),
+            chains: vec![chain],
+        }],
+    }
 }
 
 /// The probe set of an address's family.

@@ -9,7 +9,10 @@ use isthmus_sys::nft::{
     Statement, Table, Verdict,
 };
 
-use super::config::{AGENT_MARK, GUARD, MANGLE, MARK_MASK, NAT, PodRules, RAW, SPOOFED_MARK, families, mark};
+use super::config::{
+    AGENT_MARK, CANARY_V4, CANARY_V6, GUARD, MANGLE, MARK_MASK, NAT, PodRules, RAW, SPOOFED_MARK, families,
+    mark,
+};
 
 const OUTBOUND_PORT: u16 = AgentPorts::WELL_KNOWN.outbound;
 const PLAINTEXT_PORT: u16 = AgentPorts::WELL_KNOWN.inbound_plaintext;
@@ -18,6 +21,10 @@ const DNS_PORT: u16 = 53;
 /// Conntrack zone of the DNS proxy's upstream queries. They may have the same addresses and ports as the application's
 /// query that they forward; in one zone conntrack would take both for one connection.
 const DNS_ZONE: u16 = 1;
+
+/// Flags of a TCP header.
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
 
 const ACCEPT: Statement = Statement::Verdict(Verdict::Accept);
 const TCP: Statement = Statement::L4Proto(Proto::Tcp);
@@ -30,7 +37,7 @@ pub fn pod_ruleset(rules: &PodRules) -> Ruleset {
     if rules.dns_capture {
         tables.push(raw());
     }
-    if rules.closing {
+    if rules.closing || rules.canary {
         tables.push(guard(rules));
     }
     Ruleset { tables }
@@ -58,10 +65,16 @@ fn nat_prerouting(rules: &PodRules, families: &[(SetKind, IpAddr)]) -> Vec<Rule>
     if rules.ingress_mode {
         return chain;
     }
-    chain.extend(families.iter().map(|(_, probe)| {
-        let from = Statement::Address(Side::Source, Op::Eq, Match::Net(IpNet::from(*probe)));
-        rule([TCP, from, Statement::Counter, ACCEPT])
-    }));
+    for (_, probe) in families {
+        let from = || Statement::Address(Side::Source, Op::Eq, Match::Net(IpNet::from(*probe)));
+        match &rules.probe_ports {
+            None => chain.push(rule([TCP, from(), Statement::Counter, ACCEPT])),
+            Some(ports) => chain.extend(ports.iter().map(|port| {
+                let to = Statement::Port(Proto::Tcp, Side::Destination, Op::Eq, *port);
+                rule([from(), to, Statement::Counter, ACCEPT])
+            })),
+        }
+    }
     chain.extend(families.iter().map(|(family, _)| {
         let port = Statement::Port(Proto::Tcp, Side::Destination, Op::Ne, HBONE_PORT);
         let redirect = Statement::Redirect(PLAINTEXT_PORT);
@@ -129,23 +142,50 @@ fn raw() -> Table {
     )
 }
 
-/// The guard: it runs last, where a redirected packet leaves through `lo`, and drops every TCP packet that was neither
+/// The guard, while a pod is closed and around canaries. Closing runs last, where a redirected packet leaves through `lo`, and drops every TCP packet that was neither
 /// redirected nor sent by the agent. An ingress gateway answers its clients directly, and only conntrack, which this
 /// table does not use, could tell those answers from connections of its own: its chain stays empty.
 fn guard(rules: &PodRules) -> Table {
     let mut chain = Vec::new();
-    if !rules.ingress_mode {
+    if rules.canary {
+        chain
+            .extend(canaries(rules.ipv6).into_iter().map(|to| rule([to, Statement::Verdict(Verdict::Drop)])));
+    }
+    if rules.closing && !rules.ingress_mode {
         chain.push(rule([Statement::Interface(Direction::Out, Op::Eq, "lo".to_owned()), ACCEPT]));
         chain.push(rule([mark(Op::Eq, AGENT_MARK), ACCEPT]));
         chain.extend(families(rules.ipv6, rules.probe_v4, rules.probe_v6).into_iter().map(|(_, probe)| {
             let to = Statement::Address(Side::Destination, Op::Eq, Match::Net(IpNet::from(probe)));
             rule([to, ACCEPT])
         }));
+        // A reset carries nothing, and spares clients of a pod without agent a timeout.
+        let reset = Statement::TcpFlags { mask: RST, op: Op::Eq, value: RST };
+        chain.push(rule([reset, ACCEPT]));
         chain.push(rule([TCP, Statement::Counter, Statement::Verdict(Verdict::Drop)]));
     }
-    let base = Base { kind: ChainKind::Filter, hook: Hook::Postrouting, priority: 0, policy: Policy::Accept };
-    let chain = Chain { name: "postrouting".to_owned(), base: Some(base), rules: chain };
-    Table { family: Family::Inet, name: GUARD.to_owned(), sets: vec![], chains: vec![chain] }
+    let base =
+        |hook, priority| Some(Base { kind: ChainKind::Filter, hook, priority, policy: Policy::Accept });
+    let mut chains =
+        vec![Chain { name: "postrouting".to_owned(), base: base(Hook::Postrouting, 0), rules: chain }];
+    if rules.canary {
+        let rules = canaries(rules.ipv6).into_iter().map(unaccepted).collect();
+        chains.push(Chain { name: "output".to_owned(), base: base(Hook::Output, -200), rules });
+    }
+    Table { family: Family::Inet, name: GUARD.to_owned(), sets: vec![], chains }
+}
+
+/// Of a canary's connection only the SYN and the final reset pass, so the agent's listener answers and the agent never
+/// accepts. Before the nat tables rewrite the destination.
+fn unaccepted(to: Statement) -> Rule {
+    let flags = Statement::TcpFlags { mask: SYN | RST, op: Op::Eq, value: 0 };
+    rule([to, flags, Statement::Verdict(Verdict::Drop)])
+}
+
+fn canaries(ipv6: bool) -> Vec<Statement> {
+    families(ipv6, CANARY_V4, CANARY_V6)
+        .into_iter()
+        .map(|(_, canary)| Statement::Address(Side::Destination, Op::Eq, Match::Net(IpNet::from(canary))))
+        .collect()
 }
 
 /// A table whose base chains only jump to `istio-<hook>` chains: istio-cni's layout, which other tools rely on.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use isthmus_kit::wait::eventually;
 use isthmus_model::PodUid;
+use isthmus_node::capture::{CaptureError, Gate, NetnsChanges, Sandbox, Stray, Uncapturable};
 use isthmus_node::kernel::{KernelError, NetnsRefusal, ProbeTarget};
 use isthmus_node::pod::CaptureConfig;
 use isthmus_node::{ApiServer, Config, Dependencies, Kernel, Metrics, NetnsQuery};
@@ -51,17 +52,33 @@ impl Kernel for FakeKernel {
     fn find_netns(&self, queries: &[NetnsQuery]) -> Result<HashMap<PodUid, Netns>, KernelError> {
         Ok(queries.iter().map(|query| (query.pod.uid.clone(), Netns::current().unwrap())).collect())
     }
-    fn apply_pod(&self, _: &Netns, _: &CaptureConfig) -> Result<(), KernelError> {
+    fn apply_pod(&self, _: &Netns, _: &CaptureConfig, gate: Gate) -> Result<(), KernelError> {
         if *self.failing.lock().unwrap() {
             return Err(KernelError::Failed { operation: "pod rules", cause: "on purpose".into() });
         }
         *self.applied.lock().unwrap() += 1;
-        *self.rules.lock().unwrap() += 1;
+        // Closed rules come first; opening them writes the same again without the closing chain.
+        *self.rules.lock().unwrap() += usize::from(gate == Gate::Closed);
         Ok(())
     }
     fn remove_pod(&self, _: &Netns) -> Result<(), KernelError> {
         *self.rules.lock().unwrap() = 0;
         Ok(())
+    }
+    fn prove(&self, _: &Sandbox) -> Result<(), CaptureError> {
+        Ok(())
+    }
+    fn compare(&self, _: &Sandbox, _: Gate) -> Result<(), CaptureError> {
+        Ok(())
+    }
+    fn set_interfaces(&self, _: &Netns, _: Gate) -> Result<(), KernelError> {
+        Ok(())
+    }
+    fn changes(&self, _: &Netns) -> Result<Box<dyn NetnsChanges>, KernelError> {
+        Err(KernelError::Failed { operation: "notifications", cause: "none".into() })
+    }
+    fn strays(&self, _: &[(PodUid, Netns)]) -> Result<Vec<Stray>, KernelError> {
+        Ok(Vec::new())
     }
     fn apply_host(&self) -> Result<(), KernelError> {
         *self.host.lock().unwrap() += 1;
@@ -159,6 +176,8 @@ fn config(dir: &Path) -> Config {
         rules: Rules::default(),
         probes: isthmus_node::config::ProbeAddresses::default(),
         kubelet: isthmus_node::config::KubeletUid::Fixed(0),
+        uncapturable: Uncapturable::Refuse,
+        own_stack_classes: vec!["kata*".to_owned()],
         reconcile_on_start: true,
     }
 }

@@ -1,5 +1,6 @@
 //! Pods enter and leave the mesh: the real node role, plugin and agent over a real kernel.
 
+mod attacks;
 mod node_lab;
 
 use std::net::SocketAddr;
@@ -8,9 +9,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use isthmus_kit::kube;
-use isthmus_kit::lab;
 use isthmus_kit::process::{Line, text};
 use isthmus_kit::wait::until;
+use isthmus_kit::{lab, probe};
+use isthmus_node::rules::PROBE_V4;
+use isthmus_sys::capture::Capture;
 use isthmus_sys::socket::Transparent;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufStream};
 use tokio::net::TcpStream;
@@ -29,10 +32,13 @@ fn main() -> std::process::ExitCode {
         an_add_fails_while_the_node_role_is_down_and_succeeds_once_it_is_up,
         pods_outside_the_mesh_start_without_api_server_and_node_role,
         kubelet_probes_reach_pods_of_the_mesh,
+        a_neighbour_cannot_pose_as_the_kubelet,
         a_running_pod_that_cannot_be_enrolled_is_closed_and_retried,
         a_namespace_that_is_not_a_pods_is_refused,
         pods_are_served_again_after_an_agent_restart,
-        pods_keep_their_state_while_the_node_role_is_down
+        pods_keep_their_state_while_the_node_role_is_down,
+        attacks::a_pod_that_loses_its_capture_is_closed_within_five_seconds,
+        attacks::a_pod_with_a_road_past_its_rules_is_not_enabled
     ])
 }
 
@@ -163,6 +169,36 @@ fn kubelet_probes_reach_pods_of_the_mesh() -> Result<()> {
             call(&lab.kubelet(), pod.app()).await? == node_address,
             "the probe source is no longer rewritten"
         );
+        Ok(())
+    })
+}
+
+/// On a bridged network, with the kubelet's address on its own interface.
+fn a_neighbour_cannot_pose_as_the_kubelet() -> Result<()> {
+    lab::block_on(async {
+        let lab = NodeLab::new()?;
+        lab.serve_api()?;
+        let pod = lab.running("a")?;
+        let neighbour = lab.host()?;
+        isthmus_sys::route::add_address(&neighbour.netns, "eth0", format!("{PROBE_V4}/32").parse()?)?;
+        let wire = Capture::open(&pod.host.netns, "eth0")?;
+        let send = async || {
+            let patience = Duration::from_millis(300);
+            let sent = neighbour.sockets().connect(pod.app(), Some(PROBE_V4.into()), patience).await;
+            usize::from(sent.is_ok()) + probe::syns_from(&wire.drain(), PROBE_V4.into(), APP)
+        };
+        ensure!(send().await > 0, "control: nothing keeps it before the node role has started");
+        let (_node, _agent) = (lab.node().await?, lab.agent(&[("a", &pod)], STRICT)?);
+        lab.mode("a", Some("ambient"));
+        is_in(&lab, "a", &pod, true).await?;
+        ensure!(send().await == 0, "a neighbour's packets reach the pod as the kubelet's");
+        ensure!(call(&lab.kubelet(), pod.app()).await? == PROBE, "the kubelet's own");
+        // Where the kubelet probes nothing, its address is no exemption either.
+        let other = SocketAddr::new(pod.host.v4.into(), APP + 1);
+        let (open, _) = pod.host.sockets().listen(other, Transparent::Never)?;
+        let _ = lab.kubelet().connect(other, None, Duration::from_secs(2)).await;
+        let accepted = tokio::time::timeout(Duration::from_millis(500), open.accept()).await;
+        ensure!(accepted.is_err(), "a port without a probe is exempt");
         Ok(())
     })
 }

@@ -89,6 +89,8 @@ impl NodeLab {
         bind(&host.netns, &netns)?;
         let mut object = kube::pod("sample", name, NODE, None);
         object["metadata"]["uid"] = json!(uid(name));
+        object["spec"]["containers"] =
+            json!([{"name": "app", "readinessProbe": {"tcpSocket": {"port": APP}}}]);
         self.api.put("pods", object);
         self.process(name, &host.netns)?;
         Ok(Pod { host, netns })
@@ -228,6 +230,27 @@ impl NodeLab {
     /// Sockets of the node itself, as the kubelet uses.
     pub(crate) fn kubelet(&self) -> Sockets {
         self.lan.sockets()
+    }
+
+    /// One more host on the node's network.
+    pub(crate) fn host(&self) -> Result<Host> {
+        self.lan.host()
+    }
+
+    /// Whether a pod counts as captured by the node role's metric; `None` when it has no series.
+    pub(crate) async fn counts_as_captured(&self, name: &str) -> Result<Option<bool>> {
+        let answer = probe::get(&self.lan.node, "127.0.0.1:15014", "/metrics").await?;
+        let series = format!("isthmus_pod_captured{{namespace=\"sample\",pod=\"{name}\"}} ");
+        Ok(answer.body.lines().find_map(|line| line.strip_prefix(&series)).map(|value| value == "1"))
+    }
+
+    /// When a pod was last proved to be captured, by the node role's status.
+    pub(crate) async fn proved_at(&self, name: &str) -> Result<Option<String>> {
+        let answer = probe::get(&self.lan.node, "127.0.0.1:15014", "/status").await?;
+        let status: Value = serde_json::from_str(&answer.body)?;
+        let pods = status["pods"].as_array().context("no pods")?;
+        let pod = pods.iter().find(|pod| pod["name"] == name && pod["captured"] == true);
+        Ok(pod.and_then(|pod| pod["proved_at"].as_str()).map(str::to_owned))
     }
 
     /// The config dump of the agent.
