@@ -5,7 +5,7 @@ mod dto;
 
 use std::collections::BTreeSet;
 
-use isthmus_model::{Policy, Service, Workload};
+use isthmus_model::{Policy, Service, WireError, Workload, admit};
 
 /// The content of a local file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,6 +27,16 @@ pub enum LocalError {
     /// A workload without a key.
     #[error("local configuration: workloads[{0}] has neither uid nor name; set one of them")]
     Nameless(usize),
+    /// An object that could never work.
+    #[error("local configuration: {kind}[{at}].{error}")]
+    Refused {
+        /// The list it is in.
+        kind: &'static str,
+        /// Its position there, from 0.
+        at: usize,
+        /// What is wrong.
+        error: WireError,
+    },
     /// Two objects with the same key.
     #[error("local configuration: {what} {key:?} is defined twice")]
     Twice {
@@ -50,12 +60,23 @@ pub fn load(text: &str) -> Result<LocalConfig, LocalError> {
         .enumerate()
         .map(|(at, workload)| workload.into_model().ok_or(LocalError::Nameless(at)))
         .collect::<Result<Vec<Workload>, _>>()?;
-    let services: Vec<Service> = services.into_iter().map(dto::Service::into_model).collect();
-    let policies: Vec<Policy> = policies.into_iter().map(dto::Policy::into_model).collect();
+    let workloads = admitted("workloads", workloads, admit::workload)?;
+    let services = admitted("services", services.into_iter().map(dto::Service::into_model), admit::service)?;
+    let policies = admitted("policies", policies.into_iter().map(dto::Policy::into_model), admit::policy)?;
     unique("workload", workloads.iter().map(|workload| workload.uid.to_string()))?;
     unique("service", services.iter().map(|service| service.key().to_string()))?;
     unique("policy", policies.iter().map(|policy| policy.key().to_string()))?;
     Ok(LocalConfig { workloads, services, policies })
+}
+
+/// What the control plane could not send either is refused here too.
+fn admitted<T>(
+    kind: &'static str,
+    read: impl IntoIterator<Item = T>,
+    admit: impl Fn(T) -> Result<T, WireError>,
+) -> Result<Vec<T>, LocalError> {
+    let admit = |(at, value)| admit(value).map_err(|error| LocalError::Refused { kind, at, error });
+    read.into_iter().enumerate().map(admit).collect()
 }
 
 fn unique(what: &'static str, keys: impl Iterator<Item = String>) -> Result<(), LocalError> {

@@ -35,6 +35,7 @@ struct Pool<T> {
 impl Interner {
     /// The name with this text.
     pub fn name<T: Name>(&mut self, text: &str) -> T {
+        let text = &*T::canonical(text);
         if text.is_empty() {
             return T::from_shared(ArcStr::new());
         }

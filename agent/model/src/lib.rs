@@ -4,6 +4,7 @@
 //! names the field.
 
 pub mod addr;
+pub mod admit;
 pub mod identity;
 pub mod intern;
 pub mod name;

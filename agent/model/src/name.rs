@@ -1,6 +1,7 @@
 //! Names, each with its own type so that two kinds cannot be confused. All are one pointer wide and cheap to clone, and
 //! equal ones can share their text ([`crate::Interner`]).
 
+use std::borrow::Cow;
 use std::fmt;
 
 use arcstr::ArcStr;
@@ -11,13 +12,16 @@ pub trait Name: Shared {}
 /// Access to the shared text, for this crate only.
 #[doc(hidden)]
 pub trait Shared {
+    /// The form in which a name of this kind is kept: equal names have equal text.
+    fn canonical(text: &str) -> Cow<'_, str>;
+    /// From text in that form.
     fn from_shared(text: ArcStr) -> Self;
     fn shared(&self) -> &ArcStr;
 }
 
-/// Declares a newtype over shared text.
+/// Declares newtypes over shared text, each kept in the form that `$canonical` gives it.
 macro_rules! names {
-    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+    ($canonical:path: $($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
         pub struct $name(ArcStr);
@@ -53,6 +57,10 @@ macro_rules! names {
         impl Name for $name {}
 
         impl Shared for $name {
+            fn canonical(text: &str) -> Cow<'_, str> {
+                $canonical(text)
+            }
+
             fn from_shared(text: ArcStr) -> Self {
                 Self(text)
             }
@@ -64,13 +72,13 @@ macro_rules! names {
 
         impl From<&str> for $name {
             fn from(text: &str) -> Self {
-                Self(text.into())
+                Self($canonical(text).as_ref().into())
             }
         }
 
         impl From<String> for $name {
             fn from(text: String) -> Self {
-                Self(text.into())
+                text.as_str().into()
             }
         }
 
@@ -88,13 +96,11 @@ macro_rules! names {
     )*};
 }
 
-names! {
+names! { Cow::Borrowed:
     /// A Kubernetes namespace.
     Namespace;
     /// A Kubernetes service account, without its namespace.
     ServiceAccount;
-    /// A service's or workload's fully qualified name.
-    Hostname;
     /// A network: workloads of one network reach each other directly. Empty is a network too.
     NetworkId;
     /// A cluster, as the control plane names it.
@@ -109,6 +115,21 @@ names! {
     PodUid;
     /// Any other text of the mesh: pod names, canonical names, revisions.
     Text;
+}
+
+names! { canonical_hostname:
+    /// A service's or workload's fully qualified name: in lower case and without the final dot, as DNS compares names
+    /// (RFC 4343), so that what one side wrote as `API.example.com.` is found by what another asks for.
+    Hostname;
+}
+
+fn canonical_hostname(text: &str) -> Cow<'_, str> {
+    let relative = text.strip_suffix('.').unwrap_or(text);
+    if relative.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        relative.to_ascii_lowercase().into()
+    } else {
+        relative.into()
+    }
 }
 
 /// A hostname within a namespace: the key of a service, `<namespace>/<hostname>`.
@@ -139,5 +160,25 @@ impl NamespacedHostname {
 impl fmt::Display for NamespacedHostname {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.hostname)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Interner;
+
+    #[test]
+    fn hostnames_are_equal_as_dns_compares_them_and_other_names_as_they_are_written() {
+        let mut texts = Interner::default();
+        for text in ["API.Partner2.example", "api.partner2.EXAMPLE.", "api.partner2.example"] {
+            let interned: Hostname = texts.name(text);
+            for name in [text.into(), text.to_owned().into(), interned] {
+                assert_eq!(name, Hostname::from("api.partner2.example"), "{text}");
+            }
+            let key = NamespacedHostname::parse(&format!("ns/{text}")).unwrap();
+            assert_eq!(key.to_string(), "ns/api.partner2.example");
+        }
+        assert_ne!(Text::from("A"), Text::from("a"));
     }
 }

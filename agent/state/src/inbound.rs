@@ -191,8 +191,8 @@ pub fn service_label<'s>(
     port: u16,
 ) -> Option<&'s Arc<Service>> {
     let mut served = local.services.iter().filter_map(|(key, ports)| Some((snapshot.service(key)?, ports)));
-    let named = claimed.and_then(|claimed| {
-        let (service, _) = served.clone().find(|(service, _)| service.hostname.as_str() == claimed)?;
+    let named = claimed.map(Hostname::from).and_then(|claimed| {
+        let (service, _) = served.clone().find(|(service, _)| service.hostname == claimed)?;
         Some(service)
     });
     named.or_else(|| {

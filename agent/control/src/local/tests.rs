@@ -157,6 +157,63 @@ fn every_key_of_the_config_dump_is_accepted() {
     assert_eq!(rules[0][0][1], Match::default());
 }
 
+/// The file's addresses, ranges and names are those that the same mesh would have from the control plane.
+#[test]
+fn a_file_passes_the_same_door_as_the_control_plane() {
+    let LocalConfig { workloads, services, policies } = load(
+        r#"
+workloads:
+- name: a
+  namespace: n
+  workloadIps: ["::ffff:10.0.0.1"]
+  hostname: DB.Example.
+  services: {"n/API.Example": {80: 8080}}
+  applicationTunnel: {protocol: PROXY, port: 0}
+  waypoint: {destination: "/::ffff:10.0.0.9", hboneMtlsPort: 0}
+services:
+- name: s
+  namespace: n
+  hostname: API.Example
+  vips: ["/::ffff:10.1.0.1"]
+  cidrVips: [{network: "", cidr: "::ffff:10.2.0.7/104"}, {network: "", cidr: 10.3.0.1/32}]
+  ports: {}
+  waypoint: {destination: n/Way.Example, hboneMtlsPort: 0}
+policies:
+- name: p
+  namespace: n
+  scope: Namespace
+  action: Deny
+  rules:
+  - - - sourceIps: ["::ffff:192.0.2.1/128"]
+        notSourceIps: ["::ffff:192.0.2.0/120"]
+        destinationIps: ["::ffff:0.0.0.0/96"]
+        notDestinationIps: ["2001:db8::/32", "::/0"]
+"#,
+    )
+    .unwrap();
+    let (workload, service) = (&workloads[0], &services[0]);
+    let waypoint = workload.waypoint.as_ref().unwrap();
+    assert_eq!(workload.addresses, ["10.0.0.1".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!((waypoint.destination.to_string().as_str(), waypoint.hbone_mtls_port), ("/10.0.0.9", 15008));
+    assert_eq!(workload.application_tunnel.unwrap().port, None, "0 is no port");
+    assert_eq!(workload.hostname.as_str(), "db.example");
+    assert!(workload.services.contains_key(&service.key()) && service.hostname.as_str() == "api.example");
+    let vips: Vec<String> = service.vips.iter().map(ToString::to_string).collect();
+    assert_eq!(vips, ["/10.1.0.1", "/10.3.0.1"]);
+    assert_eq!(service.cidr_vips[0].cidr.to_string(), "10.0.0.0/8");
+    let waypoint = service.waypoint.as_ref().unwrap();
+    assert_eq!(
+        (waypoint.destination.to_string().as_str(), waypoint.hbone_mtls_port),
+        ("n/way.example", 15008)
+    );
+    let wanted = &policies[0].rules[0][0][0];
+    let texts = |ranges: &[ipnet::IpNet]| ranges.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(texts(&wanted.source_ips), ["192.0.2.1/32"]);
+    assert_eq!(texts(&wanted.not_source_ips), ["192.0.2.0/24"]);
+    assert_eq!(texts(&wanted.destination_ips), ["0.0.0.0/0"]);
+    assert_eq!(texts(&wanted.not_destination_ips), ["2001:db8::/32", "::/0"]);
+}
+
 #[test]
 fn an_empty_file_is_an_empty_configuration() {
     for text in ["", "# nothing\n", "{}", "workloads: []\n"] {
@@ -201,6 +258,13 @@ fn unknown_keys_and_values_are_named() {
         (
             "workloads:\n- namespace: n\n  workloadIps: []\n  services: {host: {}}\n".to_owned(),
             vec!["\"host\""],
+        ),
+        (service("vips: []").replace("hostname: h", "hostname: ''"), vec!["services[0].hostname", "missing"]),
+        (service("vips: []").replace("namespace: n", "namespace: a/b"), vec!["services[0].namespace", "a/b"]),
+        (
+            policy("{sourceIps: []}")
+                .replace("namespace: n\n  scope: Global", "namespace: ''\n  scope: Namespace"),
+            vec!["policies[0].namespace", "missing"],
         ),
         (service("vips: [10.0.0.1]"), vec!["\"10.0.0.1\"", "<network>/<ip>"]),
         (service("vips: []\n  subjectAltNames: [cart]"), vec!["\"cart\"", "spiffe://"]),

@@ -1,25 +1,17 @@
-//! Converts addresses, prefixes, ports and gateway references of all messages.
+//! Converts addresses, prefixes, ports and gateway references of all messages, as they are written there.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use isthmus_proto::workload as proto;
 
 use super::WireError;
 use crate::addr::{GatewayAddress, GatewayDestination, NetworkAddress};
 use crate::intern::Interner;
 use crate::name::NamespacedHostname;
-use crate::ports::HBONE_PORT;
 
-/// Bits in front of the IPv4 address inside an IPv4-mapped IPv6 one.
-const MAPPED_BITS: u8 = 96;
-
-/// Reads 4 or 16 bytes; an IPv4-mapped IPv6 address is IPv4.
+/// Reads 4 or 16 bytes.
 pub(super) fn ip(field: &'static str, bytes: &[u8]) -> Result<IpAddr, WireError> {
-    raw_ip(field, bytes).map(|address| address.to_canonical())
-}
-
-fn raw_ip(field: &'static str, bytes: &[u8]) -> Result<IpAddr, WireError> {
     if let Ok(four) = <[u8; 4]>::try_from(bytes) {
         return Ok(four.into());
     }
@@ -28,24 +20,13 @@ fn raw_ip(field: &'static str, bytes: &[u8]) -> Result<IpAddr, WireError> {
     Ok(sixteen.into())
 }
 
-/// Reads an address with a prefix length; a range of IPv4-mapped IPv6 addresses is one of IPv4.
+/// Reads an address with a prefix length.
 pub(super) fn range(field: &'static str, bytes: &[u8], length: u32) -> Result<IpNet, WireError> {
-    let address = raw_ip(field, bytes)?;
+    let address = ip(field, bytes)?;
     let max: u8 = if address.is_ipv4() { 32 } else { 128 };
     let refused = || WireError::Prefix { field, value: length, max };
     let length = u8::try_from(length).map_err(|_| refused())?;
-    let range = IpNet::new(address, length).map_err(|_| refused())?;
-    Ok(canonical_range(range))
-}
-
-fn canonical_range(range: IpNet) -> IpNet {
-    let mapped = |address: Ipv6Addr| address.to_ipv4_mapped();
-    match range {
-        IpNet::V6(v6) if v6.prefix_len() >= MAPPED_BITS => mapped(v6.addr())
-            .and_then(|v4| Ipv4Net::new(v4, v6.prefix_len() - MAPPED_BITS).ok())
-            .map_or(range, IpNet::V4),
-        other => other,
-    }
+    IpNet::new(address, length).map_err(|_| refused())
 }
 
 pub(super) fn port(field: &'static str, value: u32) -> Result<u16, WireError> {
@@ -67,7 +48,7 @@ pub(super) fn ports(
         .collect()
 }
 
-/// Reads a reference to a waypoint or network gateway. An absent port is 15008.
+/// Reads a reference to a waypoint or network gateway.
 pub(super) fn gateway(
     field: &'static str,
     wire: proto::GatewayAddress,
@@ -91,9 +72,5 @@ pub(super) fn gateway(
             })
         }
     };
-    let hbone_mtls_port = match port(field, hbone_mtls_port)? {
-        0 => HBONE_PORT,
-        port => port,
-    };
-    Ok(GatewayAddress { destination, hbone_mtls_port })
+    Ok(GatewayAddress { destination, hbone_mtls_port: port(field, hbone_mtls_port)? })
 }

@@ -4,6 +4,7 @@ use ipnet::IpNet;
 use isthmus_proto::security as proto;
 
 use super::{WireError, addr};
+use crate::admit;
 use crate::policy::{AccountMatch, Action, Match, Outline, Policy, Scope, StringMatch};
 
 impl TryFrom<proto::Authorization> for Policy {
@@ -11,11 +12,7 @@ impl TryFrom<proto::Authorization> for Policy {
 
     fn try_from(wire: proto::Authorization) -> Result<Self, Self::Error> {
         let proto::Authorization { name, namespace, scope, action, rules, dry_run, extensions: _ } = wire;
-        // It would apply to no workload, and those it was meant for would not be protected.
-        if namespace.is_empty() && reach(scope) == Some(Scope::Namespace) {
-            return Err(WireError::Missing { field: "namespace" });
-        }
-        Ok(Self {
+        admit::policy(Self {
             name: name.into(),
             namespace: namespace.into(),
             scope: reach(scope).ok_or(WireError::Unsupported { field: "scope", value: scope })?,

@@ -4,6 +4,7 @@ use isthmus_proto::workload as proto;
 
 use super::{WireError, addr};
 use crate::addr::{GatewayAddress, NetworkAddress};
+use crate::admit;
 use crate::intern::Interner;
 use crate::service::{
     HealthPolicy, IpFamilies, LbMode, LbScope, LoadBalancer, NetworkCidr, Service, Visibility,
@@ -26,15 +27,8 @@ pub(super) fn read(wire: proto::Service, texts: &mut Interner) -> Result<Service
         weighted_waypoints,
         visibility: seen_by,
     } = wire;
-    if hostname.is_empty() {
-        return Err(WireError::Missing { field: "hostname" });
-    }
-    // Otherwise its xDS name, by which it is removed, would be that of another service.
-    if namespace.contains('/') {
-        return Err(WireError::ServiceName { field: "namespace", value: namespace });
-    }
     let (vips, cidr_vips) = virtual_addresses(addresses, texts)?;
-    Ok(Service {
+    admit::service(Service {
         name: texts.name(&name),
         namespace: texts.name(&namespace),
         hostname: texts.name(&hostname),
@@ -55,7 +49,6 @@ pub(super) fn read(wire: proto::Service, texts: &mut Interner) -> Result<Service
     })
 }
 
-/// A prefix of full length is a plain address.
 fn virtual_addresses(
     wire: Vec<proto::NetworkAddress>,
     texts: &mut Interner,
@@ -67,12 +60,7 @@ fn virtual_addresses(
             vips.push(NetworkAddress { network, address: addr::ip("addresses", &address)? });
             continue;
         };
-        let cidr = addr::range("addresses.length", &address, length)?;
-        if cidr.prefix_len() == cidr.max_prefix_len() {
-            vips.push(NetworkAddress { network, address: cidr.addr().to_canonical() });
-        } else {
-            cidr_vips.push(NetworkCidr { network, cidr: cidr.trunc() });
-        }
+        cidr_vips.push(NetworkCidr { network, cidr: addr::range("addresses.length", &address, length)? });
     }
     Ok((vips, cidr_vips))
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use isthmus_proto::workload as proto;
 
 use super::{WireError, addr};
+use crate::admit;
 use crate::identity::TrustDomain;
 use crate::intern::Interner;
 use crate::name::NamespacedHostname;
@@ -48,10 +49,7 @@ pub(super) fn read(wire: proto::Workload, texts: &mut Interner) -> Result<Worklo
         extensions: _,
         capacity,
     } = wire;
-    if uid.is_empty() {
-        return Err(WireError::Missing { field: "uid" });
-    }
-    Ok(Workload {
+    admit::workload(Workload {
         // Only these two texts are unique to the workload; the others are interned.
         uid: uid.into(),
         name: name.into(),
@@ -149,7 +147,7 @@ fn tunnel(wire: proto::ApplicationTunnel) -> Result<ApplicationTunnel, WireError
         }
     };
     let port = addr::port("application_tunnel.port", port)?;
-    Ok(ApplicationTunnel { protocol: kind, port: (port != 0).then_some(port) })
+    Ok(ApplicationTunnel { protocol: kind, port: Some(port) })
 }
 
 fn memberships(

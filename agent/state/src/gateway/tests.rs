@@ -29,7 +29,7 @@ fn only_global_services_by_exact_name_and_port_are_forwarded() {
         ("local.ns.svc.cluster.local", 80, "service is not global: local.ns.svc.cluster.local"),
         ("web", 80, "unknown service: web"),
         ("web.ns", 80, "unknown service: web.ns"),
-        ("WEB.ns.svc.cluster.local", 80, "unknown service: WEB.ns.svc.cluster.local"),
+        ("WEB.ns.svc.cluster.local.", 80, "10.0.0.1:15008 a"),
         ("10.96.0.1", 80, "unknown service: 10.96.0.1"),
         ("", 80, "unknown service: "),
     ] {

@@ -35,7 +35,7 @@ impl Workload {
             uid: uid.into(),
             name: self.name.into(),
             namespace: self.namespace.into(),
-            addresses: self.workload_ips.iter().map(IpAddr::to_canonical).collect(),
+            addresses: self.workload_ips,
             hostname: self.hostname.into(),
             network: self.network.into(),
             protocol: self.protocol,
@@ -162,7 +162,7 @@ impl From<Gateway> for GatewayAddress {
 fn network_address(text: &str) -> Option<NetworkAddress> {
     let (network, address) = text.split_once('/')?;
     let address: IpAddr = address.parse().ok()?;
-    Some(NetworkAddress { network: network.into(), address: address.to_canonical() })
+    Some(NetworkAddress { network: network.into(), address })
 }
 
 impl TryFrom<String> for Vip {
