@@ -36,6 +36,14 @@ impl TrustDomain {
         self.0.as_str()
     }
 
+    /// Whether the text is a trust domain's name (SPIFFE-ID 2.1): of lower-case letters, digits, `.`, `-` and `_`, and at
+    /// most 255 bytes long. Peers of any other cannot be verified.
+    #[must_use]
+    pub fn is_valid(text: &str) -> bool {
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
+        (1..=MAX_TRUST_DOMAIN).contains(&text.len()) && text.bytes().all(allowed)
+    }
+
     /// As from text, sharing it with others.
     pub(crate) fn interned(text: &str, texts: &mut Interner) -> Self {
         if text.is_empty() { Self::default() } else { Self(texts.name(text)) }
@@ -87,19 +95,34 @@ impl fmt::Debug for SpiffeId {
     }
 }
 
+/// Longest SPIFFE ID and longest trust domain in bytes (SPIFFE-ID 2.1 and 2.3).
+const MAX_ID: usize = 2048;
+const MAX_TRUST_DOMAIN: usize = 255;
+
+/// Whether the text is one segment of a path (SPIFFE-ID 2.2): nothing that could be a query, a fragment, an escape, or a
+/// step to another path.
+fn is_segment(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    !matches!(text, "" | "." | "..") && text.bytes().all(allowed)
+}
+
 impl FromStr for SpiffeId {
     type Err = NotAnIdentity;
 
+    /// Reads an identity strictly: other spellings of a URI that would mean the same are not accepted, so that equal
+    /// identities are equal text, in certificates and in policies.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parts: Vec<&str> =
-            text.strip_prefix("spiffe://").map(|rest| rest.split('/').collect()).unwrap_or_default();
-        match parts.as_slice() {
-            [domain, "ns", namespace, "sa", account]
-                if !domain.is_empty() && !namespace.is_empty() && !account.is_empty() =>
+        let bad = || NotAnIdentity(text.to_owned());
+        let rest = text.strip_prefix("spiffe://").filter(|_| text.len() <= MAX_ID).ok_or_else(bad)?;
+        let mut parts = rest.split('/');
+        let read: [Option<&str>; 6] = std::array::from_fn(|_| parts.next());
+        match read {
+            [Some(domain), Some("ns"), Some(namespace), Some("sa"), Some(account), None]
+                if TrustDomain::is_valid(domain) && is_segment(namespace) && is_segment(account) =>
             {
-                Ok(Self::new((*domain).into(), (*namespace).into(), (*account).into()))
+                Ok(Self::new(domain.into(), namespace.into(), account.into()))
             }
-            _ => Err(NotAnIdentity(text.to_owned())),
+            _ => Err(bad()),
         }
     }
 }
@@ -107,6 +130,13 @@ impl FromStr for SpiffeId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_character_of_the_specification_is_read() {
+        for text in ["spiffe://a-b_c.d1/ns/N-n_n.1/sa/A.b-c_D", "spiffe://td/ns/.../sa/..a"] {
+            assert_eq!(text.parse::<SpiffeId>().unwrap().to_string(), text);
+        }
+    }
 
     #[test]
     fn only_the_five_segment_form_is_an_identity() {
@@ -121,6 +151,23 @@ mod tests {
             "spiffe://td/ns/n/sa/a/b",
             "spiffe:///ns/n/sa/a",
             "spiffe://td/sa/n/ns/a",
+            "spiffe://td/ns/n/sa/a?",
+            "spiffe://td/ns/n/sa/a?x=1",
+            "spiffe://td/ns/n/sa/a#x",
+            "spiffe://td/ns/n/sa/a b",
+            "spiffe://td/ns/n/sa/%61",
+            "spiffe://td/ns/n/sa/..",
+            "spiffe://td/ns/./sa/a",
+            "spiffe://td/ns/n/sa/a/",
+            "spiffe://td/ns//sa/a",
+            "spiffe://td:443/ns/n/sa/a",
+            "spiffe://me@td/ns/n/sa/a",
+            "spiffe://TD/ns/n/sa/a",
+            "SPIFFE://td/ns/n/sa/a",
+            "spiffe://td/ns/n/sa/\u{e4}",
+            "spiffe://td/ns/n/sa/a\0",
+            &format!("spiffe://{}/ns/n/sa/a", "t".repeat(256)),
+            &format!("spiffe://td/ns/n/sa/{}", "a".repeat(2048)),
         ] {
             assert!(bad.parse::<SpiffeId>().is_err(), "{bad}");
         }

@@ -71,7 +71,7 @@ pub enum MeshConfigError {
 
 /// A text that is not a trust domain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a trust domain (letters, digits, '.', '-' and '_')")]
+#[error("{0:?} is not a trust domain (lower-case letters, digits, '.', '-' and '_')")]
 pub struct InvalidTrustDomain(String);
 
 impl ProxyConfig {
@@ -185,11 +185,7 @@ pub fn trust(text: &str) -> Result<MeshTrust, MeshConfigError> {
 /// # Errors
 /// When it is empty or has characters that no trust domain has.
 pub fn trust_domain(name: &str) -> Result<TrustDomain, InvalidTrustDomain> {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-    if name.is_empty() || !name.bytes().all(fits) {
-        return Err(InvalidTrustDomain(name.to_owned()));
-    }
-    Ok(name.into())
+    if TrustDomain::is_valid(name) { Ok(name.into()) } else { Err(InvalidTrustDomain(name.to_owned())) }
 }
 
 fn domain(path: &str, value: &Value) -> Result<TrustDomain, MeshConfigError> {
@@ -278,6 +274,7 @@ mod tests {
         assert_eq!(trust("").unwrap(), MeshTrust::default());
         for (text, named) in [
             ("trustDomain: 7", "trustDomain: 7 is not"),
+            ("trustDomain: Mesh", "trustDomain: \"Mesh\" is no"),
             ("trustDomain: a/b", "trustDomain: \"a/b\" is no"),
             ("trustDomainAliases: x", "trustDomainAliases: x is not a list"),
             ("trustDomainAliases: ['']", "trustDomainAliases: \"\" is no"),

@@ -59,7 +59,7 @@ pub(super) fn read(r: &mut Reader<'_>, warnings: &mut Vec<String>) -> TrustConfi
         crl: r.text("CRL_PATH").map(PathBuf::from),
         key_exchange,
         mesh_config,
-        trust_domain: r.text("TRUST_DOMAIN").map(|name| name.as_str().into()),
+        trust_domain: read_trust_domain(r),
         aliases: read_aliases(r),
     }
 }
@@ -80,6 +80,12 @@ fn check_mesh_config(r: &mut Reader<'_>, path: &Path, warnings: &mut Vec<String>
         }
         Err(_) => {}
     }
+}
+
+/// `TRUST_DOMAIN`.
+fn read_trust_domain(r: &mut Reader<'_>) -> Option<TrustDomain> {
+    let domain = mesh::trust_domain(&r.text("TRUST_DOMAIN")?);
+    domain.map_err(|error| r.fail(format!("TRUST_DOMAIN: {error}"))).ok()
 }
 
 /// `TRUST_DOMAIN_ALIASES`: names, separated by commas.
