@@ -14,6 +14,7 @@
 
 pub mod cert;
 pub mod clock;
+mod constraints;
 pub mod crl;
 pub mod csr;
 pub mod fake;

@@ -10,6 +10,7 @@ use webpki::{
     RevocationOptionsBuilder, UnknownStatusPolicy,
 };
 
+use crate::constraints;
 use crate::crl::Revocations;
 use crate::provider::mesh_provider;
 
@@ -50,8 +51,8 @@ pub(crate) fn verify(
         PeerRole::Server => KeyUsage::server_auth,
     };
     let algorithms = mesh_provider().signature_verification_algorithms.all;
-    let leaf = EndEntityCert::try_from(leaf)?;
-    let verify_with = |lists: &[&CertRevocationList<'_>]| {
+    let parsed = EndEntityCert::try_from(leaf)?;
+    let verify_under = |anchors: &[TrustAnchor<'_>], lists: &[&CertRevocationList<'_>]| {
         let revocation = RevocationOptionsBuilder::new(lists).ok().map(|builder| {
             builder
                 .with_depth(RevocationCheckDepth::Chain)
@@ -59,7 +60,28 @@ pub(crate) fn verify(
                 .with_expiration_policy(ExpirationPolicy::Ignore)
                 .build()
         });
-        leaf.verify_for_usage(algorithms, anchors, intermediates, at, usage(), revocation, None).map(drop)
+        parsed.verify_for_usage(algorithms, anchors, intermediates, at, usage(), revocation, None).map(drop)
+    };
+    let verify_with = |lists: &[&CertRevocationList<'_>]| {
+        let found = verify_under(anchors, lists);
+        // webpki checks names last. One anchor at a time, since another one's failure could hide that only names are
+        // objected to, and constraints are an anchor's too.
+        let only_names = |anchor: &&TrustAnchor<'_>| {
+            matches!(
+                verify_under(std::slice::from_ref(*anchor), lists),
+                Err(webpki::Error::NameConstraintViolation)
+            )
+        };
+        let permitted = |anchor: &TrustAnchor<'_>| constraints::are_met(leaf, intermediates, anchor);
+        match found {
+            Err(error)
+                if error != webpki::Error::UnknownIssuer
+                    && anchors.iter().filter(only_names).any(permitted) =>
+            {
+                Ok(())
+            }
+            found => found,
+        }
     };
     let Revocations::Listed(lists) = revocations else { return verify_with(&[]) };
     if !revocations.has_duplicate_issuers() {

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use rcgen::{
     CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams, CertifiedIssuer,
-    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    RevokedCertParams, SanType, SerialNumber,
+    CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls::crypto::aws_lc_rs;
 use rustls::server::WebPkiClientVerifier;
@@ -36,6 +36,17 @@ pub struct Spec {
     pub not_after: SystemTime,
     /// Extended key usages.
     pub usages: Vec<ExtendedKeyUsagePurpose>,
+}
+
+/// The name constraints of an intermediate, all of them on the names of certificates below it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits<'a> {
+    /// Permitted hosts of URIs.
+    pub uris: &'a [&'a str],
+    /// Excluded hosts of URIs.
+    pub excluded_uris: &'a [&'a str],
+    /// Permitted DNS names.
+    pub names: &'a [&'a str],
 }
 
 /// A leaf with its key and the root that signed it, all PEM.
@@ -70,7 +81,11 @@ impl Ca {
     /// # Errors
     /// When no key can be made.
     pub fn new(name: &str) -> anyhow::Result<Self> {
-        let root = CertifiedIssuer::self_signed(authority(name), KeyPair::generate()?)?;
+        Self::self_signed(authority(name))
+    }
+
+    fn self_signed(params: CertificateParams) -> anyhow::Result<Self> {
+        let root = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
         let pem = root.pem();
         let issuer = Issuer::from_ca_cert_pem(&pem, KeyPair::from_pem(&root.key().serialize_pem())?)?;
         Ok(Self { issuer, root: pem, intermediates: String::new() })
@@ -90,11 +105,35 @@ impl Ca {
     /// # Errors
     /// When no key can be made.
     pub fn under(&self, name: &str) -> anyhow::Result<Self> {
+        self.signed(authority(name))
+    }
+
+    fn signed(&self, params: CertificateParams) -> anyhow::Result<Self> {
         let key = KeyPair::generate()?;
-        let cert = authority(name).signed_by(&key, &self.issuer)?.pem();
+        let cert = params.signed_by(&key, &self.issuer)?.pem();
         let mut made = Self::intermediate(&cert, &key.serialize_pem(), &self.root)?;
         made.intermediates.push_str(&self.intermediates);
         Ok(made)
+    }
+
+    /// A new root with name constraints.
+    ///
+    /// # Errors
+    /// When no key can be made.
+    pub fn limited_root(name: &str, limits: &Limits<'_>) -> anyhow::Result<Self> {
+        let mut params = authority(name);
+        params.custom_extensions.extend(limits.extension());
+        Self::self_signed(params)
+    }
+
+    /// A new intermediate under this one, with name constraints.
+    ///
+    /// # Errors
+    /// When no key can be made.
+    pub fn limited(&self, name: &str, limits: &Limits<'_>) -> anyhow::Result<Self> {
+        let mut params = authority(name);
+        params.custom_extensions.extend(limits.extension());
+        self.signed(params)
     }
 
     /// The intermediates of a leaf's chain, PEM; empty when this is a root.
@@ -174,6 +213,36 @@ impl Ca {
         fill(&mut request.params, spec)?;
         Ok(request.signed_by(&self.issuer)?.pem())
     }
+}
+
+// === impl Limits ===
+
+impl Limits<'_> {
+    /// The extension, DER (RFC 5280 §4.2.1.10); none without limits.
+    fn extension(&self) -> Option<CustomExtension> {
+        const OID: [u64; 4] = [2, 5, 29, 30];
+        let (uri, dns) = (0x86, 0x82);
+        let subtree = |tag: u8, text: &str| der(0x30, &der(tag, text.as_bytes()));
+        let all = |tag, texts: &[&str]| texts.iter().flat_map(|text| subtree(tag, text)).collect::<Vec<u8>>();
+        let permitted = [all(uri, self.uris), all(dns, self.names)].concat();
+        let excluded = all(uri, self.excluded_uris);
+        let some = |tag, subtrees: Vec<u8>| if subtrees.is_empty() { subtrees } else { der(tag, &subtrees) };
+        let content = [some(0xa0, permitted), some(0xa1, excluded)].concat();
+        let mut extension = CustomExtension::from_oid_content(&OID, der(0x30, &content));
+        extension.set_criticality(true);
+        (!content.is_empty()).then_some(extension)
+    }
+}
+
+/// One DER element of up to 65535 bytes.
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let [high, low] = u16::try_from(content.len()).unwrap_or(u16::MAX).to_be_bytes();
+    let length = match content.len() {
+        0..128 => vec![low],
+        128..256 => vec![0x81, low],
+        _ => vec![0x82, high, low],
+    };
+    [vec![tag], length, content.to_vec()].concat()
 }
 
 fn authority(name: &str) -> CertificateParams {
