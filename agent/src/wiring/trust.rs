@@ -43,10 +43,11 @@ pub(crate) fn start(config: &TrustConfig, state: &State, registry: &Registry, ta
     let metrics = Metrics::register(registry);
     let options = Options { key_exchange: config.key_exchange, revocable: config.crl.is_some() };
     let trust = Trust::new(options);
-    let mesh = MeshFile {
+    let mut mesh = MeshFile {
         config: config.clone(),
         trust: trust.clone(),
         state: state.clone(),
+        good: false,
         metrics: Arc::clone(&metrics),
     };
     let mut follow = Follow::new(&config.mesh_config);
@@ -58,7 +59,7 @@ pub(crate) fn start(config: &TrustConfig, state: &State, registry: &Registry, ta
         }
     });
     if let Some(path) = &config.crl {
-        let mut lists = CrlFile { good: false, metrics };
+        let mut lists = CrlFile { good: false, seen: false, metrics };
         let mut follow = Follow::new(path);
         if let Some(found) = lists.read(path, follow.read_if_changed().unwrap_or(&Content::Missing)) {
             trust.set_revocations(found);
@@ -86,12 +87,16 @@ struct MeshFile {
     config: TrustConfig,
     trust: Trust,
     state: State,
+    /// Whether the file was read.
+    good: bool,
     metrics: Arc<Metrics>,
 }
 
 impl MeshFile {
-    fn apply(&self, path: &Path, content: &Content) {
+    fn apply(&mut self, path: &Path, content: &Content) {
         let found = match content {
+            // Its loss must not change who is trusted: it may have bound a trust domain to roots of its own.
+            Content::Missing if self.good => Err("the file was removed".to_owned()),
             Content::Missing => Ok(MeshTrust::default()),
             Content::Unreadable(error) => Err(error.clone()),
             Content::Bytes(bytes) => {
@@ -106,6 +111,7 @@ impl MeshFile {
                 return;
             }
         };
+        self.good |= *content != Content::Missing;
         let domains = self.config.domains(&found);
         if *content != Content::Missing || !domains.aliases().is_empty() {
             let aliases: Vec<_> = domains.aliases().iter().map(ToString::to_string).collect();
@@ -121,6 +127,8 @@ impl MeshFile {
 struct CrlFile {
     /// Whether the lists in force were read from the file.
     good: bool,
+    /// Whether there has been a file.
+    seen: bool,
     metrics: Arc<Metrics>,
 }
 
@@ -129,8 +137,12 @@ impl CrlFile {
     fn read(&mut self, path: &Path, content: &Content) -> Option<Revocations> {
         let path = path.display();
         let found = match content {
+            // A file that is replaced is missing for a moment, and its loss does not undo a revocation: an empty file does.
+            Content::Missing if self.seen => {
+                tracing::warn!(%path, "revocation list was removed, what it said stays in force; an empty file revokes nothing");
+                return None;
+            }
             Content::Missing => {
-                self.good = false;
                 self.metrics.loaded(CRL, true);
                 tracing::warn!(%path, "revocation list does not exist, no certificate is treated as revoked; check CRL_PATH");
                 return Some(Revocations::None);
@@ -138,6 +150,7 @@ impl CrlFile {
             Content::Unreadable(error) => Err(error.clone()),
             Content::Bytes(bytes) => Revocations::parse(bytes).map_err(|error| error.to_string()),
         };
+        self.seen = true;
         self.metrics.loaded(CRL, found.is_ok());
         match found {
             Ok(found) => {

@@ -86,7 +86,27 @@ async fn a_missing_crl_revokes_nothing_and_a_bad_one_keeps_the_last_good() {
     world.write("crl", &format!("{one}{two}"));
     world.until("both lists", || kind(&trust) == "2 listed").await;
     assert!(!world.metric(rejected));
+}
+
+/// `rm` and then a new file must not be a window in which revoked peers are accepted.
+#[tokio::test(start_paused = true)]
+async fn removing_the_crl_revokes_no_less_until_an_empty_one_says_so() {
+    let world = World::new();
+    let ca = Ca::new("one").unwrap();
+    world.write("crl", &ca.crl(&[]).unwrap());
+    let trust = world.start();
+    assert_eq!(kind(&trust), "1 listed");
     std::fs::remove_file(world.dir.path().join("crl")).unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(kind(&trust), "1 listed");
+    world.write("crl", "garbage");
+    world.until("a rejection", || world.metric("isthmus_trust_file_rejected{file=\"crl\"} 1")).await;
+    assert_eq!(
+        kind(&trust),
+        "1 listed",
+        "what stands after the loss is the last good list, not an unknown one"
+    );
+    world.write("crl", "");
     world.until("none", || kind(&trust) == "none").await;
 }
 
@@ -96,6 +116,9 @@ async fn a_bad_crl_at_start_denies_all_until_it_is_valid() {
     world.write("crl", "garbage");
     let trust = world.start();
     assert!(kind(&trust).starts_with("unknown: ") && kind(&trust).contains("crl"), "{}", kind(&trust));
+    std::fs::remove_file(world.dir.path().join("crl")).unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(kind(&trust).starts_with("unknown: "), "removing it is not making it valid");
     world.write("crl", &Ca::new("one").unwrap().crl(&[]).unwrap());
     world.until("a list", || kind(&trust) == "1 listed").await;
 }
@@ -121,6 +144,9 @@ async fn the_mesh_config_is_followed_and_a_bad_one_changes_nothing() {
     let rejected = "isthmus_trust_file_rejected{file=\"mesh_config\"} 1";
     world.until("its rejection", || world.metric(rejected)).await;
     assert_eq!(known(), aliases(&["env", "old"]));
+    std::fs::remove_file(world.dir.path().join("mesh")).unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(known(), aliases(&["env", "old"]), "its loss changes nothing either");
     world.write("mesh", "trustDomainAliases: []");
     world.until("no more alias", || known() == aliases(&["env"])).await;
 }
