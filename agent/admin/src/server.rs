@@ -117,7 +117,7 @@ impl Admin {
 
     fn answer(&self, request: &Parts) -> Reply {
         let post = request.method == Method::POST;
-        if post && origin::is_foreign(request) {
+        if origin::is_misdirected(request) || post && origin::is_foreign(request) {
             return reply(
                 403,
                 PLAIN,

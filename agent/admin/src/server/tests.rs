@@ -157,6 +157,17 @@ async fn the_index_page_is_served() {
 }
 
 #[tokio::test]
+async fn every_path_is_refused_to_a_foreign_host_name() {
+    let (admin, _asked) = admin();
+    for path in ["/", "/config_dump", "/logging", "/quitquitquit", "/nothing"] {
+        let (status, ..) = ask(&admin, path, &[("host", "evil.example:15000")], "content-type").await;
+        assert_eq!(status, 403, "{path}");
+    }
+    let (status, ..) = ask(&admin, "/config_dump", &[("host", "127.0.0.1:15000")], "content-type").await;
+    assert_eq!(status, 200);
+}
+
+#[tokio::test]
 async fn a_cross_site_post_is_refused() {
     let (admin, mut asked) = admin();
     let post = async |headers: &[(&str, &str)]| {
