@@ -5,6 +5,7 @@ pub mod family;
 mod hashed;
 pub mod process;
 pub mod runtime;
+mod shares;
 pub mod total;
 
 use std::fmt;

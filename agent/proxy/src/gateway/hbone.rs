@@ -145,12 +145,12 @@ impl Outer {
         let address = NetworkAddress { network: self.ctx.proxy().network.clone(), address: self.source.ip() };
         let snapshot = self.ctx.snapshot();
         let client = snapshot.workload_by_addr(&address).filter(|found| found.identity() == *self.peer.id());
-        let identity = Some(self.peer.id().clone());
-        let mut source = EndpointInfo::new(client.map(|client| &**client), identity.clone());
-        if let (None, Some(claimed)) = (client, &head.baggage) {
-            source = baggage::from_baggage(claimed);
-            source.party.principal = identity;
-        }
+        let identity = self.peer.id();
+        let source = match (client, &head.baggage) {
+            (Some(client), _) => EndpointInfo::new(Some(client), Some(identity.clone())),
+            (None, Some(claimed)) => baggage::from_baggage(claimed, Some(identity)),
+            (None, None) => EndpointInfo::proven(identity),
+        };
         let workload = &target.pick.workload;
         Opening {
             reporter: Reporter::Gateway,

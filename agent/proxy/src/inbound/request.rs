@@ -40,6 +40,8 @@ pub(super) struct ValidConnect {
     pub(super) host: Option<String>,
     /// The destination to name in a PROXY header, if the application expects one.
     pub(super) proxy_header: Option<SocketAddr>,
+    /// What a client of another network says of itself. For telemetry, once policy has let the client in.
+    pub(super) claimed: Option<EndpointInfo>,
 }
 
 /// A CONNECT that failed validation.
@@ -77,7 +79,7 @@ pub(super) async fn validate(
     if !ctx.may_reach(target.addr.port()) {
         return Err(unavailable(Error::Recursive(target.addr)));
     }
-    let source = source(&snapshot, tunnel, &head, &proxy.network, proxy.config.baggage);
+    let (source, claimed) = source(&snapshot, tunnel, &head, &proxy.network, proxy.config.baggage);
     let host = head.forwarded.as_deref().and_then(|header| Forwarded::parse(header).host);
     let service = service_label(&snapshot, &workload, host.as_deref(), target.addr.port());
     let proxy_header =
@@ -93,7 +95,7 @@ pub(super) async fn validate(
         destination: EndpointInfo::new(Some(&workload), Some(workload.identity())),
         mutual_tls: true,
     };
-    Ok((ValidConnect { workload, destination: target.addr, host, proxy_header }, opening))
+    Ok((ValidConnect { workload, destination: target.addr, host, proxy_header, claimed }, opening))
 }
 
 /// The status of a CONNECT without a target in this pod. A peer may try another endpoint after 503, not after 400.
@@ -101,26 +103,30 @@ fn status(error: &InboundError) -> ConnectStatus {
     if error.is_peers_fault() { ConnectStatus::BAD_REQUEST } else { ConnectStatus::SERVICE_UNAVAILABLE }
 }
 
-/// The client as telemetry names it: the workload with its address, or, for a client of another network, what its
-/// baggage claims. The identity is the authenticated one in both cases.
+/// The client as telemetry names it: the workload at its address, if it has the identity that the client proved, and
+/// otherwise that identity alone; and for a client of another network, what its baggage claims.
 fn source(
     snapshot: &Snapshot,
     tunnel: &InboundTunnel,
     head: &Head,
     own: &NetworkId,
     baggage: bool,
-) -> EndpointInfo {
-    let identity = Some(tunnel.peer.id().clone());
+) -> (EndpointInfo, Option<EndpointInfo>) {
+    let identity = tunnel.peer.id();
     let foreign =
         head.forwarded_network.as_deref().is_some_and(|from| !from.eq_ignore_ascii_case(own.as_str()));
-    if !foreign {
-        let address = NetworkAddress { network: own.clone(), address: tunnel.source.ip() };
-        return EndpointInfo::new(snapshot.workload_by_addr(&address).map(|workload| &**workload), identity);
+    if foreign {
+        let claimed = head.baggage.as_deref().filter(|_| baggage);
+        let claimed = claimed.map(|claimed| baggage::from_baggage(claimed, Some(identity)));
+        return (EndpointInfo::proven(identity), claimed);
     }
-    let claimed = head.baggage.as_deref().filter(|_| baggage);
-    let mut client = claimed.map(baggage::from_baggage).unwrap_or_default();
-    client.party.principal = identity;
-    client
+    let address = NetworkAddress { network: own.clone(), address: tunnel.source.ip() };
+    let domains = snapshot.trust_domains();
+    let is_client =
+        |there: &&Arc<Workload>| domains.same_identity(&identity.trust_domain, identity, &there.identity());
+    let workload = snapshot.workload_by_addr(&address).filter(is_client);
+    let found = workload.map(|workload| EndpointInfo::new(Some(workload), Some(identity.clone())));
+    (found.unwrap_or_else(|| EndpointInfo::proven(identity)), None)
 }
 
 #[cfg(test)]
@@ -136,6 +142,7 @@ mod tests {
             destination: "10.0.0.9:80".parse().unwrap(),
             host: None,
             proxy_header,
+            claimed: None,
         };
         assert_eq!(connect(None).app_addr(permitted), permitted);
         let with_header = connect(Some("10.0.0.7:80".parse().unwrap()));

@@ -35,7 +35,7 @@ async fn connect(ctx: &PodContext, tunnel: &InboundTunnel, request: Request) -> 
     let (head, responder) = request.into_parts();
     match validate(ctx, tunnel, head).await {
         Ok((connect, opening)) => {
-            let record = Record::new(Arc::clone(&ctx.proxy().metrics), opening);
+            let record = Record::new(Arc::clone(&ctx.proxy().metrics), opening).logged_on_drop();
             TrackedConnect::new(ctx, tunnel, connect, record).authorize(responder).await
         }
         Err(rejected) => {
@@ -72,13 +72,7 @@ struct ConnectedStream {
 impl<'a> TrackedConnect<'a> {
     /// Adds the connection to the table before it is authorized: a policy change after the authorization then
     /// rechecks it.
-    fn new(
-        ctx: &'a PodContext,
-        tunnel: &'a InboundTunnel,
-        connect: ValidConnect,
-        mut record: Record,
-    ) -> Self {
-        record.open();
+    fn new(ctx: &'a PodContext, tunnel: &'a InboundTunnel, connect: ValidConnect, record: Record) -> Self {
         let facts = Facts {
             peer: Some(tunnel.peer.id().clone()),
             source: tunnel.source.ip(),
@@ -94,7 +88,7 @@ impl<'a> TrackedConnect<'a> {
         Self { ctx, tunnel, connect, facts, tracked, record }
     }
 
-    async fn authorize(self, mut responder: Responder) -> Option<ConnectedStream> {
+    async fn authorize(mut self, mut responder: Responder) -> Option<ConnectedStream> {
         let authorized = tokio::select! {
             biased;
             authorized = self.ctx.authorize(&self.connect.workload, &self.facts) => {
@@ -104,6 +98,11 @@ impl<'a> TrackedConnect<'a> {
         };
         match authorized {
             Ok(permit) => {
+                // A refused client is counted by what it proved: it must not choose the labels of other pods' dashboards.
+                if let Some(claimed) = self.connect.claimed.take() {
+                    self.record.set_source(claimed);
+                }
+                self.record.open();
                 let peer = self.tunnel.peer.clone();
                 self.forward(&peer, permit, responder).await
             }

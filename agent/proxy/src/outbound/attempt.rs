@@ -76,7 +76,7 @@ impl OutboundAttempt<'_> {
         head.forwarded_network = Some(proxy.network.to_string());
         let (stream, response) = self.in_time(tunnel.open(&head)).await??;
         let claimed = response.baggage.filter(|_| proxy.config.baggage);
-        let claimed = claimed.as_deref().map(baggage::from_baggage);
+        let claimed = claimed.as_deref().map(|claimed| baggage::from_baggage(claimed, proven.as_ref()));
         Ok((UpstreamConn::Tunnel(stream, Some(tunnel)), Some(PeerClaims { proven, claimed })))
     }
 }

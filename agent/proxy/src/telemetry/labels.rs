@@ -1,6 +1,7 @@
 //! The metric labels of one connection, in ztunnel's order and with its fallbacks for unknown values. Only formats.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use isthmus_model::{ClusterId, Hostname, Namespace, Service, SpiffeId, Text, Workload};
 use isthmus_rt::metrics::expiring::Coarse;
@@ -122,6 +123,16 @@ impl Coarse for Labels {
             response_flags: self.flag.as_str(),
             connection_security_policy: known(self.security_policy()),
         }
+    }
+
+    /// The client, by what is proven of it: a peer chooses the labels that its baggage claims, a pod its destinations.
+    fn source(&self) -> Option<u64> {
+        let mut hasher = DefaultHasher::new();
+        match &self.source.principal {
+            Some(identity) => identity.hash(&mut hasher),
+            None => (&self.source.workload, &self.source.namespace).hash(&mut hasher),
+        }
+        Some(hasher.finish())
     }
 }
 

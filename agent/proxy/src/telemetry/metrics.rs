@@ -265,4 +265,25 @@ mod tests {
         assert_eq!(metrics.opened.series(), expiring::LIMIT);
         assert_eq!(value(&registry, "isthmus_expired_tcp_connections_opened_total{"), 100);
     }
+    #[test]
+    fn a_peer_that_makes_up_labels_leaves_room_for_the_others() {
+        let registry = Registry::default();
+        let metrics = Metrics::register(&registry);
+        let of = |peer: &str, workload: &str| {
+            let mut labels = from(workload);
+            labels.source.principal = Some(format!("spiffe://td/ns/ns/sa/{peer}").parse().unwrap());
+            labels
+        };
+        for n in 0..2 * expiring::LIMIT {
+            metrics.opened.get_or_create(&of("evil", &n.to_string())).inc();
+        }
+        assert!(metrics.opened.series() <= expiring::LIMIT / 3 + 1, "{}", metrics.opened.series());
+        for n in 0..1000 {
+            metrics.opened.get_or_create(&of("honest", &n.to_string())).inc();
+        }
+        let honest = registry.encode().unwrap();
+        let honest =
+            honest.lines().filter(|line| line.contains("source_principal=\"spiffe://td/ns/ns/sa/honest"));
+        assert_eq!(honest.count(), 1000);
+    }
 }

@@ -87,6 +87,13 @@ pub(crate) struct Traffic {
 // === impl EndpointInfo ===
 
 impl EndpointInfo {
+    /// What a certificate alone proves.
+    pub(crate) fn proven(identity: &SpiffeId) -> Self {
+        let mut info = Self::new(None, Some(identity.clone()));
+        info.party.namespace = identity.namespace.clone();
+        info
+    }
+
     /// A workload, if known; `identity` is the authenticated or expected one.
     pub(crate) fn new(workload: Option<&Workload>, identity: Option<SpiffeId>) -> Self {
         let party = workload.map(Party::of).unwrap_or_default().with_principal(identity);
@@ -174,6 +181,14 @@ impl Record {
                 *destination = claimed.party;
             }
             destination.principal = authenticated;
+        }
+    }
+
+    /// Replaces the client's labels. No effect once the connection is opened.
+    pub(crate) fn set_source(&mut self, source: EndpointInfo) {
+        if self.opened.is_none() {
+            self.conn.src_pod = source.pod;
+            self.conn.labels.source = source.party;
         }
     }
 
@@ -352,7 +367,10 @@ mod tests {
         let mut record = Record::new(metrics, opening);
         record.update_destination(
             None,
-            Some(baggage::from_baggage("k8s.deployment.name=web-v1,service.name=web,service.version=v1")),
+            Some(baggage::from_baggage(
+                "k8s.deployment.name=web-v1,service.name=web,service.version=v1",
+                None,
+            )),
         );
         assert_eq!(record.line().dst_workload, Some("web-v1"));
     }

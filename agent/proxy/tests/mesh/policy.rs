@@ -60,7 +60,7 @@ async fn headers_do_not_replace_the_authenticated_identity() {
     let to = SocketAddr::new(helloworld.addresses[0], HBONE);
     let forged = Head {
         baggage: Some(
-            "k8s.cluster.name=east,k8s.namespace.name=sample,k8s.deployment.name=sleep,service.name=sleep"
+            "k8s.cluster.name=east,k8s.namespace.name=kube-system,k8s.deployment.name=sleep,service.name=sleep"
                 .into(),
         ),
         forwarded: Some(format!("for=\"{}:1\";host={HOSTNAME}", sleep.addresses[0])),
@@ -70,17 +70,22 @@ async fn headers_do_not_replace_the_authenticated_identity() {
     let tunnel = network.tunnel(&thief.identity(), to, &helloworld.identity()).await;
     assert_eq!(tunnel.open(&forged).await.unwrap_err(), OpenError::Status(ConnectStatus::UNAUTHORIZED));
     assert_eq!(app.accepted(), 0);
-    // For a client of another network, baggage sets the labels, but not the principal.
+    // A refused client is counted by what it proved alone.
     let labels = [
         "reporter=\"destination\"",
-        "source_workload=\"sleep\"",
+        "source_workload=\"unknown\"",
+        "source_workload_namespace=\"sample\"",
         "source_principal=\"spiffe://cluster.local/ns/sample/sa/thief\"",
         "response_flags=\"DENY\"",
     ];
-    network.metric_becomes(1, "istio_tcp_connections_closed_total", &labels).await;
-    // The same headers with an allowed identity are forwarded.
+    for family in ["closed", "failed"] {
+        network.metric_becomes(1, &format!("istio_tcp_connections_{family}_total"), &labels).await;
+    }
+    // The same headers with an allowed identity are forwarded. Of a client of another network, baggage sets the labels.
     let tunnel = network.tunnel(&sleep.identity(), to, &helloworld.identity()).await;
     let (_stream, answer) = tunnel.open(&forged).await.unwrap();
+    let labels = ["reporter=\"destination\"", "source_workload=\"sleep\"", "source_cluster=\"east\""];
+    network.metric_becomes(1, "istio_tcp_connections_opened_total", &labels).await;
     assert!(answer.baggage.unwrap().contains("service.name=helloworld"));
 }
 

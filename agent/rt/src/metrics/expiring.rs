@@ -3,7 +3,8 @@
 //! the sum over both families never decreases. A series that returns starts at 0.
 //!
 //! The bound holds even when new labels appear faster than series expire: above [`LIMIT`] no series is created, and new
-//! labels are counted under their coarse form.
+//! labels are counted under their coarse form. Labels that say whose they are share the limit out: a source may have at
+//! most half as many series as are free, so that one which makes up labels never takes the room of the others.
 
 use std::fmt;
 use std::hash::Hash;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 
 use super::family::Family;
 use super::hashed::Hashed;
+use super::shares::Shares;
 use super::total::{Count, Total};
 
 /// Minimum age of the last change of an expired series.
@@ -39,6 +41,12 @@ pub trait Coarse: Labels {
 
     /// The coarse form of these labels.
     fn coarse(&self) -> Self::Kept;
+
+    /// Whose share of the limit a series of these labels takes, as a hash; `None` where the number of values is bounded
+    /// by the mesh itself.
+    fn source(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// A family whose series expire. Clones share it.
@@ -49,6 +57,7 @@ struct Families<L: Coarse, M> {
     kept: Family<L::Kept, M>,
     expired: Count,
     limit: usize,
+    shares: Shares,
     /// Held while both families are encoded and while series move between them, so that no value is encoded twice or not at
     /// all. Counting does not take it.
     encoding: Mutex<()>,
@@ -83,6 +92,7 @@ impl<L: Coarse, M: Total> Expiring<L, M> {
             kept: Family::default(),
             expired: Count::default(),
             limit,
+            shares: Shares::default(),
             encoding: Mutex::default(),
         }))
     }
@@ -97,9 +107,19 @@ impl<L: Coarse, M: Total> Expiring<L, M> {
     /// As [`Self::get_or_create`], for labels that are looked up in several families.
     #[must_use]
     pub fn get_or_create_hashed(&self, labels: Hashed<'_, L>) -> M {
-        let Families { live, kept, limit, .. } = &*self.0;
-        let below = live.get_or_create_below(labels, *limit);
-        below.unwrap_or_else(|| kept.get_or_create(&labels.labels().coarse()))
+        let Families { live, kept, limit, shares, .. } = &*self.0;
+        let create = || live.get_or_create_below(labels, *limit);
+        let series = match live.get(labels) {
+            Some(found) => Some(found),
+            None => match labels.labels().source() {
+                None => create(),
+                Some(source) => {
+                    let free = || limit.saturating_sub(live.len());
+                    shares.take(source, || live.get(labels), free, create)
+                }
+            },
+        };
+        series.unwrap_or_else(|| kept.get_or_create(&labels.labels().coarse()))
     }
 
     /// Number of series.
@@ -111,7 +131,7 @@ impl<L: Coarse, M: Total> Expiring<L, M> {
     /// Expires series that have not changed for [`IDLE`], have no other handle, and whose labels are `gone`; returns how many.
     /// No lock is held while `gone` is called.
     pub fn sweep(&self, now: Instant, mut gone: impl FnMut(&L) -> bool) -> usize {
-        let Families { live, kept, expired, encoding, .. } = &*self.0;
+        let Families { live, kept, expired, encoding, shares, .. } = &*self.0;
         let mut idle = Vec::new();
         live.for_each(|labels, metric, mark| {
             let changes = metric.changes();
@@ -132,7 +152,9 @@ impl<L: Coarse, M: Total> Expiring<L, M> {
                 still
             })
         };
-        let ended = idle.iter().filter(end).count();
+        let ended: Vec<&Arc<L>> = idle.iter().filter(end).collect();
+        ended.iter().filter_map(|labels| labels.source()).for_each(|source| shares.give_back(source));
+        let ended = ended.len();
         expired.inc_by(ended as u64);
         ended
     }

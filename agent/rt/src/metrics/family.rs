@@ -105,6 +105,12 @@ impl<L: Clone + Eq + Hash, M: Clone + Default> Family<L, M> {
         self.get_or_create_below(Hashed::new(labels), usize::MAX).unwrap_or_default()
     }
 
+    /// The series of these labels, if it exists.
+    pub(super) fn get(&self, labels: Hashed<'_, L>) -> Option<M> {
+        let lookup = &labels as &dyn Lookup<L>;
+        self.shard(labels).read().get(lookup).map(|entry| entry.metric.clone())
+    }
+
     /// As [`Self::get_or_create`], but creates none at `limit` series or more.
     pub(super) fn get_or_create_below(&self, labels: Hashed<'_, L>, limit: usize) -> Option<M> {
         let (shard, lookup) = (self.shard(labels), &labels as &dyn Lookup<L>);

@@ -19,6 +19,12 @@ impl Coarse for Labels {
     fn coarse(&self) -> Text {
         vec![("reporter", "source".to_owned())]
     }
+
+    /// `peer#7` is a series of `peer`.
+    fn source(&self) -> Option<u64> {
+        let (peer, _) = self.0.split_once('#')?;
+        Some(peer.bytes().fold(0, |hash, byte| hash * 256 + u64::from(byte)))
+    }
 }
 
 fn of(name: &str) -> Labels {
@@ -150,4 +156,21 @@ fn the_sum_over_both_families_never_falls() {
         drop(done);
     });
     assert_eq!(sum(&registry.encode().unwrap()), COUNTED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_takes_at_most_half_of_what_is_free_and_gets_back_what_expired() {
+    let (family, registry) = family(90);
+    let count = |peer: &str| (0..200).for_each(|n| family.get_or_create(&of(&format!("{peer}#{n}"))).inc());
+    count("evil");
+    assert_eq!(family.series(), 30, "as many as half of the rest");
+    count("evil");
+    assert_eq!(family.series(), 30);
+    count("other");
+    assert_eq!(family.series(), 50, "another source still has room");
+    assert_eq!(shown(&registry, KEPT), Some(170 + 170 + 180));
+    family.sweep(Instant::now(), |_| true);
+    assert_eq!(family.sweep(pass(IDLE).await, |labels| labels.0.starts_with("evil")), 30);
+    count("evil");
+    assert_eq!(family.series(), 44, "half of the 70 free, less what it took meanwhile");
 }
