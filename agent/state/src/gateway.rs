@@ -85,9 +85,12 @@ pub fn gateway_target(
     if named.is_empty() {
         return Err(GatewayRefusal::UnknownService(hostname.clone()));
     }
-    let global = named.iter().filter(|service| is_global(&service.key()));
-    let service =
-        NamespaceScope::default().best(global).ok_or_else(|| GatewayRefusal::NotGlobal(hostname.clone()))?;
+    let global = || named.iter().filter(|service| is_global(&service.key()));
+    let scope = NamespaceScope::default();
+    let service = scope
+        .best(global().filter(|service| service.ports.contains_key(&port)))
+        .or_else(|| scope.best(global()))
+        .ok_or_else(|| GatewayRefusal::NotGlobal(hostname.clone()))?;
     if !service.ports.contains_key(&port) {
         return Err(GatewayRefusal::UnknownPort { hostname: hostname.clone(), port });
     }

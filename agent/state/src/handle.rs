@@ -191,7 +191,7 @@ mod tests {
             Facts { peer: None, source: [10, 9, 0, 1].into(), destination: ([10, 0, 0, 0], 80).into() };
         crate::authorize(&snapshot, &client, &facts).unwrap();
         assert!(snapshot.local_workload(&pod()).is_none());
-        assert!(snapshot.service_by_hostname(&"web.ns.svc.cluster.local".into(), None).is_some());
+        assert!(snapshot.service_by_hostname(&"web.ns.svc.cluster.local".into(), 80, None).is_some());
         let Decision::Connect(Route::Hbone(target)) = resolved.decision else { panic!("{resolved:?}") };
         target.addr
     }

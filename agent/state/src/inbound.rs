@@ -9,7 +9,7 @@ use isthmus_model::{Authority, GatewayAddress, Hostname, NetworkAddress, Network
 
 use crate::resolve::is_waypoint;
 use crate::services::NamespaceScope;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Addressee, Snapshot};
 
 /// Where an inbound stream is forwarded to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -92,7 +92,7 @@ pub fn inbound_target(
     let (service, port) = match authority {
         Authority::Ip(address) => {
             let asked = address.ip().to_canonical();
-            if !is_for_us(snapshot, local, here, asked, own_network) {
+            if !is_for_us(snapshot, local, here, SocketAddr::new(asked, address.port()), own_network) {
                 return Err(InboundError::NotForUs { local: here, authority: asked });
             }
             (None, address.port())
@@ -132,16 +132,20 @@ fn is_for_us(
     snapshot: &Snapshot,
     local: &Workload,
     here: IpAddr,
-    asked: IpAddr,
+    asked: SocketAddr,
     own_network: &NetworkId,
 ) -> bool {
-    if asked == here || local.application_tunnel.is_some() {
+    if asked.ip() == here || local.application_tunnel.is_some() {
         return true;
     }
-    let asked = NetworkAddress { network: own_network.clone(), address: asked };
+    let port = asked.port();
+    let asked = NetworkAddress { network: own_network.clone(), address: asked.ip() };
     let ours = |waypoint: &GatewayAddress| is_waypoint(snapshot, waypoint, &local.uid);
-    let service = snapshot.service_by_vip(&asked, None);
     let workload = snapshot.workload_by_addr(&asked);
+    let service = match snapshot.addressee(&asked, port, None) {
+        Some(Addressee::Service(service)) => Some(service),
+        Some(Addressee::Workload(_)) | None => None,
+    };
     service.is_some_and(|service| {
         service.waypoint.iter().any(ours)
             || service.weighted_waypoints.iter().any(|(waypoint, _)| ours(waypoint))
@@ -156,10 +160,13 @@ fn by_hostname<'s>(
 ) -> Result<(&'s Arc<Service>, u16), InboundError> {
     let scope = NamespaceScope { client: Some(&local.namespace), preferred: None };
     let named = snapshot.services.by_hostname(hostname.as_str());
-    // A hostname may exist in several namespaces; a service of which this pod is an endpoint is more likely meant.
-    let served = named.iter().filter(|service| local.services.contains_key(&service.key()));
+    // A hostname may exist in several namespaces; a service of which this pod is an endpoint is more likely meant, and
+    // before that, one with this port.
+    let serves = |service: &&Arc<Service>| local.services.contains_key(&service.key());
+    let with_port = |service: &&Arc<Service>| target_port(service, local, port).is_some();
     let service = scope
-        .best(served)
+        .best(named.iter().filter(serves).filter(with_port))
+        .or_else(|| scope.best(named.iter().filter(with_port)))
         .or_else(|| scope.best(named.iter()))
         .ok_or_else(|| InboundError::UnknownHostname(hostname.clone()))?;
     let target = target_port(service, local, port)

@@ -33,7 +33,7 @@ pub use inbound::{InboundError, InboundTarget, inbound_target, service_label};
 pub use options::Options;
 pub use policies::{ApplicablePolicy, EffectivePolicies};
 pub use resolve::{resolve, resolve_avoiding};
-pub use snapshot::{Endpoint, Snapshot};
+pub use snapshot::{Addressee, Endpoint, Snapshot};
 
 #[cfg(test)]
 mod fixture;

@@ -15,7 +15,7 @@ use crate::route::{
     AcceptedIdentities, Decision, DenyReason, Destination, InnerTunnelTarget, Pending, PendingCarrier,
     Reason, Resolved, Role, Route,
 };
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Addressee, Snapshot};
 use crate::target::{PortRule, ServicePort};
 
 pub(crate) use choose::{Chooser, Chosen, is_passthrough};
@@ -24,7 +24,8 @@ pub(crate) use reference::is_waypoint;
 /// Decides where a connection of `source` to `original` goes.
 ///
 /// In this order: the agent's own ports are refused; a service with a waypoint goes there; an address of a service
-/// goes to one of its endpoints, an address of a workload to that workload; a workload on another network is reached
+/// goes to one of its endpoints, an address of a workload to that workload, an address in a service's range, at one of
+/// its ports, to one of its endpoints; a workload on another network is reached
 /// through its gateway; a workload with a waypoint, addressed directly, goes there; any other goes directly. A
 /// destination of which nothing is known passes through. The outcome depends on nothing but the arguments.
 pub fn resolve(
@@ -84,7 +85,10 @@ impl<'s> Resolver<'s, '_> {
         // the address of its service, and a connection to it must not take the detour by the service's waypoint.
         let addressed = match snapshot.workload_by_addr(&here) {
             Some(_) => None,
-            None => snapshot.service_by_vip(&here, Some(&self.source.namespace)),
+            None => match self.addressee(&here) {
+                Some(Addressee::Service(service)) => Some(service),
+                Some(Addressee::Workload(_)) | None => None,
+            },
         };
         if let Some(service) = addressed
             && let Some(waypoint) = service_waypoint(service, self.chooser.rng)
@@ -108,22 +112,27 @@ impl<'s> Resolver<'s, '_> {
 
     /// The service at the original destination, or else the workload there.
     fn look_up(&mut self) -> Lookup<'s> {
-        let (snapshot, source) = (self.snapshot, self.source);
-        let there = NetworkAddress { network: source.network.clone(), address: self.original.ip() };
-        if let Some(service) = snapshot.service_by_vip(&there, Some(&source.namespace)) {
-            if is_passthrough(service) {
-                return Lookup::Passthrough;
-            }
-            let service_port = ServicePort::new(service, self.original.port(), PortRule::Standard);
-            return match self.chooser.endpoint(service, &service_port, self.original.ip(), Role::Endpoint) {
-                Ok(chosen) => Lookup::Chosen(chosen),
-                Err(why) => Lookup::NoEndpoint(service, why),
-            };
-        }
-        let Some(workload) = snapshot.workload_by_addr(&there) else { return Lookup::Unknown };
+        let there = NetworkAddress { network: self.source.network.clone(), address: self.original.ip() };
         let (address, port) = (self.original.ip(), self.original.port());
-        let only = self.chooser.only(workload, Some(address), port, Role::Endpoint);
-        only.map_or(Lookup::Avoided(workload), Lookup::Chosen)
+        match self.addressee(&there) {
+            Some(Addressee::Service(service)) if is_passthrough(service) => Lookup::Passthrough,
+            Some(Addressee::Service(service)) => {
+                let service_port = ServicePort::new(service, port, PortRule::Standard);
+                match self.chooser.endpoint(service, &service_port, address, Role::Endpoint) {
+                    Ok(chosen) => Lookup::Chosen(chosen),
+                    Err(why) => Lookup::NoEndpoint(service, why),
+                }
+            }
+            Some(Addressee::Workload(workload)) => {
+                let only = self.chooser.only(workload, Some(address), port, Role::Endpoint);
+                only.map_or(Lookup::Avoided(workload), Lookup::Chosen)
+            }
+            None => Lookup::Unknown,
+        }
+    }
+
+    fn addressee(&self, address: &NetworkAddress) -> Option<Addressee<'s>> {
+        self.snapshot.addressee(address, self.original.port(), Some(&self.source.namespace))
     }
 
     /// `otherwise`, unless there are endpoints and all of them are to be avoided.

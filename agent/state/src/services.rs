@@ -68,18 +68,54 @@ impl Services {
         self.by_key.values()
     }
 
-    /// By exact virtual address, otherwise by range.
+    /// By virtual address, whatever the port: the exact address, otherwise a range.
     pub(crate) fn by_vip<'s>(
         &'s self,
         address: &NetworkAddress,
         scope: NamespaceScope<'_>,
     ) -> Option<&'s Arc<Service>> {
-        scope.best(self.by_vip.get(address).iter()).or_else(|| {
-            let rank =
-                |(length, service): &(u8, &Arc<Service>)| (scope.is_own(service), *length, service.canonical);
-            let around = self.by_range.containing(address).filter(|(_, service)| scope.sees(service));
-            around.reduce(|best, next| if rank(&next) > rank(&best) { next } else { best }).map(|(_, s)| s)
-        })
+        scope.best(self.by_vip.get(address).iter()).or_else(|| self.by_range(address, scope, |_| true))
+    }
+
+    /// By exact virtual address and port. Several services may share an address, or have one name in several namespaces,
+    /// and divide the ports between them. When none of them has the port, the best of those at the address.
+    pub(crate) fn by_vip_and_port<'s>(
+        &'s self,
+        address: &NetworkAddress,
+        port: u16,
+        scope: NamespaceScope<'_>,
+    ) -> Option<&'s Arc<Service>> {
+        let here = self.by_vip.get(address);
+        let has_port = |service: &&Arc<Service>| service.ports.contains_key(&port);
+        if let Some(service) = scope.best(here.iter().filter(has_port)) {
+            return Some(service);
+        }
+        let best = scope.best(here.iter())?;
+        let named = self.by_hostname.get(&best.hostname).iter();
+        Some(scope.best(named.filter(has_port)).unwrap_or(best))
+    }
+
+    /// By range, among the services that have the port: the longest range of the client's own namespace, then of any.
+    pub(crate) fn by_range_and_port<'s>(
+        &'s self,
+        address: &NetworkAddress,
+        port: u16,
+        scope: NamespaceScope<'_>,
+    ) -> Option<&'s Arc<Service>> {
+        self.by_range(address, scope, |service| service.ports.contains_key(&port))
+    }
+
+    fn by_range<'s>(
+        &'s self,
+        address: &NetworkAddress,
+        scope: NamespaceScope<'_>,
+        counts: impl Fn(&Service) -> bool,
+    ) -> Option<&'s Arc<Service>> {
+        let rank =
+            |(length, service): &(u8, &Arc<Service>)| (scope.is_own(service), *length, service.canonical);
+        let around = self.by_range.containing(address);
+        let around = around.filter(|(_, service)| scope.sees(service) && counts(service));
+        around.reduce(|best, next| if rank(&next) > rank(&best) { next } else { best }).map(|(_, s)| s)
     }
 
     pub(crate) fn by_hostname(&self, hostname: &str) -> &[Arc<Service>] {

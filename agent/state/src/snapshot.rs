@@ -35,6 +35,15 @@ pub struct Endpoint<'a> {
     pub ports: &'a PortMap,
 }
 
+/// Whose an address is.
+#[derive(Clone, Copy, Debug)]
+pub enum Addressee<'a> {
+    /// A service's virtual address.
+    Service(&'a Arc<Service>),
+    /// A workload's own address.
+    Workload(&'a Arc<Workload>),
+}
+
 // === impl Endpoint ===
 
 impl<'a> Endpoint<'a> {
@@ -137,15 +146,37 @@ impl Snapshot {
         self.services.by_vip(vip, NamespaceScope { client, preferred: None })
     }
 
-    /// The service of a hostname, as a client of this namespace sees it.
+    /// What a connection to this address and port is for, as a client of this namespace sees it: an exact address counts
+    /// more than a range, be it a service's or a workload's, and a range counts on the ports of its service only.
+    #[must_use]
+    pub fn addressee(
+        &self,
+        address: &NetworkAddress,
+        port: u16,
+        client: Option<&Namespace>,
+    ) -> Option<Addressee<'_>> {
+        let scope = NamespaceScope { client, preferred: None };
+        if let Some(service) = self.services.by_vip_and_port(address, port, scope) {
+            return Some(Addressee::Service(service));
+        }
+        if let Some(workload) = self.workload_by_addr(address) {
+            return Some(Addressee::Workload(workload));
+        }
+        self.services.by_range_and_port(address, port, scope).map(Addressee::Service)
+    }
+
+    /// The service of a hostname, as a client of this namespace sees it: one that has the port, if there is one.
     #[must_use]
     pub fn service_by_hostname(
         &self,
         hostname: &Hostname,
+        port: u16,
         client: Option<&Namespace>,
     ) -> Option<&Arc<Service>> {
         let scope = NamespaceScope { client, preferred: None };
-        scope.best(self.services.by_hostname(hostname.as_str()).iter())
+        let named = self.services.by_hostname(hostname.as_str());
+        let with_port = named.iter().filter(|service| service.ports.contains_key(&port));
+        scope.best(with_port).or_else(|| scope.best(named.iter()))
     }
 
     /// Endpoints of a service in the order of their uids, whether or not the service itself has arrived.

@@ -83,7 +83,7 @@ fn address(ctx: &PodContext, target: &Target) -> Result<SocketAddr, Error> {
     };
     let (snapshot, network) = (ctx.snapshot(), &ctx.proxy().network);
     let service = snapshot
-        .service_by_hostname(hostname, Some(&ctx.pod().namespace))
+        .service_by_hostname(hostname, port, Some(&ctx.pod().namespace))
         .ok_or_else(|| Error::Gateway(GatewayRefusal::UnknownService(hostname.clone())))?;
     let vip = service.vips.iter().find(|vip| vip.network == *network);
     let vip = vip.ok_or_else(|| Error::NoVip { hostname: hostname.clone(), network: network.clone() })?;

@@ -44,7 +44,7 @@ fn endpoints_may_arrive_before_their_service_and_outlive_it() {
     state.apply(remove(&["ns/web.ns.svc.cluster.local"]));
     assert!(state.service(&web.key()).is_none());
     assert!(state.service_by_vip(&at("east", "10.96.0.1"), None).is_none());
-    assert!(state.service_by_hostname(&web.hostname, None).is_none());
+    assert!(state.service_by_hostname(&web.hostname, 80, None).is_none());
     state.apply(upsert(vec![], vec![web.clone()]));
     assert_eq!(uids(&state, &web), ["c//Pod/ns/a"], "endpoints are kept for the service's return");
 }
@@ -234,7 +234,7 @@ fn the_clients_own_service_wins_then_the_canonical_then_the_first() {
         let want = want.map(Namespace::from);
         let by_vip = state.service_by_vip(&at("east", "10.96.0.1"), client.as_ref());
         assert_eq!(by_vip.map(|found| found.namespace.clone()), want);
-        let by_name = state.service_by_hostname(&Hostname::from("web.example.com"), client.as_ref());
+        let by_name = state.service_by_hostname(&Hostname::from("web.example.com"), 80, client.as_ref());
         assert_eq!(by_name.map(|found| found.namespace.clone()), want);
     }
 }

@@ -58,6 +58,78 @@ fn the_longest_range_wins_in_any_order_of_arrival() {
 }
 
 #[test]
+fn an_exact_address_beats_a_range_and_a_range_counts_on_its_own_ports() {
+    let mut wide = range(service("wide", ""), "10.0.0.0/8");
+    wide.ports = [(5432, 5432)].into();
+    let mut narrow = range(service("narrow", ""), "10.9.0.0/16");
+    narrow.ports = [(80, 8080)].into();
+    let database = in_plain_tcp(serving(pod("db", "192.0.2.1"), &wide));
+    let web = serving(pod("n", "192.0.2.2"), &narrow);
+    let services = [wide.clone(), narrow.clone()];
+    let state = snapshot(&[database.clone(), web.clone(), pod("a", "10.0.0.1")], &services);
+    // The pod is itself, on the range's port too.
+    expect(&state, "10.0.0.1:5000", "hbone 10.0.0.1:15008 10.0.0.1:5000 sa (workload)");
+    expect(&state, "10.0.0.1:5432", "hbone 10.0.0.1:15008 10.0.0.1:5432 sa (workload)");
+    expect(&state, "10.1.1.1:5432", "tcp 192.0.2.1:5432 192.0.2.1:5432 (service)");
+    expect(&state, "10.1.1.1:5000", "passthrough 10.1.1.1:5000 (unknown destination)");
+    // Of two ranges the one with the port, however long the other is.
+    expect(&state, "10.9.1.1:80", "hbone 192.0.2.2:15008 192.0.2.2:8080 sa (service)");
+    expect(&state, "10.9.1.1:5432", "tcp 192.0.2.1:5432 192.0.2.1:5432 (service)");
+    // The same where the service asks for no load balancing, and where it has a waypoint.
+    let narrow = balanced(narrow, LbMode::Passthrough, &[]);
+    let wide = via(wide, by_name("ns/missing.ns.svc.cluster.local"));
+    let state = snapshot(&[database, web, pod("a", "10.0.0.1")], &[wide, narrow]);
+    expect(&state, "10.0.0.1:5432", "hbone 10.0.0.1:15008 10.0.0.1:5432 sa (workload)");
+    expect(&state, "10.9.1.1:80", "passthrough 10.9.1.1:80 (passthrough service)");
+    expect(&state, "10.1.1.1:5000", "passthrough 10.1.1.1:5000 (unknown destination)");
+    expect(&state, "10.1.1.1:5432", "deny: unknown waypoint: ns/missing.ns.svc.cluster.local");
+}
+
+#[test]
+fn services_of_one_address_or_name_divide_its_ports() {
+    let with = |name: &str, namespace: &str, vip: &str, port: u16| {
+        let mut service = service(name, vip);
+        service.namespace = namespace.into();
+        service.hostname = format!("{}.example.com", name.split('-').next().unwrap()).into();
+        service.ports = [(port, port)].into();
+        service
+    };
+    // One address, two names; one name in two namespaces, with addresses of their own.
+    let services = [
+        with("one", "ns", "198.51.100.1", 7001),
+        with("two", "ns", "198.51.100.1", 7002),
+        with("db-a", "ns", "198.51.100.2", 7003),
+        with("db-b", "other", "198.51.100.3", 7004),
+    ];
+    let endpoints: Vec<Workload> = services
+        .iter()
+        .zip(1..)
+        .map(|(service, n)| serving(pod(&format!("p{n}"), &format!("10.0.0.{n}")), service))
+        .collect();
+    for reversed in [false, true] {
+        let mut services = services.to_vec();
+        if reversed {
+            services.reverse();
+        }
+        let state = snapshot(&endpoints, &services);
+        for (to, endpoint) in [
+            ("198.51.100.1:7001", "10.0.0.1"),
+            ("198.51.100.1:7002", "10.0.0.2"),
+            ("198.51.100.2:7003", "10.0.0.3"),
+            ("198.51.100.3:7004", "10.0.0.4"),
+            // DNS gave the address of the one; the port is the other's.
+            ("198.51.100.2:7004", "10.0.0.4"),
+            ("198.51.100.3:7003", "10.0.0.3"),
+        ] {
+            let port = to.rsplit_once(':').unwrap().1;
+            expect(&state, to, &format!("hbone {endpoint}:15008 {endpoint}:{port} sa (service)"));
+        }
+        let denied = "deny: no healthy upstream: 198.51.100.1:7009";
+        expect(&state, "198.51.100.1:7009", denied);
+    }
+}
+
+#[test]
 fn a_range_of_ipv6_has_endpoints_of_its_family() {
     let web = range(service("web", ""), "fd96::/32");
     let mut both = serving(pod("a", "10.0.0.1"), &web);
