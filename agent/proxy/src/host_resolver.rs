@@ -50,31 +50,3 @@ impl HostResolver for NoHostResolver {
         Box::pin(async { Err(HostLookupError::NoResolver) })
     }
 }
-
-/// Picks one of the addresses at random: of the family of the client's destination if there is one, since the client's
-/// namespace can route that family.
-pub(crate) fn pick_address(addresses: &[IpAddr], like: IpAddr, rng: &mut fastrand::Rng) -> Option<IpAddr> {
-    let same: Vec<_> =
-        addresses.iter().filter(|address| address.is_ipv4() == like.is_ipv4()).copied().collect();
-    rng.choice(if same.is_empty() { addresses } else { &same }).copied()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_clients_family_is_preferred_and_not_required() {
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let (a, b, c) = (ip("192.0.2.1"), ip("192.0.2.2"), ip("2001:db8::1"));
-        let mut rng = fastrand::Rng::with_seed(1);
-        let mut seen: Vec<_> =
-            (0..40).filter_map(|_| pick_address(&[a, c, b], ip("10.96.0.1"), &mut rng)).collect();
-        seen.sort_unstable();
-        seen.dedup();
-        assert_eq!(seen, [a, b]);
-        assert_eq!(pick_address(&[a, c], ip("fd96::1"), &mut rng), Some(c));
-        assert_eq!(pick_address(&[c], ip("10.96.0.1"), &mut rng), Some(c));
-        assert_eq!(pick_address(&[], ip("10.96.0.1"), &mut rng), None);
-    }
-}

@@ -2,6 +2,7 @@
 //! route, so that a decision reads nothing but its arguments. How endpoints get ejected is the caller's business.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use isthmus_model::{NamespacedHostname, NetworkId, Protocol, Workload, WorkloadUid};
 use tokio::time::Instant;
@@ -16,6 +17,9 @@ pub struct Avoid<'a> {
     /// Workloads that stand for the endpoints of another network and that this connection has tried. Kept apart because
     /// the gateway behind one of them chooses anew each time: the caller may leave them out when nothing else is left.
     pub tried_remote: &'a [WorkloadUid],
+    /// Addresses of workloads that are known by a hostname only and that this connection has tried: see
+    /// [`crate::choose_address`].
+    pub tried_addresses: &'a [(WorkloadUid, IpAddr)],
     /// Outlier ejections of the caller's pod; `None` when there are none.
     pub ejected: Option<Ejected<'a>>,
     /// Whether an endpoint that would be reached in plaintext is out of the question, because the connection was tunnelled
@@ -32,8 +36,17 @@ pub struct Ejected<'a> {
     pub now: Instant,
 }
 
-/// Ejections by endpoint group and uid of the workload.
-pub type EjectedEndpoints = HashMap<EndpointGroup, HashMap<WorkloadUid, Ejection>>;
+/// Ejections by endpoint group and endpoint.
+pub type EjectedEndpoints = HashMap<EndpointGroup, HashMap<EndpointId, Ejection>>;
+
+/// What is ejected: a workload, or one of several addresses of its hostname.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct EndpointId {
+    /// The workload.
+    pub workload: WorkloadUid,
+    /// One of its hostname's addresses; `None` when the workload is one endpoint.
+    pub address: Option<IpAddr>,
+}
 
 /// The endpoints of one port of one service. An ejection counts for its group only, so that a port on which nothing
 /// listens does no harm to the service's other ports.
@@ -77,6 +90,11 @@ impl Avoid<'_> {
             || (self.tunnelled_only && is_plaintext(candidate, network))
             || self.ejected.is_some_and(|ejected| ejected.contains(candidate))
     }
+
+    /// Whether this connection has tried an address of a workload's hostname.
+    pub(crate) fn has_tried(&self, workload: &WorkloadUid, address: IpAddr) -> bool {
+        self.tried_addresses.iter().any(|(uid, tried)| uid == workload && *tried == address)
+    }
 }
 
 fn is_plaintext(candidate: &Candidate<'_>, network: &NetworkId) -> bool {
@@ -92,7 +110,12 @@ impl Ejected<'_> {
         let Some(service) = candidate.service else { return false };
         // Names are shared text: the clone allocates nothing.
         let group = EndpointGroup { service: service.clone(), port: candidate.port };
-        let ejection = self.endpoints.get(&group).and_then(|group| group.get(&candidate.workload.uid));
+        self.has(&group, &EndpointId { workload: candidate.workload.uid.clone(), address: None })
+    }
+
+    /// Whether the ejection of an endpoint is not over.
+    pub(crate) fn has(&self, group: &EndpointGroup, endpoint: &EndpointId) -> bool {
+        let ejection = self.endpoints.get(group).and_then(|group| group.get(endpoint));
         ejection.is_some_and(|ejection| ejection.until > self.now)
     }
 }
@@ -144,7 +167,8 @@ mod tests {
         let (web, db) = (service("web", "").key(), service("db", "").key());
         let until = Instant::now() + Duration::from_secs(1);
         let group = EndpointGroup { service: web.clone(), port: 80 };
-        let entry = [(workload.uid.clone(), Ejection { until, strikes: 1 })];
+        let endpoint = EndpointId { workload: workload.uid.clone(), address: None };
+        let entry = [(endpoint, Ejection { until, strikes: 1 })];
         let endpoints: EjectedEndpoints = [(group, entry.into())].into();
         let avoids = |candidate: Candidate<'_>| {
             let ejected = Ejected { endpoints: &endpoints, now: Instant::now() };

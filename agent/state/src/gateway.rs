@@ -119,6 +119,7 @@ pub fn gateway_target(
         port,
         workload: Arc::clone(picked.workload),
         of: picked.of,
+        host: None,
     };
     Ok(target(SocketAddr::new(address, HBONE_PORT), pick))
 }

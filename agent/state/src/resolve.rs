@@ -252,7 +252,7 @@ fn direct(chosen: &Chosen<'_>) -> Resolved {
 fn connect(chosen: &Chosen<'_>, carrier: PendingCarrier) -> Result<Decision, DenyReason> {
     let pending = Pending { pick: chosen.pick.clone(), port: chosen.port, carrier };
     match chosen.address {
-        Some(address) => Ok(Decision::Connect(pending.resolve(address))),
+        Some(address) => Ok(Decision::Connect(pending.at(address))),
         None if chosen.is_known_by_hostname() => Ok(Decision::NeedsAddress(Box::new(pending))),
         None => Err(DenyReason::NoAddress(chosen.workload.uid.clone())),
     }

@@ -10,6 +10,9 @@ use isthmus_model::{
     WorkloadUid,
 };
 
+use crate::avoid::{EndpointGroup, EndpointId};
+use crate::host_address::HostAddress;
+
 /// A decision with its reason, and the destination as far as it is known.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Resolved {
@@ -108,6 +111,8 @@ pub struct Pick {
     pub workload: Arc<Workload>,
     /// Number of endpoints that took part in the choice, those included that are to be avoided.
     pub of: usize,
+    /// The address, where the workload is known by its hostname only.
+    pub host: Option<HostAddress>,
 }
 
 /// What a workload is chosen for.
@@ -347,6 +352,23 @@ impl Route {
     }
 }
 
+// === impl Pick ===
+
+impl Pick {
+    /// Its endpoint group; `None` without a service.
+    #[must_use]
+    pub fn group(&self) -> Option<EndpointGroup> {
+        Some(EndpointGroup { service: self.service.clone()?, port: self.port })
+    }
+
+    /// What of the group it is: the workload, or one of several addresses of its hostname.
+    #[must_use]
+    pub fn endpoint(&self) -> EndpointId {
+        let address = self.host.filter(|host| host.of > 1).map(|host| host.address);
+        EndpointId { workload: self.workload.uid.clone(), address }
+    }
+}
+
 // === impl Picks ===
 
 impl<'a> Picks<'a> {
@@ -376,9 +398,22 @@ impl Pending {
         &self.pick.workload.hostname
     }
 
-    /// The route of this very choice, with the workload at `address`.
+    /// The endpoint group of what was chosen.
+    pub(crate) fn group(&self) -> Option<EndpointGroup> {
+        self.pick.group()
+    }
+
+    /// The route of this very choice, with the workload at one of its hostname's addresses.
     #[must_use]
-    pub fn resolve(self, address: IpAddr) -> Route {
+    pub fn resolve(mut self, host: HostAddress) -> Route {
+        // Each address takes part in the choice, as the endpoints do that are workloads.
+        self.pick.of += host.of.saturating_sub(1);
+        self.pick.host = Some(host);
+        self.at(host.address)
+    }
+
+    /// The route of this very choice, with the workload at `address`.
+    pub(crate) fn at(self, address: IpAddr) -> Route {
         let Self { pick, port, carrier } = self;
         let addr = SocketAddr::new(address, port);
         match carrier {

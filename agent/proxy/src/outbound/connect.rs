@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use isthmus_model::Workload;
 use isthmus_state::route::{Decision, DenyReason, Pending, Picks, Resolved, Route};
-use isthmus_state::{Avoid, Ejected, resolve_avoiding};
+use isthmus_state::{Avoid, Ejected, choose_address, resolve_avoiding};
 use tokio::time::Instant;
 
 use super::attempt::UpstreamConn;
@@ -15,7 +15,7 @@ use super::retry_loop::{self, AttemptError, Connected, Failed, NoChoice, PeerCla
 use crate::context::PodContext;
 use crate::dial::client_reset;
 use crate::error::Error;
-use crate::host_resolver::{self, HostLookupError};
+use crate::host_resolver::HostLookupError;
 use crate::retry::{GiveUpReason, Protection, RetryState};
 use crate::telemetry::Record;
 use crate::tracker::Tracked;
@@ -58,7 +58,7 @@ impl<'a> Upstreams for OutboundUpstreams<'a> {
         let Resolved { decision, reason, destination } = self.resolve(retry);
         let route = match decision {
             Decision::Connect(route) => Ok(route),
-            Decision::NeedsAddress(pending) => Ok(self.look_up(*pending).await.map_err(none)?),
+            Decision::NeedsAddress(pending) => Ok(self.look_up(*pending, retry).await.map_err(none)?),
             Decision::Deny(denied) => Err(Error::Unroutable(denied)),
         };
         let (ctx, flow) = (self.ctx, self.flow);
@@ -125,8 +125,8 @@ impl OutboundUpstreams<'_> {
         resolved
     }
 
-    /// Finishes a choice whose workload is known by its hostname only.
-    async fn look_up(&self, pending: Pending) -> Result<Route, Error> {
+    /// Finishes a choice whose workload is known by its hostname only, with an address that was not tried yet.
+    async fn look_up(&self, pending: Pending, retry: &RetryState) -> Result<Route, Error> {
         let (proxy, hostname) = (self.ctx.proxy(), pending.hostname());
         proxy.metrics.retries.on_demand_dns(&self.workload, hostname);
         let error = |cause| Error::Lookup {
@@ -135,8 +135,10 @@ impl OutboundUpstreams<'_> {
             cause,
         };
         let addresses = proxy.host_resolver.lookup(hostname).await.map_err(error)?;
-        let like = self.flow.original.ip();
-        let address = host_resolver::pick_address(&addresses, like, &mut fastrand::Rng::new())
+        let ejected = self.ctx.retry_state().ejected();
+        let ejected = ejected.as_deref().map(|endpoints| Ejected { endpoints, now: Instant::now() });
+        let (like, rng) = (self.flow.original.ip(), &mut fastrand::Rng::new());
+        let address = choose_address(&pending, &addresses, like, &retry.avoid(ejected), rng)
             .ok_or_else(|| error(HostLookupError::NoAddress))?;
         Ok(pending.resolve(address))
     }

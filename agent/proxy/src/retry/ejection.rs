@@ -8,8 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_model::WorkloadUid;
-use isthmus_state::{EjectedEndpoints, Ejection, EndpointGroup};
+use isthmus_state::{EjectedEndpoints, Ejection, EndpointGroup, EndpointId};
 use tokio::time::Instant;
 
 /// For how long endpoints are ejected.
@@ -53,20 +52,20 @@ impl Ejections {
         (!self.groups.is_empty()).then(|| Arc::clone(&self.groups))
     }
 
-    fn get(&self, group: &EndpointGroup, uid: &WorkloadUid) -> Option<Ejection> {
-        self.groups.get(group)?.get(uid).copied()
+    fn get(&self, group: &EndpointGroup, endpoint: &EndpointId) -> Option<Ejection> {
+        self.groups.get(group)?.get(endpoint).copied()
     }
 
     /// The endpoint failed; it was one of `of`.
     pub(crate) fn record_failure(
         &mut self,
         group: &EndpointGroup,
-        uid: &WorkloadUid,
+        endpoint: &EndpointId,
         of: usize,
         now: Instant,
     ) -> EjectionOutcome {
         self.sweep(now);
-        let before = self.get(group, uid);
+        let before = self.get(group, endpoint);
         if before.is_some_and(|ejection| ejection.until > now) {
             return EjectionOutcome::AlreadyEjected;
         }
@@ -81,22 +80,22 @@ impl Ejections {
         let time = self.config.first.saturating_mul(1 << strikes.min(20)).min(self.config.longest);
         let ejection = Ejection { until: now + time, strikes: strikes.saturating_add(1) };
         let groups = Arc::make_mut(&mut self.groups);
-        groups.entry(group.clone()).or_default().insert(uid.clone(), ejection);
+        groups.entry(group.clone()).or_default().insert(endpoint.clone(), ejection);
         EjectionOutcome::Ejected(time)
     }
 
     /// The endpoint was connected to: one strike is taken back. An ejection that is not over stays.
-    pub(crate) fn record_success(&mut self, group: &EndpointGroup, uid: &WorkloadUid, now: Instant) {
+    pub(crate) fn record_success(&mut self, group: &EndpointGroup, endpoint: &EndpointId, now: Instant) {
         // Looked up first: nearly all endpoints have no entry, and nothing is to be copied for them.
-        if self.get(group, uid).is_none_or(|ejection| ejection.until > now) {
+        if self.get(group, endpoint).is_none_or(|ejection| ejection.until > now) {
             return;
         }
         let groups = Arc::make_mut(&mut self.groups);
         let Some(endpoints) = groups.get_mut(group) else { return };
-        let Some(ejection) = endpoints.get_mut(uid) else { return };
+        let Some(ejection) = endpoints.get_mut(endpoint) else { return };
         ejection.strikes = ejection.strikes.saturating_sub(1);
         if ejection.strikes == 0 {
-            endpoints.remove(uid);
+            endpoints.remove(endpoint);
         }
         if endpoints.is_empty() {
             groups.remove(group);
@@ -130,8 +129,12 @@ mod tests {
         EndpointGroup { service: NamespacedHostname { namespace: "ns".into(), hostname: "web".into() }, port }
     }
 
+    fn endpoint(uid: &str) -> EndpointId {
+        EndpointId { workload: uid.into(), address: None }
+    }
+
     fn is_ejected(ejections: &Ejections, port: u16, uid: &str, now: Instant) -> bool {
-        ejections.get(&group(port), &uid.into()).is_some_and(|ejection| ejection.until > now)
+        ejections.get(&group(port), &endpoint(uid)).is_some_and(|ejection| ejection.until > now)
     }
 
     fn seconds(seconds: u64) -> Duration {
@@ -141,7 +144,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn ejection_time_doubles_and_success_decays_it() {
         let mut ejections = Ejections::new(CONFIG, Instant::now());
-        let (group, uid) = (group(80), "a".into());
+        let (group, uid) = (group(80), endpoint("a"));
         for time in [1, 2, 4, 8, 16, 32, 60, 60] {
             let now = Instant::now();
             assert_eq!(
@@ -178,7 +181,7 @@ mod tests {
         for (of, limit) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (10, 5)] {
             let mut ejections = Ejections::new(CONFIG, now);
             let outcomes: Vec<_> = (0..of)
-                .map(|uid| ejections.record_failure(&group(80), &uid.to_string().as_str().into(), of, now))
+                .map(|uid| ejections.record_failure(&group(80), &endpoint(&uid.to_string()), of, now))
                 .collect();
             let out =
                 outcomes.iter().filter(|outcome| **outcome == EjectionOutcome::Ejected(seconds(1))).count();
@@ -191,12 +194,12 @@ mod tests {
         // Once the first ejection is over, another endpoint may be ejected.
         let mut ejections = Ejections::new(CONFIG, now);
         assert_eq!(
-            ejections.record_failure(&group(80), &"a".into(), 2, now),
+            ejections.record_failure(&group(80), &endpoint("a"), 2, now),
             EjectionOutcome::Ejected(seconds(1))
         );
         tokio::time::advance(seconds(1)).await;
         assert_eq!(
-            ejections.record_failure(&group(80), &"b".into(), 2, Instant::now()),
+            ejections.record_failure(&group(80), &endpoint("b"), 2, Instant::now()),
             EjectionOutcome::Ejected(seconds(1))
         );
     }
@@ -205,22 +208,22 @@ mod tests {
     async fn an_ejection_counts_for_one_port_of_one_service() {
         let now = Instant::now();
         let mut ejections = Ejections::new(CONFIG, now);
-        ejections.record_failure(&group(80), &"a".into(), 2, now);
+        ejections.record_failure(&group(80), &endpoint("a"), 2, now);
         assert!(is_ejected(&ejections, 80, "a", now));
         assert!(!is_ejected(&ejections, 81, "a", now) && !is_ejected(&ejections, 80, "b", now));
         let other = NamespacedHostname { namespace: "ns".into(), hostname: "other".into() };
-        assert_eq!(ejections.get(&EndpointGroup { service: other, port: 80 }, &"a".into()), None);
+        assert_eq!(ejections.get(&EndpointGroup { service: other, port: 80 }, &endpoint("a")), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn ejections_that_ended_long_ago_are_forgotten() {
         let mut ejections = Ejections::new(CONFIG, Instant::now());
         for uid in 0..100 {
-            ejections.record_failure(&group(uid), &"a".into(), 2, Instant::now());
+            ejections.record_failure(&group(uid), &endpoint("a"), 2, Instant::now());
         }
         tokio::time::advance(seconds(62)).await;
         assert_eq!(
-            ejections.record_failure(&group(7), &"a".into(), 2, Instant::now()),
+            ejections.record_failure(&group(7), &endpoint("a"), 2, Instant::now()),
             EjectionOutcome::Ejected(seconds(1))
         );
         assert_eq!(ejections.groups.len(), 1);
@@ -231,9 +234,21 @@ mod tests {
         let now = Instant::now();
         let mut ejections = Ejections::new(CONFIG, now);
         assert!(ejections.snapshot().is_none());
-        ejections.record_failure(&group(80), &"a".into(), 4, now);
+        ejections.record_failure(&group(80), &endpoint("a"), 4, now);
         let snapshot = ejections.snapshot().unwrap();
-        ejections.record_failure(&group(80), &"b".into(), 4, now);
+        ejections.record_failure(&group(80), &endpoint("b"), 4, now);
         assert_eq!((snapshot[&group(80)].len(), ejections.groups[&group(80)].len()), (1, 2));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn each_address_of_a_hostname_is_ejected_by_itself() {
+        let now = Instant::now();
+        let mut ejections = Ejections::new(CONFIG, now);
+        let at = |last| EndpointId { address: Some([192, 0, 2, last].into()), ..endpoint("a") };
+        assert_eq!(
+            ejections.record_failure(&group(80), &at(1), 2, now),
+            EjectionOutcome::Ejected(seconds(1))
+        );
+        assert_eq!(ejections.record_failure(&group(80), &at(2), 2, now), EjectionOutcome::AtLimit);
+        assert!(!is_ejected(&ejections, 80, "a", now), "the workload itself is not");
     }
 }

@@ -10,12 +10,12 @@
 //! ```
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use isthmus_model::WorkloadUid;
 use isthmus_state::route::{Pick, Picks, Reason, Role, Route};
-use isthmus_state::{Avoid, Ejected, EndpointGroup};
+use isthmus_state::{Avoid, Ejected};
 use tokio::time::Instant;
 
 use super::budget::Budget;
@@ -99,6 +99,8 @@ pub(crate) struct RetryState {
     /// Workloads that stand for the endpoints of another network. Tried again when nothing else is left: the gateway
     /// behind them chooses anew each time.
     tried_remote: Vec<WorkloadUid>,
+    /// Addresses of workloads that are known by a hostname only.
+    tried_addresses: Vec<(WorkloadUid, IpAddr)>,
     /// The failed attempts in words, as the access log has them in `tried`.
     summary: String,
 }
@@ -157,6 +159,7 @@ impl RetryState {
             required: None,
             tried: Vec::new(),
             tried_remote: Vec::new(),
+            tried_addresses: Vec::new(),
             summary: String::new(),
         }
     }
@@ -170,6 +173,7 @@ impl RetryState {
         Avoid {
             tried: &self.tried,
             tried_remote: &self.tried_remote,
+            tried_addresses: &self.tried_addresses,
             ejected,
             tunnelled_only: self.required.is_some_and(|required| required > Protection::Plain),
         }
@@ -225,7 +229,7 @@ impl RetryState {
         match failed.picks {
             Picks::None => None,
             Picks::Peer(peer) => {
-                self.tried.push(peer.workload.uid.clone());
+                self.mark_tried(peer);
                 // A waypoint's 503 is about the endpoints behind it.
                 let at_fault = peer.role != Role::Waypoint || cause != Cause::Unavailable;
                 if at_fault { self.eject(peer, pod, now) } else { None }
@@ -237,7 +241,7 @@ impl RetryState {
                     (Hop::Inner, _) => None,
                     (Hop::Outer, Cause::Unavailable) => self.eject(remote, pod, now),
                     (Hop::Outer, _) => {
-                        self.tried.push(gateway.workload.uid.clone());
+                        self.mark_tried(gateway);
                         // The only gateway of a network cannot be ejected, but the endpoints behind it can.
                         let at_fault = if gateway.of > 1 { gateway } else { remote };
                         self.eject(at_fault, pod, now)
@@ -247,10 +251,21 @@ impl RetryState {
         }
     }
 
+    /// A workload is tried when all addresses of its hostname are.
+    fn mark_tried(&mut self, pick: &Pick) {
+        let uid = || pick.workload.uid.clone();
+        if let Some(host) = pick.host {
+            self.tried_addresses.push((uid(), host.address));
+        }
+        if pick.host.is_none_or(|host| host.untried == 0) {
+            self.tried.push(uid());
+        }
+    }
+
     fn eject(&mut self, pick: &Pick, pod: &mut PodRetryState, now: Instant) -> Option<Role> {
-        let group = EndpointGroup { service: pick.service.clone()?, port: pick.port };
+        let group = pick.group()?;
         let (role, uid) = (pick.role.as_str(), &pick.workload.uid);
-        let outcome = pod.ejections.record_failure(&group, uid, pick.of, now);
+        let outcome = pod.ejections.record_failure(&group, &pick.endpoint(), pick.of, now);
         // Writing to a string cannot fail.
         let _ = match outcome {
             EjectionOutcome::Ejected(time) => {
@@ -267,9 +282,8 @@ impl RetryState {
     /// The peer accepted the connection.
     pub(crate) fn record_success(picks: Picks<'_>, pod: &mut PodRetryState, now: Instant) {
         for pick in picks.iter() {
-            if let Some(service) = &pick.service {
-                let group = EndpointGroup { service: service.clone(), port: pick.port };
-                pod.ejections.record_success(&group, &pick.workload.uid, now);
+            if let Some(group) = pick.group() {
+                pod.ejections.record_success(&group, &pick.endpoint(), now);
             }
         }
     }

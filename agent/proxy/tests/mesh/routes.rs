@@ -80,6 +80,45 @@ async fn a_workload_known_by_hostname_is_looked_up_once_per_connection() {
     }
 }
 
+/// Of two addresses of the name, nothing listens at one.
+#[tokio::test]
+async fn each_address_of_a_hostname_is_an_endpoint() {
+    for protocol in [Protocol::Hbone, Protocol::Tcp] {
+        let block = Arc::new(AddressRange::claim());
+        let addresses = vec![block.ip(2), block.ip(3)];
+        let names = Arc::new(FakeResolver { addresses, asked: AtomicUsize::new(0) });
+        let network = TestMesh::with_resolver("east", &block, Config::default(), names);
+        let sleep = network.workload("sleep", 1);
+        network.push(
+            &[sleep.clone(), named(&network, "db.example.com", protocol)],
+            &[network.service(10, &[])],
+            &[],
+        );
+        let there = network.workload("db", 2);
+        let app = network.echo(&there).await;
+        let _server = (protocol == Protocol::Hbone).then(|| network.server(&there));
+        let client = network.client(&sleep, SocketAddr::new(block.ip(10), SERVICE_PORT));
+        let log = AccessLog::capture();
+        let mut retried = Vec::new();
+        for _ in 0..40 {
+            assert_eq!(exchange(&mut client.dial().await, b"hello").await.unwrap(), b"hello");
+            let line = log.next().await;
+            if line.contains("tries=2") {
+                retried.push(line);
+            }
+        }
+        assert_eq!(app.accepted(), 40);
+        // The first connection that meets the dead address goes on to the other one, and the dead one is left out.
+        let dead = format!("{}:", block.ip(3));
+        let first = retried.first().expect("a connection met the dead address");
+        assert!(
+            first.contains("ejected for 1s") && retried.iter().all(|line| line.contains(&dead)),
+            "{retried:?}"
+        );
+        assert!(retried.len() < 10, "{retried:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_hostname_without_an_address_fails_with_one_log_line() {
     let block = Arc::new(AddressRange::claim());

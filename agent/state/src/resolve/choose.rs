@@ -80,6 +80,7 @@ impl<'s> Chooser<'s, '_> {
             port: service_port.port,
             workload: Arc::clone(workload),
             of: picked.of,
+            host: None,
         };
         let address = address_of(workload, service.ip_families, original);
         Ok(Chosen { workload, service: Some(service), address, port, pick })
@@ -97,7 +98,7 @@ impl<'s> Chooser<'s, '_> {
         if self.avoid.contains(&candidate, &self.source.network) {
             return Err(NoEndpoint::AllAvoided);
         }
-        let pick = Pick { role, service: None, port, workload: Arc::clone(workload), of: 1 };
+        let pick = Pick { role, service: None, port, workload: Arc::clone(workload), of: 1, host: None };
         Ok(Chosen { workload, service: None, address, port, pick })
     }
 

@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use isthmus_model::{NamespacedHostname, Workload};
+use isthmus_state::HostAddress;
 
 use super::*;
 
@@ -15,6 +16,7 @@ fn pick(role: Role, uid: &str, of: usize) -> Pick {
         port: 80,
         workload: Arc::new(Workload { uid: uid.into(), ..Workload::default() }),
         of,
+        host: None,
     }
 }
 
@@ -58,9 +60,9 @@ impl TestConnection {
     }
 
     fn is_ejected(&self, pick: &Pick) -> bool {
-        let group = EndpointGroup { service: pick.service.clone().unwrap(), port: pick.port };
         let ejected = self.pod.ejections.snapshot().unwrap_or_default();
-        let ejection = ejected.get(&group).and_then(|endpoints| endpoints.get(&pick.workload.uid));
+        let group = ejected.get(&pick.group().unwrap());
+        let ejection = group.and_then(|endpoints| endpoints.get(&pick.endpoint()));
         ejection.is_some_and(|ejection| ejection.until > Instant::now())
     }
 
@@ -214,4 +216,25 @@ async fn success_after_an_ejection_forgets_it() {
     assert!(!connection.is_ejected(&chosen[0]));
     RetryState::record_success(picks(&chosen), &mut connection.pod, Instant::now());
     assert!(connection.pod.ejections.snapshot().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_address_of_a_hostname_is_tried_and_blamed_by_itself() {
+    let mut connection = TestConnection::new(Retry::default());
+    let at = |last, untried| {
+        let host = HostAddress { address: [192, 0, 2, last].into(), of: 2, untried };
+        Pick { host: Some(host), ..pick(Role::Endpoint, "db", 2) }
+    };
+    assert_eq!(connection.fail(Some(Cause::Refused), Hop::Outer, &[at(1, 1)]), Ok(()));
+    assert!(connection.tried().0.is_empty(), "it has another address");
+    assert!(connection.is_ejected(&at(1, 1)) && !connection.is_ejected(&at(2, 0)));
+    assert_eq!(connection.fail(Some(Cause::Refused), Hop::Outer, &[at(2, 0)]), Ok(()));
+    assert_eq!(connection.tried().0, ["db"]);
+    assert!(!connection.is_ejected(&at(2, 0)), "half of them at most");
+    // The only address is the workload.
+    let alone = Pick {
+        host: Some(HostAddress { address: [192, 0, 2, 1].into(), of: 1, untried: 0 }),
+        ..pick(Role::Endpoint, "alone", 2)
+    };
+    assert_eq!(alone.endpoint().address, None);
 }

@@ -41,6 +41,7 @@ fn an_endpoint_to_avoid_is_replaced_by_another_one_and_the_connection_denied_wit
         port: 80,
         workload: Arc::new(workloads[1].clone()),
         of: 2,
+        host: None,
     };
     assert_eq!(*pick, want);
     expect_avoiding(&state, "10.96.0.1:80", &["a", "b"], &all_avoided("10.96.0.1:80"));
@@ -120,7 +121,7 @@ fn expect_found(snapshot: &Snapshot, original: &str, want: &str) {
     let Decision::NeedsAddress(pending) = resolved.decision.clone() else { panic!("{resolved:?}") };
     assert_eq!(pending.hostname().as_str(), "db.example.com");
     assert_eq!(pending.workload().hostname.as_str(), "db.example.com");
-    let decision = Decision::Connect(pending.resolve("203.0.113.5".parse().unwrap()));
+    let decision = Decision::Connect(pending.at("203.0.113.5".parse().unwrap()));
     assert_eq!(line(&Resolved { decision, ..resolved }), want);
 }
 
@@ -167,7 +168,7 @@ fn the_lookup_finishes_the_choice_that_was_made() {
         let Decision::NeedsAddress(pending) = resolved.decision else { panic!("{:?}", resolved.decision) };
         let chosen = Arc::clone(pending.workload());
         assert_eq!(resolved.destination.workload.as_ref(), Some(&chosen));
-        let route = pending.resolve("203.0.113.5".parse().unwrap());
+        let route = pending.at("203.0.113.5".parse().unwrap());
         let Picks::Peer(pick) = route.picks() else { panic!("{route:?}") };
         assert!(Arc::ptr_eq(&pick.workload, &chosen));
     }
