@@ -2,7 +2,7 @@
 //! payload size. A query that cannot be parsed is forwarded: the DNS server decides what it is.
 
 use isthmus_state::dns::Family;
-use simple_dns::{CLASS, Packet, PacketFlag, QCLASS, QTYPE, Question, TYPE};
+use simple_dns::{Packet, PacketFlag, QTYPE, Question, TYPE};
 
 /// Length of the DNS header.
 pub(crate) const HEADER: usize = 12;
@@ -10,6 +10,12 @@ pub(crate) const HEADER: usize = 12;
 pub(crate) const PLAIN_LIMIT: u16 = 512;
 /// Additional records beyond which EDNS is not looked for; clients send one or two.
 const MOST_ADDITIONAL: u16 = 16;
+/// Query types (RFC 1035, 3596, 9460) and the class of the Internet.
+const A: u16 = 1;
+const AAAA: u16 = 28;
+const SVCB: u16 = 64;
+const HTTPS: u16 = 65;
+const INTERNET: u16 = 1;
 /// Metric label of a query type without a name.
 const UNKNOWN_TYPE: &str = "unknown";
 
@@ -20,24 +26,35 @@ pub(crate) enum Message<'a> {
     Runt,
     /// A response; a server never gets one.
     Response,
-    /// An A or AAAA query, whose name may be in the mesh.
-    Addresses(Addresses<'a>),
+    /// A query for a name, which may be in the mesh.
+    Name(NameQuery<'a>),
     /// Any other query: forwarded.
     Other,
 }
 
-/// An A or AAAA query.
+/// A query for records of a name.
 #[derive(Debug)]
-pub(crate) struct Addresses<'a> {
+pub(crate) struct NameQuery<'a> {
     pub(crate) id: u16,
     pub(crate) recursion_desired: bool,
-    /// The question as received, for the response.
+    /// The question as received, for the response; of a query of another kind only the name.
     pub(crate) question: Question<'a>,
     /// The name in lower case, without the final dot.
     pub(crate) name: String,
-    pub(crate) family: Family,
+    pub(crate) kind: Kind,
     /// UDP payload size, if the client uses EDNS.
     pub(crate) edns: Option<u16>,
+}
+
+/// What is asked of a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// Its addresses (A, AAAA).
+    Addresses(Family),
+    /// Where and how its services are reached (SVCB, HTTPS; RFC 9460), which may contain addresses.
+    Binding,
+    /// Anything else.
+    Other,
 }
 
 /// Parses a message.
@@ -48,7 +65,7 @@ pub(crate) fn read(message: &[u8]) -> Message<'_> {
     if message[2] & 0x80 != 0 {
         return Message::Response;
     }
-    addresses(message).map_or(Message::Other, Message::Addresses)
+    name_query(message).map_or(Message::Other, Message::Name)
 }
 
 /// Whether the response may be several messages, or none: zone transfers, and opcodes other than QUERY.
@@ -59,41 +76,52 @@ pub(crate) fn is_stream(message: &[u8]) -> bool {
     !standard_query || kind.is_some_and(|kind| TRANSFERS.contains(&kind))
 }
 
-fn addresses(message: &[u8]) -> Option<Addresses<'_>> {
+/// Whether a response says that the name does not exist (NXDOMAIN).
+pub(crate) fn denies_name(answer: &[u8]) -> bool {
+    answer.get(3).is_some_and(|flags| flags & 0x0f == 3)
+}
+
+fn name_query(message: &[u8]) -> Option<NameQuery<'_>> {
     let standard_query = message[2] & 0x78 == 0;
     if !standard_query || count(message, 4)? != 1 {
         return None;
     }
-    let question = question(message)?;
-    let family = match (question.qtype, question.qclass) {
-        (QTYPE::TYPE(TYPE::A), QCLASS::CLASS(CLASS::IN)) => Family::V4,
-        (QTYPE::TYPE(TYPE::AAAA), QCLASS::CLASS(CLASS::IN)) => Family::V6,
+    let end = question_end(message)?;
+    let kind = match (count(message, end - 4)?, count(message, end - 2)?) {
+        (A, INTERNET) => Kind::Addresses(Family::V4),
+        (AAAA, INTERNET) => Kind::Addresses(Family::V6),
+        (SVCB | HTTPS, INTERNET) => Kind::Binding,
+        (_, INTERNET) => Kind::Other,
         _ => return None,
     };
-    Some(Addresses {
+    let question = question(message, end, kind)?;
+    Some(NameQuery {
         id: u16::from_be_bytes([message[0], message[1]]),
         recursion_desired: message[2] & 1 != 0,
         name: text(&question)?,
         question,
-        family,
+        kind,
         edns: edns(message),
     })
 }
 
 /// The first question. Nothing precedes it, so its name is never compressed.
-fn question(message: &[u8]) -> Option<Question<'_>> {
-    let end = question_end(message)?;
+fn question(message: &[u8], end: usize, kind: Kind) -> Option<Question<'_>> {
     // The parser accepts whole messages only, so it gets a copy that ends after the question, with the other counts
     // set to 0.
     let alone = end == message.len()
         && count(message, 6)? == 0
         && count(message, 8)? == 0
         && count(message, 10)? == 0;
-    if alone {
+    if alone && kind != Kind::Other {
         return Packet::parse(message).ok()?.questions.pop();
     }
     let mut cut = message[..end].to_vec();
     cut[6..HEADER].fill(0);
+    if kind == Kind::Other {
+        // Only the name counts, and the parser does not know every type.
+        cut[end - 4..end - 2].copy_from_slice(&A.to_be_bytes());
+    }
     Packet::parse(&cut).ok()?.questions.pop().map(Question::into_owned)
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use simple_dns::rdata::{A, AAAA, CNAME, OPT, RData};
 use simple_dns::{CLASS, Name, Packet, PacketFlag, ResourceRecord, SimpleDnsError};
 
-use crate::query::{self, Addresses, HEADER, PLAIN_LIMIT};
+use crate::query::{self, HEADER, NameQuery, PLAIN_LIMIT};
 
 /// TTL of answers, in seconds: as istio's DNS proxy.
 const TTL: u32 = 30;
@@ -50,7 +50,7 @@ impl Transport {
 /// A response with these addresses; none means NODATA. `canonical` is the name that they belong to if it differs from the
 /// queried one (a CNAME record). Records that do not fit are left out and the response has the TC bit.
 pub(crate) fn addresses(
-    query: &Addresses<'_>,
+    query: &NameQuery<'_>,
     canonical: Option<&str>,
     addresses: &[IpAddr],
     transport: Transport,
@@ -68,7 +68,7 @@ pub(crate) fn addresses(
 }
 
 fn build(
-    query: &Addresses<'_>,
+    query: &NameQuery<'_>,
     canonical: Option<&str>,
     addresses: &[IpAddr],
     cut: bool,
@@ -103,12 +103,21 @@ fn build(
 
 /// A failure response: id, opcode and first question of the query.
 pub(crate) fn failure(message: &[u8], failure: Failure) -> Option<Vec<u8>> {
+    without_records(message, failure as u8)
+}
+
+/// A response that says that the name exists and has no records of this type (RFC 2308).
+pub(crate) fn no_data(message: &[u8]) -> Option<Vec<u8>> {
+    without_records(message, 0)
+}
+
+fn without_records(message: &[u8], code: u8) -> Option<Vec<u8>> {
     let header = message.get(..HEADER)?;
     let question = query::question_end(message).filter(|_| header[4..6] != [0, 0]);
     let mut answer = Vec::with_capacity(question.unwrap_or(HEADER));
     answer.extend_from_slice(&header[..2]);
     // QR with opcode and RD of the query; then RA and the RCODE.
-    answer.extend_from_slice(&[0x80 | header[2] & 0x79, 0x80 | failure as u8]);
+    answer.extend_from_slice(&[0x80 | header[2] & 0x79, 0x80 | code]);
     answer.extend_from_slice(&[0, u8::from(question.is_some()), 0, 0, 0, 0, 0, 0]);
     answer.extend_from_slice(question.and_then(|end| message.get(HEADER..end)).unwrap_or_default());
     Some(answer)

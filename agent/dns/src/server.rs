@@ -1,7 +1,9 @@
 //! The DNS server of one pod: receives queries, has them handled, and sends the responses. It owns the pod's DNS sockets
 //! and tasks, and bounds how many of either a pod may have.
 
+mod connections;
 mod handler;
+mod in_flight;
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
@@ -17,12 +19,12 @@ use isthmus_rt::task::Tasks;
 use isthmus_state::State;
 use isthmus_sys::socket::{self, Sockets};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::listeners::{BindError, Listeners};
 use crate::metrics::Metrics;
 use crate::response::{Failure, Transport, failure};
 use crate::{query, relay};
+use connections::{Connections, OpenConnection};
 use handler::{Handler, Outcome};
 
 /// Size of the largest datagram.
@@ -47,9 +49,9 @@ pub struct Config {
     pub upstream: Vec<SocketAddr>,
     /// Timeout of one server.
     pub timeout: Duration,
-    /// Forwarded queries of one pod in flight; further ones fail at once.
+    /// Forwarded datagrams of one pod in flight; a further one takes the place of the oldest to the server with the most.
     pub max_waiting: usize,
-    /// Open TCP connections of one pod; further ones wait in the backlog.
+    /// Open TCP connections of one pod; for a further one the longest idle is closed.
     pub max_connections: usize,
 }
 
@@ -102,7 +104,7 @@ impl DnsProxy {
         let tasks = || Tasks::new(name.as_str()).on(Arc::clone(&share));
         let (loops, queries) = (tasks(), tasks());
         let (udp, tcp) = (listeners.udp_addresses(), listeners.tcp_addresses());
-        let connections = Arc::new(Semaphore::new(config.max_connections));
+        let connections = Connections::new(config.max_connections);
         let handler = Arc::new(Handler::new(state, pod, config, sockets, metrics));
         for socket in listeners.udp {
             let decide = |handler: &Handler, message: &[u8]| handler.decide(message, Transport::Udp);
@@ -204,12 +206,12 @@ async fn datagram(
     match outcome {
         Outcome::Ignore => {}
         Outcome::Answer(answer) => send(socket, &answer, client).await,
-        Outcome::Wait => wait_for_answer(message.to_vec(), client, socket, handler, drain, tasks).await,
+        Outcome::Wait => wait_for_answer(message.to_vec(), client, socket, handler, drain, tasks),
     }
 }
 
 /// Answers a query that has to wait for a server or the pod's workload, in its own task.
-async fn wait_for_answer(
+fn wait_for_answer(
     message: Vec<u8>,
     client: SocketAddr,
     socket: &Arc<UdpSocket>,
@@ -217,20 +219,14 @@ async fn wait_for_answer(
     drain: &Watch,
     tasks: &Tasks,
 ) {
-    let Ok(permit) = Arc::clone(&handler.waiting).try_acquire_owned() else {
-        handler.overloaded(&message, Transport::Udp);
-        if let Some(answer) = failure(&message, Failure::Server) {
-            send(socket, &answer, client).await;
-        }
-        return;
-    };
     // Now: conntrack forgets the entry, and the client may reuse its port.
     let asked = socket.local_addr().ok().and_then(|at| handler.original_server(client, at));
+    let mut place = handler.in_flight.admit(asked);
     let (socket, handler, drain) = (Arc::clone(socket), Arc::clone(handler), drain.clone());
     tasks.spawn("dns query", async move {
-        let _permit = permit;
         tokio::select! {
             () = drain.forced() => {}
+            () = place.gives_way() => handler.dropped(&message),
             answer = handler.finish(&message, Transport::Udp, asked) => if let Some(answer) = answer {
                 send(&socket, &answer, client).await;
             },
@@ -249,23 +245,17 @@ async fn tcp_loop(
     handler: Arc<Handler>,
     drain: Watch,
     tasks: Tasks,
-    connections: Arc<Semaphore>,
+    connections: Arc<Connections>,
 ) {
     let mut backoff = retry_backoff();
     loop {
-        let next = async {
-            let permit = Arc::clone(&connections).acquire_owned().await;
-            Ok((permit, listener.accept().await?.0))
-        };
-        let accepted: std::io::Result<_> = tokio::select! {
+        let accepted = tokio::select! {
             biased;
             () = drain.graceful() => break,
-            accepted = next => accepted,
+            accepted = listener.accept() => accepted,
         };
-        let (permit, stream) = match accepted {
-            // Unreachable: the semaphore is never closed.
-            Ok((Err(_), _)) => return,
-            Ok((Ok(permit), stream)) => (permit, stream),
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::debug!(%error, "cannot accept DNS connections, retrying");
                 tokio::time::sleep(backoff.next_delay()).await;
@@ -273,7 +263,13 @@ async fn tcp_loop(
             }
         };
         backoff.reset();
-        serve_connection(stream, Some(permit), &handler, &drain, &tasks);
+        // In a drain it is served in any case: for its client it is established.
+        let open = tokio::select! {
+            biased;
+            open = connections.admit() => Some(open),
+            () = drain.graceful() => None,
+        };
+        serve_connection(stream, open, &handler, &drain, &tasks);
     }
     // Connections in the backlog are established for their clients: closing the listener would reset them.
     let Ok(listener) = listener.into_std() else { return };
@@ -288,34 +284,40 @@ async fn tcp_loop(
 
 fn serve_connection(
     stream: TcpStream,
-    permit: Option<OwnedSemaphorePermit>,
+    open: Option<OpenConnection>,
     handler: &Arc<Handler>,
     drain: &Watch,
     tasks: &Tasks,
 ) {
     let (handler, drain) = (Arc::clone(handler), drain.clone());
     tasks.spawn("dns connection", async move {
-        let _permit = permit;
         tokio::select! {
             () = drain.forced() => {}
-            served = connection(stream, &handler, &drain) => if let Err(error) = served {
+            served = connection(stream, open, &handler, &drain) => if let Err(error) = served {
                 tracing::debug!(%error, "DNS connection failed");
             },
         }
     });
 }
 
-/// Serves queries one after the other until the client closes, is idle for too long, or the proxy drains. The first query
-/// is served even in a drain.
-async fn connection(mut stream: TcpStream, handler: &Handler, drain: &Watch) -> std::io::Result<()> {
+/// Serves queries one after the other until the client closes, is idle for too long or for longest when another one
+/// connects, or the proxy drains. The first query is served even in a drain.
+async fn connection(
+    mut stream: TcpStream,
+    mut open: Option<OpenConnection>,
+    handler: &Handler,
+    drain: &Watch,
+) -> std::io::Result<()> {
     let at = socket::canonical(stream.local_addr()?);
     let asked = socket::original_dst(&stream).filter(|server| *server != at);
     let mut began = false;
     loop {
         let message = tokio::select! {
             () = drain.graceful(), if began => return Ok(()),
+            () = closed_while_idle(&mut open) => return Ok(()),
             message = tokio::time::timeout(TCP_IDLE, relay::read(&mut stream)) => message,
         };
+        open.iter().for_each(OpenConnection::busy);
         let Ok(message) = message else { return Ok(()) };
         let Some(message) = message? else { return Ok(()) };
         began = true;
@@ -326,13 +328,7 @@ async fn connection(mut stream: TcpStream, handler: &Handler, drain: &Watch) -> 
                 handler.pass(&mut stream, &message, asked).await;
                 return Ok(());
             }
-            Outcome::Wait => match handler.waiting.try_acquire() {
-                Ok(_permit) => handler.finish(&message, Transport::Tcp, asked).await,
-                Err(_) => {
-                    handler.overloaded(&message, Transport::Tcp);
-                    failure(&message, Failure::Server)
-                }
-            },
+            Outcome::Wait => handler.finish(&message, Transport::Tcp, asked).await,
         };
         let Some(answer) = answer else { return Ok(()) };
         // Otherwise a client that never reads would occupy one of the pod's connections for ever.
@@ -340,6 +336,17 @@ async fn connection(mut stream: TcpStream, handler: &Handler, drain: &Watch) -> 
             return Ok(());
         };
         written?;
+    }
+}
+
+/// Marks the connection idle and returns when it is closed for another one.
+async fn closed_while_idle(open: &mut Option<OpenConnection>) {
+    match open {
+        Some(open) => {
+            open.idle();
+            open.closed().await;
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -7,7 +7,7 @@ fn ips(texts: &[&str]) -> Vec<IpAddr> {
 }
 
 fn answer(message: &[u8], canonical: Option<&str>, ips: &[IpAddr], transport: Transport) -> Vec<u8> {
-    let Message::Addresses(query) = read(message) else { panic!("not a question for addresses") };
+    let Message::Name(query) = read(message) else { panic!("not a question for addresses") };
     addresses(&query, canonical, ips, transport).unwrap()
 }
 

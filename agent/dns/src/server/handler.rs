@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_model::{PodRef, Workload};
-use isthmus_state::dns::{self, Answer, Domains};
+use isthmus_state::dns::{self, Answer, Domains, Family};
 use isthmus_state::{Snapshot, State};
 use isthmus_sys::conntrack::Conntrack;
 use isthmus_sys::socket::Sockets;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::Config;
+use super::in_flight::InFlight;
 use crate::metrics::{Labels, Metrics};
-use crate::query::{self, Addresses, Message};
+use crate::query::{self, Kind, Message, NameQuery};
 use crate::relay::Relay;
 use crate::response::{self, Failure, Transport, failure};
 
@@ -35,8 +35,8 @@ pub(super) struct Handler {
     metrics: Arc<Metrics>,
     /// Finds the original destination of a datagram; `None` if conntrack is unavailable.
     conntrack: Option<Conntrack>,
-    /// Limits the queries in flight.
-    pub(super) waiting: Arc<Semaphore>,
+    /// Datagrams in flight.
+    pub(super) in_flight: Arc<InFlight>,
 }
 
 /// What to do with a query.
@@ -77,7 +77,7 @@ impl Handler {
             relay: Relay::new(sockets, upstream, timeout),
             metrics,
             conntrack: conntrack.ok(),
-            waiting: Arc::new(Semaphore::new(max_waiting)),
+            in_flight: InFlight::new(max_waiting),
         }
     }
 
@@ -94,8 +94,8 @@ impl Handler {
             (Message::Response, _) => {
                 failure(message, Failure::Format).map_or(Outcome::Ignore, Outcome::Answer)
             }
-            (Message::Other, _) | (Message::Addresses(_), None) => Outcome::Wait,
-            (Message::Addresses(query), Some(client)) => {
+            (Message::Other, _) | (Message::Name(_), None) => Outcome::Wait,
+            (Message::Name(query), Some(client)) => {
                 match self.resolve(&snapshot, client, &query, message, transport) {
                     Resolution::Answer(answer) => Outcome::Answer(answer),
                     Resolution::Forward => Outcome::Wait,
@@ -124,21 +124,43 @@ impl Handler {
         original: Option<SocketAddr>,
     ) -> Option<Vec<u8>> {
         let mut client = self.state.load().local_workload(&self.pod).cloned();
-        if let Message::Addresses(query) = query::read(message) {
+        let Message::Name(query) = query::read(message) else {
+            return self.relay(message, transport, client.as_deref(), original).await;
+        };
+        if client.is_none() && query.kind != Kind::Other {
+            client = self.state.wait_for_pod(&self.pod, WORKLOAD_TIMEOUT).await;
             if client.is_none() {
-                client = self.state.wait_for_pod(&self.pod, WORKLOAD_TIMEOUT).await;
-            }
-            let Some(known) = &client else {
                 self.log(message, "unknown client workload", 0);
                 return failure(message, Failure::Server);
-            };
-            if let Resolution::Answer(answer) =
-                self.resolve(&self.state.load(), known, &query, message, transport)
-            {
-                return Some(answer);
             }
         }
-        self.relay(message, transport, client.as_deref(), original).await
+        if let Some(known) = &client
+            && let Resolution::Answer(answer) =
+                self.resolve(&self.state.load(), known, &query, message, transport)
+        {
+            return Some(answer);
+        }
+        let answer = self.relay(message, transport, client.as_deref(), original).await?;
+        Some(self.without_denial(answer, client.as_deref(), &query, message))
+    }
+
+    /// The name that a server denies may be the mesh's: it exists, and has no records of this type. A resolver that
+    /// believed the server would ask for its addresses no more (RFC 8020).
+    fn without_denial(
+        &self,
+        answer: Vec<u8>,
+        client: Option<&Workload>,
+        query: &NameQuery<'_>,
+        message: &[u8],
+    ) -> Vec<u8> {
+        let is_ours = |client: &Workload| {
+            let found = dns::lookup(&self.state.load(), client, &query.name, Family::V4, &self.domains);
+            found != Answer::NotOurs
+        };
+        if query::denies_name(&answer) && client.is_some_and(is_ours) {
+            return response::no_data(message).unwrap_or(answer);
+        }
+        answer
     }
 
     /// Hands a TCP connection over to the server, from a message on that may have several responses.
@@ -159,17 +181,21 @@ impl Handler {
         &self,
         snapshot: &Snapshot,
         client: &Workload,
-        query: &Addresses<'_>,
+        query: &NameQuery<'_>,
         message: &[u8],
         transport: Transport,
     ) -> Resolution {
-        let (canonical, addresses) =
-            match dns::lookup(snapshot, client, &query.name, query.family, &self.domains) {
+        let look_up = |family| dns::lookup(snapshot, client, &query.name, family, &self.domains);
+        let (canonical, mut addresses) = match query.kind {
+            Kind::Addresses(family) => match look_up(family) {
                 Answer::Addresses(found) => (found.canonical, found.addresses),
                 Answer::Empty => (None, Vec::new()),
                 Answer::NotOurs => return Resolution::Forward,
-            };
-        let mut addresses = addresses;
+            },
+            // Another server's could lead around the mesh.
+            Kind::Binding if look_up(Family::V4) != Answer::NotOurs => (None, Vec::new()),
+            Kind::Binding | Kind::Other => return Resolution::Forward,
+        };
         fastrand::shuffle(&mut addresses);
         let result = if addresses.is_empty() { "no records" } else { "success" };
         self.log(message, result, addresses.len());
@@ -207,13 +233,13 @@ impl Handler {
         }
     }
 
-    /// Counts a query that fails because too many are in flight.
-    pub(super) fn overloaded(&self, message: &[u8], transport: Transport) {
+    /// Counts a datagram that gave way to a newer one because too many are in flight.
+    pub(super) fn dropped(&self, message: &[u8]) {
         let snapshot = self.state.load();
         let client = snapshot.local_workload(&self.pod).map(AsRef::as_ref);
-        let labels = Labels::new(message, transport, client);
+        let labels = Labels::new(message, Transport::Udp, client);
         self.metrics.upstream_failures.get_or_create(&labels).inc();
-        self.log(message, "forwarding failed (too many queries wait)", 0);
+        self.log(message, "dropped (too many queries wait)", 0);
     }
 
     fn log(&self, message: &[u8], result: &str, endpoints: usize) {
@@ -221,7 +247,7 @@ impl Handler {
             return;
         }
         let domain = match query::read(message) {
-            Message::Addresses(query) => query.name,
+            Message::Name(query) => query.name,
             _ => String::new(),
         };
         tracing::event!(

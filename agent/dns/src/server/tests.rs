@@ -155,7 +155,7 @@ fn foreign() -> Vec<(Vec<u8>, Vec<u8>)> {
     let queries = [
         plain("example.com", 1),
         plain("example.com", 65_280),
-        plain("web.ns.svc.cluster.local", 16),
+        plain("other.ns.svc.cluster.local", 16),
         query("example.com", 28, 1, [0, 0, 1], &opt(4096)),
         query("EXAMPLE.com", 1, 1, [0, 0, 1], &cookie),
         query("web", 1, 3, [0; 3], &[]),
@@ -258,7 +258,6 @@ async fn a_silent_server_fails_its_query_and_delays_no_other() {
     let world = World::new(|config| {
         config.upstream = vec![silent.local_addr().unwrap()];
         config.timeout = Duration::from_millis(300);
-        config.max_waiting = 1;
     });
     let (slow, mesh) = (plain("example.com", 1), plain("web", 1));
     let client = UdpSocket::bind(loopback()).await.unwrap();
@@ -269,12 +268,79 @@ async fn a_silent_server_fails_its_query_and_delays_no_other() {
     let (length, _) = soon(silent.recv_from(&mut buffer)).await.unwrap();
     assert_eq!(buffer[..length], slow);
     assert_eq!(world.udp(&mesh).await[3], 0x80, "mesh names need no server");
-    let refused = world.udp(&plain("example.org", 1)).await;
-    assert_eq!(refused[3], 0x82, "no more may wait");
-    let refused = ask(&mut world.tcp().await, &plain("example.org", 1)).await;
-    assert_eq!(refused[3], 0x82, "whatever the transport");
     let length = soon(client.recv(&mut buffer)).await.unwrap();
     assert_eq!((buffer[3], length), (0x82, slow.len()), "the first one has failed in the end");
+}
+
+/// The oldest gives way without an answer, and what comes later is asked.
+#[tokio::test]
+async fn queries_to_a_silent_server_take_no_room_from_later_ones() {
+    let server = UdpSocket::bind(loopback()).await.unwrap();
+    let world = World::new(|config| {
+        config.upstream = vec![server.local_addr().unwrap()];
+        config.max_waiting = 16;
+    });
+    let client = UdpSocket::bind(loopback()).await.unwrap();
+    client.connect(world.proxy.udp_addresses()[0]).await.unwrap();
+    let name = |n: usize| plain(&format!("name-{n}.example.com"), 1);
+    let mut buffer = vec![0; 512];
+    for n in 0..100 {
+        client.send(&name(n)).await.unwrap();
+        let (length, _) = soon(server.recv_from(&mut buffer)).await.unwrap();
+        assert_eq!(buffer[..length], name(n), "every query is asked");
+        assert!(world.proxy.active() <= 17, "{}", world.proxy.active());
+    }
+    // It answers the next one, which is the first thing that the client hears.
+    let next = plain("answered.example.com", 1);
+    client.send(&next).await.unwrap();
+    let (length, from) = soon(server.recv_from(&mut buffer)).await.unwrap();
+    buffer[2] |= 0x80;
+    server.send_to(&buffer[..length], from).await.unwrap();
+    let length = soon(client.recv(&mut buffer)).await.unwrap();
+    assert_eq!(buffer[3..length], next[3..]);
+}
+
+#[tokio::test]
+async fn idle_tcp_clients_make_room_for_the_next() {
+    let world = World::new(|_| {});
+    let mut idle = Vec::new();
+    for _ in 0..70 {
+        idle.push(world.tcp().await);
+    }
+    let started = std::time::Instant::now();
+    assert_eq!(ask(&mut world.tcp().await, &plain("web", 1)).await[3], 0x80);
+    assert!(started.elapsed() < TCP_IDLE, "it did not wait for the others to time out");
+    assert_eq!(soon(idle[0].read(&mut [0; 1])).await.unwrap_or_default(), 0, "the longest idle is closed");
+}
+
+#[tokio::test]
+async fn a_name_of_the_mesh_exists_whatever_type_is_asked() {
+    let denial = |query: &[u8]| {
+        let mut answer = query.to_vec();
+        (answer[2], answer[3]) = (0x87, 0xa3);
+        answer
+    };
+    let texts = ["web", "web.ns", "web.ns.svc.cluster.local", "WEB.ns.svc.cluster.local"];
+    let ours: Vec<_> = texts.iter().map(|name| plain(name, 15)).collect();
+    let unknown = plain("nowhere.example.com", 15);
+    let real = plain("web.ns.svc.cluster.local", 33);
+    let mut found = real.clone();
+    (found[2], found[3]) = (0x87, 0xa0);
+    found.extend([9; 30]);
+    let script: Vec<_> = ours.iter().chain([&unknown]).map(|query| (query.clone(), denial(query))).collect();
+    let script = [script, vec![(real.clone(), found.clone())]].concat();
+    let (server, _tasks) = udp_server(script).await;
+    let world = World::new(|config| config.upstream = vec![server]);
+    for query in &ours {
+        let answer = world.udp(query).await;
+        assert_eq!((answer[3] & 0x0f, &answer[6..8]), (0, &[0, 0][..]), "NODATA");
+        assert_eq!(answer[12..], query[12..]);
+    }
+    assert_eq!(world.udp(&unknown).await, denial(&unknown), "a name of others may be denied");
+    assert_eq!(world.udp(&real).await, found, "what the server has is the answer");
+    // The records that could lead around the mesh are not asked for at all.
+    let https = world.udp(&plain("web", 65)).await;
+    assert_eq!((https[3] & 0x0f, &https[6..8]), (0, &[0, 0][..]));
 }
 
 #[tokio::test]
