@@ -6,7 +6,6 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 const FILE: &str = "isthmus-cni.log";
@@ -14,8 +13,7 @@ const FILE: &str = "isthmus-cni.log";
 const ROLL_AT: u64 = 10 << 20;
 
 /// How much is logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
     /// Nothing.
     None,
@@ -34,6 +32,37 @@ pub(crate) enum Level {
 pub(crate) struct Log {
     level: Level,
     file: PathBuf,
+}
+
+// === impl Level ===
+
+impl Level {
+    /// Reads `plugin_log_level`: a level, or Istio's list of `scope:level`. Of several the entry for our scope counts
+    /// (`cni-plugin`, `cni`), then the one for every scope (`default`, `all`, or without a scope). `None` when no entry
+    /// that counts is a level. How much is logged must never decide whether a pod starts, so nothing here is an error.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let entries = text.split(',').map(|entry| match entry.rsplit_once(':') {
+            Some((scope, level)) => (scope.trim(), level.trim()),
+            None => ("default", entry.trim()),
+        });
+        let of = |scopes: &[&str]| {
+            let ours =
+                entries.clone().filter(|(scope, _)| scopes.iter().any(|of| of.eq_ignore_ascii_case(scope)));
+            ours.filter_map(|(_, level)| Self::named(level)).next_back()
+        };
+        of(&["cni-plugin", "cni"]).or_else(|| of(&["default", "all"]))
+    }
+
+    fn named(text: &str) -> Option<Self> {
+        Some(match text.to_ascii_lowercase().as_str() {
+            "none" | "off" => Self::None,
+            "error" | "fatal" => Self::Error,
+            "warn" | "warning" => Self::Warn,
+            "info" => Self::Info,
+            "debug" | "trace" => Self::Debug,
+            _ => return None,
+        })
+    }
 }
 
 // === impl Log ===
@@ -86,6 +115,31 @@ mod tests {
             render(Level::Info, "T", "pod \"x\"", &[("pod", "sample/sleep")]),
             "{\"level\":\"info\",\"time\":\"T\",\"msg\":\"pod \\\"x\\\"\",\"pod\":\"sample/sleep\"}\n"
         );
+    }
+
+    #[test]
+    fn levels_are_read_in_every_form_that_istio_takes() {
+        for (text, want) in [
+            ("info", Some(Level::Info)),
+            ("WARN", Some(Level::Warn)),
+            ("Warning", Some(Level::Warn)),
+            (" debug ", Some(Level::Debug)),
+            ("trace", Some(Level::Debug)),
+            ("fatal", Some(Level::Error)),
+            ("off", Some(Level::None)),
+            ("default:info,cni:debug", Some(Level::Debug)),
+            ("cni:debug,default:info", Some(Level::Debug)),
+            ("default:warn", Some(Level::Warn)),
+            ("all:error,other:debug", Some(Level::Error)),
+            ("cni-plugin:none,cni-agent:debug", Some(Level::None)),
+            ("cni:loud,default:warn", Some(Level::Warn)),
+            ("other:debug", None),
+            ("loud", None),
+            (":", None),
+            ("", None),
+        ] {
+            assert_eq!(Level::parse(text), want, "{text:?}");
+        }
     }
 
     #[test]

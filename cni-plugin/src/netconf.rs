@@ -71,7 +71,7 @@ impl Settings {
         let system_namespace =
             if node_namespace.is_empty() { default.rules.system_namespace } else { node_namespace.clone() };
         Ok(Self {
-            log_level: key(&mut object, "plugin_log_level")?.unwrap_or(default.log_level),
+            log_level: log_level(&mut object).unwrap_or(default.log_level),
             run_dir: key(&mut object, "cni_agent_run_dir")?.unwrap_or(default.run_dir),
             enabled: key(&mut object, "ambient_enabled")?.unwrap_or(default.enabled),
             retry: key(&mut object, "enable_ambient_detection_retry")?.unwrap_or(default.retry),
@@ -93,6 +93,11 @@ fn key<T: DeserializeOwned>(object: &mut Map<String, Value>, name: &str) -> Resu
         Some(Value::String(text)) if text.is_empty() => Ok(None),
         Some(value) => typed(name, value).map(Some),
     }
+}
+
+/// A value that is no level is as good as none.
+fn log_level(object: &mut Map<String, Value>) -> Option<Level> {
+    Level::parse(object.remove("plugin_log_level")?.as_str()?)
 }
 
 fn typed<T: DeserializeOwned>(name: &str, value: Value) -> Result<T, Error> {

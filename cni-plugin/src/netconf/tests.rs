@@ -39,7 +39,6 @@ fn an_invalid_configuration_names_its_field() {
         (with(r#""cniVersion":"one""#), "\"cniVersion\""),
         (with(r#""exclude_namespaces":"kube-system""#), "\"exclude_namespaces\""),
         (with(r#""ambient_enabled":"yes""#), "\"ambient_enabled\""),
-        (with(r#""plugin_log_level":"loud""#), "\"plugin_log_level\""),
         (with(r#""enablement_selectors":[{"podSelektor":{}}]"#), "podSelektor"),
         (with(r#""prevResult":{"ips":[{"address":"10.0.0.5"}]}"#), "\"prevResult.ips[0]\""),
         (with(r#""prevResult":{"interfaces":5}"#), "\"prevResult.interfaces\""),
@@ -61,5 +60,25 @@ fn cni_args_name_the_pod_and_only_valid_names_pass() {
     }
     for bad in ["K8S_POD_NAMESPACE=..;K8S_POD_NAME=a", "K8S_POD_NAMESPACE=a;K8S_POD_NAME=b/../c"] {
         assert!(PodName::parse(bad).unwrap_err().to_string().contains("K8S_POD_NAM"), "{bad}");
+    }
+}
+
+/// How much is logged decides about no pod.
+#[test]
+fn no_log_level_is_an_error() {
+    let parse = |level: &str| {
+        let text =
+            format!(r#"{{"cniVersion":"1.1.0","name":"net","type":"istio-cni","plugin_log_level":{level}}}"#);
+        Settings::parse(text.as_bytes()).unwrap().log_level
+    };
+    for (level, want) in [
+        (r#""default:info,cni:info""#, Level::Info),
+        (r#""WARN""#, Level::Warn),
+        (r#""loud""#, Level::Info),
+        ("7", Level::Info),
+        ("null", Level::Info),
+        (r#"["debug"]"#, Level::Info),
+    ] {
+        assert_eq!(parse(level), want, "{level}");
     }
 }

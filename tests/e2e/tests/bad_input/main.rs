@@ -226,7 +226,6 @@ fn bad_cni_input_is_an_error_that_names_the_field() -> Result<()> {
             (String::new(), args, 6, "stdin is not a JSON object"),
             (whole.to_owned(), args, 6, "stdin is not a JSON object"),
             ("[]".to_owned(), args, 6, "stdin is not a JSON object"),
-            (format!("{whole},\"plugin_log_level\":\"loud\"}}"), args, 7, "plugin_log_level"),
             (format!("{whole},\"enablement_selectors\":{{}}}}"), args, 7, "enablement_selectors"),
             (
                 format!("{whole},\"prevResult\":{{\"ips\":[{{\"address\":\"x\"}}]}}}}"),
