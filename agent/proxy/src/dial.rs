@@ -4,6 +4,7 @@
 pub(crate) mod app;
 pub(crate) mod client_reset;
 pub(crate) mod linger;
+pub(crate) mod local_source;
 pub(crate) mod revocable;
 mod tunnel;
 

@@ -21,9 +21,11 @@ use link::index_of;
 
 mod connection;
 mod link;
+mod local;
 
 pub(crate) use link::index;
 pub use link::{add_bridge, add_veth, del_link, set_master, set_up};
+pub use local::is_local;
 
 /// Adds the routing rule `fwmark mark/mask lookup table` with preference `pref`.
 ///

@@ -18,6 +18,7 @@ mod congestion;
 mod connect;
 mod connect_error;
 mod foreign;
+mod local;
 mod spare;
 mod transparent;
 

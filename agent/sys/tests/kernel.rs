@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         sockets_are_made_inside_a_namespace_and_used_outside,
         hosts_of_the_lab_lan_reach_each_other,
         a_foreign_source_address_is_seen_by_the_peer,
+        addresses_of_a_namespace_are_local_and_may_be_the_source,
         listeners_are_transparent_and_marked_as_configured,
         rules_and_routes_are_added_and_deleted_idempotently,
         sysctls_are_per_namespace,
@@ -123,6 +124,35 @@ fn a_foreign_source_address_is_seen_by_the_peer() -> anyhow::Result<()> {
         // Without redirection there is no original destination.
         let (stream, accepted) = tokio::join!(sockets.connect(to, None, SOON), listener.accept());
         ensure!(original_dst(&stream?).is_none() && original_dst(&accepted?.0).is_none());
+        Ok(())
+    })
+}
+
+fn addresses_of_a_namespace_are_local_and_may_be_the_source() -> anyhow::Result<()> {
+    lab::block_on(async {
+        let lan = lab::Lan::new()?;
+        let (a, b) = (lan.host()?, lan.host()?);
+        // A second address of the subnet, and a virtual one that only the route of the other side leads to.
+        let (second, virtual_one): (Ipv4Addr, Ipv4Addr) = ("10.77.0.2".parse()?, "192.0.2.77".parse()?);
+        route::add_address(&a.netns, "eth0", format!("{second}/24").parse()?)?;
+        route::add_address(&b.netns, "eth0", "10.77.0.3/24".parse()?)?;
+        route::add_address(&a.netns, "lo", format!("{virtual_one}/32").parse()?)?;
+        let own =
+            [IpAddr::from(a.v4), a.v6.into(), second.into(), virtual_one.into(), Ipv4Addr::LOCALHOST.into()];
+        for ip in own {
+            ensure!(a.sockets().is_local(ip), "{ip}");
+        }
+        let nowhere: IpAddr = "203.0.113.1".parse()?;
+        for ip in [IpAddr::from(b.v4), b.v6.into(), nowhere] {
+            ensure!(!a.sockets().is_local(ip), "{ip}");
+        }
+        let listener = b.sockets().listen((b.v4, 8080).into(), Transparent::Never)?.0;
+        route::add_route(&b.netns, format!("{second}/32").parse()?, Some(a.v4.into()), None)?;
+        let connected = a.sockets().connect_from_local(listener.local_addr()?, second.into(), SOON).await?;
+        let (_, from) = listener.accept().await?;
+        ensure!(from.ip() == IpAddr::from(second) && connected.local_addr()? == from, "{from}");
+        let foreign = a.sockets().connect_from_local(listener.local_addr()?, nowhere, SOON).await;
+        ensure!(matches!(foreign, Err(ConnectError::Setup(_))), "{foreign:?}");
         Ok(())
     })
 }

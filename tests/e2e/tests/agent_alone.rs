@@ -1,7 +1,8 @@
 //! The agent alone, run as ztunnel would be on two nodes: a scripted node role on the ZDS socket, the mesh from a local
 //! YAML file, the fake CA. What a client sends reaches the server, and the wire between them carries only TLS on 15008.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::ensure;
 use isthmus_kit::lab::{self, Host};
@@ -10,7 +11,10 @@ use isthmus_kit::two_nodes::{Agent, TwoNodes, VIP};
 use isthmus_kit::zds::ZdsPeer;
 use isthmus_node::rules::{self, PodRules};
 use isthmus_sys::capture::Capture;
+use isthmus_sys::route;
+use isthmus_sys::socket::Transparent;
 
+const SOON: Duration = Duration::from_secs(10);
 const SECRET: &[u8] = b"the answer of the application, in plain words";
 /// The metrics of ztunnel: name, type and labels. `T` are those of a connection, `D` those of a DNS query.
 const FAMILIES: &str = "\
@@ -52,7 +56,8 @@ fn main() -> std::process::ExitCode {
     lab::main_with_programs(&lab::tests![
         two_agents_carry_a_pods_traffic_as_hbone,
         a_bad_local_configuration_is_named_and_the_process_exits,
-        a_policy_admits_only_its_principal
+        a_policy_admits_only_its_principal,
+        addresses_that_kubernetes_does_not_list_work_in_both_directions
     ])
 }
 
@@ -127,8 +132,7 @@ async fn every_metric_family_of_ztunnel_is_exposed(lab: &TwoNodes, app: SocketAd
     let query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03com\x00\x00\x01\x00\x01";
     asker.send_to(query, ("127.0.0.1", 15053)).await?;
     let mut answer = [0; 512];
-    let (length, _) =
-        tokio::time::timeout(std::time::Duration::from_secs(60), asker.recv_from(&mut answer)).await??;
+    let (length, _) = tokio::time::timeout(Duration::from_secs(60), asker.recv_from(&mut answer)).await??;
     ensure!(answer[..length][3] & 15 == 2, "a server failure was expected: {:?}", &answer[..length]);
 
     let mut text = String::new();
@@ -203,4 +207,56 @@ fn a_bad_local_configuration_is_named_and_the_process_exits() -> anyhow::Result<
     ensure!(ended.error.contains("workloadIp") && ended.error.contains("LOCAL_XDS"), "{ended:?}");
     ensure!(!lab.socket(0).exists(), "the socket exists although the start was refused");
     Ok(())
+}
+
+/// A virtual address of the server and a second one of the client, known to the kernels of their pods only.
+fn addresses_that_kubernetes_does_not_list_work_in_both_directions() -> anyhow::Result<()> {
+    let lab = TwoNodes::new()?;
+    lab::block_on(async {
+        let (vip, second): (Ipv4Addr, Ipv4Addr) = ("192.0.2.77".parse()?, "192.0.2.78".parse()?);
+        route::add_address(&lab.server.netns, "lo", format!("{vip}/32").parse()?)?;
+        route::add_address(&lab.client.netns, "lo", format!("{second}/32").parse()?)?;
+        route::add_route(
+            &lab.outsider.netns,
+            format!("{vip}/32").parse()?,
+            Some(lab.server.v4.into()),
+            None,
+        )?;
+        route::add_route(
+            &lab.outsider.netns,
+            format!("{second}/32").parse()?,
+            Some(lab.client.v4.into()),
+            None,
+        )?;
+        let app = SocketAddr::new(vip.into(), 8080);
+        lab::echo(&lab.server.sockets(), app, &lab.tasks)?;
+        let outside = lab.outsider.sockets().listen((lab.outsider.v4, 8080).into(), Transparent::Never)?.0;
+        let to = outside.local_addr()?;
+        let from_second = async || {
+            let stream = lab.client.sockets().connect_from_local(to, second.into(), SOON).await?;
+            let (_, from) = tokio::time::timeout(SOON, outside.accept()).await??;
+            drop(stream);
+            anyhow::Ok(from.ip())
+        };
+        ensure!(
+            lab.exchange(&lab.outsider, app, SECRET).await? == SECRET,
+            "control: the server does not answer"
+        );
+        ensure!(from_second().await? == IpAddr::from(second), "control: the source is another");
+
+        let local = lab.local("");
+        let (client_agent, _zds0) = serve(&lab, 0, &lab.client, "client", &local).await?;
+        let (server_agent, _zds1) = serve(&lab, 1, &lab.server, "server", &local).await?;
+        ensure!(lab.exchange(&lab.outsider, app, SECRET).await? == SECRET, "the server does not answer");
+        let from = from_second().await?;
+        ensure!(from == IpAddr::from(second), "the server sees {from}");
+        for agent in [client_agent, server_agent] {
+            let log = agent.stop()?;
+            ensure!(
+                log.contains(&format!("{vip}:8080")) || log.contains(&to.to_string()),
+                "not captured:\n{log}"
+            );
+        }
+        Ok(())
+    })
 }

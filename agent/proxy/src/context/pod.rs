@@ -135,6 +135,12 @@ impl PodContext {
         &self.local_sockets
     }
 
+    /// Whether an address that the control plane does not list is the pod's all the same, by its kernel. Loopback
+    /// addresses are every pod's and never meant.
+    pub(crate) fn has_unlisted_address(&self, address: IpAddr) -> bool {
+        !address.is_loopback() && self.sockets.is_local(address)
+    }
+
     /// Whether connections to the application use the client's source address.
     pub(crate) fn uses_client_source(&self) -> bool {
         self.use_client_source

@@ -59,9 +59,10 @@ impl PlaintextConnection<'_> {
             return Err(Error::Recursive(self.original));
         }
         let workload = self.ctx.workload().await?;
-        let is_local =
-            workload.addresses.contains(&self.original.ip()) || self.original.ip() == self.local.ip();
-        if !is_local {
+        let ip = self.original.ip();
+        let is_known = workload.addresses.contains(&ip) || ip == self.local.ip();
+        // A pod may have addresses that Kubernetes does not list: a virtual one, those of a second interface.
+        if !is_known && !self.ctx.has_unlisted_address(ip) {
             return Err(Error::NotOurAddress { destination: self.original, pod: self.ctx.name().clone() });
         }
         Ok(workload)

@@ -4,6 +4,8 @@
 //! the gateway cannot read. The outer one is pooled; the inner one belongs to this connection alone, so that the gateway
 //! can choose an endpoint anew each time.
 
+use std::net::SocketAddr;
+
 use isthmus_hbone::client::{self, Tunnel};
 use isthmus_hbone::session::TlsSession;
 use isthmus_hbone::{Head, Stream, StreamIo};
@@ -13,6 +15,7 @@ use tokio::net::TcpStream;
 use super::flow::OutboundAttempt;
 use super::retry_loop::{AttemptError, PeerClaims};
 use crate::dial::linger::Linger;
+use crate::dial::local_source;
 use crate::dial::revocable::Revocable;
 use crate::error::Error;
 use crate::retry::Hop;
@@ -40,9 +43,9 @@ impl OutboundAttempt<'_> {
         conn.map(|conn| (conn, None)).map_err(AttemptError::outer)
     }
 
-    async fn tcp(&self, to: std::net::SocketAddr) -> Result<UpstreamConn, Error> {
-        let deadline = self.ctx.proxy().config.dial_deadline;
-        self.ctx.sockets().connect(to, None, deadline).await.map(UpstreamConn::Tcp).map_err(Error::Connect)
+    /// Without a tunnel, the server sees the address that the application bound, as it would without the mesh.
+    async fn tcp(&self, to: SocketAddr) -> Result<UpstreamConn, Error> {
+        local_source::dial(self.ctx, self.flow.source.ip(), &self.workload, to).await.map(UpstreamConn::Tcp)
     }
 
     async fn double(

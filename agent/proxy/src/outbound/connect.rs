@@ -33,7 +33,7 @@ async fn admit(ctx: &PodContext, original: SocketAddr) -> Result<Arc<Workload>, 
         return Err(Error::Recursive(original));
     }
     let workload = ctx.workload().await?;
-    if illegal && workload.addresses.contains(&original.ip()) {
+    if illegal && (workload.addresses.contains(&original.ip()) || ctx.has_unlisted_address(original.ip())) {
         return Err(Error::Recursive(original));
     }
     Ok(workload)

@@ -101,11 +101,16 @@ impl Sockets {
     }
 }
 
-fn options_of(to: SocketAddr) -> impl FnOnce(io::Error) -> Error {
+pub(super) fn options_of(to: SocketAddr) -> impl FnOnce(io::Error) -> Error {
     Error::on("set options of connection to", to)
 }
 
-async fn dial(socket: Socket, to: SocketAddr, deadline: Duration) -> Result<TcpStream, ConnectError> {
+/// Connects a prepared socket.
+pub(super) async fn dial(
+    socket: Socket,
+    to: SocketAddr,
+    deadline: Duration,
+) -> Result<TcpStream, ConnectError> {
     match socket.connect(&to.into()) {
         Err(cause) if cause.raw_os_error() != Some(Errno::EINPROGRESS as i32) => {
             return Err(ConnectError::from_io(to, cause));
