@@ -92,10 +92,12 @@ impl FromStr for Authority {
     type Err = BadAuthority;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Ok(address) = text.parse() {
-            return Ok(Self::Ip(address));
-        }
         let bad = || BadAuthority(text.to_owned());
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            // An IPv4 address has one spelling, in policies, logs and on the wire.
+            let is_mapped = address.ip() != address.ip().to_canonical();
+            return if is_mapped { Err(bad()) } else { Ok(Self::Ip(address)) };
+        }
         let (hostname, port) = text.rsplit_once(':').ok_or_else(bad)?;
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '*');
         if hostname.is_empty() || !hostname.chars().all(plain) || port.starts_with('+') {
@@ -125,6 +127,8 @@ mod tests {
             "ho st:80",
             "a/b:80",
             "[::1:80",
+            "[::ffff:10.0.0.1]:80",
+            "[::ffff:a00:1]:80",
         ] {
             assert!(bad.parse::<Authority>().is_err(), "{bad}");
         }

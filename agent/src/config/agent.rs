@@ -151,22 +151,22 @@ fn reject_unsupported(r: &mut Reader<'_>) {
     }
 }
 
+/// `PROXY_CONFIG` over `defaultConfig` of the mesh config file.
 fn read_proxy_config(r: &mut Reader<'_>, warnings: &mut Vec<String>) -> ProxyConfig {
-    let mut source = "PROXY_CONFIG".to_owned();
-    let parsed = match r.text("PROXY_CONFIG") {
-        Some(text) => super::mesh::proxy_config(&text),
-        None => {
-            source = trust::mesh_config(r).display().to_string();
-            std::fs::read_to_string(&source)
-                .map_or_else(|_| Ok(ProxyConfig::default()), |t| super::mesh::mesh_default_config(&t))
-        }
+    let (own, file) = (r.text("PROXY_CONFIG"), trust::mesh_config(r).display().to_string());
+    let mut read = |source: &str, parsed: Result<ProxyConfig, super::mesh::MeshConfigError>| {
+        let config = parsed.unwrap_or_else(|error| {
+            r.fail(format!("{source}: {error}"));
+            ProxyConfig::default()
+        });
+        warnings.extend(config.unknown.iter().map(|key| format!("{source}: unknown key {key} was ignored")));
+        config
     };
-    let config = parsed.unwrap_or_else(|error| {
-        r.fail(format!("{source}: {error}"));
-        ProxyConfig::default()
-    });
-    warnings.extend(config.unknown.iter().map(|key| format!("{source}: unknown key {key} was ignored")));
-    config
+    let own = own.as_deref().map_or_else(|| Ok(ProxyConfig::default()), super::mesh::proxy_config);
+    let base = std::fs::read_to_string(&file)
+        .map_or_else(|_| Ok(ProxyConfig::default()), |text| super::mesh::mesh_default_config(&text));
+    let base = read(&file, base);
+    read("PROXY_CONFIG", own).over(base)
 }
 
 /// `LOCAL_XDS_PATH` or `LOCAL_XDS`; `None` when neither is set. A bad one is reported and read as empty.

@@ -75,6 +75,22 @@ pub enum MeshConfigError {
 pub struct InvalidTrustDomain(String);
 
 impl ProxyConfig {
+    /// This configuration over `base`, the mesh's default: what it does not set, and metadata that it does not name, is
+    /// the base's.
+    #[must_use]
+    pub fn over(self, base: Self) -> Self {
+        let mut metadata = base.metadata;
+        metadata.extend(self.metadata);
+        Self {
+            discovery_address: self.discovery_address.or(base.discovery_address),
+            admin_port: self.admin_port.or(base.admin_port),
+            stats_port: self.stats_port.or(base.stats_port),
+            concurrency: self.concurrency.or(base.concurrency),
+            metadata,
+            unknown: self.unknown,
+        }
+    }
+
     /// A setting that may be given to one agent by its environment, or to all proxies by `proxyMetadata`; the environment
     /// wins.
     #[must_use]

@@ -247,3 +247,27 @@ fn the_root_namespace_is_istio_system_by_default() {
     assert_eq!(of(&[]), "istio-system");
     assert_eq!(of(&[("ISTHMUS_ROOT_NAMESPACE", "mesh")]), "mesh");
 }
+
+#[test]
+fn the_mesh_config_file_is_the_base_of_proxy_config() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mesh");
+    let file = "defaultConfig: {discoveryAddress: 'mesh:15012', concurrency: 3, statsPort: 15099, proxyMetadata: {A: file, B: file}}";
+    std::fs::write(&path, file).unwrap();
+    let env: std::collections::BTreeMap<_, _> = [
+        ("MESH_CONFIG", path.to_str().unwrap()),
+        ("PROXY_CONFIG", "concurrency: 7\nproxyMetadata: {B: own}"),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .collect();
+    let mut warnings = Vec::new();
+    let mut reader = Reader::new(&env);
+    let config = read_proxy_config(&mut reader, &mut warnings);
+    assert_eq!((config.concurrency, config.stats_port), (Some(7), Some(15099)));
+    assert_eq!(config.discovery_address.as_deref(), Some("mesh:15012"));
+    let metadata: Vec<_> =
+        config.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    assert_eq!(metadata, [("A", "file"), ("B", "own")]);
+    assert!(warnings.is_empty(), "{warnings:?}");
+}
