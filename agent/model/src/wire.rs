@@ -5,12 +5,14 @@
 //! NACK instead of being misunderstood. No part of a policy is dropped. It knows nothing of streams, versions and nonces.
 
 mod addr;
+mod error;
 mod policy;
 mod service;
 mod workload;
 
 use isthmus_proto::{security, workload as proto};
 
+pub use self::error::WireError;
 use crate::intern::Interner;
 use crate::policy::{Outline, Policy};
 use crate::service::Service;
@@ -23,59 +25,6 @@ pub enum Resource {
     Workload(Workload),
     /// A service.
     Service(Service),
-}
-
-/// Why a resource was rejected. Every message names the field and its value.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum WireError {
-    /// A required field is missing.
-    #[error("{field}: missing")]
-    Missing {
-        /// Path of the field.
-        field: &'static str,
-    },
-    /// Not the bytes of an address.
-    #[error("{field}: {length} bytes are not an IP address (4 or 16 are)")]
-    Address {
-        /// Path of the field.
-        field: &'static str,
-        /// How many bytes there were.
-        length: usize,
-    },
-    /// A prefix longer than its address.
-    #[error("{field}: prefix length {value} is longer than the address ({max} bits)")]
-    Prefix {
-        /// Path of the field.
-        field: &'static str,
-        /// The length.
-        value: u32,
-        /// Bits of the address.
-        max: u8,
-    },
-    /// Not a port number.
-    #[error("{field}: {value} is not a port (0 to 65535)")]
-    Port {
-        /// Path of the field.
-        field: &'static str,
-        /// The number.
-        value: u32,
-    },
-    /// An unknown enum value that cannot be ignored.
-    #[error("{field}: {value} is not supported")]
-    Unsupported {
-        /// Path of the field.
-        field: &'static str,
-        /// The number on the wire.
-        value: i32,
-    },
-    /// Not the key of a service.
-    #[error("{field}: {value:?} is not <namespace>/<hostname>")]
-    ServiceName {
-        /// Path of the field.
-        field: &'static str,
-        /// The key.
-        value: String,
-    },
 }
 
 /// Converts an `istio.workload.Address` resource. Texts are interned in `texts`.

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use isthmus_model::{NamespacedHostname, NetworkId, Protocol, Workload, WorkloadUid};
 use tokio::time::Instant;
 
+use crate::endpoint::{EndpointGroup, EndpointId};
 use crate::route::Role;
 
 /// What one decision must avoid. The default avoids nothing.
@@ -38,25 +39,6 @@ pub struct Ejected<'a> {
 
 /// Ejections by endpoint group and endpoint.
 pub type EjectedEndpoints = HashMap<EndpointGroup, HashMap<EndpointId, Ejection>>;
-
-/// What is ejected: a workload, or one of several addresses of its hostname.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct EndpointId {
-    /// The workload.
-    pub workload: WorkloadUid,
-    /// One of its hostname's addresses; `None` when the workload is one endpoint.
-    pub address: Option<IpAddr>,
-}
-
-/// The endpoints of one port of one service. An ejection counts for its group only, so that a port on which nothing
-/// listens does no harm to the service's other ports.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct EndpointGroup {
-    /// The service that the endpoint was chosen for.
-    pub service: NamespacedHostname,
-    /// The port of that service.
-    pub port: u16,
-}
 
 /// The ejection of one endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

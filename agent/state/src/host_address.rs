@@ -5,19 +5,9 @@ use std::net::IpAddr;
 
 use isthmus_model::WorkloadUid;
 
-use crate::avoid::{Avoid, EndpointGroup, EndpointId};
+use crate::avoid::Avoid;
+use crate::endpoint::{EndpointGroup, EndpointId, HostAddress};
 use crate::route::Pending;
-
-/// One address of a hostname.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct HostAddress {
-    /// The address.
-    pub address: IpAddr,
-    /// Number of addresses that the hostname has.
-    pub of: usize,
-    /// Number of the others that this connection has not tried.
-    pub untried: usize,
-}
 
 /// Chooses one of the addresses at random for a client whose destination is `like`. Addresses that the connection has
 /// tried are out of the question. Of the others the same family comes first, since the client's namespace can route it,

@@ -10,8 +10,7 @@ use isthmus_model::{
     WorkloadUid,
 };
 
-use crate::avoid::{EndpointGroup, EndpointId};
-use crate::host_address::HostAddress;
+use crate::endpoint::{EndpointGroup, EndpointId, HostAddress};
 
 /// A decision with its reason, and the destination as far as it is known.
 #[derive(Clone, PartialEq, Eq, Debug)]
