@@ -180,7 +180,7 @@ fn consistent(snapshot: &Snapshot) {
         for vip in &service.vips {
             assert!(snapshot.service_by_vip(vip, None).is_some());
         }
-        assert!(snapshot.service_by_hostname(&service.hostname, None).is_some());
+        assert!(snapshot.service_by_hostname(&service.hostname, 0, None).is_some());
         for endpoint in snapshot.endpoints(&service.key()) {
             assert!(snapshot.workload(endpoint.uid()).is_some(), "a ghost");
         }

@@ -221,6 +221,33 @@ fn an_empty_file_is_an_empty_configuration() {
     }
 }
 
+/// A policy with one rule.
+fn policy(rule: &str) -> String {
+    format!("policies:\n- name: p\n  namespace: n\n  scope: Global\n  action: Allow\n  rules: [[[{rule}]]]\n")
+}
+
+/// Each text is refused with one line that names all of these.
+fn refused<const N: usize>(texts: [(String, Vec<&str>); N]) {
+    for (text, named) in texts {
+        let error = load(&text).unwrap_err().to_string();
+        for name in named {
+            assert!(error.contains(name), "{text}\n{error} does not name {name}");
+        }
+        assert!(!error.contains('\n'), "one line: {error}");
+    }
+}
+
+#[test]
+fn unknown_keys_and_values_of_a_policy_are_named() {
+    refused([
+        (policy("{principals: [a]}"), vec!["principals"]),
+        (policy("{principals: [!Regex a]}"), vec!["Regex"]),
+        (policy("{principal: [!Exact a]}"), vec!["`principal`"]),
+        (policy("{sourceIps: [10.0.0.0/33]}"), vec!["sourceIps"]),
+        (policy("{destinationPorts: [65536]}"), vec!["destinationPorts", "65536"]),
+    ]);
+}
+
 #[test]
 fn unknown_keys_and_values_are_named() {
     let workload = |line: &str| {
@@ -229,12 +256,7 @@ fn unknown_keys_and_values_are_named() {
     let service = |line: &str| {
         format!("services:\n- name: s\n  namespace: n\n  hostname: h\n  ports: {{}}\n  {line}\n")
     };
-    let policy = |rule: &str| {
-        format!(
-            "policies:\n- name: p\n  namespace: n\n  scope: Global\n  action: Allow\n  rules: [[[{rule}]]]\n"
-        )
-    };
-    for (text, named) in [
+    refused([
         ("workload: []".to_owned(), vec!["`workload`"]),
         (workload("colour: red"), vec!["`colour`", "line 6"]),
         (workload("protocol: QUIC"), vec!["QUIC", "HBONE"]),
@@ -269,21 +291,10 @@ fn unknown_keys_and_values_are_named() {
         (service("vips: [10.0.0.1]"), vec!["\"10.0.0.1\"", "<network>/<ip>"]),
         (service("vips: []\n  subjectAltNames: [cart]"), vec!["\"cart\"", "spiffe://"]),
         (service("vips: []\n  endpoints: {}"), vec!["`endpoints`"]),
-        (policy("{principals: [a]}"), vec!["principals"]),
-        (policy("{principals: [!Regex a]}"), vec!["Regex"]),
-        (policy("{principal: [!Exact a]}"), vec!["`principal`"]),
-        (policy("{sourceIps: [10.0.0.0/33]}"), vec!["sourceIps"]),
-        (policy("{destinationPorts: [65536]}"), vec!["destinationPorts", "65536"]),
         ("policies: [".to_owned(), vec!["line"]),
         (
             [workload("node: a"), workload("node: b").replace("workloads:\n", "")].concat(),
             vec!["workload \"u\"", "twice"],
         ),
-    ] {
-        let error = load(&text).unwrap_err().to_string();
-        for name in named {
-            assert!(error.contains(name), "{text}\n{error} does not name {name}");
-        }
-        assert!(!error.contains('\n'), "one line: {error}");
-    }
+    ]);
 }

@@ -152,6 +152,7 @@ pub(crate) async fn use_most<C: Connection>(
 }
 
 /// Bulk in both directions on several connections, none of which ends: for peers that do not pass on a half's end.
+#[cfg(feature = "programs")]
 pub(crate) async fn exchange<C: Connection>(open: impl AsyncFn(u16) -> Result<C, u16>) {
     let all = [5_000_000, 300_000, 300_001, 1].into_iter().map(async |size| {
         let (mut read, mut write) = tokio::io::split(open(ECHO).await.unwrap());

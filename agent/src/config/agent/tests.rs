@@ -254,7 +254,7 @@ fn the_mesh_config_file_is_the_base_of_proxy_config() {
     let path = dir.path().join("mesh");
     let file = "defaultConfig: {discoveryAddress: 'mesh:15012', concurrency: 3, statsPort: 15099, proxyMetadata: {A: file, B: file}}";
     std::fs::write(&path, file).unwrap();
-    let env: std::collections::BTreeMap<_, _> = [
+    let env: BTreeMap<_, _> = [
         ("MESH_CONFIG", path.to_str().unwrap()),
         ("PROXY_CONFIG", "concurrency: 7\nproxyMetadata: {B: own}"),
     ]
