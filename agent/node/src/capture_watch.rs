@@ -18,8 +18,10 @@ use crate::enroller::proof::Verdict;
 
 /// Longest time between two proofs of a pod.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// Between looks for pods that are new, and for processes in other namespaces.
-const ROUND: Duration = Duration::from_secs(1);
+/// Between looks for pods that are new.
+const ROUND: Duration = Duration::from_millis(200);
+/// Between looks for processes in other namespaces.
+const STRAYS: Duration = Duration::from_secs(1);
 /// Shortest time between two proofs of one pod; grows with each that changes have caused without a pause, so that a pod
 /// that changes its rules all the time costs little.
 const PACE: Duration = Duration::from_millis(50);
@@ -33,7 +35,7 @@ pub(crate) async fn run(enroller: Arc<Enroller>, lost: mpsc::UnboundedSender<Pod
     let tasks = Tasks::new("capture watch");
     let proofs = Arc::new(Semaphore::new(PROOFS));
     let mut watched: HashMap<PodUid, NetnsId> = HashMap::new();
-    let mut suspects = HashSet::new();
+    let (mut suspects, mut searched) = (HashSet::new(), Instant::now());
     loop {
         let now = enroller.watched();
         watched.retain(|uid, id| now.iter().any(|(other, netns)| other == uid && netns.id() == *id));
@@ -44,7 +46,10 @@ pub(crate) async fn run(enroller: Arc<Enroller>, lost: mpsc::UnboundedSender<Pod
                 tasks.spawn("pod's capture", pod.run(lost.clone(), drain.clone()));
             }
         }
-        suspects = find_strays(&enroller, suspects, &lost).await;
+        if searched.elapsed() >= STRAYS {
+            suspects = find_strays(&enroller, suspects, &lost).await;
+            searched = Instant::now();
+        }
         tokio::select! {
             () = tokio::time::sleep(ROUND) => {}
             () = drain.graceful() => break,
@@ -88,11 +93,13 @@ impl PodWatch {
             Box::new(NoChanges)
         });
         let mut pace = PACE;
+        // Before the first wait too: what changed between enrolment and subscription was announced to no one.
+        let mut wait = Duration::ZERO;
         loop {
             let begun = Instant::now();
             tokio::select! {
                 () = changes.changed() => {}
-                () = tokio::time::sleep(INTERVAL) => {}
+                () = tokio::time::sleep(std::mem::replace(&mut wait, INTERVAL)) => {}
                 () = drain.graceful() => return,
             }
             pace = if begun.elapsed() < pace * 2 { (pace * 2).min(SLOWEST) } else { PACE };
