@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 /// Tunnels of one peer. A client has one for each hundred of its connections; behind a gateway, where many clients of one
 /// identity look like one peer, it has as many as there are.
-const MAX_TUNNELS: usize = 1024;
+const MAX_TUNNELS: usize = 8192;
 /// Above this many, those without streams are closed early.
 const CROWDED: usize = 64;
 /// Streams per second that a peer may reset before they carry a byte, and for how long it may save them up.

@@ -133,7 +133,9 @@ fn quitquitquit_drains_and_a_second_sigint_exits_at_once() -> anyhow::Result<()>
         let admin = SocketAddr::from(([127, 0, 0, 1], 15000));
         let stream = Sockets::in_netns(lab.nodes[1].netns.clone());
         let mut stream = stream.connect(admin, None, Duration::from_secs(10)).await?;
-        stream.write_all(b"POST /quitquitquit HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await?;
+        stream
+            .write_all(b"POST /quitquitquit HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         ensure!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("shutdown now\n"), "{answer}");

@@ -84,7 +84,8 @@ fn only_global_services_are_reachable_and_only_by_name() -> Result<()> {
         ensure!(tunnel.answer().await? == (101, "200".to_owned()));
 
         // The bytes of both directions pass unchanged, and each direction ends by itself.
-        let (there, back) = (noise(70_000), noise(50_000).into_iter().rev().collect::<Vec<_>>());
+        // The window of a new stream is 64 KiB.
+        let (there, back) = (noise(60_000), noise(50_000).into_iter().rev().collect::<Vec<_>>());
         for chunk in there.chunks(10_000) {
             tunnel.0.data(101, chunk, false).await?;
         }

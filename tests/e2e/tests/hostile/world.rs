@@ -33,9 +33,9 @@ const SETTLE: Duration = Duration::from_secs(20);
 /// Round trips of the victim in one round, and rounds: the median of their p99s counts.
 const ROUND_TRIPS: usize = 150;
 const ROUNDS: usize = 5;
-/// Delays below this are the machine's: the attacker, both agents and the victim share two cores, and the agents are built
-/// without optimization.
-const NOISE: Duration = Duration::from_millis(5);
+/// Delays below this are the machine's: attacker, both agents and victim share the cores with whatever else runs, and the
+/// agents may be built without optimization. What is printed says more than what is asserted.
+const NOISE: Duration = Duration::from_millis(25);
 
 /// Ports of the server: sends without end; never reads; echoes.
 pub(crate) const SOURCE: u16 = 9000;
