@@ -36,6 +36,12 @@ where
         let (serve, drain) = (Arc::clone(&self.serve), self.drain.clone());
         if thread == Thread::current() {
             let served = serve(accepted, drain);
+            let Some(occupancy) = occupancy else {
+                self.connections.spawn(name, served.instrument(span));
+                return;
+            };
+            // Boxed: a future that is moved into another one takes its place twice.
+            let served = Box::pin(served);
             let run = async move {
                 let _occupancy = occupancy;
                 served.await;
