@@ -91,14 +91,8 @@ impl Opener {
     /// Takes the opener apart, between two records.
     #[must_use]
     pub fn into_parts(self) -> OpenerParts {
-        OpenerParts {
-            sequence: self.key.sequence(),
-            secret: self.secret,
-            role: self.role,
-            partial: self.partial,
-            idle_records: self.idle_records,
-            closed: self.closed,
-        }
+        let Self { secret, key, role, partial, idle_records, closed } = self;
+        OpenerParts { secret, sequence: key.sequence(), role, partial, idle_records, closed }
     }
 
     /// The length of the record at the front of `buffer`, header included, at most [`MAX_RECORD`]; the buffer may hold

@@ -48,7 +48,8 @@ impl Sealer {
     /// Takes the sealer apart, between two records.
     #[must_use]
     pub fn into_parts(self) -> SealerParts {
-        SealerParts { sequence: self.key.sequence(), secret: self.secret, closed: self.closed }
+        let Self { secret, key, closed } = self;
+        SealerParts { secret, sequence: key.sequence(), closed }
     }
 
     /// Seals one record of application data in place. `record` is the whole record, [`OVERHEAD`] longer than the payload,

@@ -82,6 +82,8 @@ pub struct Parts {
     pub answers: usize,
     /// Events that were not reported yet.
     pub events: Vec<Event>,
+    /// Streams that the peer reset before they carried DATA and that were not reported to the caller.
+    pub barren_resets: u32,
     /// Why the connection failed.
     pub failed: Option<ConnectionError>,
 }
@@ -90,33 +92,60 @@ impl Connection {
     /// Takes the connection apart.
     #[must_use]
     pub fn into_parts(self) -> Parts {
-        let (table, table_max_size, table_limit) = self.decoder.into_parts();
-        let Input { state, partial, block } = self.input;
-        let streams = self.streams.sorted().into_iter().map(|(id, state)| StreamParts { id, state });
+        // Every field by name: one that is added later must be decided about here.
+        let Self {
+            role,
+            local,
+            peer,
+            peer_seen,
+            local_acknowledged,
+            next_stream,
+            goaway_received,
+            drain,
+            send_window,
+            receive_window,
+            // The caller's decisions, which it makes again.
+            credit_goal: _,
+            held_streams: _,
+            barren_resets,
+            streams,
+            closed,
+            blocked_count,
+            budgets,
+            decoder,
+            owes_table_update,
+            input: Input { state, partial, block },
+            output,
+            events,
+            scratch: _,
+            failed,
+        } = self;
+        let (table, table_max_size, table_limit) = decoder.into_parts();
         Parts {
-            role: self.role,
-            local: self.local,
-            local_acknowledged: self.local_acknowledged,
-            peer: self.peer,
-            peer_seen: self.peer_seen,
-            next_stream: self.next_stream,
-            goaway_received: self.goaway_received,
-            drain: self.drain,
-            send_window: self.send_window,
-            receive_window: self.receive_window,
-            streams: streams.collect(),
-            closed: self.closed.iter().collect(),
-            blocked_count: self.blocked_count,
-            budgets: self.budgets.into_parts(),
+            role,
+            local,
+            local_acknowledged,
+            peer,
+            peer_seen,
+            next_stream,
+            goaway_received,
+            drain,
+            send_window,
+            receive_window,
+            streams: streams.sorted().into_iter().map(|(id, state)| StreamParts { id, state }).collect(),
+            closed: closed.iter().collect(),
+            blocked_count,
+            budgets: budgets.into_parts(),
             table,
             table_max_size,
             table_limit,
-            owes_table_update: self.owes_table_update,
+            owes_table_update,
             input: InputParts { state, partial, block },
-            output: self.output.bytes().to_vec(),
-            answers: self.output.answers(),
-            events: self.events.into(),
-            failed: self.failed,
+            output: output.bytes().to_vec(),
+            answers: output.answers(),
+            events: events.into(),
+            barren_resets,
+            failed,
         }
     }
 
@@ -138,7 +167,7 @@ impl Connection {
             receive_window: parts.receive_window,
             credit_goal: u32::MAX,
             held_streams: 0,
-            barren_resets: 0,
+            barren_resets: parts.barren_resets,
             streams: parts.streams.into_iter().map(|stream| (stream.id, stream.state)).collect(),
             closed: parts.closed.into_iter().collect(),
             blocked_count: parts.blocked_count,
