@@ -11,6 +11,10 @@ const PROTOS: [&str; 5] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=protos");
+    if std::env::var_os("CARGO_FEATURE_HANDOVER").is_some() {
+        let descriptors = protox::compile(["protos/handover.proto"], ["protos"])?;
+        tonic_prost_build::configure().build_client(false).build_server(false).compile_fds(descriptors)?;
+    }
     if std::env::var_os("CARGO_FEATURE_GRPC").is_none() {
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! Every contract Isthmus speaks on a wire: delta xDS, workload and authorization resources, ZDS, certificate signing
-//! (feature `grpc`, and `server` for the server halves), and the event from the CNI plugin to the node role (feature
-//! `cni`). It owns shapes and names only; what they mean is the vocabulary crate's.
+//! (feature `grpc`, and `server` for the server halves), the event from the CNI plugin to the node role (feature `cni`),
+//! and the values of a tunnel that one agent hands to another (feature `handover`). It owns shapes and names only; what they mean is the vocabulary crate's.
 
 #[cfg(feature = "cni")]
 pub mod cni;
@@ -77,4 +77,12 @@ pub mod ca {
         clippy::too_many_lines
     )]
     tonic::include_proto!("istio.v1.auth");
+}
+
+/// A tunnel as values, between two agents of ours.
+#[cfg(feature = "handover")]
+pub mod handover {
+    #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::too_many_lines)]
+    // Without `tonic::include_proto!`, as there is no service.
+    include!(concat!(env!("OUT_DIR"), "/isthmus.handover.rs"));
 }

@@ -3,17 +3,19 @@
 use std::future::poll_fn;
 use std::sync::{Arc, MutexGuard};
 use std::task::Poll;
+use std::time::Duration;
 
 use isthmus_http2::{Code as Reason, Connection, SendError};
 use isthmus_rt::task::Tasks;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use crate::error::{OpenError, StreamError, TunnelError};
+use crate::error::{OpenError, QuiesceError, StreamError, TunnelError};
 use crate::head::{Head, ResponseHead};
 use crate::settings::Settings;
 use crate::status::ConnectStatus;
 use crate::stream::Stream;
-use crate::tunnel::{Owner, StreamRef, Transport, TunnelCore, TunnelState};
+use crate::tunnel::{Owner, StreamRef, Transport, TunnelCore, TunnelParts, TunnelState, take_apart};
 use crate::usage::{StreamPermit, TunnelUsage};
 
 /// A handle to a tunnel. Clones share it. The tunnel closes, with a GOAWAY, once its last stream has ended and either the
@@ -33,17 +35,39 @@ struct TunnelHandle {
 /// When the keys of the connection's TLS session cannot be taken over.
 pub fn start(transport: impl Transport, settings: &Settings, tasks: &Tasks) -> Result<Tunnel, TunnelError> {
     let http2 = Connection::client(settings.client());
-    let mut owner = Owner::new(transport.into_link()?, http2, settings);
+    let owner = Owner::new(transport.into_link()?, http2, settings);
+    Ok(run(owner, Arc::new(TunnelUsage::new(settings.client_max_streams)), tasks))
+}
+
+/// Goes on with a tunnel that was taken apart, in which `streams` streams are open: as many permits.
+pub(crate) fn resumed<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    owner: Owner<S>,
+    limit: usize,
+    streams: usize,
+    tasks: &Tasks,
+) -> (Tunnel, Vec<StreamPermit>) {
+    let usage = Arc::new(TunnelUsage::new(limit));
+    let permits = (0..streams).filter_map(|_| usage.acquire(usize::MAX)).collect();
+    (run(owner, usage, tasks), permits)
+}
+
+fn run<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    mut owner: Owner<S>,
+    usage: Arc<TunnelUsage>,
+    tasks: &Tasks,
+) -> Tunnel {
     let core = Arc::clone(owner.core());
-    let usage = Arc::new(TunnelUsage::new(settings.client_max_streams));
     let owner_usage = Arc::clone(&usage);
     tasks.spawn("tunnel client", async move {
         let usage = owner_usage;
         let reason = poll_fn(|cx| usage.cpu.measure(|| owner.poll(cx))).await;
         usage.set_ended();
+        if reason == TunnelError::HandedOver {
+            owner.hand_over();
+        }
         tracing::debug!(%reason, streams = usage.active(), "client tunnel ended");
     });
-    Ok(Tunnel(Arc::new(TunnelHandle { core, usage })))
+    Tunnel(Arc::new(TunnelHandle { core, usage }))
 }
 
 // === impl Tunnel ===
@@ -138,6 +162,16 @@ impl Tunnel {
     /// Opens no more streams. The connection closes, with a GOAWAY, once the last one has ended.
     pub fn close_gracefully(&self) {
         self.lock().close();
+    }
+
+    /// Brings the tunnel to rest and takes it apart; see [`crate::handover`]. CONNECTs that await their answer may take
+    /// `limit`. Dropped half way, the future lets the tunnel go on, or ends it when its streams have stopped already.
+    ///
+    /// # Errors
+    /// When the tunnel does not come to rest, has ended, or is being taken apart already.
+    pub async fn take_apart(&self, limit: Duration) -> Result<TunnelParts, QuiesceError> {
+        let parts = take_apart(&self.0.core, limit).await?;
+        Ok(TunnelParts { client_limit: Some(self.0.usage.limit()), ..parts })
     }
 
     /// Why the tunnel ended, once it has.

@@ -6,12 +6,13 @@
 //! application, and so does dropping the copy half way. A truncated stream never looks complete, a complete one never
 //! looks truncated.
 
-mod outcome;
+pub(crate) mod outcome;
 mod plain;
 mod read_buffer;
 mod tunnel;
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,16 +23,33 @@ use tokio::net::TcpStream;
 pub use self::outcome::{CopyError, CopyOutcome, Side};
 pub use crate::byte_counter::ByteCounter;
 use crate::stream::Stream;
+use crate::tunnel::{CopyParts, StreamRef};
 
 /// Copies between an application's connection and a stream. Dropping the future resets both. The connection is closed at
-/// the end: the caller keeps no `Arc` of it, but may keep a `Weak`.
+/// the end: the caller keeps no `Arc` of it, but may keep a `Weak`. It ends early, without closing anything, when the
+/// stream's tunnel is taken apart: see [`crate::handover`].
 pub async fn tunnel(
     tcp: impl Into<Arc<TcpStream>>,
     stream: Stream,
     counter: Arc<dyn ByteCounter>,
 ) -> CopyOutcome {
-    let mut copy = tunnel::Copy::new(tcp.into(), stream, counter);
+    run(tunnel::Copy::new(tcp.into(), stream, counter)).await
+}
+
+/// Goes on with a connection that was copied before its tunnel was taken apart.
+pub(crate) fn resume(
+    stream: StreamRef,
+    parts: CopyParts,
+    counter: Arc<dyn ByteCounter>,
+) -> io::Result<impl Future<Output = CopyOutcome>> {
+    Ok(run(tunnel::Copy::resumed(stream, parts, counter)?))
+}
+
+async fn run(mut copy: tunnel::Copy) -> CopyOutcome {
     let (outcome, linger) = poll_fn(|cx| copy.poll(cx)).await;
+    if outcome.is_handed_over() {
+        return outcome;
+    }
     let (tcp, place) = copy.ends();
     drop(copy);
     // What lingers keeps its stream, so that a peer that ends one after another has no more of them than it may have open.
@@ -39,6 +57,7 @@ pub async fn tunnel(
         && let Ok(tcp) = Arc::try_unwrap(tcp)
         && let Some(_permit) = place.core.linger()
     {
+        place.core.lock().linger(place.id);
         // Boxed, as in `plain`: it is rare, and its buffer would be part of every copy's future.
         Box::pin(discard_until_closed(tcp)).await;
     }

@@ -76,6 +76,9 @@ pub enum TunnelError {
     /// The drain deadline passed.
     #[error("the tunnel was closed at the drain deadline")]
     Forced,
+    /// The tunnel was taken apart, with its streams, to go on elsewhere: see [`crate::handover`].
+    #[error("the tunnel was handed over")]
+    HandedOver,
 }
 
 /// Why a CONNECT did not become a stream.
@@ -119,6 +122,45 @@ pub enum StreamError {
     /// This half was finished already.
     #[error("the stream's sending half is closed")]
     Finished,
+}
+
+/// Why a tunnel was not taken apart.
+#[derive(Debug, thiserror::Error)]
+pub enum QuiesceError {
+    /// Streams await their answer, or are in other hands than a copy's. The tunnel goes on.
+    #[error("{unanswered} streams of the tunnel were not at rest within {limit:?}")]
+    Unsettled {
+        /// How long that was waited for.
+        limit: Duration,
+        /// Streams that await an answer.
+        unanswered: usize,
+    },
+    /// It is being taken apart already.
+    #[error("the tunnel is being taken apart already")]
+    Underway,
+    /// The tunnel has ended.
+    #[error("the tunnel cannot be taken apart: {0}")]
+    Ended(#[source] TunnelError),
+    /// A socket cannot be taken from its runtime, or a last record not be sealed. The tunnel is lost.
+    #[error("the tunnel was lost while it was taken apart: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Why a tunnel was not put together. Its connections are reset.
+#[derive(Debug, thiserror::Error)]
+pub enum ResumeError {
+    /// It is the other end of a tunnel.
+    #[error("the parts are of the tunnel's other end")]
+    Role,
+    /// It does not run over a socket.
+    #[error("the transport of the tunnel is no socket")]
+    Transport,
+    /// A socket cannot be used.
+    #[error("a connection of the tunnel cannot be taken over: {0}")]
+    Io(#[from] io::Error),
+    /// A key cannot be made of its secret.
+    #[error("the keys of the tunnel cannot be taken over: {0}")]
+    Keys(#[from] isthmus_record::Error),
 }
 
 // === impl TlsError ===

@@ -35,6 +35,21 @@ impl Keepalive {
         }
     }
 
+    /// Goes on after a silence of `silence`, in which a PING was sent `pinged` ago.
+    pub(crate) fn resumed(settings: &Settings, silence: Duration, pinged: Option<Duration>) -> Self {
+        let now = Instant::now();
+        let ago = |since: Duration| now.checked_sub(since).unwrap_or(now);
+        // At once: what there is to do is decided then.
+        let timer = Box::pin(tokio::time::sleep_until(now));
+        Self { last: ago(silence), pinged: pinged.map(ago), timer, ..Self::new(settings) }
+    }
+
+    /// The silence so far, and when the last PING was sent.
+    pub(crate) fn into_parts(self) -> (Duration, Option<Duration>) {
+        let Self { interval: _, timeout: _, last, pinged, timer: _ } = self;
+        (last.elapsed(), pinged.map(|at| at.elapsed()))
+    }
+
     /// Something was received.
     pub(crate) fn record_activity(&mut self) {
         self.last = Instant::now();

@@ -19,6 +19,7 @@ pub mod copy;
 mod cpu_load;
 pub mod error;
 pub mod forwarded;
+pub mod handover;
 pub mod head;
 mod keepalive;
 pub mod memory;

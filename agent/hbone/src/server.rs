@@ -4,17 +4,18 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use isthmus_http2::{Code as Reason, Connection};
 use isthmus_rt::drain;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::error::{OpenError, StreamError, TunnelError};
+use crate::error::{OpenError, QuiesceError, StreamError, TunnelError};
 use crate::head::{BadHead, Head, ResponseHead};
 use crate::settings::Settings;
 use crate::status::ConnectStatus;
 use crate::stream::Stream;
-use crate::tunnel::{Owner, StreamRef, Transport};
+use crate::tunnel::{Owner, StreamRef, Transport, TunnelCore, TunnelParts, take_apart};
 
 /// A CONNECT that awaits its answer.
 #[derive(Debug)]
@@ -32,11 +33,20 @@ pub struct Responder {
     stream: Option<StreamRef>,
 }
 
-/// Drives one connection and passes each CONNECT to `on_request` as soon as it is complete.
-///
-/// When the drain begins the client is sent a GOAWAY; CONNECTs that it had sent before it received that are still passed
-/// on, and the connection ends with its last stream. The same holds for a client whose preface is still in flight, since
-/// CONNECTs may be in flight behind it. When the drain is forced the connection ends at once.
+/// The server's end of a tunnel, to be run with [`Self::serve`].
+#[derive(Debug)]
+pub struct Server<S> {
+    owner: Owner<S>,
+    handshake_timeout: Duration,
+    /// The client's preface has arrived.
+    ready: bool,
+}
+
+/// Takes one server's end of a tunnel apart while [`Server::serve`] runs.
+#[derive(Debug, Clone)]
+pub struct Control(Arc<TunnelCore>);
+
+/// Drives one connection and passes each CONNECT to `on_request` as soon as it is complete; see [`Server::serve`].
 ///
 /// # Errors
 /// When the connection ended otherwise than by the client closing it or by a graceful drain.
@@ -44,37 +54,9 @@ pub async fn serve<T: Transport>(
     transport: T,
     settings: &Settings,
     drain: drain::Watch,
-    mut on_request: impl FnMut(Request),
+    on_request: impl FnMut(Request),
 ) -> Result<(), TunnelError> {
-    let http2 = Connection::server(settings.server());
-    let mut owner = Owner::new(transport.into_link()?, http2, settings);
-    let mut preface = pin!(tokio::time::sleep(settings.handshake_timeout));
-    let mut graceful = pin!(drain.graceful());
-    let mut forced = pin!(drain.forced());
-    let (mut draining, mut ready) = (false, false);
-    let ended = loop {
-        tokio::select! {
-            ended = poll_fn(|cx| drive(&mut owner, cx, &mut on_request)) => break ended,
-            () = &mut graceful, if !draining => {
-                draining = true;
-                owner.core().lock().drain();
-            }
-            () = &mut forced => {
-                owner.close(TunnelError::Forced);
-                break poll_fn(|cx| owner.poll(cx)).await;
-            }
-            () = &mut preface, if !ready => {
-                ready = owner.core().lock().peer_is_ready;
-                if !ready {
-                    return Err(TunnelError::HandshakeTimeout(settings.handshake_timeout));
-                }
-            }
-        }
-    };
-    match ended {
-        TunnelError::Closed => Ok(()),
-        ended => Err(ended),
-    }
+    Server::new(transport, settings)?.serve(drain, on_request).await
 }
 
 /// Tells a client that it is not served, and why, and closes its connection.
@@ -102,6 +84,92 @@ fn drive<S: AsyncRead + AsyncWrite + Unpin>(
         let head = Head::from_request(&head);
         let stream = Some(StreamRef::new(&core, id, None));
         on_request(Request { head, responder: Responder { stream } });
+    }
+}
+
+// === impl Server ===
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Server<S> {
+    /// The server's end over an established connection.
+    ///
+    /// # Errors
+    /// When the keys of the connection's TLS session cannot be taken over.
+    pub fn new(transport: impl Transport<Io = S>, settings: &Settings) -> Result<Self, TunnelError> {
+        let http2 = Connection::server(settings.server());
+        let owner = Owner::new(transport.into_link()?, http2, settings);
+        Ok(Self { owner, handshake_timeout: settings.handshake_timeout, ready: false })
+    }
+
+    /// Goes on with a tunnel that was taken apart.
+    pub(crate) fn resumed(owner: Owner<S>, settings: &Settings) -> Self {
+        Self { owner, handshake_timeout: settings.handshake_timeout, ready: true }
+    }
+
+    /// Takes the tunnel apart while it is served.
+    #[must_use]
+    pub fn control(&self) -> Control {
+        Control(Arc::clone(self.owner.core()))
+    }
+
+    /// Drives the connection and passes each CONNECT to `on_request` as soon as it is complete.
+    ///
+    /// When the drain begins the client is sent a GOAWAY; CONNECTs that it had sent before it received that are still
+    /// passed on, and the connection ends with its last stream. The same holds for a client whose preface is still in
+    /// flight, since CONNECTs may be in flight behind it. When the drain is forced the connection ends at once.
+    ///
+    /// # Errors
+    /// When the connection ended otherwise than by the client closing it or by a graceful drain;
+    /// [`TunnelError::HandedOver`] when it was taken apart.
+    pub async fn serve(
+        self,
+        drain: drain::Watch,
+        mut on_request: impl FnMut(Request),
+    ) -> Result<(), TunnelError> {
+        let Self { mut owner, handshake_timeout, mut ready } = self;
+        let mut preface = pin!(tokio::time::sleep(handshake_timeout));
+        let mut graceful = pin!(drain.graceful());
+        let mut forced = pin!(drain.forced());
+        let mut draining = false;
+        let ended = loop {
+            tokio::select! {
+                ended = poll_fn(|cx| drive(&mut owner, cx, &mut on_request)) => break ended,
+                () = &mut graceful, if !draining => {
+                    draining = true;
+                    owner.core().lock().drain();
+                }
+                () = &mut forced => {
+                    owner.close(TunnelError::Forced);
+                    break poll_fn(|cx| owner.poll(cx)).await;
+                }
+                () = &mut preface, if !ready => {
+                    ready = owner.core().lock().peer_is_ready;
+                    if !ready {
+                        return Err(TunnelError::HandshakeTimeout(handshake_timeout));
+                    }
+                }
+            }
+        };
+        match ended {
+            TunnelError::Closed => Ok(()),
+            TunnelError::HandedOver => {
+                owner.hand_over();
+                Err(TunnelError::HandedOver)
+            }
+            ended => Err(ended),
+        }
+    }
+}
+
+// === impl Control ===
+
+impl Control {
+    /// Brings the tunnel to rest and takes it apart; see [`crate::handover`]. What is under way may take `limit`. Dropped
+    /// half way, the future lets the tunnel go on, or ends it when its streams have stopped already.
+    ///
+    /// # Errors
+    /// When the tunnel does not come to rest, has ended, or is being taken apart already.
+    pub async fn take_apart(&self, limit: Duration) -> Result<TunnelParts, QuiesceError> {
+        take_apart(&self.0, limit).await
     }
 }
 

@@ -45,6 +45,12 @@ impl Stream {
         Self { recv, send: SendHalf { stream, finished: false } }
     }
 
+    /// Its number in its tunnel (RFC 9113 §5.1.1). It stays the same when the tunnel is handed over.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.send.stream.id
+    }
+
     /// The next bytes; `None` after END_STREAM. Their flow-control credit is returned with [`Self::release`].
     pub async fn recv(&mut self) -> Option<Result<Bytes, StreamError>> {
         self.recv.recv().await

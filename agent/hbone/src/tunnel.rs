@@ -6,6 +6,7 @@ mod chunk;
 mod ending;
 mod idle;
 mod owner;
+mod parts;
 mod queue;
 mod send_buffer;
 mod state;
@@ -13,8 +14,13 @@ mod transport;
 mod window;
 
 pub(crate) use owner::Owner;
+pub use parts::TunnelParts;
+pub(crate) use parts::{
+    AppSocket, ConnectionWindowParts, CopyParts, KeyParts, RoundTripParts, StreamParts, TimerParts,
+    TransportParts, WindowUseParts,
+};
 pub(crate) use queue::ReceiveQueue;
-pub(crate) use state::{Sink, TunnelCore, TunnelState};
+pub(crate) use state::{Sink, StoppedCopy, TunnelCore, TunnelState, take_apart};
 pub(crate) use transport::Keys;
 pub use transport::{Link, Transport};
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::error::StreamError;
+use crate::error::{StreamError, TunnelError};
 
 /// A side of a copy: the first argument of [`tunnel()`](super::tunnel()) and [`plain()`](super::plain()) is local, the second
 /// remote.
@@ -42,6 +42,14 @@ pub enum CopyError {
     /// The stream was reset or lost.
     #[error("{0}")]
     Stream(#[from] StreamError),
+}
+
+impl CopyOutcome {
+    /// Whether the copy stopped because its tunnel was taken apart: the connection is open, and goes on elsewhere.
+    #[must_use]
+    pub fn is_handed_over(&self) -> bool {
+        matches!(self.error, Some(CopyError::Stream(StreamError::Lost(TunnelError::HandedOver))))
+    }
 }
 
 impl CopyError {

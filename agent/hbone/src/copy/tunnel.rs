@@ -3,6 +3,8 @@
 //! Bytes of the application are read straight into the tunnel's send buffer. Bytes of the stream are written by the tunnel's
 //! owner as it receives them; this task only goes on where the application took less.
 
+mod stop;
+
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -64,6 +66,7 @@ impl Copy {
             let (tcp, counter) = (Arc::clone(&tcp), Arc::clone(&counter));
             known.sink = Some(Sink { tcp, counter, written: 0, error: None });
         }
+        place.core.lock().copy_started();
         let to_stream = ToStream { bytes: 0, slots: 1, done: false, refused: None };
         Self { tcp, over: false, place, counter, to_stream, received: 0, to_app_done: false, closed_by: None }
     }
@@ -73,6 +76,9 @@ impl Copy {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(CopyOutcome, bool)> {
         let place = Arc::clone(&self.place);
         let mut state = place.core.lock();
+        if state.is_stopping() {
+            return Poll::Ready((self.stop(&mut state), false));
+        }
         match self.advance(cx, &mut state, place.id) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(())) => {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::parts::ago;
 use crate::peer_budget::PeerTunnel;
 use crate::settings::Settings;
 
@@ -33,6 +34,16 @@ impl Idle {
     pub(super) fn new(settings: &Settings) -> Self {
         let (limit, crowded) = (settings.server_idle, settings.server_idle_crowded);
         Self { limit, crowded, peer: settings.peer.clone(), since: None }
+    }
+
+    /// Since when no stream is open. The rest are settings of the process which goes on.
+    pub(super) fn into_parts(self) -> Option<Duration> {
+        let Self { limit: _, crowded: _, peer: _, since } = self;
+        since.map(|since| since.elapsed())
+    }
+
+    pub(super) fn resumed(settings: &Settings, since: Option<Duration>) -> Self {
+        Self { since: since.map(ago), ..Self::new(settings) }
     }
 
     /// A stream is open.

@@ -1,6 +1,8 @@
 //! The owner of a tunnel: reads its transport, opens records in place, hands bytes to their applications, and writes what
 //! streams have queued.
 
+mod parts;
+
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -46,7 +48,12 @@ pub(crate) struct Owner<S> {
     unwritten: usize,
     ending: Option<Ending>,
     idle: Idle,
+    on_drop: EndsWithOwner,
 }
+
+/// A tunnel whose owner is aborted, or panics, must not keep its streams waiting.
+#[derive(Debug)]
+struct EndsWithOwner(Option<Arc<TunnelCore>>);
 
 /// How often the budgets against abuse learn of the time.
 const TICK: Duration = Duration::from_millis(100);
@@ -68,6 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owner<S> {
             None => (None, None, Vec::new()),
         };
         let core = Arc::new(TunnelCore::new(http2, SendBuffer::new(sealer), settings));
+        let on_drop = EndsWithOwner::new(&core);
         Self {
             core,
             io,
@@ -82,6 +90,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owner<S> {
             unwritten: 0,
             ending: None,
             idle: Idle::new(settings),
+            on_drop,
         }
     }
 
@@ -89,8 +98,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owner<S> {
         &self.core
     }
 
-    /// Runs until the tunnel has ended. [`TunnelError::Closed`] is a proper end if no stream was open.
+    /// Runs until the tunnel has ended. [`TunnelError::Closed`] is a proper end if no stream was open, and after
+    /// [`TunnelError::HandedOver`] the owner is to be [left](Owner::hand_over) to the tunnel's state.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<TunnelError> {
+        if self.core.is_stopping() && self.ending.is_none() {
+            return Poll::Ready(TunnelError::HandedOver);
+        }
         if self.ending.is_none()
             && let Err(error) = self.turn(cx)
         {
@@ -226,7 +239,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owner<S> {
 
     /// One read of the transport.
     fn read(&mut self, cx: &mut Context<'_>) -> Result<Read, TunnelError> {
-        if self.peer_closed {
+        if self.peer_closed || self.core.is_stopping() {
             return Ok(Read::Blocked);
         }
         with_receive_buffer(|buffer| {
@@ -259,6 +272,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owner<S> {
     fn process(&mut self, buffer: &mut [u8]) -> Result<(), TunnelError> {
         let core = Arc::clone(&self.core);
         let mut state = core.lock();
+        if core.is_stopping() {
+            // Between two reads: a request among these bytes would have to be answered here.
+            self.partial = buffer.to_vec();
+            return Ok(());
+        }
         let processed = self.open(&mut state, buffer);
         state.deliver(buffer, &mut self.batch);
         let processed = processed?;
@@ -308,11 +326,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owner<S> {
     }
 }
 
-impl<S> Drop for Owner<S> {
-    /// A tunnel whose owner is aborted, or panics, must not keep its streams waiting.
+// === impl EndsWithOwner ===
+
+impl EndsWithOwner {
+    fn new(core: &Arc<TunnelCore>) -> Self {
+        Self(Some(Arc::clone(core)))
+    }
+
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for EndsWithOwner {
     fn drop(&mut self) {
-        let error = self.core.close_reason.record(TunnelError::Closed).clone();
-        self.core.lock().end(&error);
+        let Some(core) = self.0.take() else { return };
+        let error = core.close_reason.record(TunnelError::Closed).clone();
+        core.lock().end(&error);
     }
 }
 

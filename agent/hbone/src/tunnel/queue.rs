@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 
 /// The smallest buffer.
 const SMALLEST: usize = 2048;
@@ -25,6 +25,19 @@ struct Piece {
 }
 
 impl ReceiveQueue {
+    pub(super) fn into_pieces(self) -> Vec<Bytes> {
+        let Self { pieces, len: _, occupied: _ } = self;
+        let bytes = |Piece { bytes, allocated: _ }| BytesMut::freeze(bytes);
+        pieces.into_iter().map(bytes).collect()
+    }
+
+    /// Copies the pieces, so that what they occupy is known.
+    pub(super) fn from_pieces(pieces: &[Bytes]) -> Self {
+        let mut queue = Self::default();
+        pieces.iter().for_each(|piece| queue.push(piece));
+        queue
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -7,6 +7,8 @@
 //! The last record is left open for more frames until it is full or written, so that small messages of many streams share
 //! a record and a system call. Must not know streams' states or sockets.
 
+mod parts;
+
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::Pin;
@@ -17,6 +19,8 @@ use isthmus_record::{Alert, HEADER_LEN, MAX_PAYLOAD, OVERHEAD, Sealer};
 use tokio::io::AsyncWrite;
 
 use super::chunk::{self, Size};
+
+pub(super) use parts::SendBufferParts;
 
 /// Frames that one read of an application fills at most: 256 KiB.
 pub(super) const MAX_SLOTS: usize = 16;

@@ -5,11 +5,14 @@
 //! or accepted.
 
 mod credit;
+mod parts;
+mod rest;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -18,6 +21,8 @@ use rustc_hash::FxBuildHasher;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use self::rest::Rest;
+pub(crate) use self::rest::{StoppedCopy, take_apart};
 use super::queue::ReceiveQueue;
 use super::send_buffer::SendBuffer;
 use super::window::{ConnectionWindow, RoundTrip, WindowUse};
@@ -44,6 +49,8 @@ pub(crate) struct TunnelCore {
     state: Mutex<TunnelState>,
     pub(crate) close_reason: CloseReason,
     memory: MemoryBudget,
+    /// The owner stops, so that the tunnel can be taken apart. Set under the lock, and never unset.
+    stopping: AtomicBool,
 }
 
 pub(crate) struct TunnelState {
@@ -74,6 +81,8 @@ pub(crate) struct TunnelState {
     memory: Account,
     /// The window is smaller than it should be, as a budget is spent.
     starved: bool,
+    /// How far the tunnel has come to rest.
+    rest: Rest,
 }
 
 /// What the tunnel knows of one stream whose handle exists.
@@ -104,6 +113,10 @@ pub(crate) struct StreamState {
     pub(crate) reader: Option<Waker>,
     /// Waits for credit, or for the loss of the stream.
     pub(crate) writer: Option<Waker>,
+    /// Both halves are over, and only the application is still read from.
+    lingers: bool,
+    /// What its copy has left, since the tunnel is taken apart.
+    stopped: Option<StoppedCopy>,
 }
 
 /// The application of a stream.
@@ -116,15 +129,17 @@ pub(crate) struct Sink {
     pub(crate) error: Option<io::Error>,
 }
 
+/// What bounds one tunnel's memory: its bytes, and those of them that are kept for streams which have not grown.
+struct Bounds {
+    limit: usize,
+    reserved: u32,
+}
+
 // === impl TunnelCore ===
 
 impl TunnelCore {
     pub(super) fn new(http2: Connection, send_buffer: SendBuffer, settings: &Settings) -> Self {
-        let limit = settings.tunnel_memory.min(settings.memory.limit() / 3);
-        let streams = match http2.role() {
-            Role::Client => u32::try_from(settings.client_max_streams).unwrap_or(u32::MAX),
-            Role::Server => settings.server_max_streams,
-        };
+        let Bounds { limit, reserved } = Bounds::new(http2.role(), settings);
         let mut state = TunnelState {
             http2,
             send_buffer,
@@ -138,20 +153,34 @@ impl TunnelCore {
             ended: None,
             round_trip: RoundTrip::default(),
             max_stream_window: settings.max_stream_window,
-            connection_window: ConnectionWindow::new(settings.connection_window.max(LEAST_CREDIT)),
+            connection_window: ConnectionWindow::new(initial_window(settings)),
             limit: u32::try_from(limit).unwrap_or(u32::MAX),
-            reserved: settings.stream_window.saturating_mul(streams),
+            reserved,
             memory: Account::new(&settings.memory, limit),
             starved: false,
+            rest: Rest::default(),
         };
         state.balance();
-        let memory = settings.memory.clone();
-        Self { state: Mutex::new(state), close_reason: CloseReason::default(), memory }
+        Self::with(state, settings)
+    }
+
+    fn with(state: TunnelState, settings: &Settings) -> Self {
+        Self {
+            state: Mutex::new(state),
+            close_reason: CloseReason::default(),
+            memory: settings.memory.clone(),
+            stopping: AtomicBool::new(false),
+        }
     }
 
     /// The right to let an application of the tunnel's pod linger.
     pub(crate) fn linger(&self) -> Option<LingerPermit> {
         self.memory.linger()
+    }
+
+    /// Whether the owner is to stop.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, TunnelState> {
@@ -163,6 +192,26 @@ impl fmt::Debug for TunnelCore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TunnelCore").finish_non_exhaustive()
     }
+}
+
+// === impl Bounds ===
+
+impl Bounds {
+    fn new(role: Role, settings: &Settings) -> Self {
+        let streams = match role {
+            Role::Client => u32::try_from(settings.client_max_streams).unwrap_or(u32::MAX),
+            Role::Server => settings.server_max_streams,
+        };
+        Self {
+            limit: settings.tunnel_memory.min(settings.memory.limit() / 3),
+            reserved: settings.stream_window.saturating_mul(streams),
+        }
+    }
+}
+
+/// With which a connection's window begins.
+fn initial_window(settings: &Settings) -> u32 {
+    settings.connection_window.max(LEAST_CREDIT)
 }
 
 // === impl TunnelState ===
@@ -257,7 +306,11 @@ impl TunnelState {
 
     /// The handle of a stream is gone: a stream that has not ended is reset.
     pub(super) fn remove_stream(&mut self, id: StreamId) {
+        if self.release_stopped(id) {
+            return;
+        }
         let Some(stream) = self.streams.remove(&id) else { return };
+        self.rest.wake();
         self.connection_window.release(stream.grown);
         if self.streams.is_empty() {
             self.connection_window.reset();
@@ -285,11 +338,11 @@ impl TunnelState {
     /// Whether streams can be opened, now or once others have ended.
     pub(crate) fn is_open(&self) -> bool {
         let can_open = self.http2.can_open();
-        self.ended.is_none() && !self.closing && matches!(can_open, Ok(()) | Err(SendError::TooManyStreams))
+        !self.is_closing() && matches!(can_open, Ok(()) | Err(SendError::TooManyStreams))
     }
 
     pub(crate) fn is_closing(&self) -> bool {
-        self.closing || self.ended.is_some()
+        self.closing || self.ended.is_some() || self.rest.has_begun()
     }
 
     /// Streams that the peer allows.
@@ -319,9 +372,9 @@ impl TunnelState {
         ended
     }
 
-    /// The next request that was not passed on yet.
+    /// The next request that was not passed on yet. One that arrives while the tunnel comes to rest goes with it.
     pub(crate) fn next_request(&mut self) -> Option<(StreamId, http2::RequestHead)> {
-        self.requests.pop_front()
+        if self.rest.has_begun() { None } else { self.requests.pop_front() }
     }
 
     /// Tells the peer to open no more streams: the tunnel ends with the last one.
@@ -387,6 +440,7 @@ impl TunnelState {
             stream.wake();
         }
         self.blocked.drain(..).for_each(Waker::wake);
+        self.rest.wake();
     }
 
     /// Delivers received bytes, which lie in `buffer`, in the order of `batch` within each stream.
@@ -433,7 +487,10 @@ impl TunnelState {
                     stream.writer.take().into_iter().for_each(Waker::wake);
                 }
             }
-            Event::PeerSettings => self.peer_is_ready = true,
+            Event::PeerSettings => {
+                self.peer_is_ready = true;
+                self.rest.wake();
+            }
             Event::GoAway { code, debug, .. } => self.goaway = Some((code, debug)),
             Event::Pong { payload: RTT_PING } => self.round_trip.finish(Instant::now()),
             Event::Data { .. }

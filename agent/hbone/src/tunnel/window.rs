@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::parts::{ConnectionWindowParts, RoundTripParts, WindowUseParts, ago};
+
 /// How old a measured round trip may be. Under load it grows, and so should windows.
 const RTT_AGE: Duration = Duration::from_secs(1);
 
@@ -63,6 +65,19 @@ impl RoundTrip {
         starts
     }
 
+    pub(super) fn into_parts(self) -> RoundTripParts {
+        let Self { sent_at, last } = self;
+        RoundTripParts {
+            sent: sent_at.map(|at| at.elapsed()),
+            last: last.map(|(trip, at)| (trip, at.elapsed())),
+        }
+    }
+
+    pub(super) fn from_parts(parts: RoundTripParts) -> Self {
+        let RoundTripParts { sent, last } = parts;
+        Self { sent_at: sent.map(ago), last: last.map(|(trip, since)| (trip, ago(since))) }
+    }
+
     /// The PING was answered.
     pub(super) fn finish(&mut self, now: Instant) {
         if let Some(sent_at) = self.sent_at.take() {
@@ -74,6 +89,16 @@ impl RoundTrip {
 // === impl WindowUse ===
 
 impl WindowUse {
+    pub(super) fn into_parts(self) -> WindowUseParts {
+        let Self { taken, since } = self;
+        WindowUseParts { taken, since: since.map(|at| at.elapsed()) }
+    }
+
+    pub(super) fn from_parts(parts: WindowUseParts) -> Self {
+        let WindowUseParts { taken, since } = parts;
+        Self { taken, since: since.map(ago) }
+    }
+
     /// The reader has taken `bytes` more. `now` is asked for once per window.
     pub(super) fn take(
         &mut self,
@@ -105,6 +130,18 @@ impl WindowUse {
 impl ConnectionWindow {
     pub(super) fn new(initial: u32) -> Self {
         Self { initial, base: initial, grown: 0, window_use: WindowUse::default() }
+    }
+
+    pub(super) fn into_parts(self) -> ConnectionWindowParts {
+        // By as much as those of its streams, and the setting is that of the process which goes on.
+        let Self { initial: _, base, grown: _, window_use } = self;
+        ConnectionWindowParts { base, window_use: window_use.into_parts() }
+    }
+
+    /// With streams whose windows have grown by `grown`.
+    pub(super) fn from_parts(parts: ConnectionWindowParts, initial: u32, grown: u32) -> Self {
+        let ConnectionWindowParts { base, window_use } = parts;
+        Self { initial, base: base.max(initial), grown, window_use: WindowUse::from_parts(window_use) }
     }
 
     /// The credit that the peer is to have.

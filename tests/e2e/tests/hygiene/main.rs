@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 /// Test files that sleep on the real clock: file, number of sleeps, and why no signal or `isthmus_kit::wait` will do.
-const SLEEPS: [(&str, usize, &str); 16] = [
+const SLEEPS: [(&str, usize, &str); 19] = [
     ("agent/rt/src/threads/tests.rs", 3, "the time of a measurement, and a task that sleeps"),
     ("benches/benches/handshakes.rs", 2, "the rate of requests"),
     ("benches/benches/lab/meter.rs", 1, "the time of a measurement"),
@@ -23,6 +23,9 @@ const SLEEPS: [(&str, usize, &str); 16] = [
     ("tests/e2e/tests/leak.rs", 1, "random pauses are the test"),
     ("tests/e2e/tests/two_clusters/restart.rs", 1, "the rate of requests"),
     ("tests/e2e/tests/two_clusters/whole.rs", 2, "polls /proc, without a runtime"),
+    ("agent/hbone/tests/moved/load.rs", 3, "the pace of senders, and a receiver that does not read yet"),
+    ("agent/hbone/tests/moved/main.rs", 3, "how long a tunnel under load stays in one process"),
+    ("agent/hbone/tests/moved/random.rs", 1, "a step of a random schedule"),
     ("tests/kit/src/lab/harness.rs", 1, "the time limit of a test"),
     ("tests/kit/src/wait.rs", 1, "the one place that polls"),
 ];

@@ -55,6 +55,16 @@ impl TunnelState {
         self.memory.settle();
     }
 
+    /// Charges the budgets of this process with all that a tunnel from another one holds, and lets its peer have the credit
+    /// that they allow.
+    pub(super) fn charge(&mut self) {
+        let streams: Vec<_> = self.streams.keys().copied().collect();
+        streams.iter().for_each(|id| self.count_slack(*id));
+        self.http2.set_held_streams(streams.len());
+        self.memory.unwritten = self.send_buffer.allocated();
+        self.balance();
+    }
+
     /// Whether the tunnel, which has no stream, keeps others from what its peer was given for earlier ones: that can only be
     /// taken back with the tunnel.
     pub(in crate::tunnel) fn is_hoarding(&self) -> bool {
