@@ -1,6 +1,7 @@
 //! The state of a tunnel taken apart, together with what its owner and its copies have left, and put together again.
 
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use isthmus_http2::{Connection, StreamId};
@@ -167,9 +168,11 @@ impl StoppedCopy {
             write_error,
             released: _,
         } = self;
-        // Nothing else refers to it since the copy was released.
-        let tcp = Arc::into_inner(tcp).ok_or(std::io::ErrorKind::ResourceBusy)?;
-        let app = AppSocket::new(tcp.into_std()?);
+        // The copy is gone, but its caller may be looking at the socket through a `Weak` of its own.
+        let app = AppSocket::new(match Arc::try_unwrap(tcp) {
+            Ok(tcp) => tcp.into_std()?,
+            Err(shared) => shared.as_fd().try_clone_to_owned()?.into(),
+        });
         Ok(CopyParts { app, sent, received, slots, send_done, refused, receive_done, closed_by, write_error })
     }
 }
