@@ -1,7 +1,7 @@
 //! Budgets of the memory that tunnels hold and promise: of the process, of each pod, of each tunnel.
 //!
 //! Counted are the windows of connections, which bound what peers may make this process hold, what queues occupy beyond
-//! that, and what waits to be written. A tunnel's first [`FREE`] bytes are not counted: they are what HTTP/2 gives every
+//! that, and what waits to be written. A tunnel's first `FREE` bytes are not counted: they are what HTTP/2 gives every
 //! peer unasked. A spent budget costs credit, never bytes. Numbers only: must not know HTTP/2, tunnels or sockets.
 
 use std::fmt;
