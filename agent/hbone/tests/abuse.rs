@@ -64,7 +64,7 @@ async fn assert_cut_off(name: &str, attack: impl Fn(u32) -> Vec<Sent>) {
             over |= test.peer.send(kind, flags, stream, &payload).await.is_err();
         }
         if part % 50 == 49 {
-            // Whoever does not read answers is cut off for that.
+            // A peer that does not read its answers is cut off for that.
             over |= test.peer.send(kind::PING, 0, 0, &[1; 8]).await.is_err();
             while !over {
                 match soon(test.peer.recv()).await.unwrap() {

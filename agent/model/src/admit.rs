@@ -1,5 +1,5 @@
-//! The door of the model: what every workload, service and policy must be, whoever described it (the control plane, a
-//! local file). Addresses and ranges leave it in one form, absent ports have their defaults, and what could never work is
+//! The door of the model: what every workload, service and policy must be, whether the control plane or a local file
+//! describes it. Addresses and ranges leave it in one form, absent ports have their defaults, and what could never work is
 //! refused. Names need no door: their types normalise them ([`crate::name`]).
 //!
 //! It knows nothing of wires and files.

@@ -1,5 +1,5 @@
-//! The open connections of one endpoint: how many there may be, and which one is closed for a new one. An endpoint asks
-//! nobody who they are, so no client may keep another one out.
+//! The open connections of one endpoint: how many there may be, and which one is closed for a new one. Clients do not
+//! authenticate, so no source may keep another one out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

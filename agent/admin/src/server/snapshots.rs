@@ -1,5 +1,5 @@
-//! Rendered texts that several readers share: those that ask while another one's is rendered get the same, which is not
-//! older than their request. When all that are being read become too large, the oldest is taken from its slow readers.
+//! Rendered texts that several readers share: requests that arrive while one is rendered get the same text, which is not older
+//! than they are. When all that are being read become too large, the oldest is taken from its slow readers.
 //!
 //! It must not know what the texts say.
 
@@ -88,7 +88,7 @@ mod tests {
     const KIND: Kind = Kind { encoding: Encoding::Identity, openmetrics: false };
 
     #[test]
-    fn a_text_is_shared_with_those_who_asked_before_it_began() {
+    fn a_text_is_shared_with_requests_that_arrived_before_it_began() {
         let (mut snapshots, start) = (Snapshots::default(), Instant::now());
         let later = |ms| start + Duration::from_millis(ms);
         let first = snapshots.add(KIND, later(10), Bytes::from_static(b"1"));
@@ -97,7 +97,7 @@ mod tests {
         let other = Kind { openmetrics: true, ..KIND };
         assert!(snapshots.since(other, start).is_none(), "another kind of text");
         drop(first);
-        assert!(snapshots.since(KIND, start).is_none(), "nothing is held for nobody");
+        assert!(snapshots.since(KIND, start).is_none(), "a text without readers is not held");
     }
 
     #[test]

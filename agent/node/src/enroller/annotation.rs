@@ -14,8 +14,7 @@ pub trait RedirectionAnnotation: Send + Sync + 'static {
         redirection: Option<Redirection>,
     ) -> BoxFuture<'a, Result<(), AnnotationError>>;
 
-    /// Reports to whoever looks at the pod, as an event of the pod, that its traffic is not captured. That it cannot be
-    /// written must not matter to the pod.
+    /// Writes an Event of the pod that its traffic is not captured. A failure to write it must not affect the pod.
     fn report_not_captured<'a>(&'a self, pod: &'a PodRef, why: String) -> BoxFuture<'a, ()>;
 }
 

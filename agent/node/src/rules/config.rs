@@ -21,9 +21,10 @@ pub const PROBE_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 7, 127);
 /// Source address of the kubelet's probes as pods see them.
 pub const PROBE_V6: Ipv6Addr = Ipv6Addr::new(0xfd16, 0x9254, 0x7127, 0x1337, 0xffff, 0xffff, 0xffff, 0xffff);
 
-/// Where canaries go to from a pod, and come from to a pod. Nothing of them leaves it, so the address is nobody's.
+/// Destination of outbound canaries and source of inbound ones. Their packets never leave the pod, so no host has the
+/// address.
 pub const CANARY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 7, 126);
-/// Where canaries go to from a pod, and come from to a pod.
+/// Destination of outbound canaries and source of inbound ones.
 pub const CANARY_V6: Ipv6Addr = Ipv6Addr::new(0xfd16, 0x9254, 0x7127, 0x1337, 0xffff, 0xffff, 0xffff, 0xfffe);
 
 pub(super) const NAT: &str = "istio-ambient-nat";

@@ -1,5 +1,5 @@
-//! How many lines failed connections may write: a peer that fails again and again must not push everybody else's lines out
-//! of the node's log files, which are rotated by size. What is over the limit is counted, and reported as one line.
+//! How many lines failed connections may write: a peer that fails again and again must not push the lines of other
+//! connections out of the node's log files, which are rotated by size. What is over the limit is counted, and reported as one line.
 //!
 //! A value that is given the time; it writes nothing itself.
 
@@ -15,7 +15,7 @@ use crate::types::Direction;
 pub(crate) const WINDOW: Duration = Duration::from_secs(10);
 /// Lines of one source that fails in one way, per window.
 const PER_SOURCE: u32 = 100;
-/// Lines of one pod, whoever its sources are, per window.
+/// Lines of one pod, over all of its sources, per window.
 const PER_POD: u32 = 500;
 /// Sources that are told apart; those beyond are one.
 const SOURCES: usize = 4096;

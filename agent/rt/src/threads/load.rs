@@ -1,5 +1,5 @@
-//! How busy a data thread is. Measured when somebody asks, from what its runtime counts anyway: an idle thread does
-//! nothing for it, and a busy one nothing more.
+//! How busy a data thread is. Measured when a connection is placed, from what its runtime counts anyway: an idle thread
+//! does nothing for it, and a busy one nothing more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,5 +1,5 @@
-//! Whether an address is one of a namespace's own, as its kernel sees it: the only one to know addresses that nobody
-//! else lists, such as a virtual address or that of a second interface.
+//! Whether an address is one of a namespace's own, as its kernel sees it: Kubernetes does not list all of them: a
+//! virtual address and that of a second interface are known to the kernel alone.
 
 use std::io;
 use std::net::IpAddr;

@@ -83,7 +83,7 @@ fn delete_the_routing_rule(pod: &Netns) -> Result<()> {
     Ok(route::del_fwmark_rule(pod, false, SPOOFED_MARK, MARK_MASK, LOCAL_TABLE, RULE_PREFERENCE)?)
 }
 
-/// A table of somebody else's that gives every packet the agent's mark: the rules are all there and match nothing.
+/// A table of another program that gives every packet the agent's mark: the rules are all there and match nothing.
 fn mark_everything(pod: &Netns) -> Result<()> {
     let mark = [Statement::SetCtMark { keep: 0, set: 0x539 }, Statement::SetMarkFromCt];
     let base = Base { kind: ChainKind::Route, hook: Hook::Output, priority: -190, policy: Policy::Accept };

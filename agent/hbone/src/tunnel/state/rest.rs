@@ -203,7 +203,7 @@ impl TunnelState {
 
     /// The owner stops.
     pub(in crate::tunnel) fn leave_owner(&mut self, owner: OwnerParts) {
-        // Unless the attempt was given up: then nobody takes it.
+        // When the attempt to take the tunnel apart was given up, its parts are not needed.
         if self.ended.is_none() {
             self.rest.owner = Some(owner);
             self.rest.wake();
