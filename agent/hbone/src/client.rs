@@ -60,7 +60,7 @@ fn run<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let owner_usage = Arc::clone(&usage);
     tasks.spawn("tunnel client", async move {
         let usage = owner_usage;
-        let reason = poll_fn(|cx| usage.cpu.measure(|| owner.poll(cx))).await;
+        let reason = poll_fn(|cx| owner.poll(cx)).await;
         usage.set_ended();
         if reason == TunnelError::HandedOver {
             owner.hand_over();
@@ -138,13 +138,6 @@ impl Tunnel {
     #[must_use]
     pub fn active_streams(&self) -> usize {
         self.0.usage.active()
-    }
-
-    /// CPU time of the owner task over the last 100 ms, in thousandths of one core. The owner runs on one core at a time,
-    /// which bounds what all streams together can carry.
-    #[must_use]
-    pub fn cpu_permille(&self) -> u64 {
-        self.0.usage.cpu.permille()
     }
 
     /// Maximum number of streams: the lower of our limit and the peer's.

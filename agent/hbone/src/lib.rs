@@ -16,7 +16,6 @@ mod byte_counter;
 pub mod client;
 mod close_reason;
 pub mod copy;
-mod cpu_load;
 pub mod error;
 pub mod forwarded;
 pub mod handover;

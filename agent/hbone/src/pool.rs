@@ -1,9 +1,10 @@
 //! A pool of client tunnels by key: a caller uses a tunnel with room, waits for a dial in progress, or dials.
 //!
 //! No lock is held during a dial. A dial belongs to the caller that makes it: when that caller gives up, a waiting one takes
-//! over, so that no waiter is stranded, and every caller fails at its own deadline at the latest. Only the tunnel that is
-//! added because of load is dialled by a task of the pool. The ordering is decided in `entry`; here are the clock, the
-//! wake-ups and the map.
+//! over, so that no waiter is stranded, and every caller fails at its own deadline at the latest. The ordering is decided in
+//! `entry`; here are the clock, the wake-ups and the map.
+//!
+//! A pool belongs to one thread, so a tunnel more for a key that has one with room would be of no use.
 
 mod connect;
 mod entry;
@@ -14,14 +15,13 @@ use std::hash::Hash;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use isthmus_rt::BoxFuture;
 use isthmus_rt::task::Tasks;
 use papaya::HashMap;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 pub use self::connect::{Connect, ConnectFailure, Stage};
-use self::entry::{Checkout, GrowthPolicy};
+use self::entry::{Checkout, LoadPolicy};
 use self::slot::{DialGuard, Lease, Slot, WaitOutcome};
 use crate::client::Tunnel;
 use crate::error::OpenError;
@@ -39,32 +39,20 @@ pub struct Config {
     pub deadline: Duration,
     /// Streams that a new tunnel is expected to carry. 100, as [`crate::Settings::client_max_streams`].
     pub streams: usize,
-    /// Tunnels per key up to which load is a reason to dial another; beyond it one is dialled only when all are full. A
-    /// tunnel's work is done on one core, so more of them than worker threads are of no use. 1: only the owner of the pool
-    /// knows the number of threads.
-    pub tunnels: usize,
-    /// A tunnel with this many streams counts as loaded. 25.
+    /// Streams up to which the oldest of several tunnels is preferred, so that the others expire. 25.
     pub busy_streams: usize,
-    /// A tunnel whose owner uses this much of a core, in thousandths, counts as loaded, too. 500.
-    pub busy_cpu_permille: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let (idle, deadline) = (Duration::from_secs(300), Duration::from_secs(10));
-        let (tunnels, busy_streams, busy_cpu_permille) = (1, 25, 500);
-        Self { idle, max_idle: 500, deadline, streams: 100, tunnels, busy_streams, busy_cpu_permille }
+        Self { idle, max_idle: 500, deadline, streams: 100, busy_streams: 25 }
     }
 }
 
 impl Config {
-    fn growth(&self) -> GrowthPolicy {
-        GrowthPolicy {
-            streams_per_tunnel: self.streams,
-            tunnels: self.tunnels,
-            busy_streams: self.busy_streams,
-            busy_cpu_permille: self.busy_cpu_permille,
-        }
+    fn load(&self) -> LoadPolicy {
+        LoadPolicy { streams_per_tunnel: self.streams, busy_streams: self.busy_streams }
     }
 }
 
@@ -101,8 +89,6 @@ pub struct Pool<K>(Arc<PoolState<K>>);
 struct PoolState<K> {
     config: Config,
     slots: HashMap<K, Arc<Slot>>,
-    /// The sweeper, and dials of tunnels that are added because of load.
-    tasks: Tasks,
 }
 
 /// Attempts on different tunnels before an error is returned to the caller.
@@ -123,10 +109,10 @@ impl<K> fmt::Debug for Pool<K> {
 // === impl Pool ===
 
 impl<K: Hash + Eq + Clone + fmt::Debug + Send + Sync + 'static> Pool<K> {
-    /// An empty pool. Its sweeper, and dials of tunnels that are added because of load, run in `tasks`.
+    /// An empty pool. Its sweeper runs in `tasks`.
     #[must_use]
     pub fn new(config: Config, tasks: &Tasks) -> Self {
-        let shared = Arc::new(PoolState { config, slots: HashMap::new(), tasks: tasks.clone() });
+        let shared = Arc::new(PoolState { config, slots: HashMap::new() });
         tasks.spawn("pool sweeper", sweep(Arc::downgrade(&shared), shared.config.idle));
         Self(shared)
     }
@@ -188,17 +174,13 @@ impl<K: Hash + Eq + Clone + fmt::Debug + Send + Sync + 'static> Pool<K> {
         loop {
             let slot = self.0.slot(key);
             let mut queued = None;
-            let found = slot.lock().checkout(Instant::now(), || {
+            let found = slot.lock().checkout(|| {
                 let (waiter, outcome) = oneshot::channel();
                 queued = Some(outcome);
                 waiter
             });
             let outcome = match (found, queued) {
                 (Checkout::Use(tunnel, permit), _) => return Ok(Lease { tunnel, permit, reused: true }),
-                (Checkout::Grow(tunnel, permit), _) => {
-                    self.grow(key.clone(), slot, connect.connect(key));
-                    return Ok(Lease { tunnel, permit, reused: true });
-                }
                 (Checkout::Dial, _) => WaitOutcome::Dial(DialGuard::new(slot)),
                 (Checkout::Wait, Some(outcome)) => match outcome.await {
                     Ok(outcome) => outcome,
@@ -217,27 +199,6 @@ impl<K: Hash + Eq + Clone + fmt::Debug + Send + Sync + 'static> Pool<K> {
             }
         }
     }
-
-    /// Dials one more tunnel because the existing ones are loaded. No caller waits for it.
-    fn grow(&self, key: K, slot: Arc<Slot>, dial: BoxFuture<'static, Result<Tunnel, ConnectFailure>>) {
-        let (pool, deadline) = (Arc::downgrade(&self.0), self.0.config.deadline);
-        let guard = DialGuard::new(Arc::clone(&slot));
-        self.0.tasks.spawn("tunnel for load", async move {
-            let dialled = tokio::time::timeout(deadline, dial).await;
-            let timed_out = |_| ConnectFailure::new(Stage::Timeout, PoolError::Deadline(deadline));
-            // The lease's permit is returned at once: no caller opens a stream here.
-            match guard.complete(dialled.unwrap_or_else(|elapsed| Err(timed_out(elapsed)))) {
-                Ok(_) => tracing::debug!(?key, "added a tunnel because the others are loaded"),
-                Err(error) => {
-                    tracing::debug!(?key, %error, "cannot add a tunnel although the others are loaded");
-                    slot.lock().growth_failed(Instant::now());
-                }
-            }
-            if let Some(pool) = pool.upgrade() {
-                pool.trim();
-            }
-        });
-    }
 }
 
 // === impl PoolState ===
@@ -245,7 +206,7 @@ impl<K: Hash + Eq + Clone + fmt::Debug + Send + Sync + 'static> Pool<K> {
 impl<K: Hash + Eq + Clone> PoolState<K> {
     fn slot(&self, key: &K) -> Arc<Slot> {
         let slots = self.slots.pin();
-        let fresh = || Arc::new(Slot::new(self.config.growth()));
+        let fresh = || Arc::new(Slot::new(self.config.load()));
         let slot = slots.get(key).unwrap_or_else(|| slots.get_or_insert_with(key.clone(), fresh));
         Arc::clone(slot)
     }

@@ -5,8 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-use crate::cpu_load::CpuLoad;
-
 /// Usage of one tunnel. Streams keep this alive, but not the tunnel's sender.
 #[derive(Debug)]
 pub(crate) struct TunnelUsage {
@@ -15,8 +13,6 @@ pub(crate) struct TunnelUsage {
     limit: AtomicUsize,
     ended: AtomicBool,
     idle_since: Mutex<Instant>,
-    /// CPU time of the owner task.
-    pub(crate) cpu: CpuLoad,
 }
 
 /// The right to one stream of a tunnel, returned on drop.
@@ -30,7 +26,6 @@ impl TunnelUsage {
             limit: AtomicUsize::new(limit),
             ended: AtomicBool::new(false),
             idle_since: Mutex::new(Instant::now()),
-            cpu: CpuLoad::new(),
         }
     }
 

@@ -46,8 +46,6 @@ enum Key {
     BlackHole,
     /// The dial fails after a second.
     Refusing,
-    /// One dial succeeds, those after it fail after a second.
-    Once,
     /// Scripted by the test.
     Scripted,
 }
@@ -61,13 +59,9 @@ impl Deref for TestPeers {
 
 impl TestPeers {
     fn new() -> Self {
-        Self::with_streams(4)
-    }
-
-    fn with_streams(streams: usize) -> Self {
         Self(Arc::new(PeersState {
             tasks: Tasks::new("test"),
-            settings: Settings { client_max_streams: streams, ..Settings::default() },
+            settings: Settings { client_max_streams: 4, ..Settings::default() },
             dials: AtomicUsize::new(0),
             accepted: Arc::default(),
             drains: Mutex::default(),
@@ -121,9 +115,7 @@ impl Connect<Key> for TestPeers {
                     Ok(peers.dial().await)
                 }
                 Key::BlackHole => std::future::pending().await,
-                // The first dial is answered.
-                Key::Once if peers.dials() == 1 => Ok(peers.dial().await),
-                Key::Once | Key::Refusing => {
+                Key::Refusing => {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
                     Err(ConnectFailure::new(Stage::Connect, refused))
@@ -333,106 +325,4 @@ async fn graceful_close_of_the_pool_lets_streams_finish() {
     let mut far = far.unwrap();
     opened.stream.send(b"late").await.unwrap();
     assert_eq!(soon(far.recv()).await.unwrap().unwrap(), "late");
-}
-
-/// A pool that adds up to three tunnels because of load, with tunnels of a hundred streams.
-fn growing(peers: &TestPeers) -> Pool<Key> {
-    // Only streams count here: the share is the machine's time, which no test should depend on by accident.
-    let config = Config {
-        streams: 100,
-        tunnels: 3,
-        busy_streams: 10,
-        busy_cpu_permille: u64::MAX,
-        ..Config::default()
-    };
-    Pool::new(config, &peers.tasks)
-}
-
-/// Waits for that many tunnels; no stream waits for them.
-async fn tunnels(pool: &Pool<Key>, want: usize) {
-    let reached = async {
-        while pool.len() != want {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    soon(reached).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn tunnels_are_added_under_load_and_expire_after_it() {
-    let peers = TestPeers::with_streams(100);
-    let pool = growing(&peers);
-    let mut opened = vec![open(&pool, &peers).await];
-    for (streams, want) in [(10, 1), (11, 2), (21, 2), (22, 3), (40, 3)] {
-        while opened.len() < streams {
-            let begun = Instant::now();
-            opened.push(open(&pool, &peers).await);
-            assert_eq!(begun.elapsed(), Duration::ZERO, "stream {} waited for a dial", opened.len());
-        }
-        tunnels(&pool, want).await;
-    }
-    assert_eq!(peers.dials(), 3);
-    let carried = peers.accepted.lock().unwrap().len();
-    assert_eq!(carried, 40);
-    let mut shares: Vec<_> = opened.iter().map(|opened| opened.tunnel.active_streams()).collect();
-    shares.sort_unstable();
-    assert!(shares[0] >= 10 && shares[39] <= 20, "{shares:?}");
-
-    // One connection at a time, more often than tunnels expire: all of them take the same tunnel.
-    opened.clear();
-    peers.accepted.lock().unwrap().clear();
-    for _ in 0..8 {
-        tokio::time::sleep(Duration::from_secs(100)).await;
-        drop(open(&pool, &peers).await);
-        peers.accepted.lock().unwrap().clear();
-    }
-    assert_eq!((pool.len(), peers.dials()), (1, 3));
-}
-
-/// Not on a paused clock: what is measured is the machine's time.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bulk_transfer_counts_as_load() {
-    let peers = TestPeers::with_streams(100);
-    let config = Config { streams: 100, tunnels: 2, busy_cpu_permille: 100, ..Config::default() };
-    let pool = Pool::new(config, &peers.tasks);
-    let Opened { mut stream, tunnel, .. } = open(&pool, &peers).await;
-    assert!(open(&pool, &peers).await.reused);
-    assert_eq!((pool.len(), tunnel.cpu_permille()), (1, 0), "nothing was carried yet");
-    let mut far = peers.accepted.lock().unwrap().remove(0);
-    let read = async {
-        while let Some(Ok(data)) = far.recv().await {
-            far.release(data.len());
-        }
-    };
-    let write = async {
-        while pool.len() < 2 {
-            for _ in 0..8 {
-                stream.send(&vec![7; 1 << 20]).await.unwrap();
-            }
-            drop(open(&pool, &peers).await);
-        }
-        drop(stream);
-    };
-    soon(async { tokio::join!(read, write) }).await;
-    assert_eq!(peers.dials(), 2);
-    assert!(tunnel.cpu_permille() >= 100, "{}", tunnel.cpu_permille());
-}
-
-#[tokio::test(start_paused = true)]
-async fn streams_do_not_wait_for_a_tunnel_that_cannot_be_added() {
-    let peers = TestPeers::with_streams(100);
-    let pool = growing(&peers);
-    let mut opened = Vec::new();
-    for _ in 0..50 {
-        opened.push(soon(pool.open(&Key::Once, &head(), &peers)).await.unwrap());
-    }
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    for _ in 0..40 {
-        opened.push(soon(pool.open(&Key::Once, &head(), &peers)).await.unwrap());
-    }
-    assert_eq!((pool.len(), peers.dials()), (1, 2), "a failed dial is not repeated at once");
-    tokio::time::sleep(Duration::from_secs(31)).await;
-    opened.push(soon(pool.open(&Key::Once, &head(), &peers)).await.unwrap());
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!((pool.len(), peers.dials()), (1, 3));
 }

@@ -2,16 +2,14 @@
 //!
 //! ```text
 //!             checkout
-//!                │ a tunnel is lightly loaded ───────► Use
-//!                │ all tunnels with room are loaded ─► Grow ──dial_succeeded──► one more tunnel
-//!                │ ... and more would be of no use ──► Use     dial_failed────► no growth for a while
+//!                │ a tunnel has room ────────────────► Use
 //!                │ a dial in progress will have room ► Wait ──dial_succeeded──► granted
 //!                └ otherwise ────────────────────────► Dial    dial_failed────► failed, too
 //!                                                              dial_abandoned ► the longest waiting caller dials
 //! ```
 //!
-//! The oldest lightly loaded tunnel is used, not the one with the fewest streams: when the load is over, tunnels that were
-//! added because of it get no more streams, and expire.
+//! The oldest lightly loaded tunnel is used, not the one with the fewest streams: when tunnels were added since the others
+//! were full, they get no more streams afterwards, and expire.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -28,27 +26,18 @@ pub(super) trait PooledTunnel: Clone {
     fn active(&self) -> usize;
     /// Since when no stream is in use; `None` while one is.
     fn idle_since(&self) -> Option<Instant>;
-    /// CPU time of the owner task in thousandths of a core; at most about 1000.
-    fn cpu_permille(&self) -> u64;
     /// Reserves a stream if there is room.
     fn reserve(&self) -> Option<Self::Permit>;
 }
 
-/// When load is a reason to add a tunnel.
+/// How many streams tunnels carry.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct GrowthPolicy {
+pub(super) struct LoadPolicy {
     /// Streams that a new tunnel will carry.
     pub(super) streams_per_tunnel: usize,
-    /// Tunnels up to which load alone is a reason for one more.
-    pub(super) tunnels: usize,
-    /// A tunnel with this many streams is loaded.
+    /// A tunnel with this many streams is not lightly loaded any more.
     pub(super) busy_streams: usize,
-    /// A tunnel whose owner uses this much CPU is loaded, too.
-    pub(super) busy_cpu_permille: u64,
 }
-
-/// How long no tunnel is added because of load after one could not be dialled.
-const GROWTH_PAUSE: Duration = Duration::from_secs(30);
 
 /// One key's tunnels. `W` is the channel to a waiting caller.
 #[derive(Debug)]
@@ -57,8 +46,7 @@ pub(super) struct Entry<T, W> {
     /// Dials in progress.
     dials: usize,
     waiting: VecDeque<W>,
-    policy: GrowthPolicy,
-    no_growth_until: Option<Instant>,
+    policy: LoadPolicy,
     retired: bool,
 }
 
@@ -67,8 +55,6 @@ pub(super) struct Entry<T, W> {
 pub(super) enum Checkout<T, P> {
     /// Open its stream here.
     Use(T, P),
-    /// Open its stream here; and a task of the pool dials another tunnel and reports the result.
-    Grow(T, P),
     /// Dial, and report the result.
     Dial,
     /// Wait: it was queued.
@@ -78,55 +64,34 @@ pub(super) enum Checkout<T, P> {
 }
 
 impl<T: PooledTunnel, W> Entry<T, W> {
-    pub(super) fn new(policy: GrowthPolicy) -> Self {
+    pub(super) fn new(policy: LoadPolicy) -> Self {
         let streams_per_tunnel = policy.streams_per_tunnel.max(1);
-        let busy_streams = policy.busy_streams.min(streams_per_tunnel);
-        let policy = GrowthPolicy { streams_per_tunnel, busy_streams, ..policy };
-        let (tunnels, waiting) = (Vec::new(), VecDeque::new());
-        Self { tunnels, dials: 0, waiting, policy, no_growth_until: None, retired: false }
+        let policy = LoadPolicy { streams_per_tunnel, ..policy };
+        Self { tunnels: Vec::new(), dials: 0, waiting: VecDeque::new(), policy, retired: false }
     }
 
     /// A caller needs a stream; `waiter` is queued if it has to wait.
-    pub(super) fn checkout(&mut self, now: Instant, waiter: impl FnOnce() -> W) -> Checkout<T, T::Permit> {
+    pub(super) fn checkout(&mut self, waiter: impl FnOnce() -> W) -> Checkout<T, T::Permit> {
         if self.retired {
             return Checkout::Retired;
         }
         self.tunnels.retain(PooledTunnel::is_alive);
-        let light = self.tunnels.iter().filter(|tunnel| self.policy.is_lightly_loaded(*tunnel));
+        let light = self.tunnels.iter().filter(|tunnel| tunnel.active() < self.policy.busy_streams);
         if let Some((tunnel, permit)) = first_with_room(light) {
             return Checkout::Use(tunnel, permit);
         }
         let mut ranked: Vec<&T> = self.tunnels.iter().collect();
-        // By quarters of a core: the measured load fluctuates, and small differences must not decide.
-        ranked.sort_by_key(|tunnel| (tunnel.cpu_permille() / 250, tunnel.active()));
+        ranked.sort_by_key(|tunnel| tunnel.active());
         if let Some((tunnel, permit)) = first_with_room(ranked.into_iter()) {
-            if !self.may_grow(now) {
-                return Checkout::Use(tunnel, permit);
-            }
-            self.dials += 1;
-            return Checkout::Grow(tunnel, permit);
+            return Checkout::Use(tunnel, permit);
         }
         // Each dial in progress will serve its dialler and as many waiters as its tunnel should have further streams.
-        let may_add = self.tunnels.len() + self.dials < self.policy.tunnels;
-        let each = if may_add { self.policy.busy_streams.max(1) } else { self.policy.streams_per_tunnel };
-        if self.waiting.len() < self.dials * (each - 1) {
+        if self.waiting.len() < self.dials * (self.policy.streams_per_tunnel - 1) {
             self.waiting.push_back(waiter());
             return Checkout::Wait;
         }
         self.dials += 1;
         Checkout::Dial
-    }
-
-    /// One at a time: the effect of one more tunnel is measured before the next is added.
-    fn may_grow(&self, now: Instant) -> bool {
-        self.dials == 0
-            && self.tunnels.len() < self.policy.tunnels
-            && self.no_growth_until.is_none_or(|until| now >= until)
-    }
-
-    /// A tunnel that was to be added because of load could not be dialled: no other is added for a while.
-    pub(super) fn growth_failed(&mut self, now: Instant) {
-        self.no_growth_until = Some(now + GROWTH_PAUSE);
     }
 
     /// A dial succeeded. The dialler has its permit already.
@@ -191,12 +156,6 @@ impl<T: PooledTunnel, W> Entry<T, W> {
 
     pub(super) fn tunnels(&self) -> &[T] {
         &self.tunnels
-    }
-}
-
-impl GrowthPolicy {
-    fn is_lightly_loaded(&self, tunnel: &impl PooledTunnel) -> bool {
-        tunnel.active() < self.busy_streams && tunnel.cpu_permille() < self.busy_cpu_permille
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::connect::{ConnectFailure, Stage};
-use super::entry::{Entry, GrowthPolicy, PooledTunnel};
+use super::entry::{Entry, LoadPolicy, PooledTunnel};
 use crate::client::Tunnel;
 use crate::error::TunnelError;
 use crate::usage::StreamPermit;
@@ -43,7 +43,7 @@ pub(super) struct Lease {
 // === impl Slot ===
 
 impl Slot {
-    pub(super) fn new(policy: GrowthPolicy) -> Self {
+    pub(super) fn new(policy: LoadPolicy) -> Self {
         Self(Mutex::new(Entry::new(policy)))
     }
 
@@ -131,10 +131,6 @@ impl PooledTunnel for Tunnel {
 
     fn idle_since(&self) -> Option<Instant> {
         Self::idle_since(self)
-    }
-
-    fn cpu_permille(&self) -> u64 {
-        Self::cpu_permille(self)
     }
 
     fn reserve(&self) -> Option<StreamPermit> {

@@ -15,7 +15,6 @@ struct FakeState {
     active: Cell<usize>,
     alive: Cell<bool>,
     idle_since: Cell<Instant>,
-    cpu: Cell<u64>,
 }
 
 impl FakeTunnel {
@@ -26,7 +25,6 @@ impl FakeTunnel {
             active: Cell::new(0),
             alive: Cell::new(true),
             idle_since: Cell::new(Instant::now()),
-            cpu: Cell::new(0),
         }))
     }
 
@@ -48,9 +46,6 @@ impl PooledTunnel for FakeTunnel {
     fn idle_since(&self) -> Option<Instant> {
         (self.active() == 0).then(|| self.0.idle_since.get())
     }
-    fn cpu_permille(&self) -> u64 {
-        self.0.cpu.get()
-    }
     fn reserve(&self) -> Option<()> {
         let room = self.active() < self.0.limit.get();
         room.then(|| self.0.active.set(self.active() + 1))
@@ -59,16 +54,15 @@ impl PooledTunnel for FakeTunnel {
 
 type TestEntry = Entry<FakeTunnel, u32>;
 
-/// An entry that adds no tunnel before all are full.
-fn no_growth(streams_per_tunnel: usize) -> TestEntry {
-    TestEntry::new(GrowthPolicy { streams_per_tunnel, tunnels: 1, busy_streams: 0, busy_cpu_permille: 500 })
+/// An entry to which no tunnel is lightly loaded.
+fn entry(streams_per_tunnel: usize) -> TestEntry {
+    TestEntry::new(LoadPolicy { streams_per_tunnel, busy_streams: 0 })
 }
 
 /// The result of a checkout, as text.
 fn checkout(entry: &mut TestEntry, waiter: u32) -> String {
-    match entry.checkout(Instant::now(), || waiter) {
+    match entry.checkout(|| waiter) {
         Checkout::Use(fake, ()) => format!("use {}", fake.0.name),
-        Checkout::Grow(fake, ()) => format!("use {} and dial", fake.0.name),
         Checkout::Dial => "dial".to_owned(),
         Checkout::Wait => "wait".to_owned(),
         Checkout::Retired => "retired".to_owned(),
@@ -81,7 +75,7 @@ fn grants(entry: &mut TestEntry) -> Vec<u32> {
 
 #[tokio::test(start_paused = true)]
 async fn one_caller_dials_and_the_others_wait_for_it() {
-    let mut entry = no_growth(4);
+    let mut entry = entry(4);
     let results: Vec<_> = (0..6).map(|caller| checkout(&mut entry, caller)).collect();
     // The fifth would find the first tunnel full, so it dials a second one.
     assert_eq!(results, ["dial", "wait", "wait", "wait", "dial", "wait"]);
@@ -98,7 +92,7 @@ async fn one_caller_dials_and_the_others_wait_for_it() {
 
 #[tokio::test(start_paused = true)]
 async fn failed_dial_fails_every_waiter_it_would_have_served() {
-    let mut entry = no_growth(3);
+    let mut entry = entry(3);
     for caller in 0..5 {
         checkout(&mut entry, caller);
     }
@@ -110,7 +104,7 @@ async fn failed_dial_fails_every_waiter_it_would_have_served() {
 
 #[tokio::test(start_paused = true)]
 async fn abandoned_dial_passes_to_the_longest_waiting_caller() {
-    let mut entry = no_growth(100);
+    let mut entry = entry(100);
     let results: Vec<_> = (0..3).map(|caller| checkout(&mut entry, caller)).collect();
     assert_eq!(results, ["dial", "wait", "wait"]);
     assert_eq!(entry.dial_abandoned(), Some(1));
@@ -123,7 +117,7 @@ async fn abandoned_dial_passes_to_the_longest_waiting_caller() {
 
 #[tokio::test(start_paused = true)]
 async fn tunnel_with_fewer_streams_than_expected_strands_no_waiter() {
-    let mut entry = no_growth(100);
+    let mut entry = entry(100);
     let results: Vec<_> = (0..4).map(|caller| checkout(&mut entry, caller)).collect();
     assert_eq!(results, ["dial", "wait", "wait", "wait"]);
     let small = FakeTunnel::new("small", 2);
@@ -136,7 +130,7 @@ async fn tunnel_with_fewer_streams_than_expected_strands_no_waiter() {
 
 #[tokio::test(start_paused = true)]
 async fn full_tunnel_is_used_again_when_a_stream_ends() {
-    let mut entry = no_growth(2);
+    let mut entry = entry(2);
     let full = FakeTunnel::full("a", 2);
     entry.dial_succeeded(full.clone());
     assert_eq!(checkout(&mut entry, 0), "dial");
@@ -146,7 +140,7 @@ async fn full_tunnel_is_used_again_when_a_stream_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn ended_tunnels_are_removed_and_the_least_loaded_is_used() {
-    let mut entry = no_growth(10);
+    let mut entry = entry(10);
     let (dead, busy, quiet) =
         (FakeTunnel::new("dead", 10), FakeTunnel::new("busy", 10), FakeTunnel::new("quiet", 10));
     dead.0.alive.set(false);
@@ -161,7 +155,7 @@ async fn ended_tunnels_are_removed_and_the_least_loaded_is_used() {
 
 #[tokio::test(start_paused = true)]
 async fn only_tunnels_idle_for_long_enough_expire() {
-    let mut entry = no_growth(10);
+    let mut entry = entry(10);
     let idle = Duration::from_secs(300);
     entry.dial_succeeded(FakeTunnel::new("old", 10));
     entry.dial_succeeded(FakeTunnel::full("used", 10));
@@ -177,7 +171,7 @@ async fn only_tunnels_idle_for_long_enough_expire() {
 
 #[tokio::test(start_paused = true)]
 async fn entry_retires_only_when_empty() {
-    let mut entry = no_growth(10);
+    let mut entry = entry(10);
     checkout(&mut entry, 0);
     assert!(!entry.retire(), "a dial is in progress");
     assert!(entry.dial_failed().is_empty());
@@ -185,66 +179,16 @@ async fn entry_retires_only_when_empty() {
     assert_eq!(checkout(&mut entry, 1), "retired");
 }
 
-/// An entry that may have up to three tunnels because of load.
-fn growing() -> (TestEntry, [FakeTunnel; 3]) {
-    let entry = TestEntry::new(GrowthPolicy {
-        streams_per_tunnel: 10,
-        tunnels: 3,
-        busy_streams: 4,
-        busy_cpu_permille: 500,
-    });
-    (entry, ["a", "b", "c"].map(|name| FakeTunnel::new(name, 10)))
-}
-
 #[tokio::test(start_paused = true)]
-async fn loaded_tunnels_are_joined_by_more_up_to_the_limit() {
-    let (mut entry, [a, b, c]) = growing();
-    entry.dial_succeeded(a.clone());
-    assert_eq!(checkout(&mut entry, 0), "use a");
-    a.0.cpu.set(500);
-    assert_eq!(checkout(&mut entry, 1), "use a and dial");
-    assert_eq!(checkout(&mut entry, 2), "use a", "one dial at a time");
-    entry.dial_succeeded(b.clone());
-    assert_eq!(checkout(&mut entry, 3), "use b");
-    b.0.cpu.set(900);
-    assert_eq!(checkout(&mut entry, 4), "use a and dial", "the less busy one");
-    entry.dial_succeeded(c.clone());
-    c.0.cpu.set(900);
-    assert_eq!(checkout(&mut entry, 5), "use a", "the limit is reached");
-    a.0.cpu.set(10);
-    b.0.cpu.set(10);
-    for _ in 0..4 {
-        a.reserve().unwrap();
-    }
-    assert_eq!(checkout(&mut entry, 6), "use b", "a is loaded by its streams");
-}
-
-#[tokio::test(start_paused = true)]
-async fn many_streams_count_as_load() {
-    let (mut entry, [a, b, _]) = growing();
-    entry.dial_succeeded(a);
-    let results: Vec<_> = (0..6).map(|caller| checkout(&mut entry, caller)).collect();
-    assert_eq!(results, ["use a", "use a", "use a", "use a", "use a and dial", "use a"]);
-    entry.dial_succeeded(b);
-    assert_eq!(checkout(&mut entry, 7), "use b");
-}
-
-#[tokio::test(start_paused = true)]
-async fn simultaneous_callers_are_spread_over_several_dials() {
-    let (mut entry, _) = growing();
-    let results: Vec<_> = (0..14).map(|caller| checkout(&mut entry, caller)).collect();
-    assert_eq!(results.iter().filter(|results| *results == "dial").count(), 3, "{results:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn tunnels_added_for_load_expire_when_it_is_over() {
-    let (mut entry, [a, b, _]) = growing();
+async fn tunnels_added_while_others_were_full_expire_afterwards() {
+    let mut entry = TestEntry::new(LoadPolicy { streams_per_tunnel: 10, busy_streams: 4 });
+    let (a, b) = (FakeTunnel::full("a", 10), FakeTunnel::new("b", 10));
     entry.dial_succeeded(a.clone());
     entry.dial_succeeded(b.clone());
-    a.0.cpu.set(800);
     assert_eq!(checkout(&mut entry, 0), "use b");
-    a.0.cpu.set(20);
-    b.0.active.set(0);
+    for active in [&a, &b] {
+        active.0.active.set(0);
+    }
     let idle = Duration::from_secs(300);
     for caller in 1..4 {
         tokio::time::advance(idle / 3).await;
@@ -254,21 +198,4 @@ async fn tunnels_added_for_load_expire_when_it_is_over() {
     }
     let gone: Vec<_> = entry.expire(Instant::now(), idle).iter().map(|fake| fake.0.name).collect();
     assert_eq!(gone, ["b"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn failed_growth_is_not_retried_at_once() {
-    let (mut entry, [a, ..]) = growing();
-    entry.dial_succeeded(a.clone());
-    a.0.cpu.set(700);
-    assert_eq!(checkout(&mut entry, 0), "use a and dial");
-    assert!(entry.dial_failed().is_empty());
-    entry.growth_failed(Instant::now());
-    assert_eq!(checkout(&mut entry, 1), "use a");
-    tokio::time::advance(GROWTH_PAUSE).await;
-    assert_eq!(checkout(&mut entry, 2), "use a and dial");
-    // Callers that find no room wait for the dial, and fail with it.
-    a.0.active.set(10);
-    assert_eq!(checkout(&mut entry, 3), "wait");
-    assert_eq!(entry.dial_failed(), [3]);
 }
