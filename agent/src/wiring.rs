@@ -3,6 +3,7 @@
 pub(crate) mod agent_pod;
 pub(crate) mod config_dump;
 pub(crate) mod control;
+pub(crate) mod descriptors;
 pub(crate) mod discovery;
 pub(crate) mod host_resolver;
 pub(crate) mod metrics;

@@ -17,6 +17,14 @@ pub struct Listeners {
 #[error("DNS proxy: {0}")]
 pub struct BindError(#[source] isthmus_sys::Error);
 
+impl BindError {
+    /// Why the first address could not be bound.
+    #[must_use]
+    pub fn cause(&self) -> &isthmus_sys::Error {
+        &self.0
+    }
+}
+
 impl Listeners {
     /// Binds UDP and TCP on `127.0.0.1`, and on `::1` if IPv6 is enabled. The failure of one family is tolerated. Must be
     /// called inside a runtime.

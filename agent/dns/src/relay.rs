@@ -6,6 +6,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use isthmus_rt::descriptors::{DescriptorPermit, DescriptorShare};
 use isthmus_sys::socket::{ConnectError, Sockets};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
@@ -22,6 +23,8 @@ pub(crate) struct Relay {
     servers: Vec<SocketAddr>,
     /// Timeout of one server.
     timeout: Duration,
+    /// Each query has a socket; `None`: they are not counted.
+    descriptors: Option<DescriptorShare>,
 }
 
 /// Why a query was not answered.
@@ -33,6 +36,8 @@ pub(crate) enum RelayError {
     Timeout { server: SocketAddr, after: Duration },
     #[error("DNS server {server}: {cause}")]
     Io { server: SocketAddr, cause: io::Error },
+    #[error("the pod holds its share of file descriptors")]
+    NoDescriptor,
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
@@ -45,7 +50,18 @@ impl Relay {
     pub(crate) fn new(sockets: &Sockets, servers: Vec<SocketAddr>, timeout: Duration) -> Self {
         // Sockets that share a port would receive each other's responses.
         let sockets = sockets.clone().with_reuse_port(false);
-        Self { sockets, servers, timeout }
+        Self { sockets, servers, timeout, descriptors: None }
+    }
+
+    /// Counts its sockets.
+    pub(crate) fn with_descriptors(self, descriptors: DescriptorShare) -> Self {
+        Self { descriptors: Some(descriptors), ..self }
+    }
+
+    /// Counts one more descriptor; the permit is `None` when none are counted.
+    pub(crate) fn descriptor(&self) -> Result<Option<DescriptorPermit>, RelayError> {
+        let Some(descriptors) = &self.descriptors else { return Ok(None) };
+        descriptors.acquire().map(Some).ok_or(RelayError::NoDescriptor)
     }
 
     /// The response of the server that the client addressed, or else of the first of our servers that answers.
@@ -55,6 +71,7 @@ impl Relay {
         transport: Transport,
         original: Option<SocketAddr>,
     ) -> Result<Vec<u8>, RelayError> {
+        let _descriptor = self.descriptor()?;
         let mut outcome = Err(RelayError::NoServer);
         for server in self.candidates(original.as_ref()) {
             outcome =
@@ -76,6 +93,7 @@ impl Relay {
         message: &[u8],
         original: Option<SocketAddr>,
     ) -> Result<(), RelayError> {
+        let _descriptor = self.descriptor()?;
         let mut outcome = Err(RelayError::NoServer);
         for server in self.candidates(original.as_ref()) {
             match self.sockets.connect(*server, None, self.timeout).await {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use isthmus_model::{AgentPorts, Namespace, PodRef};
 use isthmus_rt::backoff::Backoff;
+use isthmus_rt::descriptors::{DescriptorPermit, DescriptorShare};
 use isthmus_rt::drain::Watch;
 use isthmus_rt::fair::Share;
 use isthmus_rt::task::Tasks;
@@ -53,6 +54,8 @@ pub struct Config {
     pub max_waiting: usize,
     /// Open TCP connections of one pod; for a further one the longest idle is closed.
     pub max_connections: usize,
+    /// The pod's share of descriptors, which its connections and forwarded queries use.
+    pub descriptors: Option<DescriptorShare>,
 }
 
 /// The DNS proxy of one pod. Dropping it stops everything at once.
@@ -78,6 +81,7 @@ impl Default for Config {
             timeout: Duration::from_secs(4),
             max_waiting: 256,
             max_connections: 64,
+            descriptors: None,
         }
     }
 }
@@ -263,13 +267,18 @@ async fn tcp_loop(
             }
         };
         backoff.reset();
+        let Ok(descriptor) = handler.relay.descriptor() else {
+            tracing::debug!("DNS connection reset, the pod holds its share of file descriptors");
+            socket::reset_on_close(&stream);
+            continue;
+        };
         // In a drain it is served in any case: for its client it is established.
         let open = tokio::select! {
             biased;
             open = connections.admit() => Some(open),
             () = drain.graceful() => None,
         };
-        serve_connection(stream, open, &handler, &drain, &tasks);
+        serve_connection(stream, (open, descriptor), &handler, &drain, &tasks);
     }
     // Connections in the backlog are established for their clients: closing the listener would reset them.
     let Ok(listener) = listener.into_std() else { return };
@@ -278,19 +287,20 @@ async fn tcp_loop(
         let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) else {
             continue;
         };
-        serve_connection(stream, None, &handler, &drain, &tasks);
+        serve_connection(stream, (None, None), &handler, &drain, &tasks);
     }
 }
 
 fn serve_connection(
     stream: TcpStream,
-    open: Option<OpenConnection>,
+    (open, descriptor): (Option<OpenConnection>, Option<DescriptorPermit>),
     handler: &Arc<Handler>,
     drain: &Watch,
     tasks: &Tasks,
 ) {
     let (handler, drain) = (Arc::clone(handler), drain.clone());
     tasks.spawn("dns connection", async move {
+        let _descriptor = descriptor;
         tokio::select! {
             () = drain.forced() => {}
             served = connection(stream, open, &handler, &drain) => if let Err(error) = served {

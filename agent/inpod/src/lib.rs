@@ -15,4 +15,4 @@ mod zds;
 pub use manager::{Config, run};
 pub use metrics::Metrics;
 pub use pod_list::{PodEntry, PodList, PodState};
-pub use runtime::{EnrolledPod, PodRuntime, StartError, StopMode};
+pub use runtime::{Blame, EnrolledPod, PodRuntime, StartError, StopMode};

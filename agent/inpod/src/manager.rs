@@ -17,11 +17,11 @@ use tracing::Instrument as _;
 use crate::metrics::Metrics;
 use crate::pod_list::PodList;
 use crate::runtime::{EnrolledPod, PodRuntime, StartError, StopMode};
-use crate::table::{AddAction, Entry, PodTable, ProtocolError, RETRY};
+use crate::table::{AddAction, Entry, PodTable, ProtocolError};
 use crate::wire::{self, Request};
 use crate::zds::{Connection, RecvError};
 
-/// Name of the readiness gate that is closed until every pod is served; ztunnel's name.
+/// Name of the readiness gate that is closed until every pod is served that can be; ztunnel's name.
 pub const READINESS: &str = "workload proxy manager";
 
 /// Settings of the ZDS client.
@@ -39,7 +39,7 @@ enum RequestError {
     Protocol(#[from] ProtocolError),
     /// The pod does not start; it stays pending and is retried.
     #[error("pod {pod} (uid {}) could not be started: {error}", pod.uid)]
-    Start { pod: PodRef, error: StartError },
+    Start { pod: PodRef, error: StartError, retry_in: Option<Duration> },
 }
 
 /// Why a connection has ended.
@@ -73,7 +73,7 @@ struct Manager {
     pods: PodList,
     metrics: Arc<Metrics>,
     ready: Readiness,
-    /// Keeps the agent unready while not every pod is served.
+    /// Keeps the agent unready while not every pod is served that can be.
     blocked: Option<BlockReady>,
 }
 
@@ -165,8 +165,8 @@ impl Manager {
         connection.send(&wire::ack(text.as_deref())).await.map_err(ConnectionError::Send)?;
         match error {
             Some(RequestError::Protocol(error)) => Err(ConnectionError::Protocol(error)),
-            Some(RequestError::Start { pod, error }) => {
-                warn_not_started(&pod, &error);
+            Some(RequestError::Start { pod, error, retry_in }) => {
+                warn_not_started(&pod, &error, retry_in);
                 Ok(())
             }
             None => Ok(()),
@@ -209,7 +209,9 @@ impl Manager {
     async fn add(&mut self, pod: PodRef, netns: std::os::fd::OwnedFd) -> Result<(), RequestError> {
         let netns = match Netns::from_fd(netns) {
             Ok(netns) => netns,
-            Err(error) => return Err(RequestError::Start { pod, error: StartError::Netns(error) }),
+            Err(error) => {
+                return Err(RequestError::Start { pod, error: StartError::Netns(error), retry_in: None });
+            }
         };
         match self.table.add(&pod.uid, &netns) {
             AddAction::None => return Ok(()),
@@ -222,12 +224,13 @@ impl Manager {
     async fn start(&mut self, entry: Entry<Netns>) -> Result<(), RequestError> {
         let Entry { pod, netns } = entry.clone();
         let started = self.runtime.start(EnrolledPod { pod: pod.clone(), netns }).await;
-        self.table.started(entry, started.is_ok(), Instant::now());
+        let result = started.as_ref().copied().map_err(|error| (error.whose(), error.to_string().into()));
+        let retry_in = self.table.started(entry, result, Instant::now());
         if started.is_ok() {
             self.metrics.started.inc();
             tracing::info!("pod started");
         }
-        started.map_err(|error| RequestError::Start { pod, error })
+        started.map_err(|error| RequestError::Start { pod, error, retry_in })
     }
 
     async fn stop(&self, pod: &PodRef, mode: StopMode) {
@@ -244,8 +247,10 @@ impl Manager {
         let now = Instant::now();
         while let Some(entry) = self.table.due(now) {
             let span = pod_span(&entry.pod);
-            if let Err(RequestError::Start { pod, error }) = self.start(entry).instrument(span).await {
-                warn_not_started(&pod, &error);
+            if let Err(RequestError::Start { pod, error, retry_in }) =
+                self.start(entry).instrument(span).await
+            {
+                warn_not_started(&pod, &error, retry_in);
             }
         }
     }
@@ -270,8 +275,8 @@ fn pod_span(pod: &PodRef) -> tracing::Span {
     tracing::error_span!("pod", namespace = %pod.namespace, name = %pod.name, uid = %pod.uid)
 }
 
-fn warn_not_started(pod: &PodRef, error: &StartError) {
-    pod_span(pod).in_scope(|| tracing::warn!(%error, retry_in = ?RETRY, "pod could not be started"));
+fn warn_not_started(pod: &PodRef, error: &StartError, retry_in: Option<Duration>) {
+    pod_span(pod).in_scope(|| tracing::warn!(%error, ?retry_in, "pod could not be started"));
 }
 
 /// Sleeps until a deadline; for ever when there is none.

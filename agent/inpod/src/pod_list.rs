@@ -3,9 +3,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use isthmus_model::{PodRef, PodUid};
+use isthmus_model::PodRef;
 
-use crate::table::{Entry, NetnsHandle, PodTable};
+use crate::table::{NetnsHandle, PodTable};
 
 /// Whether a pod is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct PodEntry {
     pub pod: PodRef,
     /// Whether it is served.
     pub state: PodState,
+    /// Why not.
+    pub reason: Option<Arc<str>>,
 }
 
 /// The pods of this node, kept up to date by [`crate::run`]. Clones share the list.
@@ -37,10 +39,12 @@ impl PodList {
     }
 
     pub(crate) fn publish<N: NetnsHandle>(&self, table: &PodTable<N>) {
-        let entry =
-            |state| move |(_, entry): (&PodUid, &Entry<N>)| PodEntry { pod: entry.pod.clone(), state };
-        let pending = table.pending().map(entry(PodState::Pending));
-        let entries = pending.chain(table.running().map(entry(PodState::Up))).collect();
+        let entry = |pod: &PodRef, state, reason| PodEntry { pod: pod.clone(), state, reason };
+        let pending = table
+            .pending()
+            .map(|(pending, reason)| entry(&pending.pod, PodState::Pending, Some(Arc::clone(reason))));
+        let running = table.running().map(|(_, running)| entry(&running.pod, PodState::Up, None));
+        let entries = pending.chain(running).collect();
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = entries;
     }
 }

@@ -3,6 +3,7 @@
 
 use isthmus_model::{PodRef, PodUid};
 use isthmus_rt::BoxFuture;
+use isthmus_sys::limits::is_out_of_descriptors;
 use isthmus_sys::netns::Netns;
 
 /// A pod that the node role has enrolled: its traffic is redirected to the agent already.
@@ -27,11 +28,46 @@ pub enum StartError {
     /// A part of the pod's data plane does not start, for example because a port is in use inside the pod.
     #[error("{component}: {cause}")]
     Component {
+        /// Whether every pod would meet it.
+        whose: Blame,
         /// Which part: `listeners`, `DNS proxy`.
         component: &'static str,
         /// Why.
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+/// Whose condition a failed start is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The pod's: something in its namespace is in the way. Other pods start, and the agent is ready.
+    Pod,
+    /// The agent's: it lacks descriptors, memory or capabilities, and is not ready until the start succeeds.
+    Process,
+}
+
+impl Blame {
+    /// By the answer of the kernel, when sockets are made in a pod.
+    #[must_use]
+    pub fn of(error: &isthmus_sys::Error) -> Self {
+        use std::io::ErrorKind::{OutOfMemory, PermissionDenied};
+        let cause = error.cause();
+        let is_of_process =
+            is_out_of_descriptors(cause) || matches!(cause.kind(), OutOfMemory | PermissionDenied);
+        if is_of_process { Self::Process } else { Self::Pod }
+    }
+}
+
+impl StartError {
+    /// Whose condition it is.
+    #[must_use]
+    pub fn whose(&self) -> Blame {
+        match self {
+            Self::ShuttingDown => Blame::Process,
+            Self::Netns(error) => Blame::of(error),
+            Self::Component { whose, .. } => *whose,
+        }
+    }
 }
 
 /// What happens to a pod's open connections when the agent stops serving it.

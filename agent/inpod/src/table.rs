@@ -7,20 +7,27 @@
 //!                 │               └ a running pod that the snapshot did not name is stopped
 //!                 ├ new pod, or a known uid in another netns: start (after stopping the old one)
 //!                 └ known uid in the same netns: nothing
-//! start failed ─► pending: retried every 5 s until it works, the pod is deleted or the connection ends
+//! start failed ─► pending: retried after 1 s, 2 s, 4 s … 60 s (5 s while it is the agent that cannot) until it works,
+//!                 the pod is deleted or the connection ends
 //! disconnected ─► running pods go on; pending ones are forgotten, the next snapshot names them again
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_model::{PodRef, PodUid};
 use isthmus_sys::netns::{Netns, NetnsId};
 use tokio::time::Instant;
 
-/// Delay between a failed start and its retry.
-pub const RETRY: Duration = Duration::from_secs(5);
+use crate::runtime::Blame;
+
+/// Delay between the first failed start and its retry; each further one is twice as long.
+pub const RETRY: Duration = Duration::from_secs(1);
+/// The longest delay while something in the pod is in the way, and while it is the agent that cannot start pods.
+pub const LONGEST_RETRY: Duration = Duration::from_secs(60);
+const LONGEST_OF_PROCESS: Duration = Duration::from_secs(5);
 
 /// A handle that keeps a network namespace alive and tells it from another one. A trait so that the state machine is
 /// tested without namespaces.
@@ -46,6 +53,17 @@ pub struct Entry<N> {
     pub pod: PodRef,
     /// Its network namespace.
     pub netns: N,
+}
+
+/// A pod whose start failed.
+#[derive(Debug)]
+struct Pending<N> {
+    entry: Entry<N>,
+    whose: Blame,
+    reason: Arc<str>,
+    retry_at: Instant,
+    /// The delay before that.
+    delay: Duration,
 }
 
 /// What an add requires before it is acknowledged.
@@ -75,8 +93,7 @@ pub enum ProtocolError {
 #[derive(Debug)]
 pub struct PodTable<N> {
     running: BTreeMap<PodUid, Entry<N>>,
-    /// Pods whose start failed, each with the time of its retry.
-    pending: BTreeMap<PodUid, (Entry<N>, Instant)>,
+    pending: BTreeMap<PodUid, Pending<N>>,
     /// The uids that the snapshot has named so far; `None` once it is complete.
     snapshot: Option<BTreeSet<PodUid>>,
     connected: bool,
@@ -118,15 +135,26 @@ impl<N: NetnsHandle> PodTable<N> {
         }
     }
 
-    /// The result of a start; a failed one is retried [`RETRY`] after `now`.
-    pub fn started(&mut self, entry: Entry<N>, succeeded: bool, now: Instant) {
+    /// The result of a start. Returns the delay after which a failed one is retried.
+    pub fn started(
+        &mut self,
+        entry: Entry<N>,
+        result: Result<(), (Blame, Arc<str>)>,
+        now: Instant,
+    ) -> Option<Duration> {
         let uid = entry.pod.uid.clone();
-        self.pending.remove(&uid);
-        if succeeded {
+        let before = self.pending.remove(&uid).filter(|pending| pending.entry.netns.id() == entry.netns.id());
+        let Err((whose, reason)) = result else {
             self.running.insert(uid, entry);
-        } else {
-            self.pending.insert(uid, (entry, now + RETRY));
-        }
+            return None;
+        };
+        let longest = match whose {
+            Blame::Pod => LONGEST_RETRY,
+            Blame::Process => LONGEST_OF_PROCESS,
+        };
+        let delay = before.map_or(RETRY, |before| 2 * before.delay).min(longest);
+        self.pending.insert(uid, Pending { entry, whose, reason, retry_at: now + delay, delay });
+        Some(delay)
     }
 
     /// The pod still exists, but the node role has no handle of its namespace to pass.
@@ -172,19 +200,20 @@ impl<N: NetnsHandle> PodTable<N> {
     /// When the next failed start is due for a retry.
     #[must_use]
     pub fn next_retry(&self) -> Option<Instant> {
-        self.pending.values().map(|(_, at)| *at).min()
+        self.pending.values().map(|pending| pending.retry_at).min()
     }
 
     /// A failed start that is due for a retry.
     #[must_use]
     pub fn due(&self, now: Instant) -> Option<Entry<N>> {
-        self.pending.values().find(|(_, at)| *at <= now).map(|(entry, _)| entry.clone())
+        self.pending.values().find(|pending| pending.retry_at <= now).map(|pending| pending.entry.clone())
     }
 
-    /// Whether every pod that should be served is.
+    /// Whether every pod that should be served is, except those in which something is in the way.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.connected && self.snapshot.is_none() && self.pending.is_empty()
+        let is_able = self.pending.values().all(|pending| pending.whose == Blame::Pod);
+        self.connected && self.snapshot.is_none() && is_able
     }
 
     /// The pods that are served.
@@ -192,9 +221,9 @@ impl<N: NetnsHandle> PodTable<N> {
         self.running.iter()
     }
 
-    /// The pods whose start failed.
-    pub fn pending(&self) -> impl ExactSizeIterator<Item = (&PodUid, &Entry<N>)> {
-        self.pending.iter().map(|(uid, (entry, _))| (uid, entry))
+    /// The pods whose start failed, each with the reason.
+    pub fn pending(&self) -> impl ExactSizeIterator<Item = (&Entry<N>, &Arc<str>)> {
+        self.pending.values().map(|pending| (&pending.entry, &pending.reason))
     }
 }
 

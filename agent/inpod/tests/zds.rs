@@ -40,10 +40,11 @@ async fn pods_start_with_the_snapshot_and_stop_with_del() {
 }
 
 #[tokio::test]
-async fn a_failed_start_is_nacked_in_one_short_line_and_blocks_readiness() {
+async fn a_failed_start_is_nacked_in_one_short_line_and_blocks_readiness_if_it_is_the_agent_that_cannot() {
     let mut harness = ZdsHarness::new();
     let long = format!("no port {}\n  0: a backtrace", "é".repeat(2000));
     harness.recorder.fail("bad", &long);
+    harness.recorder.fail("unable", "no descriptor");
     let peer = harness.snapshot(&["good"]).await;
     harness.until_ready(true).await;
     let error = peer.add(&pod("bad"), here()).await.unwrap().expect("a failed start is an error");
@@ -52,13 +53,21 @@ async fn a_failed_start_is_nacked_in_one_short_line_and_blocks_readiness() {
             && !error.contains('\n'),
         "{error}"
     );
-    harness.until_ready(false).await;
+    // Published after every request, so another answer is late enough.
+    assert_eq!(peer.add(&pod("good"), here()).await.unwrap(), None);
+    assert!(harness.ready.pending().is_empty(), "what is in the way in one pod is that pod's");
     assert_eq!(harness.metric("workload_manager_pending_proxy_count"), "1");
-    assert_eq!(harness.pods.snapshot()[0].state, PodState::Pending);
+    let shown = harness.pods.snapshot();
+    assert_eq!(shown[0].state, PodState::Pending);
+    assert!(shown[0].reason.as_deref().is_some_and(|reason| reason.starts_with("listeners: no port")));
+    assert!(peer.add(&pod("unable"), here()).await.unwrap().is_some());
+    harness.until_ready(false).await;
     // The connection survives, and deleting the pod restores readiness.
-    assert_eq!(peer.del("bad").await.unwrap(), None);
+    assert_eq!(peer.del("unable").await.unwrap(), None);
     harness.until_ready(true).await;
-    assert_eq!(harness.recorder.log(), ["start good sample/web-1", "fail bad sample/web-1"]);
+    assert_eq!(peer.del("bad").await.unwrap(), None);
+    let log = harness.recorder.log();
+    assert_eq!(log[..2], ["start good sample/web-1", "fail bad sample/web-1"]);
 }
 
 #[tokio::test]

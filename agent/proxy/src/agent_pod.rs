@@ -30,12 +30,13 @@ impl AgentPodProxy {
         let allowed = proxy.config.ports.served_to_the_mesh();
         let ctx = Arc::new(PodContext::new(proxy, pod, sockets, false).with_allowed_ports(&allowed));
         let lifecycle = Lifecycle::new(ctx.owner(), ctx.share(), ctx.threads(), drain);
+        lifecycle.spawn("handshake slots", Arc::clone(&ctx).run_handshake_clock());
         lifecycle.spawn("policy changes", Arc::clone(&ctx).recheck_on_changes());
         lifecycle.listen(
             inbound,
             "agent inbound",
             Placement::Here,
-            Some(ctx.handshakes()),
+            ctx.tls_admission(),
             move |accepted, drain| inbound::accept(Arc::clone(&ctx), accepted, drain),
         );
         Self(lifecycle)

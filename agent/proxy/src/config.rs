@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use isthmus_model::AgentPorts;
+use isthmus_rt::descriptors::DescriptorBudget;
 use isthmus_sys::socket::Transparent;
 
 /// Settings of the data plane, the same for every pod.
@@ -30,11 +31,12 @@ pub struct Config {
     /// How long an open connection may stay open while such a policy is missing. Longer than for a new connection: it
     /// was allowed by the policies before, and a control plane that restarts gets time to resend them.
     pub policy_grace: Duration,
-    /// Maximum of TLS handshakes in progress on a pod's HBONE listener; further connections stay in the kernel's
-    /// backlog.
+    /// Maximum of TLS handshakes in progress on a pod's HBONE listener, shared out between clients; twice as many
+    /// connections wait, further ones are reset.
     pub handshakes: usize,
     /// Age after which a handshake may be evicted for a new connection while [`Self::handshakes`] are in progress. The
-    /// default is several round trips across continents: an honest client finishes within it.
+    /// default is several round trips across continents: an honest client finishes within it. Handshakes of a client with
+    /// more than its share may be evicted earlier.
     pub handshake_grace: Duration,
     /// Whether answers to CONNECT carry baggage, and whether a peer's baggage labels it in telemetry.
     /// `ENABLE_RESPONSE_BAGGAGE`.
@@ -45,6 +47,8 @@ pub struct Config {
     pub hello_deadline: Duration,
     /// Memory that the tunnels of one pod may hold, in bytes. `ISTHMUS_POD_MEMORY_BUDGET`.
     pub pod_memory: usize,
+    /// Descriptors that pods may have open. `ISTHMUS_DESCRIPTOR_BUDGET`, `ISTHMUS_POD_DESCRIPTOR_BUDGET`.
+    pub descriptors: DescriptorBudget,
     /// Retries of outbound connections, and outlier ejection.
     pub retry: Retry,
 }
@@ -98,6 +102,7 @@ impl Default for Config {
             pool_idle: Duration::from_secs(300),
             hello_deadline: Duration::from_secs(5),
             pod_memory: usize::MAX / 4,
+            descriptors: DescriptorBudget::unlimited(),
             retry: Retry::default(),
         }
     }

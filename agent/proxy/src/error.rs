@@ -79,14 +79,27 @@ pub enum Error {
     /// The TLS handshake failed.
     #[error("tls handshake error: {0}")]
     Tls(#[from] TlsError),
-    /// All handshake slots were taken, and this handshake was the oldest when a new connection needed one.
-    #[error("tls handshake error: evicted: {limit} handshakes in progress and this one exceeded {grace:?}")]
+    /// All handshake slots were taken, and a connection of another client needed one, or this handshake was the oldest.
+    #[error(
+        "tls handshake error: evicted: {limit} handshakes in progress and this one exceeded {grace:?}, or its client its share"
+    )]
     HandshakeEvicted {
         /// The number of slots.
         limit: usize,
-        /// The age from which a handshake may be evicted.
+        /// The age from which a handshake of a client within its share may be evicted.
         grace: Duration,
     },
+    /// All handshake slots are taken, and too many connections of this client wait for one.
+    #[error(
+        "tls handshake error: refused: {limit} handshakes in progress and the client has the most that wait"
+    )]
+    HandshakeRefused {
+        /// The number of slots.
+        limit: usize,
+    },
+    /// The pod holds as many connections as it may have beside the others of its node.
+    #[error("the pod holds its share of file descriptors, see ISTHMUS_POD_DESCRIPTOR_BUDGET")]
+    NoDescriptor,
     /// The client's certificate has no SPIFFE identity. The verifier has refused such a client before; this keeps the
     /// invariant should it ever not.
     #[error("tls handshake error: the peer's certificate has no SPIFFE identity")]
@@ -163,7 +176,10 @@ impl Error {
     pub fn flag(&self) -> ResponseFlag {
         match self {
             Self::Denied(_) | Self::PolicyChanged(_) => ResponseFlag::Deny,
-            Self::Tls(_) | Self::HandshakeEvicted { .. } | Self::NoPeerIdentity => ResponseFlag::TlsFailure,
+            Self::Tls(_)
+            | Self::HandshakeEvicted { .. }
+            | Self::HandshakeRefused { .. }
+            | Self::NoPeerIdentity => ResponseFlag::TlsFailure,
             Self::Revoked => ResponseFlag::CertRevoked,
             Self::Http2(_) | Self::TooManyTunnels(_) => ResponseFlag::H2HandshakeFailure,
             Self::HboneTimeout(_) => ResponseFlag::NetworkPolicy,
@@ -187,6 +203,7 @@ impl Error {
             | Self::NoAnswer(_)
             | Self::NoTunnel(_)
             | Self::Inbound(_)
+            | Self::NoDescriptor
             | Self::ClientReset
             | Self::Drained
             | Self::Copy(_)
@@ -249,6 +266,8 @@ mod tests {
             (Error::Tls(TlsError::Timeout(after)), ResponseFlag::TlsFailure),
             (Error::NoPeerIdentity, ResponseFlag::TlsFailure),
             (Error::HandshakeEvicted { limit: 256, grace: after }, ResponseFlag::TlsFailure),
+            (Error::HandshakeRefused { limit: 256 }, ResponseFlag::TlsFailure),
+            (Error::NoDescriptor, ResponseFlag::Connect),
             (Error::Http2(TunnelError::HandshakeTimeout(after)), ResponseFlag::H2HandshakeFailure),
             (Error::hbone_dial(silence()), ResponseFlag::NetworkPolicy),
             (dial(Stage::Identity), ResponseFlag::IdentityError),

@@ -21,6 +21,7 @@ use isthmus_sys::socket::Sockets;
 use crate::accept::{BoundListener, Lifecycle, Placement};
 use crate::context::{PodContext, ProxyContext};
 use crate::tracker::ConnectionsSnapshot;
+use crate::types::Direction;
 
 pub use crate::error::HelloError;
 
@@ -93,13 +94,14 @@ impl Gateway {
         let stand_in = stand_in(&proxy, &info);
         let ctx = Arc::new(PodContext::new(proxy, info.pod, sockets, false).with_fallback_workload(stand_in));
         let running = Lifecycle::new(ctx.owner(), ctx.share(), ctx.threads(), drain);
+        running.spawn("handshake slots", Arc::clone(&ctx).run_handshake_clock());
         if let Some(bound) = listeners.hbone {
             let mine = Arc::clone(&ctx);
             running.listen(
                 bound,
                 "gateway hbone",
                 Placement::Tunnel,
-                Some(ctx.handshakes()),
+                ctx.tls_admission(),
                 move |accepted, drain| {
                     hbone::accept(Arc::clone(&mine), Arc::clone(&globals), accepted, drain)
                 },
@@ -111,7 +113,7 @@ impl Gateway {
                 bound,
                 "gateway tls",
                 Placement::Here,
-                Some(ctx.handshakes()),
+                ctx.tls_admission(),
                 move |accepted, drain| {
                     sni::serve_tls(Arc::clone(&mine), Arc::clone(&routes), accepted, drain)
                 },
@@ -120,9 +122,15 @@ impl Gateway {
         for (bound, target) in listeners.tcp {
             let (mine, target) = (Arc::clone(&ctx), Arc::new(target));
             let beside = Placement::with_tunnels_of(&ctx.owner());
-            running.listen(bound, "gateway tcp", beside, None, move |accepted, drain| {
-                sni::serve_tcp(Arc::clone(&mine), Arc::clone(&target), accepted, drain)
-            });
+            running.listen(
+                bound,
+                "gateway tcp",
+                beside,
+                ctx.admission(Direction::Inbound),
+                move |accepted, drain| {
+                    sni::serve_tcp(Arc::clone(&mine), Arc::clone(&target), accepted, drain)
+                },
+            );
         }
         Self { ctx, running }
     }

@@ -47,6 +47,6 @@ pub use context::ProxyContext;
 pub use error::Error;
 pub use host_resolver::{HostLookupError, HostResolver, NoHostResolver};
 pub use pod::PodProxy;
-pub use telemetry::{Metrics, register_memory};
+pub use telemetry::{Metrics, register_descriptors, register_memory};
 pub use tracker::{Connection, ConnectionsSnapshot, OpenConnections};
 pub use types::Carrier;

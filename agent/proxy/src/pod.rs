@@ -8,6 +8,7 @@ use std::time::Duration;
 use isthmus_hbone::Transport;
 use isthmus_identity::PeerIdentity;
 use isthmus_model::PodRef;
+use isthmus_rt::descriptors::DescriptorShare;
 use isthmus_rt::drain::Watch;
 use isthmus_rt::fair::Share;
 use isthmus_sys::socket::Sockets;
@@ -17,6 +18,7 @@ use crate::context::{PodContext, ProxyContext};
 use crate::inbound;
 use crate::outbound;
 use crate::tracker::{ConnectionsSnapshot, OpenConnections};
+use crate::types::Direction;
 
 /// The data plane of one pod. Dropping it resets its connections; [`PodProxy::stop`] drains them.
 #[derive(Debug)]
@@ -48,18 +50,23 @@ impl PodProxy {
             let sockets = ctx.local_sockets().clone();
             lifecycle.spawn("spare sockets", async move { sockets.drop_idle_spares().await });
         }
+        lifecycle.spawn("handshake slots", Arc::clone(&ctx).run_handshake_clock());
         lifecycle.spawn("policy changes", Arc::clone(&ctx).recheck_on_changes());
         let mine = Arc::clone(&ctx);
         let beside = Placement::with_tunnels_of(&ctx.owner());
-        lifecycle.listen(outbound, "outbound", beside, None, move |accepted, drain| {
-            outbound::serve(Arc::clone(&mine), accepted, drain)
-        });
+        lifecycle.listen(
+            outbound,
+            "outbound",
+            beside,
+            ctx.admission(Direction::Outbound),
+            move |accepted, drain| outbound::serve(Arc::clone(&mine), accepted, drain),
+        );
         let mine = Arc::clone(&ctx);
         lifecycle.listen(
             inbound_plaintext,
             "inbound plaintext",
             Placement::Here,
-            None,
+            ctx.admission(Direction::Inbound),
             move |accepted, drain| inbound::plaintext::serve(Arc::clone(&mine), accepted, drain),
         );
         let mine = Arc::clone(&ctx);
@@ -67,7 +74,7 @@ impl PodProxy {
             inbound,
             "inbound",
             Placement::Tunnel,
-            Some(ctx.handshakes()),
+            ctx.tls_admission(),
             move |accepted, drain| inbound::accept(Arc::clone(&mine), accepted, drain),
         );
         Self { ctx, lifecycle }
@@ -92,6 +99,12 @@ impl PodProxy {
     #[must_use]
     pub fn share(&self) -> Arc<Share> {
         self.ctx.share()
+    }
+
+    /// The pod's share of descriptors, for other sockets on its behalf (DNS).
+    #[must_use]
+    pub fn descriptors(&self) -> DescriptorShare {
+        self.ctx.descriptors().clone()
     }
 
     /// The pod.

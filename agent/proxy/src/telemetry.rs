@@ -3,6 +3,7 @@
 
 pub(crate) mod access_log;
 pub(crate) mod baggage;
+mod descriptors;
 pub mod labels;
 mod line_limits;
 mod live_labels;
@@ -12,6 +13,7 @@ mod record;
 mod retry_metrics;
 
 pub use access_log::report_left_out;
+pub use descriptors::register_descriptors;
 pub use labels::{Labels, Party, ServiceLabels};
 pub use memory::register_memory;
 pub use metrics::Metrics;

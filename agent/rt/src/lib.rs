@@ -5,6 +5,7 @@
 //! the only places that ask for `Send`, so that work can later be pinned to one core by changing them here.
 
 pub mod backoff;
+pub mod descriptors;
 pub mod drain;
 pub mod fair;
 pub mod file;

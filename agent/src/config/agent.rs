@@ -2,6 +2,7 @@
 //! The parts are read by one module per concern; this one puts them together.
 
 mod control_plane;
+mod descriptors;
 mod local_info;
 mod memory;
 mod network;
@@ -17,6 +18,7 @@ use isthmus_control::local::LocalConfig;
 use isthmus_model::AgentPorts;
 
 pub use self::control_plane::{CaChoice, ControlPlane, Roots, Token};
+pub use self::descriptors::DescriptorConfig;
 pub use self::local_info::LocalInfo;
 pub use self::memory::MemoryConfig;
 pub use self::sockets::SocketConfig;
@@ -43,6 +45,8 @@ pub struct AgentConfig {
     pub static_config: LocalConfig,
     /// HTTP/2 settings of HBONE tunnels.
     pub tunnel: TunnelConfig,
+    /// File descriptors that pods may have open.
+    pub descriptors: DescriptorConfig,
     /// Socket options.
     pub sockets: SocketConfig,
     /// Unix socket on which the node role serves ZDS (`INPOD_UDS`).
@@ -110,6 +114,7 @@ pub fn read(strings: &dyn Strings) -> Result<AgentConfig, ConfigErrors> {
         trust: trust::read(r, &mut warnings),
         xds,
         tunnel: tunnel::read_tunnel(r),
+        descriptors: descriptors::read_descriptors(r),
         sockets: sockets::read_sockets(r, ipv6),
         inpod_uds: r.text("INPOD_UDS").unwrap_or_else(|| "/var/run/ztunnel/ztunnel.sock".to_owned()).into(),
         dns: proxy.setting(r, "ISTIO_META_DNS_CAPTURE").is_none_or(|text| text.eq_ignore_ascii_case("true")),

@@ -63,7 +63,10 @@ pub fn read(strings: &dyn Strings) -> Result<GatewayConfig, ConfigErrors> {
     let identity = SpiffeId::new(trust_domain.as_str().into(), namespace.into(), account.into());
     let hbone = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
     match (base, reader.finish(())) {
-        (Ok(base), Ok(())) => Ok(GatewayConfig { base, identity, hbone, sni, tcp, kubeconfig }),
+        (Ok(mut base), Ok(())) => {
+            base.descriptors.shared = false;
+            Ok(GatewayConfig { base, identity, hbone, sni, tcp, kubeconfig })
+        }
         (base, own) => Err(ConfigErrors(
             [base.err(), own.err()].into_iter().flatten().flat_map(|errors| errors.0).collect(),
         )),

@@ -27,7 +27,7 @@ use crate::wiring::control::Identities;
 use crate::wiring::discovery::Discovery;
 use crate::wiring::pods::Pods;
 use crate::wiring::proxy_context::{self, proxy_context};
-use crate::wiring::{agent_pod, control, metrics, trust};
+use crate::wiring::{agent_pod, control, descriptors, metrics, trust};
 
 /// Runs the role.
 pub(crate) fn run(config: AgentConfig, log: Handle) -> Result<(), RunError> {
@@ -63,6 +63,8 @@ async fn serve(config: AgentConfig, log: Handle, data: &DataRuntime) -> Result<(
     tasks.spawn("log lines", isthmus_proxy::telemetry::report_left_out(Arc::clone(&shared.metrics)));
     tasks.spawn("metric series", Arc::clone(&shared.metrics).expire(mesh.state.clone()));
     tasks.spawn("heap", heap::give_back());
+    let watched = descriptors::watch(shared.config.descriptors.clone(), readiness.clone());
+    tasks.spawn("file descriptors", watched);
     let pods = Pods::new(Arc::clone(&shared), &config, &registry, watch.clone());
     if let Some(dns) = pods.dns_metrics() {
         tasks.spawn("DNS metric series", dns.expire(mesh.state.clone()));

@@ -31,9 +31,9 @@ use crate::heap;
 use crate::runtime::{self, DataRuntime};
 use crate::wiring::config_dump::ConfigDumpSource;
 use crate::wiring::control::Identities;
-use crate::wiring::metrics;
 use crate::wiring::proxy_context::proxy_context;
 use crate::wiring::socket_options::apply_socket_options;
+use crate::wiring::{descriptors, metrics};
 
 /// Under this name readiness waits for the set of global services.
 const GLOBALS: &str = "global services";
@@ -77,6 +77,8 @@ async fn serve(config: GatewayConfig, log: Handle, data: &DataRuntime) -> Result
     tasks.spawn("log lines", isthmus_proxy::telemetry::report_left_out(Arc::clone(&shared.metrics)));
     tasks.spawn("metric series", Arc::clone(&shared.metrics).expire(mesh.state.clone()));
     tasks.spawn("heap", heap::give_back());
+    let watched = descriptors::watch(shared.config.descriptors.clone(), readiness.clone());
+    tasks.spawn("file descriptors", watched);
     let globals = follow_globals(&config, &readiness, &tasks, &watch).await?;
     let (quit, mut asked) = mpsc::channel(1);
     metrics::process(&registry, &log, Runtime::of_threads(data.threads()));

@@ -9,12 +9,11 @@ use std::time::Duration;
 use isthmus_admin::Each;
 use isthmus_admin::dump::pods::{ConnectionView, Connections, PodView};
 use isthmus_dns::DnsProxy;
-use isthmus_inpod::{EnrolledPod, PodEntry, PodList, PodRuntime, PodState, StartError, StopMode};
-use isthmus_model::{PodRef, PodUid};
+use isthmus_inpod::{Blame, EnrolledPod, PodEntry, PodList, PodRuntime, PodState, StartError, StopMode};
+use isthmus_model::PodUid;
 use isthmus_proxy::{Connection, Listeners, PodProxy, ProxyContext};
 use isthmus_rt::BoxFuture;
 use isthmus_rt::drain::Watch;
-use isthmus_rt::fair::Share;
 use isthmus_rt::metrics::Registry;
 use isthmus_rt::task::Tasks;
 use isthmus_sys::socket::Sockets;
@@ -102,13 +101,14 @@ impl Pods {
     }
 
     fn view_of(&self, entry: &PodEntry) -> PodView<'static> {
-        let PodEntry { pod, state } = entry;
+        let PodEntry { pod, state, reason } = entry;
         let open = self.lock().get(&pod.uid).map(|running| running.proxy.open());
         PodView {
             uid: pod.uid.clone(),
             name: pod.name.clone(),
             namespace: pod.namespace.clone(),
             service_account: pod.service_account.clone(),
+            reason: reason.clone(),
             connections: open.filter(|_| *state == PodState::Up).map(|open| Connections {
                 inbound: Box::new(open.inbound().map(connection)),
                 outbound: Box::new(open.outbound().map(connection)),
@@ -130,14 +130,13 @@ impl Pods {
             .with_local_congestion(&self.sockets.local_congestion);
         let config = &self.proxy_context.config;
         let listeners = Listeners::bind(&sockets, config.ports, config.original_source);
-        let listeners = listeners
-            .map_err(|error| StartError::Component { component: "listeners", cause: error.into() })?;
+        let listeners = listeners.map_err(|error| not_started("listeners", Blame::of(&error), error))?;
         let context = Arc::clone(&self.proxy_context);
         let proxy = PodProxy::start(context, pod.clone(), listeners, sockets.clone(), drain.clone());
         // On failure the proxy is dropped; the node role has not been acknowledged yet.
         let dns = match &self.dns {
             None => None,
-            Some(dns) => Some(self.launch_dns(dns, pod.clone(), &sockets, &drain, proxy.share())?),
+            Some(dns) => Some(self.launch_dns(dns, &sockets, &drain, &proxy)?),
         };
         Ok(PodDataPlane { proxy, dns })
     }
@@ -145,14 +144,14 @@ impl Pods {
     fn launch_dns(
         &self,
         dns: &Dns,
-        pod: PodRef,
         sockets: &Sockets,
         drain: &Watch,
-        share: Arc<Share>,
+        proxy: &PodProxy,
     ) -> Result<DnsProxy, StartError> {
-        let state = self.proxy_context.state.clone();
-        DnsProxy::start(state, pod, dns.config.clone(), sockets, drain, Arc::clone(&dns.metrics), share)
-            .map_err(|error| StartError::Component { component: "DNS proxy", cause: error.into() })
+        let (state, metrics) = (self.proxy_context.state.clone(), Arc::clone(&dns.metrics));
+        let config = isthmus_dns::Config { descriptors: Some(proxy.descriptors()), ..dns.config.clone() };
+        DnsProxy::start(state, proxy.pod().clone(), config, sockets, drain, metrics, proxy.share())
+            .map_err(|error| not_started("DNS proxy", Blame::of(error.cause()), error))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PodUid, PodDataPlane>> {
@@ -184,6 +183,14 @@ impl PodRuntime for Pods {
             }
         })
     }
+}
+
+fn not_started(
+    component: &'static str,
+    whose: Blame,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> StartError {
+    StartError::Component { whose, component, cause: error.into() }
 }
 
 fn connection(conn: Connection) -> ConnectionView {

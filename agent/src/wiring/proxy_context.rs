@@ -5,6 +5,7 @@ use std::sync::Arc;
 use isthmus_hbone::{MemoryBudget, Settings};
 use isthmus_identity::Manager;
 use isthmus_proxy::{Config, ProxyContext};
+use isthmus_rt::descriptors::DescriptorBudget;
 use isthmus_rt::fair::FairScheduler;
 use isthmus_rt::metrics::Registry;
 use isthmus_rt::threads::Threads;
@@ -12,7 +13,7 @@ use isthmus_state::{Options, State};
 use isthmus_sys::socket::Transparent;
 
 use super::host_resolver::SystemResolver;
-use crate::config::agent::{AgentConfig, TunnelConfig};
+use crate::config::agent::{AgentConfig, DescriptorConfig, TunnelConfig};
 
 /// An empty state for this node.
 pub(crate) fn state(config: &AgentConfig) -> State {
@@ -35,8 +36,9 @@ pub(crate) fn proxy_context(
     threads: &Threads,
     registry: &Registry,
 ) -> Arc<ProxyContext> {
-    let settings = settings(&config.tunnel);
+    let (settings, proxy_config) = (settings(&config.tunnel), proxy_config(config));
     isthmus_proxy::register_memory(registry, &settings.memory);
+    isthmus_proxy::register_descriptors(registry, &proxy_config.descriptors);
     Arc::new(ProxyContext {
         state,
         certs: Arc::new(certs),
@@ -44,7 +46,7 @@ pub(crate) fn proxy_context(
         network: config.local_info.network.clone(),
         cluster_id: config.local_info.cluster.clone(),
         settings,
-        config: proxy_config(config),
+        config: proxy_config,
         metrics: isthmus_proxy::Metrics::register(registry),
         threads: threads.clone(),
         scheduler: FairScheduler::new(threads),
@@ -53,6 +55,15 @@ pub(crate) fn proxy_context(
 
 fn bytes(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn descriptors(config: DescriptorConfig) -> DescriptorBudget {
+    let number = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    if config.shared {
+        DescriptorBudget::new(number(config.process), number(config.pod))
+    } else {
+        DescriptorBudget::undivided(number(config.process))
+    }
 }
 
 /// Settings of the proxy.
@@ -67,6 +78,7 @@ pub(crate) fn proxy_config(config: &AgentConfig) -> Config {
         baggage: config.response_baggage,
         pool_idle: config.tunnel.idle,
         pod_memory: bytes(config.tunnel.memory.pod),
+        descriptors: descriptors(config.descriptors),
         ..Config::default()
     }
 }

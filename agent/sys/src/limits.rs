@@ -1,5 +1,8 @@
 //! Resource limits and capabilities of this process.
 
+use std::io;
+
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::Error;
@@ -19,6 +22,18 @@ pub fn raise_nofile() -> Result<u64, Error> {
             .map_err(Error::on("setrlimit", format!("NOFILE={hard}")))?;
     }
     Ok(hard)
+}
+
+/// Hard limit of open files, to which [`raise_nofile`] raises the soft one; `None` when the kernel does not say.
+#[must_use]
+pub fn max_nofile() -> Option<u64> {
+    getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard)
+}
+
+/// Whether a system call failed because the process or the machine has no descriptor left.
+#[must_use]
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    [Errno::EMFILE, Errno::ENFILE].into_iter().any(|errno| error.raw_os_error() == Some(errno as i32))
 }
 
 /// Whether the calling thread has `CAP_NET_ADMIN`: it may write rules and routes, and make transparent sockets.

@@ -1,6 +1,7 @@
 //! `workloadState` of the dump: the pods of this node and their open connections.
 
 use std::fmt;
+use std::sync::Arc;
 
 use isthmus_model::{Namespace, PodUid, ServiceAccount, Text};
 use serde_json::{Value, json};
@@ -19,6 +20,8 @@ pub struct PodView<'a> {
     pub namespace: Namespace,
     /// Its service account.
     pub service_account: ServiceAccount,
+    /// Why it is not served.
+    pub reason: Option<Arc<str>>,
     /// Its open connections; `None` until its listeners are bound.
     pub connections: Option<Connections<'a>>,
 }
@@ -73,6 +76,10 @@ async fn one(pod: PodView<'_>, json: &mut Json) {
     json.open(b'{');
     json.key("state");
     json.value(&if pod.connections.is_some() { "Up" } else { "Pending" });
+    if let Some(reason) = &pod.reason {
+        json.key("reason");
+        json.value(&&**reason);
+    }
     if let Some(open) = pod.connections {
         json.key("connections");
         json.open(b'{');

@@ -125,6 +125,7 @@ impl Source for Live {
             name: "cart-1".into(),
             namespace: "shop".into(),
             service_account: "cart".into(),
+            reason: None,
             connections: Some(Connections {
                 inbound: Box::new(std::iter::once(open)),
                 outbound: Box::new(std::iter::empty()),

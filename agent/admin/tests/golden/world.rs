@@ -218,6 +218,7 @@ impl Source for World {
                 name: name.as_str().into(),
                 namespace: namespace.as_str().into(),
                 service_account: account.as_str().into(),
+                reason: None,
                 connections,
             }
         };

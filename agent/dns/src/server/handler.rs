@@ -31,7 +31,7 @@ pub(super) struct Handler {
     state: State,
     pod: PodRef,
     domains: Domains,
-    relay: Relay,
+    pub(super) relay: Relay,
     metrics: Arc<Metrics>,
     /// Finds the original destination of a datagram; `None` if conntrack is unavailable.
     conntrack: Option<Conntrack>,
@@ -69,12 +69,18 @@ impl Handler {
         if let Err(error) = &conntrack {
             tracing::debug!(pod = %pod.name, %error, "conntrack is unavailable, UDP queries are forwarded to the agent's own DNS servers instead of the addressed one");
         }
-        let Config { cluster_domain, preferred_namespace, upstream, timeout, max_waiting, .. } = config;
+        let Config {
+            cluster_domain, preferred_namespace, upstream, timeout, max_waiting, descriptors, ..
+        } = config;
+        let relay = Relay::new(sockets, upstream, timeout);
         Self {
             state,
             pod,
             domains: Domains { cluster: cluster_domain, preferred_namespace },
-            relay: Relay::new(sockets, upstream, timeout),
+            relay: match descriptors {
+                Some(descriptors) => relay.with_descriptors(descriptors),
+                None => relay,
+            },
             metrics,
             conntrack: conntrack.ok(),
             in_flight: InFlight::new(max_waiting),

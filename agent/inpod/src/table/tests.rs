@@ -21,6 +21,10 @@ fn entry(uid: &str, netns: u32) -> Entry<u32> {
     Entry { pod: pod(uid), netns }
 }
 
+fn failed(whose: Blame) -> Result<(), (Blame, Arc<str>)> {
+    Err((whose, "why".into()))
+}
+
 fn running(table: &PodTable<u32>) -> Vec<&str> {
     table.running().map(|(uid, _)| uid.as_str()).collect()
 }
@@ -31,14 +35,14 @@ fn table(pods: &[&str]) -> PodTable<u32> {
     table.connected();
     for (netns, pod) in (0..).zip(pods) {
         assert_eq!(table.add(&uid(pod), &netns), AddAction::Start);
-        table.started(entry(pod, netns), true, Instant::now());
+        table.started(entry(pod, netns), Ok(()), Instant::now());
     }
     assert_eq!(table.snapshot_sent(), Ok(vec![]));
     table
 }
 
 #[test]
-fn the_table_is_ready_after_the_snapshot_with_nothing_pending() {
+fn the_table_is_ready_after_the_snapshot() {
     let mut table = PodTable::<u32>::default();
     assert!(!table.is_ready());
     table.connected();
@@ -55,7 +59,7 @@ fn a_known_pod_is_restarted_only_in_another_namespace() {
     assert_eq!(table.add(&uid("a"), &0), AddAction::None);
     assert_eq!(table.add(&uid("a"), &9), AddAction::Restart);
     assert_eq!(running(&table), Vec::<&str>::new());
-    table.started(entry("a", 9), true, Instant::now());
+    table.started(entry("a", 9), Ok(()), Instant::now());
     assert_eq!(table.add(&uid("a"), &9), AddAction::None);
 }
 
@@ -82,27 +86,44 @@ fn del_after_the_snapshot_stops_a_running_pod() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_start_is_retried_every_five_seconds_and_blocks_readiness() {
+async fn a_failed_start_is_retried_with_backoff() {
+    for (whose, longest) in [(Blame::Pod, 60), (Blame::Process, 5)] {
+        let mut table = table(&[]);
+        let mut now = Instant::now();
+        assert_eq!(table.add(&uid("a"), &1), AddAction::Start);
+        for seconds in [1_u64, 2, 4, 8, 16, 32, 64, 128] {
+            let delay = Duration::from_secs(seconds.min(longest));
+            assert_eq!(table.started(entry("a", 1), failed(whose), now), Some(delay));
+            assert_eq!(table.next_retry(), Some(now + delay));
+            assert_eq!(table.due(now + delay - Duration::from_millis(1)), None);
+            now += delay;
+            assert_eq!(table.due(now), Some(entry("a", 1)));
+        }
+        // Another namespace is another pod.
+        assert_eq!(table.started(entry("a", 2), failed(whose), now), Some(RETRY));
+        assert_eq!(table.started(entry("a", 2), Ok(()), now), None);
+        assert_eq!(table.next_retry(), None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_the_way_in_one_pod_does_not_block_readiness() {
     let mut table = table(&[]);
     let now = Instant::now();
-    assert_eq!(table.add(&uid("a"), &1), AddAction::Start);
-    table.started(entry("a", 1), false, now);
-    assert!(!table.is_ready());
-    assert_eq!(table.next_retry(), Some(now + RETRY));
-    assert_eq!(table.due(now + RETRY - Duration::from_millis(1)), None);
-    assert_eq!(table.due(now + RETRY), Some(entry("a", 1)));
-    table.started(entry("a", 1), false, now + RETRY);
-    assert_eq!(table.next_retry(), Some(now + 2 * RETRY));
-    table.started(entry("a", 1), true, now + 2 * RETRY);
+    table.started(entry("a", 1), failed(Blame::Pod), now);
     assert!(table.is_ready());
-    assert_eq!(table.next_retry(), None);
+    assert_eq!(table.pending().map(|(_, reason)| &**reason).collect::<Vec<_>>(), ["why"]);
+    table.started(entry("b", 2), failed(Blame::Process), now);
+    assert!(!table.is_ready());
+    table.started(entry("b", 2), Ok(()), now);
+    assert!(table.is_ready());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_pending_pod_is_forgotten_by_del_snapshot_or_disconnect() {
     let fail = |table: &mut PodTable<u32>| {
         assert_eq!(table.add(&uid("a"), &1), AddAction::Start);
-        table.started(entry("a", 1), false, Instant::now());
+        table.started(entry("a", 1), failed(Blame::Process), Instant::now());
         assert_eq!(table.pending().len(), 1);
     };
     let mut table = table(&[]);

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use isthmus_inpod::{Config, EnrolledPod, Metrics, PodList, PodRuntime, StartError, StopMode};
+use isthmus_inpod::{Blame, Config, EnrolledPod, Metrics, PodList, PodRuntime, StartError, StopMode};
 use isthmus_kit::wait::eventually;
 use isthmus_kit::zds::{ZdsPeer, ZdsPod, ZdsServer};
 use isthmus_model::PodUid;
@@ -48,8 +48,9 @@ impl PodRuntime for Recorder {
         let what = if error.is_some() { "fail" } else { "start" };
         self.record(format!("{what} {} {pod}", pod.uid));
         let component = "listeners";
+        let whose = if pod.uid.as_str() == "unable" { Blame::Process } else { Blame::Pod };
         Box::pin(async move {
-            error.map_or(Ok(()), |error| Err(StartError::Component { component, cause: error.into() }))
+            error.map_or(Ok(()), |error| Err(StartError::Component { whose, component, cause: error.into() }))
         })
     }
 

@@ -12,8 +12,8 @@ use isthmus_rt::fair::Share;
 use isthmus_rt::task::{Spawnable, Tasks};
 use isthmus_rt::threads::Threads;
 
+use super::admission::Admission;
 use super::handover::Handover;
-use super::handshake_slots::HandshakeSlots;
 use super::listener::{Accepted, BoundListener};
 use super::placement::Placement;
 
@@ -24,11 +24,10 @@ pub(crate) struct Acceptor {
     pub(crate) name: &'static str,
     /// The pod or gateway, for logs and task names.
     pub(crate) owner: Arc<str>,
-    /// The pod's share of CPU time: it delays accepting while the pod exceeds it, and the connections run on it.
+    /// The pod's share of CPU time, on which the connections run.
     pub(crate) share: Arc<Share>,
-    /// Limit of handshakes in progress; connections above it stay in the kernel's backlog, where they hold no memory of
-    /// this process.
-    pub(crate) handshakes: Option<Arc<HandshakeSlots>>,
+    /// What a connection gets before it is served.
+    pub(crate) admission: Admission,
     pub(crate) threads: Threads,
     /// Which thread carries a connection.
     pub(crate) placement: Placement,
@@ -44,10 +43,11 @@ impl Acceptor {
         F: Fn(Accepted, Watch) -> Fut + Send + Sync + 'static,
         Fut: Spawnable + Future<Output = ()>,
     {
-        let Self { name, owner, threads, placement, drain, .. } = &self;
+        let Self { name, owner, admission, threads, placement, drain, .. } = &self;
         let connections = Tasks::new(Arc::clone(owner)).on(Arc::clone(&self.share));
         let (threads, placement, drain) = (threads.clone(), *placement, drain.clone());
-        let handover = Handover { name, threads, placement, connections, drain, serve: Arc::new(serve) };
+        let (admission, serve) = (Arc::new(admission.clone()), Arc::new(serve));
+        let handover = Handover { name, admission, threads, placement, connections, drain, serve };
         let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
         loop {
             let next = tokio::select! {
@@ -64,6 +64,7 @@ impl Acceptor {
                     tracing::debug!(listener = name, pod = %owner, %error, "connection closed before it was accepted");
                 }
                 Err(error) => {
+                    self.admission.record_failure(&error);
                     let wait = backoff.next_delay();
                     tracing::warn!(listener = name, pod = %owner, %error, retry_in = ?wait, "cannot accept connections");
                     tokio::time::sleep(wait).await;
@@ -77,17 +78,8 @@ impl Acceptor {
     }
 
     async fn next(&self) -> io::Result<Accepted> {
-        let mut slot = match &self.handshakes {
-            Some(handshakes) => Some(handshakes.acquire().await),
-            None => None,
-        };
-        self.share.admit().await;
-        let accepted = self.bound.accept().await?;
-        if let Some(slot) = &mut slot {
-            // The slot was acquired before there was a connection; its grace period starts with the connection.
-            slot.restart_grace();
-        }
-        Ok(Accepted { slot, ..accepted })
+        self.admission.pace().await;
+        self.bound.accept().await
     }
 }
 

@@ -8,6 +8,7 @@ use isthmus_rt::task::{Spawnable, Tasks};
 use isthmus_rt::threads::{Thread, Threads};
 use tracing::{Instrument as _, Span};
 
+use super::admission::Admission;
 use super::listener::Accepted;
 use super::placement::Placement;
 
@@ -15,6 +16,7 @@ use super::placement::Placement;
 pub(super) struct Handover<F> {
     /// Name of the listener.
     pub(super) name: &'static str,
+    pub(super) admission: Arc<Admission>,
     pub(super) threads: Threads,
     pub(super) placement: Placement,
     pub(super) connections: Tasks,
@@ -28,23 +30,22 @@ where
     Fut: Spawnable + Future<Output = ()>,
 {
     /// Starts to serve a connection on its thread. One that stays where it was accepted costs nothing more; the other ones
-    /// cost two registrations and one wake-up of their thread.
+    /// cost two registrations and one wake-up of their thread. One that is refused gets no task.
     pub(super) fn start(&self, accepted: Accepted) {
+        let Some(accepted) = self.admission.count(accepted) else { return };
         let thread = self.threads.choose(self.placement.of(accepted.original));
         let occupancy = self.placement.is_for_long().then(|| self.threads.occupy(thread));
         let (name, span) = (self.name, connection_span(self.name, &accepted));
         let (serve, drain) = (Arc::clone(&self.serve), self.drain.clone());
         if thread == Thread::current() {
-            let served = serve(accepted, drain);
-            let Some(occupancy) = occupancy else {
-                self.connections.spawn(name, served.instrument(span));
+            if occupancy.is_none() && self.admission.handshakes.is_none() {
+                self.connections.spawn(name, serve(accepted, drain).instrument(span));
                 return;
-            };
-            // Boxed: a future that is moved into another one takes its place twice.
-            let served = Box::pin(served);
+            }
+            let admission = Arc::clone(&self.admission);
             let run = async move {
                 let _occupancy = occupancy;
-                served.await;
+                serve_in_slot(&*serve, &admission, accepted, drain).await;
             };
             self.connections.spawn(name, run.instrument(span));
             return;
@@ -53,10 +54,14 @@ where
             Ok(detached) => detached,
             Err(error) => return not_served(name, &error),
         };
+        let admission = self.admission.handshakes.is_some().then(|| Arc::clone(&self.admission));
         let run = async move {
             let _occupancy = occupancy;
             match detached.attach() {
-                Ok(accepted) => serve(accepted, drain).await,
+                Ok(accepted) => match admission {
+                    Some(admission) => serve_in_slot(&*serve, &admission, accepted, drain).await,
+                    None => serve(accepted, drain).await,
+                },
                 Err(error) => not_served(name, &error),
             }
         };
@@ -68,6 +73,23 @@ where
         let Self { connections, drain, serve, .. } = self;
         drop((drain, serve));
         connections.wait().await;
+    }
+}
+
+/// Serves a connection once it has its handshake slot.
+async fn serve_in_slot<F, Fut>(serve: &F, admission: &Admission, accepted: Accepted, drain: Watch)
+where
+    F: Fn(Accepted, Watch) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    let accepted = tokio::select! {
+        biased;
+        () = drain.forced() => return,
+        accepted = admission.slot(accepted) => accepted,
+    };
+    if let Some(accepted) = accepted {
+        // Boxed: a connection that waits does not hold the memory that serving it takes.
+        Box::pin(serve(accepted, drain)).await;
     }
 }
 

@@ -13,7 +13,7 @@ use isthmus_rt::threads::Threads;
 use tokio::sync::oneshot;
 
 use super::acceptor::Acceptor;
-use super::handshake_slots::HandshakeSlots;
+use super::admission::Admission;
 use super::listener::{Accepted, BoundListener};
 use super::placement::Placement;
 
@@ -56,14 +56,14 @@ impl Lifecycle {
         self.tasks.spawn(name, task);
     }
 
-    /// Serves a listener until draining starts; `handshakes` limits its handshakes in progress. It accepts on the current
+    /// Serves a listener until draining starts; `admission` says what its connections get first. It accepts on the current
     /// thread; `placement` says where its connections are served.
     pub(crate) fn listen<F, Fut>(
         &self,
         bound: BoundListener,
         name: &'static str,
         placement: Placement,
-        handshakes: Option<Arc<HandshakeSlots>>,
+        admission: Admission,
         serve: F,
     ) where
         F: Fn(Accepted, Watch) -> Fut + Send + Sync + 'static,
@@ -72,7 +72,7 @@ impl Lifecycle {
         let (Some(drain), Some(process)) = (self.watch(), lock(&self.process).clone()) else { return };
         let (owner, share, threads) =
             (Arc::clone(&self.owner), Arc::clone(&self.share), self.threads.clone());
-        let acceptor = Acceptor { bound, name, owner, share, handshakes, threads, placement, drain };
+        let acceptor = Acceptor { bound, name, owner, share, admission, threads, placement, drain };
         self.tasks.spawn(name, async move {
             acceptor.run(serve).await;
             // The process waits for this watch, that is for the last connection of this listener.

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use isthmus_model::AgentPorts;
+use isthmus_rt::descriptors::DescriptorPermit;
 use isthmus_sys::socket::{self, Sockets, Transparent, canonical};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -41,6 +42,8 @@ pub(crate) struct Accepted {
     pub(crate) original: SocketAddr,
     /// The handshake slot, on listeners that limit handshakes.
     pub(crate) slot: Option<SlotPermit>,
+    /// Counts the descriptor; it is to be kept for as long as the stream.
+    pub(crate) descriptor: Option<DescriptorPermit>,
 }
 
 /// An accepted connection on its way to another thread.
@@ -50,6 +53,7 @@ pub(super) struct Detached {
     source: SocketAddr,
     original: SocketAddr,
     slot: Option<SlotPermit>,
+    descriptor: Option<DescriptorPermit>,
 }
 
 // === impl BoundListener ===
@@ -135,7 +139,7 @@ fn accepted(stream: TcpStream, source: SocketAddr, destination: Option<SocketAdd
         Some(original) => original,
         None => canonical(stream.local_addr()?),
     };
-    Ok(Accepted { stream, source: canonical(source), original, slot: None })
+    Ok(Accepted { stream, source: canonical(source), original, slot: None, descriptor: None })
 }
 
 // === impl Accepted ===
@@ -153,8 +157,8 @@ impl Accepted {
 impl Accepted {
     /// Takes the connection from the event loop of the current thread.
     pub(super) fn detach(self) -> io::Result<Detached> {
-        let Self { stream, source, original, slot } = self;
-        Ok(Detached { stream: stream.into_std()?, source, original, slot })
+        let Self { stream, source, original, slot, descriptor } = self;
+        Ok(Detached { stream: stream.into_std()?, source, original, slot, descriptor })
     }
 }
 
@@ -163,8 +167,8 @@ impl Accepted {
 impl Detached {
     /// Registers the connection with the event loop of the current thread, which carries it from now on.
     pub(super) fn attach(self) -> io::Result<Accepted> {
-        let Self { stream, source, original, slot } = self;
-        Ok(Accepted { stream: TcpStream::from_std(stream)?, source, original, slot })
+        let Self { stream, source, original, slot, descriptor } = self;
+        Ok(Accepted { stream: TcpStream::from_std(stream)?, source, original, slot, descriptor })
     }
 }
 

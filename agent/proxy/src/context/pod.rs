@@ -10,6 +10,7 @@ use isthmus_hbone::pool::{self, Pool};
 use isthmus_hbone::{PeerBudgets, Settings, TooManyTunnels};
 use isthmus_identity::Certificate;
 use isthmus_model::{Facts, PodRef, SpiffeId, Workload};
+use isthmus_rt::descriptors::{DescriptorPermit, DescriptorShare};
 use isthmus_rt::fair::Share;
 use isthmus_rt::task::Tasks;
 use isthmus_rt::threads::{Offload, PerThread, Threads};
@@ -18,11 +19,15 @@ use isthmus_sys::socket::Sockets;
 use tokio::time::Instant;
 
 use super::proxy::ProxyContext;
-use crate::accept::HandshakeSlots;
+use crate::accept::{Admission, HandshakeSlots};
 use crate::error::Error;
 use crate::retry::SharedRetryState;
 use crate::tracker::Connections;
-use crate::types::{PodName, PoolKey, Refusal, Reporter};
+use crate::types::{Direction, PodName, PoolKey, Refusal, Reporter};
+
+/// Descriptors of a pod without connections: seven sockets that listen, conntrack, the namespace, and some spare sockets (16 at
+/// most, in a burst of connections).
+const OWN_DESCRIPTORS: usize = 16;
 
 /// Shared by the connections of one pod or gateway.
 pub(crate) struct PodContext {
@@ -41,6 +46,9 @@ pub(crate) struct PodContext {
     fallback_workload: Option<Arc<Workload>>,
     pub(super) connections: Connections,
     handshakes: Arc<HandshakeSlots>,
+    descriptors: DescriptorShare,
+    /// What the pod has open without connections.
+    _own_descriptors: DescriptorPermit,
     share: Arc<Share>,
     /// Each thread has tunnels of its own, so that what a tunnel's streams share is not shared with another thread.
     pools: PerThread<OnceLock<Pool<PoolKey>>>,
@@ -64,6 +72,7 @@ impl PodContext {
         let owner: Arc<str> = format!("{}/{}", pod.namespace, pod.name).into();
         let share = proxy.scheduler.share();
         let tunnels = Tasks::new(Arc::clone(&owner)).on(Arc::clone(&share));
+        let descriptors = proxy.metrics.pod_descriptors(&proxy.config.descriptors, &pod);
         Self {
             name: PodName::from(&pod),
             local_sockets: if use_client_source { sockets.local().with_spares() } else { sockets.local() },
@@ -73,6 +82,8 @@ impl PodContext {
             fallback_workload: None,
             connections: Connections::default(),
             handshakes: HandshakeSlots::new(proxy.config.handshakes, proxy.config.handshake_grace),
+            _own_descriptors: descriptors.hold(OWN_DESCRIPTORS),
+            descriptors,
             retry_state: SharedRetryState::new(&proxy.config.retry),
             share,
             pools: PerThread::new(&proxy.threads, |_| OnceLock::new()),
@@ -150,9 +161,31 @@ impl PodContext {
         &self.connections
     }
 
-    /// The slots of TLS handshakes in progress.
-    pub(crate) fn handshakes(&self) -> Arc<HandshakeSlots> {
-        Arc::clone(&self.handshakes)
+    /// What connections to a listener get first: a descriptor.
+    pub(crate) fn admission(&self, direction: Direction) -> Admission {
+        let (descriptors, metrics) = (self.descriptors.clone(), Arc::clone(&self.proxy.metrics));
+        Admission { share: self.share(), descriptors, handshakes: None, metrics, direction }
+    }
+
+    /// The same for a listener of TLS connections, which need a handshake slot as well.
+    pub(crate) fn tls_admission(&self) -> Admission {
+        let handshakes = Some(Arc::clone(&self.handshakes));
+        Admission { handshakes, ..self.admission(Direction::Inbound) }
+    }
+
+    /// Shares out the handshake slots. Never completes.
+    pub(crate) async fn run_handshake_clock(self: Arc<Self>) {
+        self.handshakes.run_clock().await;
+    }
+
+    /// The pod's share of the process's descriptors.
+    pub(crate) fn descriptors(&self) -> &DescriptorShare {
+        &self.descriptors
+    }
+
+    /// Counts a descriptor of a connection that is to be dialled.
+    pub(crate) fn descriptor(&self) -> Result<DescriptorPermit, Error> {
+        self.descriptors.acquire().ok_or(Error::NoDescriptor)
     }
 
     /// The pod's share of CPU time: all work on behalf of the pod is charged to it.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use isthmus_rt::descriptors::DescriptorPermit;
 use isthmus_sys::socket::ConnectError;
 use tokio::net::TcpStream;
 
@@ -10,12 +11,13 @@ use crate::error::Error;
 
 /// Connects to the pod's application with the client's source address. If that cannot be bound, connects with the
 /// proxy's own address and logs a warning: the application loses the address, not the connection. The caller turns on
-/// the keepalive.
+/// the keepalive, and keeps the permit for as long as the connection.
 pub(crate) async fn dial(
     ctx: &PodContext,
     source: SocketAddr,
     target: SocketAddr,
-) -> Result<TcpStream, Error> {
+) -> Result<(TcpStream, DescriptorPermit), Error> {
+    let descriptor = ctx.descriptor()?;
     let deadline = ctx.proxy().config.dial_deadline;
     if let Some(from) = client_source(ctx.uses_client_source(), source.ip(), target.ip()) {
         match ctx.local_sockets().connect_young(target, Some(from), deadline).await {
@@ -25,10 +27,11 @@ pub(crate) async fn dial(
                     "cannot use the client's source address, the application sees the proxy's instead"
                 );
             }
-            connected => return connected.map_err(Error::Connect),
+            connected => return Ok((connected.map_err(Error::Connect)?, descriptor)),
         }
     }
-    ctx.local_sockets().connect_young(target, None, deadline).await.map_err(Error::Connect)
+    let connected = ctx.local_sockets().connect_young(target, None, deadline).await;
+    Ok((connected.map_err(Error::Connect)?, descriptor))
 }
 
 /// The client's address, if the application's answers would reach the proxy with it: the families must be equal, and

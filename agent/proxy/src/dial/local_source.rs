@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use isthmus_model::Workload;
+use isthmus_rt::descriptors::DescriptorPermit;
 use isthmus_sys::socket::ConnectError;
 use tokio::net::TcpStream;
 
@@ -17,7 +18,8 @@ pub(crate) async fn dial(
     source: IpAddr,
     workload: &Workload,
     to: SocketAddr,
-) -> Result<TcpStream, Error> {
+) -> Result<(TcpStream, DescriptorPermit), Error> {
+    let descriptor = ctx.descriptor()?;
     let deadline = ctx.proxy().config.dial_deadline;
     let fits = source.is_ipv4() == to.is_ipv4() && source.is_loopback() == to.ip().is_loopback();
     if fits && (workload.addresses.contains(&source) || ctx.has_unlisted_address(source)) {
@@ -28,8 +30,9 @@ pub(crate) async fn dial(
                     "cannot use the application's source address, the server sees the pod's default one"
                 );
             }
-            connected => return connected.map_err(Error::Connect),
+            connected => return Ok((connected.map_err(Error::Connect)?, descriptor)),
         }
     }
-    ctx.sockets().connect(to, None, deadline).await.map_err(Error::Connect)
+    let connected = ctx.sockets().connect(to, None, deadline).await;
+    Ok((connected.map_err(Error::Connect)?, descriptor))
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use isthmus_hbone::session::TlsSession;
 use isthmus_hbone::{Link, PeerRevoked, TlsError, Transport, TunnelError};
 use isthmus_identity::{MeshTls, PeerIdentity, RevocationWatch, is_revocation};
+use isthmus_rt::descriptors::DescriptorPermit;
 use isthmus_rt::io::{forward_shutdown, forward_write};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -23,6 +24,8 @@ pub(crate) struct Revocable<S> {
     watch: RevocationWatch,
     /// Taken when the revocation is counted: once per connection.
     counter: Option<RevocationCounter>,
+    /// Counts the descriptor below, where that is not done by the task that uses the session.
+    descriptor: Option<DescriptorPermit>,
 }
 
 #[derive(Debug)]
@@ -61,7 +64,12 @@ impl<S> Revocable<S> {
     fn new(io: S, watch: RevocationWatch, metrics: &Arc<Metrics>, reporter: Reporter) -> Self {
         let counter =
             watch.is_registered().then(|| RevocationCounter { metrics: Arc::clone(metrics), reporter });
-        Self { io, watch, counter }
+        Self { io, watch, counter, descriptor: None }
+    }
+
+    /// Keeps the permit of the descriptor below for as long as the session lives.
+    pub(crate) fn with_descriptor(self, descriptor: DescriptorPermit) -> Self {
+        Self { descriptor: Some(descriptor), ..self }
     }
 
     fn revoked(&mut self) -> io::Error {
@@ -80,8 +88,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for Revocable
     type Io = Revocable<S>;
 
     fn into_link(self) -> Result<Link<Self::Io>, TunnelError> {
-        let Self { io, watch, counter } = self;
-        Ok(io.into_link()?.map(|io| Revocable { io, watch, counter }))
+        let Self { io, watch, counter, descriptor } = self;
+        Ok(io.into_link()?.map(|io| Revocable { io, watch, counter, descriptor }))
     }
 }
 

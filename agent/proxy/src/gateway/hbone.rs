@@ -10,6 +10,7 @@ use isthmus_hbone::server::Responder;
 use isthmus_hbone::{ConnectStatus, Head};
 use isthmus_identity::PeerIdentity;
 use isthmus_model::{Authority, NetworkAddress};
+use isthmus_rt::descriptors::DescriptorPermit;
 use isthmus_rt::drain::Watch;
 use isthmus_state::route::Picks;
 use isthmus_state::{Ejected, GatewayTarget, gateway_target};
@@ -68,6 +69,9 @@ struct Outer {
     local: SocketAddr,
 }
 
+/// A connection to a pod, with the permit of its descriptor.
+type CountedStream = (TcpStream, DescriptorPermit);
+
 /// A status for the peer and an error for the log.
 type Refused = (ConnectStatus, Error);
 
@@ -78,7 +82,7 @@ impl Outer {
             Err(refused) => Err(Failed::BeforeAttempt(refused)),
         };
         match connected {
-            Ok(Connected { mut record, tracked, upstream }) => {
+            Ok(Connected { mut record, tracked, upstream: (upstream, _descriptor) }) => {
                 let traffic = record.open();
                 match responder.accept(None) {
                     // The pod is the local side, as the application is at a pod.
@@ -107,13 +111,15 @@ impl Outer {
         &self,
         head: &Head,
         responder: &mut Responder,
-    ) -> Result<Connected<TcpStream>, Failed<Refused>> {
+    ) -> Result<Connected<CountedStream>, Failed<Refused>> {
         retry_loop::connect(&self.ctx, GatewayUpstreams { outer: self, head, responder }).await
     }
 
-    async fn dial(&self, to: SocketAddr) -> Result<TcpStream, Error> {
+    async fn dial(&self, to: SocketAddr) -> Result<CountedStream, Error> {
+        let descriptor = self.ctx.descriptor()?;
         let deadline = self.ctx.proxy().config.dial_deadline;
-        self.ctx.sockets().connect(to, None, deadline).await.map_err(Error::hbone_dial)
+        let connected = self.ctx.sockets().connect(to, None, deadline).await;
+        Ok((connected.map_err(Error::hbone_dial)?, descriptor))
     }
 
     fn track(&self, head: &Head, to: SocketAddr) -> Tracked {
@@ -175,7 +181,7 @@ struct GatewayUpstreams<'a> {
 
 impl Upstreams for GatewayUpstreams<'_> {
     type Choice = GatewayTarget;
-    type Conn = TcpStream;
+    type Conn = CountedStream;
     type Refusal = Refused;
 
     async fn choose(&mut self, retry: &RetryState) -> Result<GatewayTarget, NoChoice<Refused>> {
@@ -201,7 +207,7 @@ impl Upstreams for GatewayUpstreams<'_> {
     async fn attempt(
         &mut self,
         choice: &GatewayTarget,
-    ) -> Result<(TcpStream, Option<PeerClaims>), AttemptError> {
+    ) -> Result<(CountedStream, Option<PeerClaims>), AttemptError> {
         let dialled = tokio::select! {
             dialled = self.outer.dial(choice.addr) => dialled,
             () = self.responder.cancelled() => Err(Error::ClientReset),

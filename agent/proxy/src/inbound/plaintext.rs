@@ -97,8 +97,8 @@ impl PlaintextConnection<'_> {
             () = client_reset::wait(&stream) => Err(Error::ClientReset),
             refusal = tracked.denied() => Err(Error::PolicyChanged(refusal)),
         };
-        let app = match connected {
-            Ok(app) => app,
+        let (app, _descriptor) = match connected {
+            Ok(connected) => connected,
             Err(error) => {
                 reset_on_close(&stream);
                 return record.fail(&error);

@@ -8,6 +8,7 @@ use isthmus_hbone::server::{Request, Responder};
 use isthmus_hbone::{ConnectStatus, Stream};
 use isthmus_identity::PeerIdentity;
 use isthmus_model::Facts;
+use isthmus_rt::descriptors::DescriptorPermit;
 use isthmus_state::Permit;
 use tokio::net::TcpStream;
 
@@ -67,6 +68,7 @@ struct ConnectedStream {
     record: Record,
     stream: Stream,
     app: TcpStream,
+    descriptor: DescriptorPermit,
 }
 
 impl<'a> TrackedConnect<'a> {
@@ -135,10 +137,10 @@ impl<'a> TrackedConnect<'a> {
             }
         };
         match connected {
-            Ok(app) => match self.answer(peer, responder, app).await {
+            Ok((app, descriptor)) => match self.answer(peer, responder, app).await {
                 Ok((stream, app)) => {
                     let Self { tracked, record, .. } = self;
-                    Some(ConnectedStream { tracked, record, stream, app })
+                    Some(ConnectedStream { tracked, record, stream, app, descriptor })
                 }
                 Err(error) => {
                     self.record.fail(&error);
@@ -174,6 +176,7 @@ impl ConnectedStream {
     /// Copies until the stream is closed, or a change of policy closes it.
     async fn carry(mut self, ctx: &PodContext) {
         let traffic = self.record.open();
+        let _descriptor = self.descriptor;
         let app = Arc::new(self.app);
         let young = Arc::downgrade(&app);
         tokio::select! {

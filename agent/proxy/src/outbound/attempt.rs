@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use isthmus_hbone::client::{self, Tunnel};
 use isthmus_hbone::session::TlsSession;
 use isthmus_hbone::{Head, Stream, StreamIo};
+use isthmus_rt::descriptors::DescriptorPermit;
 use isthmus_state::route::{DoubleTunnelTarget, InnerTunnelTarget, Route};
 use tokio::net::TcpStream;
 
@@ -23,7 +24,7 @@ use crate::telemetry::baggage;
 
 /// A connection to an upstream.
 pub(super) enum UpstreamConn {
-    Tcp(TcpStream),
+    Tcp(TcpStream, DescriptorPermit),
     /// The stream, and the inner tunnel that it belongs to, if there is one.
     Tunnel(Stream, Option<Tunnel>),
 }
@@ -45,7 +46,8 @@ impl OutboundAttempt<'_> {
 
     /// Without a tunnel, the server sees the address that the application bound, as it would without the mesh.
     async fn tcp(&self, to: SocketAddr) -> Result<UpstreamConn, Error> {
-        local_source::dial(self.ctx, self.flow.source.ip(), &self.workload, to).await.map(UpstreamConn::Tcp)
+        let dialled = local_source::dial(self.ctx, self.flow.source.ip(), &self.workload, to).await;
+        dialled.map(|(stream, descriptor)| UpstreamConn::Tcp(stream, descriptor))
     }
 
     async fn double(

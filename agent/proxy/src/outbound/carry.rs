@@ -65,7 +65,7 @@ async fn carry(flow: Flow, connected: Connected<UpstreamConn>) {
     let Connected { mut record, tracked, upstream } = connected;
     let traffic = record.open();
     match upstream {
-        UpstreamConn::Tcp(mut upstream) => match upstream.write_all(&flow.first).await {
+        UpstreamConn::Tcp(mut upstream, _descriptor) => match upstream.write_all(&flow.first).await {
             Ok(()) => {
                 traffic.sent(flow.first.len() as u64);
                 record.finish(copy::plain(flow.stream, upstream, &traffic).await);

@@ -127,6 +127,8 @@ mod tests {
             (Error::Open(OpenError::Lost(reset)), None),
             (Error::NoAnswer(after), None),
             (Error::Unroutable(DenyReason::Recursive), None),
+            // The pod's own limit, not the peer's.
+            (Error::NoDescriptor, None),
             (Error::Drained, None),
         ];
         for (error, want) in table {

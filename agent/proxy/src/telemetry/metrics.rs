@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use isthmus_hbone::MemoryBudget;
 use isthmus_model::PodRef;
+use isthmus_rt::descriptors::{DescriptorBudget, DescriptorShare};
 use isthmus_rt::metrics::{Count, Expiring, Family, Registry, expiring};
 use isthmus_rt::task::compute;
 use isthmus_state::{Snapshot, State};
@@ -14,6 +15,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::Instant;
 
+use super::descriptors::DescriptorRefusals;
 use super::labels::Labels;
 use super::line_limits::{FailureKey, LeftOut, LineLimits};
 use super::live_labels::LiveLabels;
@@ -34,6 +36,7 @@ pub struct Metrics {
     sockets: Family<SocketLabels, Gauge>,
     pub(crate) retries: RetryMetrics,
     memory: MemoryRefusals,
+    descriptors: DescriptorRefusals,
     crl_rejections: Family<SocketLabels, Counter>,
     crl_untracked: Family<SocketLabels, Counter>,
     line_limits: Mutex<LineLimits>,
@@ -71,6 +74,7 @@ impl Metrics {
         );
         metrics.retries.register(registry);
         metrics.memory.register(registry);
+        metrics.descriptors.register(registry);
         registry.register(
             "istio_crl_policy_rejections",
             "Handshakes refused and connections closed because the peer's certificate is revoked",
@@ -144,6 +148,11 @@ impl Metrics {
     /// Counts a connection that cannot be closed on revocation, because its peer's certificate is not tracked.
     pub(crate) fn crl_untracked(&self, reporter: Reporter) {
         self.crl_untracked.get_or_create(&SocketLabels { reporter: reporter.as_str() }).inc();
+    }
+
+    /// The share of descriptors of a pod. Its refusals are counted, and logged once a minute.
+    pub(crate) fn pod_descriptors(&self, budget: &DescriptorBudget, pod: &PodRef) -> DescriptorShare {
+        self.descriptors.pod_share(budget, pod)
     }
 
     /// The part of a budget that a pod may use, whose refusals are counted.

@@ -176,6 +176,16 @@ fn every_variable_rejects_invalid_values() {
     }
 }
 
+#[test]
+fn budgets_are_honoured() {
+    let with = |key: &str, value: &str| read(&env(&[(key, value)])).unwrap();
+    assert_eq!(with("ISTHMUS_MEMORY_BUDGET", "64Mi").tunnel.memory.pod, 32 << 20);
+    assert_eq!(with("ISTHMUS_POD_MEMORY_BUDGET", "7Mi").tunnel.memory.pod, 7 << 20);
+    assert_eq!(with("ISTHMUS_TUNNEL_MEMORY_BUDGET", "7Mi").tunnel.memory.tunnel, 7 << 20);
+    assert_eq!(with("ISTHMUS_DESCRIPTOR_BUDGET", "1000").descriptors.pod, 500);
+    assert_eq!(with("ISTHMUS_POD_DESCRIPTOR_BUDGET", "70").descriptors.pod, 70);
+}
+
 /// What each of the other variables does when it has a value.
 #[test]
 fn every_variable_is_honoured() {
@@ -213,9 +223,6 @@ fn every_variable_is_honoured() {
     assert_eq!(with("HTTP2_CONNECTION_WINDOW_SIZE", "65535").tunnel.connection_window, Some(65_535));
     assert_eq!(with("HTTP2_FRAME_SIZE", "16384").tunnel.frame_size, Some(16_384));
     assert_eq!(with("POOL_MAX_STREAMS_PER_CONNECTION", "7").tunnel.max_streams, 7);
-    assert_eq!(with("ISTHMUS_MEMORY_BUDGET", "64Mi").tunnel.memory.pod, 32 << 20);
-    assert_eq!(with("ISTHMUS_POD_MEMORY_BUDGET", "7Mi").tunnel.memory.pod, 7 << 20);
-    assert_eq!(with("ISTHMUS_TUNNEL_MEMORY_BUDGET", "7Mi").tunnel.memory.tunnel, 7 << 20);
     assert_eq!(with("POOL_UNUSED_RELEASE_TIMEOUT", "7s").tunnel.idle.as_secs(), 7);
     assert_eq!(with("ENABLE_ORIG_SRC", "false").sockets.original_source, Some(false));
     assert_eq!(with("INPOD_UDS", "/a").inpod_uds, PathBuf::from("/a"));

@@ -102,6 +102,7 @@ fn data_plane(config: &AgentConfig) -> Value {
             "pod": config.tunnel.memory.pod,
             "tunnel": config.tunnel.memory.tunnel,
         },
+        "descriptorBudget": {"process": config.descriptors.process, "pod": config.descriptors.pod},
         "poolMaxStreamsPerConn": tunnel.client_max_streams,
         "poolUnusedReleaseTimeout": duration(config.tunnel.idle),
         "packetMark": sockets.mark,
@@ -166,9 +167,9 @@ fn headers(plane: &ControlPlane) -> Vec<(&str, &'static str)> {
 mod tests {
     use super::*;
 
-    /// ztunnel's keys, and our `memoryBudget`.
+    /// ztunnel's keys, and our `descriptorBudget` and `memoryBudget`.
     const KEYS: &str = "adminAddr altCaHostname altXdsHostname caAddress caHeaders caRootCert clusterDomain clusterId \
-        connectionWindowSize crlPath dnsProxy dnsProxyAddr dnsResolverCfg dnsResolverOpts enableEnhancedBaggage fakeCa \
+        connectionWindowSize crlPath descriptorBudget dnsProxy dnsProxyAddr dnsResolverCfg dnsResolverOpts enableEnhancedBaggage fakeCa \
         fakeSelfInbound frameSize illegalPorts inboundAddr inboundPlaintextAddr inpodPortReuse inpodUds ipv6Enabled \
         localNode localhostAppTunnel memoryBudget network numWorkerThreads outboundAddr packetMark poolMaxStreamsPerConn \
         poolUnusedReleaseTimeout preferedServiceNamespace proxy proxyArgs proxyMetadata proxyMode \

@@ -2,6 +2,7 @@
 
 use isthmus_identity::fake::FakeSigner;
 use isthmus_identity::{Config, Manager};
+use isthmus_model::PodRef;
 use isthmus_proxy::BoundListener;
 use isthmus_rt::drain;
 use isthmus_state::{Batch, Options, State};

@@ -1,9 +1,10 @@
-//! Pods and peers that hold memory, descriptors and work of an agent, beside a pod that notices nothing.
+//! Pods, peers and strangers that hold memory, descriptors, ports and work of an agent, beside a pod that notices nothing.
 //!
 //! The agent under attack runs in a cgroup of 256 MiB where the test may make one; everywhere its peak is checked against that
 //! bound. Each case: the agent lives, the neighbour's p99 is at most doubled, and what was held goes back to the system.
 
 mod cgroup;
+mod limits;
 mod peers;
 mod pods;
 mod world;
@@ -23,5 +24,8 @@ fn main() -> ExitCode {
         peers::a_dial_for_each_reset_stream_ends_with_a_goaway,
         peers::idle_tunnels_of_one_peer_are_closed,
         peers::frames_that_do_no_work_end_with_a_goaway,
+        limits::a_pod_that_holds_its_descriptors_leaves_those_of_its_neighbour,
+        limits::silent_connections_of_a_stranger_delay_no_honest_handshake,
+        limits::a_pod_that_holds_a_port_of_the_agent_is_the_only_one_that_does_not_start,
     ])
 }

@@ -42,6 +42,9 @@ pub(crate) const SOURCE: u16 = 9000;
 pub(crate) const DEAF: u16 = 9001;
 pub(crate) const ECHO: u16 = 8080;
 
+/// What pods of an agent may have open.
+pub(crate) const DESCRIPTORS: usize = 3584;
+
 /// A step of an attacker.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -54,7 +57,8 @@ pub(crate) struct World {
     /// Connections of the application that does not read. They end with the attack: what is for an application that may still
     /// read is kept.
     deaf: Arc<Mutex<Vec<TcpStream>>>,
-    _kept: (Vec<ZdsPeer>, Vec<Option<Cgroup>>),
+    zds: Vec<ZdsPeer>,
+    _groups: Vec<Option<Cgroup>>,
 }
 
 /// The attacker's side of a case.
@@ -75,6 +79,8 @@ impl World {
     pub(crate) async fn new() -> Result<Self> {
         let mut lab = TwoNodes::new()?;
         lab.environment.push(("ISTHMUS_MEMORY_BUDGET".to_owned(), "64Mi".to_owned()));
+        // What a limit of 4,096 open files leaves to pods.
+        lab.environment.push(("ISTHMUS_DESCRIPTOR_BUDGET".to_owned(), DESCRIPTORS.to_string()));
         let (victim, neighbour) = (lab.lan.host()?, lab.lan.host()?);
         let pod = |name: &str, host: &Host, node: &str| {
             format!(
@@ -107,7 +113,8 @@ impl World {
             agents,
             limited,
             deaf: Arc::default(),
-            _kept: (vec![zds0, zds1], groups),
+            zds: vec![zds0, zds1],
+            _groups: groups,
         })
     }
 
@@ -193,7 +200,23 @@ impl World {
 
     /// Where a scripted peer attacks the server's pod from.
     pub(crate) fn peer(&self) -> Peer {
-        Peer { from: self.lab.outsider.sockets(), to: SocketAddr::new(self.lab.server.v4.into(), 15008) }
+        self.peer_at(&self.lab.outsider)
+    }
+
+    /// A peer at another host.
+    pub(crate) fn peer_at(&self, host: &Host) -> Peer {
+        Peer { from: host.sockets(), to: self.server(15008) }
+    }
+
+    /// Hands a pod over to an agent; the reason when it is refused.
+    pub(crate) async fn add(&self, at: usize, name: &str, host: &Host) -> Result<Option<String>> {
+        let info = ZdsPod { uid: name, name, namespace: "ns", service_account: name };
+        self.zds[at].add(&info, host.netns.fd()).await
+    }
+
+    /// The victim's sockets, and the service that it uses.
+    pub(crate) fn victim(&self) -> (Sockets, SocketAddr) {
+        (self.victim.sockets(), SocketAddr::new(self.neighbour.v4.into(), ECHO))
     }
 
     /// An address of the server.
@@ -227,8 +250,8 @@ impl World {
 /// A peer with a certificate of the mesh.
 #[derive(Clone)]
 pub(crate) struct Peer {
-    from: Sockets,
-    to: SocketAddr,
+    pub(crate) from: Sockets,
+    pub(crate) to: SocketAddr,
 }
 
 pub(crate) type Session = HbonePeer<TlsStream<TcpStream>>;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 /// Test files that sleep on the real clock: file, number of sleeps, and why no signal or `isthmus_kit::wait` will do.
-const SLEEPS: [(&str, usize, &str); 19] = [
+const SLEEPS: [(&str, usize, &str); 20] = [
     ("agent/rt/src/threads/tests.rs", 3, "the time of a measurement, and a task that sleeps"),
     ("benches/benches/handshakes.rs", 2, "the rate of requests"),
     ("benches/benches/lab/meter.rs", 1, "the time of a measurement"),
@@ -17,6 +17,7 @@ const SLEEPS: [(&str, usize, &str); 19] = [
     ("deploy/playground/tests/world.rs", 1, "polls a child process, without a runtime"),
     ("tests/e2e/tests/fidelity/heavy.rs", 1, "starts connections at given times"),
     ("tests/e2e/tests/hostile/cgroup.rs", 1, "polls a process that exits, in a drop"),
+    ("tests/e2e/tests/hostile/limits.rs", 1, "the rate of an attack"),
     ("tests/e2e/tests/hostile/peers.rs", 3, "the rate of an attack, and the time in which it fills buffers"),
     ("tests/e2e/tests/hostile/pods.rs", 1, "the time in which an attack fills buffers"),
     ("tests/e2e/tests/hostile/world.rs", 1, "samples memory until it is given back"),
@@ -88,6 +89,28 @@ fn tests_wait_for_signals_and_do_not_sleep() {
         }
     }
     assert!(found.is_empty(), "wait with isthmus_kit::wait, or give the reason in this test: {found:#?}");
+}
+
+/// Each poll is charged to a pod, since every group of tasks of a pod's data plane is on its share. (Only `agent/rt` spawns.)
+#[test]
+fn no_task_of_a_pod_is_without_its_share_of_cpu_time() {
+    let (mut groups, mut uncharged) = (0, Vec::new());
+    for (file, text) in files().unwrap() {
+        let is_data_plane =
+            ["agent/proxy/src/", "agent/dns/src/"].iter().any(|crate_| file.starts_with(crate_));
+        let product = text.split("#[cfg(test)]").next().unwrap_or_default();
+        if !is_data_plane || is_test(&file) {
+            continue;
+        }
+        for statement in product.split("Tasks::new(").skip(1) {
+            groups += 1;
+            if !statement.split(';').next().is_some_and(|rest| rest.contains(".on(")) {
+                uncharged.push(file.clone());
+            }
+        }
+    }
+    assert!(groups >= 5, "found only {groups}");
+    assert!(uncharged.is_empty(), "not charged to a pod: {uncharged:?}");
 }
 
 #[test]

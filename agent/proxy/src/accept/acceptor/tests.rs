@@ -5,16 +5,28 @@ use isthmus_sys::socket::{Sockets, Transparent};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::accept::HandshakeSlots;
+use crate::types::Direction;
+use isthmus_rt::descriptors::DescriptorBudget;
 use isthmus_rt::drain;
 use isthmus_rt::fair::FairScheduler;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
+fn admission(budget: &DescriptorBudget, handshakes: Option<usize>) -> Admission {
+    Admission {
+        share: FairScheduler::default().share(),
+        descriptors: budget.share(|_| ()),
+        handshakes: handshakes.map(|slots| HandshakeSlots::new(slots, Duration::from_secs(3600))),
+        metrics: Arc::default(),
+        direction: Direction::Inbound,
+    }
+}
+
 async fn acceptor(limit: Option<usize>) -> (Acceptor, SocketAddr, drain::Drain) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (drain, watch) = drain::channel();
-    let handshakes = limit.map(|slots| HandshakeSlots::new(slots, Duration::from_secs(3600)));
     let bound = BoundListener::from_tokio(listener, false);
     (
         Acceptor {
@@ -22,7 +34,7 @@ async fn acceptor(limit: Option<usize>) -> (Acceptor, SocketAddr, drain::Drain) 
             name: "test",
             owner: "pod".into(),
             share: FairScheduler::default().share(),
-            handshakes,
+            admission: admission(&DescriptorBudget::unlimited(), limit),
             threads: Threads::current(),
             placement: Placement::Here,
             drain: watch,
@@ -69,15 +81,22 @@ async fn connections_in_the_backlog_of_a_closing_listener_are_served() {
     let (listener, _) = sockets.listen(([127, 0, 0, 1], 0).into(), Transparent::Never).unwrap();
     let address = listener.local_addr().unwrap();
     let (drain, watch) = drain::channel();
-    // One slot, which the first connection never releases: the others stay in the queue.
-    let handshakes = Some(HandshakeSlots::new(1, Duration::from_secs(3600)));
     let bound = BoundListener::from_tokio(listener, false);
     let share = FairScheduler::default().share();
     let (threads, placement) = (Threads::current(), Placement::Here);
     let (name, owner) = ("test", "pod".into());
-    let acceptor = Acceptor { bound, name, owner, share, handshakes, threads, placement, drain: watch };
+    let admission = admission(&DescriptorBudget::unlimited(), None);
+    let acceptor = Acceptor { bound, name, owner, share, admission, threads, placement, drain: watch };
     let (seen, mut arrivals) = mpsc::unbounded_channel();
     let tasks = Tasks::new("test");
+    let mut clients = Vec::new();
+    for _ in 0..WAITING {
+        clients.push(TcpStream::connect(address).await.unwrap());
+    }
+    let (_other, _) = sockets.listen(address, Transparent::Never).unwrap();
+    let mut end = Box::pin(drain.shutdown(Duration::from_secs(60)));
+    assert!(futures_util::poll!(&mut end).is_pending());
+    // Its loop ends before it accepts one: all are in the queue.
     tasks.spawn(
         "acceptor",
         acceptor.run(move |accepted, watch| {
@@ -85,14 +104,6 @@ async fn connections_in_the_backlog_of_a_closing_listener_are_served() {
             std::future::ready(())
         }),
     );
-    let _first = TcpStream::connect(address).await.unwrap();
-    let first = arrivals.recv().await.unwrap();
-    let mut clients = Vec::new();
-    for _ in 0..WAITING {
-        clients.push(TcpStream::connect(address).await.unwrap());
-    }
-    let (_other, _) = sockets.listen(address, Transparent::Never).unwrap();
-    let mut end = Box::pin(drain.shutdown(Duration::from_secs(60)));
     let mut served = Vec::new();
     while served.len() < WAITING {
         tokio::select! {
@@ -106,12 +117,12 @@ async fn connections_in_the_backlog_of_a_closing_listener_are_served() {
     for client in &mut clients {
         client.read_exact(&mut [0]).await.expect("it was reset");
     }
-    drop((served, first));
+    drop(served);
     assert_eq!(end.await, drain::Outcome::Drained);
 }
 
 #[tokio::test]
-async fn no_connection_is_accepted_while_all_handshake_slots_are_taken() {
+async fn a_connection_waits_in_its_task_until_it_has_a_handshake_slot() {
     let (acceptor, address, drain) = acceptor(Some(1)).await;
     let (seen, mut arrivals) = mpsc::unbounded_channel();
     let tasks = Tasks::new("test");
@@ -124,7 +135,8 @@ async fn no_connection_is_accepted_while_all_handshake_slots_are_taken() {
     );
     let _clients = (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
     let first = arrivals.recv().await.unwrap();
-    assert!(arrivals.try_recv().is_err());
+    let waits = tokio::time::timeout(Duration::from_millis(100), arrivals.recv()).await;
+    assert!(waits.is_err(), "the first one has the slot");
     drop(first.slot);
     assert!(arrivals.recv().await.is_some());
     drop(drain);
@@ -145,7 +157,7 @@ async fn errors_of_accept_are_retried() {
         name: "test",
         owner: "pod".into(),
         share: FairScheduler::default().share(),
-        handshakes: None,
+        admission: admission(&DescriptorBudget::unlimited(), None),
         threads: Threads::current(),
         placement: Placement::Here,
         drain: watch,
@@ -168,4 +180,30 @@ async fn with_destination_sets_the_original_destination() {
     let bound = bound.with_destination(elsewhere);
     let _client = TcpStream::connect(address).await.unwrap();
     assert_eq!(bound.accept().await.unwrap().original, elsewhere);
+}
+
+/// A client beyond the pod's share is refused at once, and the others are served on.
+#[tokio::test]
+async fn a_connection_beyond_the_pods_descriptors_is_reset() {
+    let (acceptor, address, drain) = acceptor(None).await;
+    let budget = DescriptorBudget::new(100, 2);
+    let acceptor = Acceptor { admission: admission(&budget, None), ..acceptor };
+    let (seen, mut arrivals) = mpsc::unbounded_channel();
+    let tasks = Tasks::new("test");
+    tasks.spawn(
+        "acceptor",
+        acceptor.run(move |accepted, _watch| {
+            seen.send(accepted).unwrap();
+            std::future::ready(())
+        }),
+    );
+    let _clients = (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
+    let (first, _second) = (arrivals.recv().await.unwrap(), arrivals.recv().await.unwrap());
+    let mut third = TcpStream::connect(address).await.unwrap();
+    let error = third.read(&mut [0]).await.unwrap_err();
+    assert_eq!((error.kind(), budget.used()), (io::ErrorKind::ConnectionReset, 2));
+    drop(first);
+    let _fourth = TcpStream::connect(address).await.unwrap();
+    assert!(arrivals.recv().await.is_some());
+    drop(drain);
 }
