@@ -1,6 +1,7 @@
 //! Where the floors meet: implementations of the traits that lower crates define, over the parts that others own.
 
 pub(crate) mod agent_pod;
+pub(crate) mod application_mark;
 pub(crate) mod config_dump;
 pub(crate) mod control;
 pub(crate) mod descriptors;

@@ -25,7 +25,7 @@ pub use name::{
 };
 pub use pod::PodRef;
 pub use policy::{Action, Facts, Outline, Policy, RefusedPolicy, Scope};
-pub use ports::{AgentPorts, HBONE_PORT};
+pub use ports::{AgentPorts, HBONE_PORT, LOCAL_MARK};
 pub use service::{IpFamilies, LoadBalancer, Service, Visibility};
 pub use trust::TrustDomains;
 pub use wire::{Resource, WireError};

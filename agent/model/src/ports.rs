@@ -4,6 +4,10 @@
 /// HBONE: the port of any proxy of the mesh, unless the control plane names another.
 pub const HBONE_PORT: u16 = 15008;
 
+/// Bit of the mark (`SO_MARK`) that the agent gives its connections to applications where the pod's packet rules know it:
+/// they keep those connections apart from the clients' own. Outside of the bits that rules compare with the agent's mark.
+pub const LOCAL_MARK: u32 = 0x1000;
+
 /// Ports of one agent: those in every pod's namespace, and those of the process itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AgentPorts {

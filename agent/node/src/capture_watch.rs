@@ -48,6 +48,7 @@ pub(crate) async fn run(enroller: Arc<Enroller>, lost: mpsc::UnboundedSender<Pod
         }
         if searched.elapsed() >= STRAYS {
             suspects = find_strays(&enroller, suspects, &lost).await;
+            enroller.sweep_released().await;
             searched = Instant::now();
         }
         tokio::select! {

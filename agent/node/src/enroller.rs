@@ -23,6 +23,7 @@ use crate::zds::{AgentError, DataPlane};
 mod adopt;
 pub mod annotation;
 pub mod error;
+mod established;
 mod probes;
 pub(crate) mod proof;
 
@@ -71,6 +72,8 @@ pub struct Enroller {
     /// One for each pod: enrolment, withdrawal and proof exclude each other.
     locks: Mutex<HashMap<PodUid, Arc<tokio::sync::Mutex<()>>>>,
     enrolments: Mutex<HashMap<PodUid, Enrolment>>,
+    /// Pods that have left the mesh and have connections that the agent still carries.
+    released: Mutex<HashMap<PodUid, Netns>>,
 }
 
 impl Enroller {
@@ -95,6 +98,7 @@ impl Enroller {
             metrics,
             locks: Mutex::default(),
             enrolments: Mutex::default(),
+            released: Mutex::default(),
         }
     }
 
@@ -165,7 +169,10 @@ impl Enroller {
     pub async fn enrol(&self, pod: &Pod) -> Result<(), EnrolError> {
         let _exclusive = self.exclusive(&pod.pod.uid).await;
         let result = match self.netns_of(pod).await {
-            Ok(netns) => self.run_steps(pod, &netns, &pod.ips, Instant::now() + STEP_TIMEOUT).await,
+            Ok(netns) => {
+                self.leave_established_alone(pod, &netns).await;
+                self.run_steps(pod, &netns, &pod.ips, Instant::now() + STEP_TIMEOUT).await
+            }
             Err(error) => Err(error),
         };
         if let Err(EnrolError::Capture(why)) = &result {
@@ -206,6 +213,7 @@ impl Enroller {
             return Ok(());
         };
         self.remove_probes(uid, enrolment.ips.clone()).await?;
+        let mut released = None;
         if let (WithdrawReason::OptedOut, Some(pod)) = (reason, pod) {
             let netns = match enrolment.netns {
                 Some(netns) => Some(netns),
@@ -213,10 +221,15 @@ impl Enroller {
             };
             // Rules live in the network namespace: without one there are none.
             if let Some(netns) = netns {
-                self.blocking(move |kernel| kernel.remove_pod(&netns)).await?;
+                let inside = netns.clone();
+                self.blocking(move |kernel| kernel.release_pod(&inside)).await?;
+                released = Some(netns);
             }
         }
         self.data_plane.del(uid).await;
+        if let Some(netns) = released {
+            self.remove_when_unused(uid, netns).await?;
+        }
         self.forget(uid);
         if reason == WithdrawReason::Deleted {
             let uid = uid.clone();
@@ -251,6 +264,7 @@ impl Enroller {
     ) -> Result<(), EnrolError> {
         // Recorded before the first rule is written, because a call that fails may have written some of them.
         self.record(pod, EnrolmentState::Partial, Some(netns.clone()), ips);
+        self.released().remove(&pod.pod.uid);
         let sandbox = self.sandbox(pod, netns, ips);
         self.write_rules(&sandbox, Gate::Closed).await?;
         if let Some(class) = &pod.runtime_class

@@ -45,6 +45,13 @@ pub trait Kernel: Send + Sync + 'static {
     /// When the kernel refuses; routes may have been added, packet rules are as before.
     fn apply_pod(&self, netns: &Netns, capture: &CaptureConfig, state: Gate) -> Result<(), KernelError>;
 
+    /// Writes the packet rules of a pod that runs already, closed, and leaves alone the connections that it has. Returns how
+    /// many those are; none when its traffic is redirected already.
+    ///
+    /// # Errors
+    /// As [`Kernel::apply_pod`]; also when its connections cannot be told apart, the rules are then written all the same.
+    fn capture_running(&self, netns: &Netns, capture: &CaptureConfig) -> Result<usize, KernelError>;
+
     /// Shows by canaries that a pod's traffic is captured, in both directions.
     ///
     /// # Errors
@@ -74,6 +81,18 @@ pub trait Kernel: Send + Sync + 'static {
     /// # Errors
     /// When the processes cannot be listed.
     fn strays(&self, pods: &[(PodUid, Netns)]) -> Result<Vec<Stray>, KernelError>;
+
+    /// Ends the redirection of a pod that leaves the mesh and runs on, but not of connections that the agent carries.
+    ///
+    /// # Errors
+    /// When the kernel refuses; packet rules are then as before.
+    fn release_pod(&self, netns: &Netns) -> Result<(), KernelError>;
+
+    /// Whether the agent has connections in a pod's namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn carries(&self, netns: &Netns) -> Result<bool, KernelError>;
 
     /// Removes a pod's packet rules; success when there are none.
     ///

@@ -18,6 +18,7 @@ use isthmus_rt::metrics::Registry;
 use isthmus_rt::task::Tasks;
 use isthmus_sys::socket::Sockets;
 
+use super::application_mark::application_mark;
 use super::socket_options::apply_socket_options;
 use crate::config::agent::{AgentConfig, SocketConfig};
 
@@ -125,6 +126,7 @@ impl Pods {
         let _inside = threads.enter(threads.next());
         let sockets = Sockets::in_netns(Arc::new(netns.clone()))
             .with_mark(Some(self.sockets.mark))
+            .with_application_mark(application_mark(netns, self.sockets.mark))
             .with_reuse_port(self.sockets.reuse_port);
         let sockets = apply_socket_options(sockets, &self.sockets)
             .with_local_congestion(&self.sockets.local_congestion);

@@ -1,5 +1,6 @@
 //! The original destination of a redirected datagram. The kernel offers it for TCP sockets only (`SO_ORIGINAL_DST`),
-//! so for UDP the conntrack table is queried through netlink. It must not know what the datagrams carry.
+//! so for UDP the conntrack table is queried through netlink; and entries of that table, made and removed. It must not
+//! know what the packets carry.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
@@ -18,6 +19,10 @@ use crate::Error;
 use crate::address::canonical;
 use crate::netlink::{Netlink, encode};
 use crate::netns::Netns;
+
+mod table;
+
+pub use table::{Flow, forget, track};
 
 /// The conntrack table of one network namespace.
 #[derive(Debug)]
@@ -106,21 +111,6 @@ fn original(message: NetfilterMessage) -> Option<SocketAddr> {
         ConntrackAttribute::CtaTupleOrig(tuple) => Some(tuple),
         _ => None,
     })?;
-    let (mut ip, mut port) = (None, None);
-    for part in tuple {
-        match part {
-            Tuple::Ip(parts) => parts.into_iter().for_each(|part| {
-                if let IPTuple::DestinationAddress(address) = part {
-                    ip = Some(address);
-                }
-            }),
-            Tuple::Proto(parts) => parts.into_iter().for_each(|part| {
-                if let ProtoTuple::DestinationPort(found) = part {
-                    port = Some(found);
-                }
-            }),
-            _ => {}
-        }
-    }
-    Some(SocketAddr::new(ip?, port?))
+    let (_, (_, destination)) = table::ends(&tuple)?;
+    Some(destination)
 }

@@ -68,6 +68,8 @@ pub enum Transparent {
 pub struct Sockets {
     netns: Option<Arc<Netns>>,
     mark: Option<u32>,
+    /// That of [`Sockets::to_applications`].
+    application_mark: Option<u32>,
     reuse_port: bool,
     keepalive: Option<Keepalive>,
     ipv6: bool,
@@ -84,6 +86,7 @@ impl Sockets {
         Self {
             netns: None,
             mark: None,
+            application_mark: None,
             reuse_port: false,
             keepalive: Some(Keepalive::default()),
             ipv6: true,
@@ -103,6 +106,18 @@ impl Sockets {
     #[must_use]
     pub fn with_mark(self, mark: Option<u32>) -> Self {
         Self { mark, ..self }
+    }
+
+    /// The mark of [`Sockets::to_applications`], where it is another.
+    #[must_use]
+    pub fn with_application_mark(self, mark: Option<u32>) -> Self {
+        Self { application_mark: mark, ..self }
+    }
+
+    /// The factory for connections to applications of the namespace, with marks of their own.
+    #[must_use]
+    pub fn to_applications(&self) -> Self {
+        Self { mark: self.application_mark.or(self.mark), ..self.local() }
     }
 
     /// Lets several listeners share a port (`SO_REUSEPORT`), so that a new agent binds while its predecessor still

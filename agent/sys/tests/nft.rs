@@ -57,6 +57,7 @@ fn filter_rules() -> anyhow::Result<Vec<Rule>> {
         S::CtMark { mask: 0xfff, op: Op::Eq, value: 0x111 },
         S::SetCtMark { keep: 0xffff_f000, set: 0x111 },
         S::SetMarkFromCt,
+        S::CtEstablished,
         S::Verdict(Verdict::Accept),
         S::Verdict(Verdict::Drop),
         S::Verdict(Verdict::Return),
@@ -72,6 +73,8 @@ fn everything() -> anyhow::Result<Ruleset> {
     let snat4 =
         Rule::new([in_set(Side::Destination, Op::Eq, SetKind::Ipv4Addr, "v4"), S::Snat("10.0.0.9".parse()?)]);
     let snat6 = Rule::new([S::SocketUid(Op::Eq, 1000), S::Snat("fd16::1".parse()?)]);
+    let dnat4 = Rule::new([S::NfProto(SetKind::Ipv4Addr), S::Dnat("10.0.0.9".parse()?)]);
+    let dnat6 = Rule::new([S::NfProto(SetKind::Ipv6Addr), S::Dnat("fd16::1".parse()?)]);
     let away = Rule::new([S::Interface(Direction::Out, Op::Ne, "lo".to_owned()), S::Counter]);
     let mut closed = base("closed", ChainKind::Filter, Hook::Forward, 10, vec![]);
     closed.base = closed.base.map(|base| Base { policy: Policy::Drop, ..base });
@@ -85,7 +88,7 @@ fn everything() -> anyhow::Result<Ruleset> {
         vec![set("v4", SetKind::Ipv4Addr, vec![noted, plain]), set("v6", SetKind::Ipv6Addr, vec![])],
         vec![
             base("in", ChainKind::Filter, Hook::Input, -150, filter_rules()?),
-            base("pre", ChainKind::Nat, Hook::Prerouting, -100, vec![redirect]),
+            base("pre", ChainKind::Nat, Hook::Prerouting, -100, vec![redirect, dnat4, dnat6]),
             base("post", ChainKind::Nat, Hook::Postrouting, 100, vec![snat4, snat6]),
             Chain { name: JUMP.to_owned(), base: None, rules: vec![Rule::new([S::Counter])] },
         ],
@@ -94,7 +97,13 @@ fn everything() -> anyhow::Result<Ruleset> {
         "two",
         vec![],
         vec![
-            base("zones", ChainKind::Filter, Hook::Prerouting, -300, vec![Rule::new([S::SetCtZone(1)])]),
+            base(
+                "zones",
+                ChainKind::Filter,
+                Hook::Prerouting,
+                -300,
+                vec![Rule::new([S::SetCtZone(1)]), Rule::new([S::SetCtOriginalZone(2)])],
+            ),
             base("out", ChainKind::Route, Hook::Output, -150, vec![away]),
             closed,
         ],

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use isthmus_sys::netns::Netns;
 
-use crate::capture::Gate;
+use crate::capture::{CaptureError, Gate, Sandbox};
 use crate::enroller::Enroller;
 use crate::kernel::KernelError;
 use crate::netns_lookup::NetnsQuery;
@@ -50,6 +50,8 @@ impl Enroller {
         let compared = self.ask(&sandbox, |kernel, sandbox| kernel.compare(sandbox, Gate::Open)).await;
         let proved = match compared {
             Ok(()) => self.ask(&sandbox, |kernel, sandbox| kernel.prove(sandbox)).await,
+            // Rules of another version, or rules that were lost: replaced at once, closed until they are proved.
+            Err(CaptureError::Rules | CaptureError::Routing) => self.replace_rules(pod, &sandbox).await,
             Err(error) => Err(error),
         };
         match proved {
@@ -62,6 +64,13 @@ impl Enroller {
                 }
             }
         }
+    }
+
+    async fn replace_rules(&self, pod: &Pod, sandbox: &Sandbox) -> Result<(), CaptureError> {
+        tracing::info!(%pod, "packet rules of an enrolled pod are not this version's, replacing them");
+        self.write_rules(sandbox, Gate::Closed).await?;
+        self.ask(sandbox, |kernel, sandbox| kernel.prove(sandbox)).await?;
+        Ok(self.write_rules(sandbox, Gate::Open).await?)
     }
 
     /// Adds the entries of every adopted pod, and removes those of other pods only if the addresses of every adopted

@@ -27,6 +27,8 @@ struct FakeCluster {
     unprobed: Mutex<Option<IpAddr>>,
     /// The agent is connected but never acks.
     unresponsive: Mutex<bool>,
+    /// The agent has connections in the pod's namespace.
+    carries: Mutex<bool>,
 }
 
 impl FakeCluster {
@@ -75,6 +77,16 @@ impl Kernel for FakeCluster {
         *self.rules.lock().unwrap() = true;
         *self.gate.lock().unwrap() = Some(gate);
         self.kernel(if gate == Gate::Closed { "apply closed rules" } else { "open rules" })
+    }
+    fn capture_running(&self, _: &Netns, _: &CaptureConfig) -> Result<usize, KernelError> {
+        *self.rules.lock().unwrap() = true;
+        self.kernel("leave established alone").map(|()| 1)
+    }
+    fn release_pod(&self, _: &Netns) -> Result<(), KernelError> {
+        self.kernel("release rules")
+    }
+    fn carries(&self, _: &Netns) -> Result<bool, KernelError> {
+        Ok(*self.carries.lock().unwrap())
     }
     fn prove(&self, _: &Sandbox) -> Result<(), CaptureError> {
         self.kernel("prove")?;
@@ -296,7 +308,7 @@ async fn a_running_pod_without_evidence_of_its_namespace_is_pending() {
 
 #[tokio::test]
 async fn a_withdrawal_undoes_what_its_reason_requires() {
-    let live = ["remove probe", "remove rules", "zds del", "annotate null"];
+    let live = ["remove probe", "release rules", "zds del", "remove rules", "annotate null"];
     let rows: [(WithdrawReason, bool, &[&str]); 3] = [
         (WithdrawReason::OptedOut, true, &live),
         (WithdrawReason::Terminated, true, &["remove probe", "zds del", "annotate null"]),
@@ -317,8 +329,62 @@ async fn a_withdrawal_undoes_what_its_reason_requires() {
 }
 
 #[tokio::test]
+async fn rules_stay_for_as_long_as_the_agent_carries_connections() {
+    let (cluster, enroller) = enroller();
+    let pod = pod("a", "10.0.0.5");
+    add(&enroller, &pod).await.unwrap();
+    cluster.take_log();
+    *cluster.carries.lock().unwrap() = true;
+    let withdrawn = async || enroller.withdraw(&pod.pod.uid, Some(&pod), WithdrawReason::OptedOut).await;
+    withdrawn().await.unwrap();
+    enroller.sweep_released().await;
+    assert_eq!(cluster.take_log(), ["remove probe", "release rules", "zds del", "annotate null"]);
+    // A failed removal is retried.
+    *cluster.carries.lock().unwrap() = false;
+    for (failing, left) in [(Some("remove rules"), true), (None, false)] {
+        cluster.fail(failing);
+        enroller.sweep_released().await;
+        assert_eq!(cluster.take_log(), ["remove rules"]);
+        assert_eq!(*cluster.rules.lock().unwrap(), left);
+    }
+    enroller.sweep_released().await;
+    assert!(cluster.take_log().is_empty());
+    // One that comes back meanwhile keeps its rules.
+    *cluster.carries.lock().unwrap() = true;
+    add(&enroller, &pod).await.unwrap();
+    withdrawn().await.unwrap();
+    add(&enroller, &pod).await.unwrap();
+    *cluster.carries.lock().unwrap() = false;
+    enroller.sweep_released().await;
+    assert!(*cluster.rules.lock().unwrap());
+}
+
+#[tokio::test]
+async fn only_the_first_enrolment_of_a_running_pod_leaves_established_connections_alone() {
+    let (cluster, enroller) = enroller();
+    let pod = pod("a", "10.0.0.5");
+    let spared = || cluster.take_log().iter().filter(|step| *step == "leave established alone").count();
+    cluster.fail(Some("zds add"));
+    enroller.enrol(&pod).await.unwrap_err();
+    assert_eq!(spared(), 1);
+    cluster.fail(None);
+    enroller.enrol(&pod).await.unwrap();
+    assert_eq!(spared(), 0, "what was opened since then has no such right");
+    // Where the kernel cannot tell them apart, the pod is enrolled all the same.
+    enroller.withdraw(&pod.pod.uid, Some(&pod), WithdrawReason::OptedOut).await.unwrap();
+    cluster.take_log();
+    cluster.fail(Some("leave established alone"));
+    enroller.enrol(&pod).await.unwrap();
+    assert_eq!(spared(), 1);
+    // A pod that starts in the mesh has none.
+    let other = self::pod("b", "10.0.0.6");
+    add(&enroller, &other).await.unwrap();
+    assert_eq!(spared(), 0);
+}
+
+#[tokio::test]
 async fn a_failed_withdrawal_resumes_and_counts_as_partial() {
-    for step in ["remove probe", "remove rules"] {
+    for step in ["remove probe", "release rules", "remove rules"] {
         let (cluster, enroller) = enroller();
         let pod = pod("a", "10.0.0.5");
         add(&enroller, &pod).await.unwrap();

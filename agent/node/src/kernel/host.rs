@@ -138,6 +138,11 @@ impl Kernel for HostKernel {
         rules::apply_pod(netns, &self.rules(capture, state)).map_err(KernelError::failed("pod rules"))
     }
 
+    fn capture_running(&self, netns: &Netns, capture: &CaptureConfig) -> Result<usize, KernelError> {
+        let rules = self.rules(capture, Gate::Closed);
+        rules::capture_running(netns, &rules).map_err(KernelError::failed("rules of a running pod"))
+    }
+
     fn prove(&self, sandbox: &Sandbox) -> Result<(), CaptureError> {
         prove::prove(sandbox, &self.netns)
     }
@@ -165,6 +170,15 @@ impl Kernel for HostKernel {
 
     fn strays(&self, pods: &[(PodUid, Netns)]) -> Result<Vec<Stray>, KernelError> {
         prove::strays(&self.proc_dir, &self.netns, pods)
+    }
+
+    fn release_pod(&self, netns: &Netns) -> Result<(), KernelError> {
+        rules::release_pod(netns).map_err(KernelError::failed("pod rules"))?;
+        self.set_interfaces(netns, Gate::Open)
+    }
+
+    fn carries(&self, netns: &Netns) -> Result<bool, KernelError> {
+        rules::carries(netns).map_err(KernelError::failed("connections of the agent"))
     }
 
     fn remove_pod(&self, netns: &Netns) -> Result<(), KernelError> {

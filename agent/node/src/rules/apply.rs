@@ -9,6 +9,7 @@ use isthmus_sys::{route, sysctl};
 use super::config::{
     GUARD, HostRules, LOCAL_TABLE, MANGLE, MARK_MASK, NAT, PodRules, RAW, RULE_PREFERENCE, SPOOFED_MARK,
 };
+use super::established;
 use super::host::{self, host_ruleset};
 use super::pod::pod_ruleset;
 
@@ -79,6 +80,7 @@ pub fn compare_pod(netns: &Netns, rules: &PodRules) -> Result<Option<Loss>, Erro
 /// The first step that failed.
 pub fn remove_pod(netns: &Netns) -> Result<(), Error> {
     let tables = nft::remove(netns, &pod_tables());
+    established::forget_redirected(netns);
     let (v4, v6) = (del_local_routing(netns, false), del_local_routing(netns, true));
     tables?;
     v4?;
@@ -159,7 +161,7 @@ fn ipv6_enabled(netns: &Netns) -> bool {
     sysctl::read(netns, "net/ipv6/conf/lo/disable_ipv6").is_ok_and(|off| off == "0")
 }
 
-fn pod_tables() -> [(Family, String); 4] {
+pub(super) fn pod_tables() -> [(Family, String); 4] {
     [NAT, MANGLE, RAW, GUARD].map(|name| (Family::Inet, name.to_owned()))
 }
 

@@ -10,6 +10,9 @@ pub const AGENT_MARK: u32 = 0x539;
 /// Connection mark of what the agent opens towards the application with the client's address as source; the
 /// application's answers are routed back to the agent by it.
 pub const SPOOFED_MARK: u32 = 0x111;
+/// Connection mark of what was established when its pod was enrolled: it goes on as it began, past redirection and the
+/// closing chain.
+pub const EARLIER_MARK: u32 = 0x222;
 /// The bits of a mark that these rules use; the others belong to network plugins.
 pub const MARK_MASK: u32 = 0xfff;
 /// Routing table that delivers every packet locally.

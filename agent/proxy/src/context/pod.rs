@@ -75,7 +75,11 @@ impl PodContext {
         let descriptors = proxy.metrics.pod_descriptors(&proxy.config.descriptors, &pod);
         Self {
             name: PodName::from(&pod),
-            local_sockets: if use_client_source { sockets.local().with_spares() } else { sockets.local() },
+            local_sockets: if use_client_source {
+                sockets.to_applications().with_spares()
+            } else {
+                sockets.to_applications()
+            },
             sockets,
             use_client_source,
             allowed_ports: None,

@@ -224,6 +224,8 @@ pub enum Statement {
         /// The value.
         value: u32,
     },
+    /// `ct state established`: of a connection that has been answered.
+    CtEstablished,
     /// `meta skuid 1000`: the user of the sending socket.
     SocketUid(Op, u32),
     /// `counter`
@@ -234,6 +236,8 @@ pub enum Statement {
     Redirect(u16),
     /// `snat ip to 10.0.0.1`
     Snat(IpAddr),
+    /// `dnat ip to 10.0.0.1`
+    Dnat(IpAddr),
     /// `ct mark set ct mark & keep | set`
     SetCtMark {
         /// Bits that keep their value.
@@ -245,6 +249,9 @@ pub enum Statement {
     SetMarkFromCt,
     /// `ct zone set 1`
     SetCtZone(u16),
+    /// `ct original zone set 1`: only what the sender of the first packet sends is looked up in the zone; answers are
+    /// found without one.
+    SetCtOriginalZone(u16),
     /// A statement of another program, as read from the kernel. It cannot be written.
     Unknown(String),
 }

@@ -27,6 +27,8 @@ pub(super) enum Expr {
     Redirect,
     /// Translate the source address to the one in the register.
     Snat { family: u32 },
+    /// Translate the destination address to the one in the register.
+    Dnat { family: u32 },
     /// An instruction of another program.
     Other(String),
 }
@@ -41,8 +43,11 @@ pub(super) enum Source {
     NfProto,
     EtherType,
     L4Proto,
+    CtState,
     CtMark,
     CtZone,
+    /// The zone of the original direction only.
+    CtOriginalZone,
     /// Bytes of the network header.
     Network {
         offset: u32,

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::ast::{Direction, Match, Op, Proto, Rule, SetKind, Side, Statement, Verdict};
 use super::expr::{Expr, NAME_LEN, Source, ethertype, nfproto, verdict};
-use super::lower::{TCP_FLAGS, address_source, port_source};
+use super::lower::{ESTABLISHED, TCP_FLAGS, address_source, port_source};
 
 /// Lifts a rule's instructions to statements.
 pub(super) fn rule(instructions: &[Expr]) -> Rule {
@@ -63,17 +63,16 @@ impl Lifting {
                 (Statement::SetCtMark { keep: u32_of(mask)?, set: u32_of(xor)? }, 3)
             }
             [Expr::Load(Source::CtMark), Expr::Store(Source::Mark), ..] => (Statement::SetMarkFromCt, 2),
-            [Expr::Immediate(zone), Expr::Store(Source::CtZone), ..] => {
-                (Statement::SetCtZone(u16::from_ne_bytes(zone.as_slice().try_into().ok()?)), 2)
+            [Expr::Immediate(zone), Expr::Store(target @ (Source::CtZone | Source::CtOriginalZone)), ..] => {
+                let zone = u16::from_ne_bytes(zone.as_slice().try_into().ok()?);
+                let both = *target == Source::CtZone;
+                (if both { Statement::SetCtZone(zone) } else { Statement::SetCtOriginalZone(zone) }, 2)
             }
             [Expr::Immediate(port), Expr::Redirect, ..] => {
                 (Statement::Redirect(u16::from_be_bytes(port.as_slice().try_into().ok()?)), 2)
             }
-            [Expr::Immediate(to), Expr::Snat { family }, ..] => {
-                let to = address(to)?;
-                let fits = if to.is_ipv4() { nfproto::IPV4 } else { nfproto::IPV6 };
-                (Statement::Snat(to), if *family == u32::from(fits) { 2 } else { return None })
-            }
+            [Expr::Immediate(to), Expr::Snat { family }, ..] => (Statement::Snat(of_family(to, *family)?), 2),
+            [Expr::Immediate(to), Expr::Dnat { family }, ..] => (Statement::Dnat(of_family(to, *family)?), 2),
             [Expr::Counter, ..] => (Statement::Counter, 1),
             [Expr::Verdict { code, chain }, ..] => {
                 (Statement::Verdict(lift_verdict(*code, chain.as_deref())?), 1)
@@ -93,6 +92,9 @@ impl Lifting {
         match source {
             Source::Mark => Some(Statement::Mark { mask: bits?, op, value: u32_of(data)? }),
             Source::CtMark => Some(Statement::CtMark { mask: bits?, op, value: u32_of(data)? }),
+            Source::CtState if bits? == ESTABLISHED && op == Op::Ne && u32_of(data)? == 0 => {
+                Some(Statement::CtEstablished)
+            }
             Source::SocketUid if unmasked => Some(Statement::SocketUid(op, u32_of(data)?)),
             Source::InName if unmasked => Some(Statement::Interface(Direction::In, op, name(data)?)),
             Source::OutName if unmasked => Some(Statement::Interface(Direction::Out, op, name(data)?)),
@@ -148,6 +150,12 @@ fn lift_verdict(code: u32, chain: Option<&str>) -> Option<Verdict> {
         (verdict::JUMP, Some(chain)) => Verdict::Jump(chain.to_owned()),
         _ => return None,
     })
+}
+
+fn of_family(to: &[u8], family: u32) -> Option<IpAddr> {
+    let to = address(to)?;
+    let fits = if to.is_ipv4() { nfproto::IPV4 } else { nfproto::IPV6 };
+    (family == u32::from(fits)).then_some(to)
 }
 
 fn net(kind: SetKind, data: &[u8], mask: Option<&[u8]>) -> Option<IpNet> {

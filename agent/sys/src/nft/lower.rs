@@ -46,13 +46,18 @@ impl Lowering {
             }
             Statement::Mark { mask, op, value } => self.masked(Source::Mark, *mask, *op, *value),
             Statement::CtMark { mask, op, value } => self.masked(Source::CtMark, *mask, *op, *value),
+            Statement::CtEstablished => {
+                let masked = Expr::Bitwise { mask: ESTABLISHED.to_ne_bytes().into(), xor: vec![0; 4] };
+                self.out.extend([Expr::Load(Source::CtState), masked, Expr::NotEqual(vec![0; 4])]);
+            }
             Statement::SocketUid(op, uid) => self.masked(Source::SocketUid, u32::MAX, *op, *uid),
             Statement::Counter => self.out.push(Expr::Counter),
             Statement::Verdict(verdict) => self.out.push(lower_verdict(verdict)),
             Statement::Redirect(port) => {
                 self.out.extend([Expr::Immediate(port.to_be_bytes().into()), Expr::Redirect]);
             }
-            Statement::Snat(to) => self.snat(*to),
+            Statement::Snat(to) => self.translate(*to, |family| Expr::Snat { family }),
+            Statement::Dnat(to) => self.translate(*to, |family| Expr::Dnat { family }),
             Statement::SetCtMark { keep, set } => {
                 // The machine computes `x & mask ^ xor`. For bits in `set`, clearing before the xor makes it an or.
                 let (mask, xor) = (keep & !set, *set);
@@ -65,10 +70,8 @@ impl Lowering {
             Statement::SetMarkFromCt => {
                 self.out.extend([Expr::Load(Source::CtMark), Expr::Store(Source::Mark)]);
             }
-            Statement::SetCtZone(zone) => {
-                let zone = Expr::Immediate(zone.to_ne_bytes().into());
-                self.out.extend([zone, Expr::Store(Source::CtZone)]);
-            }
+            Statement::SetCtZone(zone) => self.zone(*zone, Source::CtZone),
+            Statement::SetCtOriginalZone(zone) => self.zone(*zone, Source::CtOriginalZone),
             Statement::Unknown(what) => self.out.push(Expr::Other(what.clone())),
         }
     }
@@ -129,11 +132,18 @@ impl Lowering {
         self.out.push(compare(op, value.to_ne_bytes().into()));
     }
 
-    fn snat(&mut self, to: IpAddr) {
+    fn translate(&mut self, to: IpAddr, expr: fn(u32) -> Expr) {
         let family = if to.is_ipv4() { nfproto::IPV4 } else { nfproto::IPV6 };
-        self.out.extend([Expr::Immediate(octets(to)), Expr::Snat { family: family.into() }]);
+        self.out.extend([Expr::Immediate(octets(to)), expr(family.into())]);
+    }
+
+    fn zone(&mut self, zone: u16, target: Source) {
+        self.out.extend([Expr::Immediate(zone.to_ne_bytes().into()), Expr::Store(target)]);
     }
 }
+
+/// The bit of `established` in a connection's state.
+pub(super) const ESTABLISHED: u32 = 1 << 1;
 
 /// The byte of the flags in a TCP header.
 pub(super) const TCP_FLAGS: Source = Source::Transport { offset: 13, len: 1 };

@@ -121,6 +121,7 @@ impl Display for Statement {
             Self::EtherType(SetKind::Ipv6Addr) => f.write_str("meta protocol ip6"),
             Self::Mark { mask, op, value } => masked(f, "meta mark", *mask, *op, *value),
             Self::CtMark { mask, op, value } => masked(f, "ct mark", *mask, *op, *value),
+            Self::CtEstablished => f.write_str("ct state established"),
             Self::SocketUid(op, uid) => write!(f, "meta skuid {op}{uid}"),
             Self::Counter => f.write_str("counter"),
             Self::Verdict(Verdict::Accept) => f.write_str("accept"),
@@ -129,9 +130,11 @@ impl Display for Statement {
             Self::Verdict(Verdict::Jump(chain)) => write!(f, "jump {chain}"),
             Self::Redirect(port) => write!(f, "redirect to :{port}"),
             Self::Snat(to) => write!(f, "snat {} to {to}", if to.is_ipv4() { "ip" } else { "ip6" }),
+            Self::Dnat(to) => write!(f, "dnat {} to {to}", if to.is_ipv4() { "ip" } else { "ip6" }),
             Self::SetCtMark { keep, set } => write!(f, "ct mark set ct mark & {keep:#x} | {set:#x}"),
             Self::SetMarkFromCt => f.write_str("meta mark set ct mark"),
             Self::SetCtZone(zone) => write!(f, "ct zone set {zone}"),
+            Self::SetCtOriginalZone(zone) => write!(f, "ct original zone set {zone}"),
             Self::Unknown(what) => write!(f, "<{what}>"),
         }
     }

@@ -38,6 +38,10 @@ fn every_statement() -> Vec<Statement> {
         S::SetCtMark { keep: 0xffff_f000, set: 0x111 },
         S::SetMarkFromCt,
         S::SetCtZone(1),
+        S::SetCtOriginalZone(1),
+        S::CtEstablished,
+        S::Dnat("10.0.0.7".parse().unwrap()),
+        S::Dnat("fd16::2".parse().unwrap()),
     ]
 }
 

@@ -21,9 +21,13 @@ mod base {
 mod ct {
     pub(super) const DREG: u16 = 1;
     pub(super) const KEY: u16 = 2;
+    pub(super) const DIRECTION: u16 = 3;
     pub(super) const SREG: u16 = 4;
+    pub(super) const STATE: u32 = 0;
     pub(super) const MARK: u32 = 3;
     pub(super) const ZONE: u32 = 17;
+    /// `IP_CT_DIR_ORIGINAL`
+    pub(super) const ORIGINAL: u8 = 0;
 }
 
 /// `NFTA_REDIR_*`; the flag is `NF_NAT_RANGE_PROTO_SPECIFIED`.
@@ -33,13 +37,14 @@ mod redir {
     pub(super) const PORT_GIVEN: u32 = 2;
 }
 
-/// `NFTA_NAT_*`; type 0 is SNAT.
+/// `NFTA_NAT_*` and `NFT_NAT_*`
 mod nat {
     pub(super) const TYPE: u16 = 1;
     pub(super) const FAMILY: u16 = 2;
     pub(super) const ADDR_REG: u16 = 3;
     pub(super) const PORT_REG: u16 = 5;
     pub(super) const SNAT: u32 = 0;
+    pub(super) const DNAT: u32 = 1;
 }
 
 /// The value of the first attribute of a variant.
@@ -87,12 +92,15 @@ pub(super) fn encode(expr: &Expr) -> Option<ListAttribute<ExpressionAttribute>> 
             Expressions::Immediate(vec![Immediate::DestinationRegister(Register::Verdict), data])
         }
         Expr::Redirect => other("redir", &[(redir::PORT_REG, reg()), (redir::FLAGS, redir::PORT_GIVEN)]),
-        Expr::Snat { family } => {
-            other("nat", &[(nat::TYPE, nat::SNAT), (nat::FAMILY, *family), (nat::ADDR_REG, reg())])
-        }
+        Expr::Snat { family } => translate(nat::SNAT, *family),
+        Expr::Dnat { family } => translate(nat::DNAT, *family),
         Expr::Other(_) => return None,
     };
     Some(expressions.into())
+}
+
+fn translate(kind: u32, family: u32) -> Expressions {
+    other("nat", &[(nat::TYPE, kind), (nat::FAMILY, family), (nat::ADDR_REG, reg())])
 }
 
 fn load(source: Source) -> Expressions {
@@ -114,8 +122,10 @@ fn load(source: Source) -> Expressions {
         Source::NfProto => meta(MetaKey::Nfproto),
         Source::EtherType => meta(MetaKey::EtherTypeProtocol),
         Source::L4Proto => meta(MetaKey::L4Proto),
+        Source::CtState => ct(ct::STATE),
         Source::CtMark => ct(ct::MARK),
-        Source::CtZone => ct(ct::ZONE),
+        // Loaded by no rule of this program: a direction is given when a zone is set.
+        Source::CtZone | Source::CtOriginalZone => ct(ct::ZONE),
         Source::Network { offset, len } => payload(base::NETWORK, offset, len),
         Source::Transport { offset, len } => payload(base::TRANSPORT, offset, len),
     }
@@ -127,7 +137,19 @@ fn store(target: Source) -> Option<Expressions> {
         Source::Mark => Some(Expressions::Meta(vec![Meta::Key(MetaKey::Mark), Meta::SourceRegister(REG)])),
         Source::CtMark => Some(ct(ct::MARK)),
         Source::CtZone => Some(ct(ct::ZONE)),
+        Source::CtOriginalZone => Some(with_byte(ct(ct::ZONE), ct::DIRECTION, ct::ORIGINAL)),
         _ => None,
+    }
+}
+
+/// Adds an attribute of one byte.
+fn with_byte(expressions: Expressions, kind: u16, value: u8) -> Expressions {
+    match expressions {
+        Expressions::Other { expression_type, mut attributes } => {
+            attributes.push(DefaultNla::new(kind, vec![value]));
+            Expressions::Other { expression_type, attributes }
+        }
+        typed => typed,
     }
 }
 
@@ -180,13 +202,18 @@ fn known(expressions: &Expressions) -> Option<Expr> {
             let get = |kind: u16| attributes.iter().find(|nla| nla.kind() == kind).and_then(be32);
             match expression_type.as_str() {
                 "counter" => Some(Expr::Counter),
-                "ct" => conntrack(get(ct::KEY)?, get(ct::DREG), get(ct::SREG)),
+                "ct" => {
+                    let direction = attributes.iter().find(|nla| nla.kind() == ct::DIRECTION).and_then(byte);
+                    conntrack(get(ct::KEY)?, direction, get(ct::DREG), get(ct::SREG))
+                }
                 "redir" => (get(redir::PORT_REG)? == reg()).then_some(Expr::Redirect),
                 "nat" => {
-                    let ours = get(nat::TYPE)? == nat::SNAT
-                        && get(nat::ADDR_REG)? == reg()
-                        && get(nat::PORT_REG).is_none();
-                    ours.then_some(Expr::Snat { family: get(nat::FAMILY)? })
+                    let (kind, family) = (get(nat::TYPE)?, get(nat::FAMILY)?);
+                    match (get(nat::ADDR_REG)? == reg() && get(nat::PORT_REG).is_none(), kind) {
+                        (true, nat::SNAT) => Some(Expr::Snat { family }),
+                        (true, nat::DNAT) => Some(Expr::Dnat { family }),
+                        _ => None,
+                    }
                 }
                 _ => None,
             }
@@ -236,9 +263,12 @@ fn immediate(attributes: &[Immediate]) -> Option<Expr> {
     }
 }
 
-fn conntrack(key: u32, to: Option<u32>, from: Option<u32>) -> Option<Expr> {
+fn conntrack(key: u32, direction: Option<u8>, to: Option<u32>, from: Option<u32>) -> Option<Expr> {
     let source = match key {
+        ct::STATE => Source::CtState,
         ct::MARK => Source::CtMark,
+        // A zone of both directions is dumped with a direction that does not exist.
+        ct::ZONE if direction == Some(ct::ORIGINAL) => Source::CtOriginalZone,
         ct::ZONE => Source::CtZone,
         _ => return None,
     };
@@ -257,7 +287,15 @@ fn bytes(data: &DataAttribute) -> Option<Vec<u8>> {
 }
 
 fn be32(nla: &DefaultNla) -> Option<u32> {
+    value(nla).try_into().ok().map(u32::from_be_bytes)
+}
+
+fn byte(nla: &DefaultNla) -> Option<u8> {
+    value(nla).first().copied()
+}
+
+fn value(nla: &DefaultNla) -> Vec<u8> {
     let mut value = vec![0; nla.value_len()];
     nla.emit_value(&mut value);
-    value.try_into().ok().map(u32::from_be_bytes)
+    value
 }

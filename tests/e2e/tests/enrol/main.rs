@@ -12,8 +12,9 @@ use isthmus_kit::kube;
 use isthmus_kit::process::{Line, text};
 use isthmus_kit::wait::until;
 use isthmus_kit::{lab, probe};
-use isthmus_node::rules::PROBE_V4;
+use isthmus_node::rules::{EARLIER_MARK, PROBE_V4};
 use isthmus_sys::capture::Capture;
+use isthmus_sys::nft::{self, Op, Ruleset, Statement};
 use isthmus_sys::socket::Transparent;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufStream};
 use tokio::net::TcpStream;
@@ -37,6 +38,7 @@ fn main() -> std::process::ExitCode {
         a_namespace_that_is_not_a_pods_is_refused,
         pods_are_served_again_after_an_agent_restart,
         pods_keep_their_state_while_the_node_role_is_down,
+        rules_of_an_earlier_version_are_replaced_at_once,
         attacks::a_pod_that_loses_its_capture_is_closed_within_five_seconds,
         attacks::a_pod_with_a_road_past_its_rules_is_not_enabled
     ])
@@ -45,8 +47,14 @@ fn main() -> std::process::ExitCode {
 /// Waits until a pod is captured and served, or neither.
 async fn is_in(lab: &NodeLab, name: &str, pod: &Pod, want: bool) -> Result<()> {
     lab.api.redirected(&format!("sample/{name}"), want.then_some("enabled")).await?;
+    pod.served(want).await?;
+    if !want {
+        // What the agent still carries needs rules until it has ended.
+        until("no trace in the pod", async || pod.captured().is_ok_and(|captured| captured.is_empty()))
+            .await?;
+    }
     ensure!(pod.captured()?.is_empty() != want, "{name}: in is not {want}: {:?}", pod.captured()?);
-    pod.served(want).await
+    Ok(())
 }
 
 fn a_running_pod_follows_its_own_label_and_its_namespaces_label() -> Result<()> {
@@ -364,5 +372,50 @@ fn pods_keep_their_state_while_the_node_role_is_down() -> Result<()> {
         ensure!(dump["workloadState"][uid("a")]["state"] == "Up", "{}", dump["workloadState"]);
         // The agent received the pod again and did not restart its proxy.
         still_echoes(&mut open).await
+    })
+}
+
+/// The rules as they were before connections of the agent had a zone and older ones a mark.
+fn earlier_version(mut rules: Ruleset) -> Ruleset {
+    let chains = rules.tables.iter_mut().flat_map(|table| &mut table.chains);
+    for chain in chains {
+        chain.rules.retain(|rule| {
+            !rule.statements.iter().any(|it| {
+                matches!(it, Statement::SetCtOriginalZone(_) | Statement::CtEstablished)
+                    || *it == Statement::CtMark { mask: 0xfff, op: Op::Eq, value: EARLIER_MARK }
+            })
+        });
+    }
+    rules.tables.iter_mut().filter(|table| table.name == "isthmus-guard").for_each(|table| {
+        table.chains.retain(|chain| chain.name != "prerouting");
+    });
+    rules
+}
+
+fn rules_of_an_earlier_version_are_replaced_at_once() -> Result<()> {
+    lab::block_on(async {
+        let lab = NodeLab::new()?;
+        lab.serve_api()?;
+        let pod = lab.running("a")?;
+        lab.mode("a", Some("ambient"));
+        let node = lab.node().await?;
+        let _agent = lab.agent(&[("a", &pod)], "")?;
+        is_in(&lab, "a", &pod, true).await?;
+        node.stop().await?;
+        let captured = pod.captured()?;
+        let earlier = earlier_version(captured.rules.clone());
+        ensure!(earlier != captured.rules);
+        nft::apply(&pod.host.netns, &earlier)?;
+        let mut open = stay(&pod, SocketAddr::new(lab.outsider.v4.into(), APP)).await?;
+
+        let node = lab.node().await?;
+        node.line(&["not this version's, replacing them", "a"]).await?;
+        ensure!(pod.captured()? == captured, "{:?}", pod.captured()?);
+        ensure!(lab.api.redirection("sample/a").as_deref() == Some("enabled"));
+        still_echoes(&mut open).await?;
+        let answer = call(&pod.host.sockets(), SocketAddr::new(lab.outsider.v4.into(), APP)).await?;
+        ensure!(answer == format!("{}\n", pod.host.v4));
+        ensure!(!text(&node.stop().await?).contains("is not captured"), "it was closed");
+        Ok(())
     })
 }

@@ -52,7 +52,7 @@ pub(crate) struct Pod {
 /// Everything in a namespace that captures traffic.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Captured {
-    rules: Ruleset,
+    pub(crate) rules: Ruleset,
     routing: [Vec<(u32, u32, u32, u32)>; 2],
 }
 
@@ -177,11 +177,25 @@ impl NodeLab {
 
     /// Runs the plugin's ADD for a sandbox; `name` is the Kubernetes pod's, if it is for one.
     pub(crate) async fn add(&self, name: Option<(&str, &str)>, netns: &Path, ip: Ipv4Addr) -> Result<Ended> {
-        let conf = json!({
+        self.add_with(name, netns, ip, &json!({})).await
+    }
+
+    /// The same with more in the plugin's configuration.
+    pub(crate) async fn add_with(
+        &self,
+        name: Option<(&str, &str)>,
+        netns: &Path,
+        ip: Ipv4Addr,
+        more: &Value,
+    ) -> Result<Ended> {
+        let mut conf = json!({
             "cniVersion": "1.1.0", "name": "net", "type": "isthmus-cni",
             "cni_agent_run_dir": self.path("run"), "exclude_namespaces": ["kube-system"],
             "prevResult": previous(ip),
         });
+        for (key, value) in more.as_object().context("no object")? {
+            conf[key] = value.clone();
+        }
         let args = name.map_or_else(String::new, |(namespace, name)| {
             format!(
                 "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={}",

@@ -1,4 +1,4 @@
-//! Our rules are equivalent to istio-cni's golden rule sets: ours are programmed and read back from the kernel, the
+//! Our rules are equivalent to istio-cni's golden rule sets, but for the differences in `deliberate`: ours are programmed and read back from the kernel, the
 //! golden commands are run by the small interpreter in `parse`, and the results are equal. That the comparison detects
 //! differences is tested too.
 
@@ -10,7 +10,10 @@ use isthmus_node::rules::{self, HostRules, PodRules};
 use isthmus_sys::netns::Netns;
 use isthmus_sys::nft::{self, Rule, Ruleset, Set, SetKind, Statement, Verdict};
 
+mod deliberate;
 mod parse;
+
+use deliberate::deliberate;
 
 /// The probe address in the golden files.
 const GOLDEN_PROBE_V6: &str = "e9ac:1e77:90ca:399f:4d6d:ece2:2f9b:3164";
@@ -100,7 +103,7 @@ fn our_rules_are_equivalent_to_the_golden_files() -> anyhow::Result<()> {
         let netns = Netns::create()?;
         golden.apply(&netns)?;
         let ours = meaning(nft::dump(&netns)?);
-        let theirs = meaning(parse::run(golden.text, Ruleset::default())?);
+        let theirs = meaning(parse::run(&deliberate(golden.text)?, Ruleset::default())?);
         ensure!(ours == theirs, "{}: ours\n{ours}\ntheirs\n{theirs}", golden.name);
         golden.apply(&netns)?;
         ensure!(meaning(nft::dump(&netns)?) == ours, "{}: applying twice changed something", golden.name);
@@ -137,8 +140,9 @@ fn every_changed_line_is_detected() -> anyhow::Result<()> {
         let netns = Netns::create()?;
         golden.apply(&netns)?;
         let ours = meaning(nft::dump(&netns)?);
-        ensure!(same(golden.text, &ours), "{}: the unchanged file differs", golden.name);
-        let lines: Vec<&str> = golden.text.lines().collect();
+        let text = deliberate(golden.text)?;
+        ensure!(same(&text, &ours), "{}: the unchanged file differs", golden.name);
+        let lines: Vec<&str> = text.lines().collect();
         for at in 0..lines.len() {
             let mut understood = 0;
             for changed in std::iter::once(None).chain(changes(lines[at]).into_iter().map(Some)) {

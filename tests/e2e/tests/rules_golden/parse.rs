@@ -96,6 +96,9 @@ fn one<'a, 'b>(words: &'a [&'b str]) -> Parsed<'a, 'b> {
         }
         ["meta", "mark", "set", "ct", "mark", rest @ ..] => (Statement::SetMarkFromCt, rest),
         ["ct", "zone", "set", zone, rest @ ..] => (Statement::SetCtZone(zone.parse()?), rest),
+        ["ct", "original", "zone", "set", zone, rest @ ..] => {
+            (Statement::SetCtOriginalZone(zone.parse()?), rest)
+        }
         ["ct", "mark", rest @ ..] => {
             let (mask, op, value, rest) = masked(rest)?;
             (Statement::CtMark { mask, op, value }, rest)

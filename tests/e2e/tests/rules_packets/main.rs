@@ -15,6 +15,8 @@ use isthmus_sys::socket::{Sockets, Transparent, canonical, original_dst};
 use isthmus_sys::{route, sysctl};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
+mod apart;
+mod established;
 mod rewritten;
 mod routing;
 
@@ -29,6 +31,15 @@ fn main() -> ExitCode {
         an_ingress_receives_its_inbound_traffic_directly,
         traffic_from_a_virtual_interface_is_outbound,
         the_guard_drops_what_is_not_redirected,
+        apart::the_agents_connections_do_not_meet_the_clients,
+        apart::a_guest_behind_a_bridge_answers_the_agent,
+        apart::a_query_from_port_53_is_answered,
+        established::connections_older_than_enrolment_go_on_and_new_ones_are_captured,
+        established::only_connections_older_than_enrolment_pass,
+        established::no_new_connection_takes_the_place_of_an_older_one,
+        established::connections_that_the_agent_carries_outlive_the_redirection,
+        established::a_pod_that_comes_back_keeps_what_it_has,
+        established::queries_of_an_open_socket_follow_the_pod,
         rewritten::probes_of_the_kubelet_reach_the_application,
         rewritten::other_traffic_from_the_node_is_redirected,
         rewritten::probes_work_without_an_agent_in_either_direction,
