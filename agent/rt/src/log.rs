@@ -319,6 +319,24 @@ mod tests {
     }
 
     #[test]
+    fn a_text_of_a_peer_begins_no_line_of_its_own() {
+        let text = "no\n2026\terror\tforged\u{2028}\r\u{1b}[2J ü";
+        let log = || {
+            tracing::info!(displayed = %text, written = text, "a message of {text}");
+            tracing::info!("{text}");
+        };
+        for format in [Format::Text, Format::Json] {
+            for line in lines_of(format, log) {
+                let controls = line.trim_end_matches('\n').chars().filter(|char| char.is_control());
+                // The three separators of the text format.
+                let allowed = if format == Format::Text { 4 } else { 0 };
+                assert!(controls.clone().all(|char| char == '\t') && controls.count() <= allowed, "{line:?}");
+                assert!(line.contains("forged") && line.contains('ü') && line.ends_with('\n'), "{line:?}");
+            }
+        }
+    }
+
+    #[test]
     fn the_line_about_lost_lines_is_in_both_formats() {
         assert!(lost(Format::Text, 7).ends_with(
             "\twarn\tlog\tdropped log lines, the reader of standard output was too slow\tlines=7\n"

@@ -141,19 +141,32 @@ impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         // What is displayed rather than quoted (addresses) stays unquoted in the text format.
         let quoted = self.format == Format::Json && field.name() != "message";
+        let plain = self.format == Format::Text;
         self.push(field, |text| {
             let start = text.len();
             let _ = write!(text, "{value:?}");
             if quoted {
                 let value = text.split_off(start);
                 push_quoted(text, &value);
+            } else if plain {
+                escape_controls(text, start);
             }
         });
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        let is_message = field.name() == "message";
-        self.push(field, |text| if is_message { text.push_str(value) } else { push_quoted(text, value) });
+        let (is_message, plain) = (field.name() == "message", self.format == Format::Text);
+        self.push(field, |text| {
+            let start = text.len();
+            if is_message {
+                text.push_str(value)
+            } else {
+                push_quoted(text, value)
+            }
+            if plain {
+                escape_controls(text, start);
+            }
+        });
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
@@ -166,6 +179,19 @@ impl Visit for Fields {
 
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.push_displayed(field, value);
+    }
+}
+
+/// Escapes control characters from `start` on: what a peer or the control plane sent is part of many texts, and a line break in
+/// it would begin a line of its choice.
+fn escape_controls(text: &mut String, start: usize) {
+    let is_control = |char: char| char.is_control() || matches!(char, '\u{2028}' | '\u{2029}');
+    if !text[start..].contains(is_control) {
+        return;
+    }
+    let value = text.split_off(start);
+    for char in value.chars() {
+        if is_control(char) { text.extend(char.escape_default()) } else { text.push(char) }
     }
 }
 
