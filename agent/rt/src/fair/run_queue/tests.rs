@@ -155,6 +155,39 @@ fn two_saturating_tenants_get_equal_time_whatever_their_tasks() {
     }
 }
 
+/// `ISTHMUS_SEQUENCES` is another number of sequences, for long runs; a failure names its seed.
+#[test]
+fn random_tasks_all_run_whatever_their_tenants_owe() {
+    let count = std::env::var("ISTHMUS_SEQUENCES").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
+    for _ in 0..count {
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let tenants = random.usize(1..6);
+        let mut worker = Worker::new(tenants);
+        // Each task is woken once, runs once, and sleeps.
+        worker.saturating = false;
+        let mut expected = vec![Duration::ZERO; tenants];
+        let mut id = 0;
+        for _ in 0..random.usize(1..60) {
+            for _ in 0..random.usize(..40) {
+                let (tenant, cost) = (random.usize(..tenants), random.u32(1..3_000) * MICRO);
+                id += 1;
+                expected[tenant] += cost;
+                worker.wake(Task { id, tenant, cost });
+            }
+            (0..random.usize(..4)).for_each(|_| worker.run_interval());
+        }
+        // A debt of four quanta is paid in as many rounds, and each look keeps a round open for a while.
+        let mut rounds = 0;
+        while worker.used != expected {
+            worker.run_interval();
+            rounds += 1;
+            assert!(rounds < 100 + 20 * id, "seed {seed}: held back: {:?} of {expected:?}", worker.used);
+        }
+        assert!(worker.tickets.is_empty() && worker.woken.is_empty(), "seed {seed}: a task is kept");
+    }
+}
+
 #[test]
 fn a_woken_tenant_waits_for_one_quantum_of_each_other_active_tenant() {
     let cost = 30 * MICRO;
