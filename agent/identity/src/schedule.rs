@@ -199,4 +199,6 @@ impl Schedule {
 }
 
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod tests;

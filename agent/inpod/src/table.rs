@@ -228,4 +228,6 @@ impl<N: NetnsHandle> PodTable<N> {
 }
 
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod tests;

@@ -123,4 +123,71 @@ mod tests {
             assert_eq!(next_step(pod, decision, state, ips), want, "{what}");
         }
     }
+
+    /// Random changes of a pod, and steps that fail: in the end state and annotation are as the pod wants it, and no step
+    /// undoes another one for ever.
+    #[test]
+    fn random_events_end_in_the_desired_state() {
+        isthmus_kit::random::sequences(500, |random| {
+            let (mut state, mut ips) = (EnrolmentState::NotEnrolled, Vec::<IpAddr>::new());
+            let (mut object, mut decision) = (Some(pod("a", "10.0.0.5")), ENROL);
+            let mut rules = false;
+            for round in 0..random.usize(2..60) {
+                match (random.u8(..8), &mut object) {
+                    (0, _) => decision = [None, ENROL, SKIP][random.usize(..3)],
+                    (1, object) => *object = None,
+                    (2, Some(pod)) => pod.terminated = true,
+                    (3, Some(pod)) => pod.ips = vec![IpAddr::from([10, 0, 0, random.u8(..3)])],
+                    (4, Some(pod)) => pod.ips.clear(),
+                    (5, object) => *object = Some(pod("a", "10.0.0.6")),
+                    _ => {}
+                }
+                // Steps until there is none, which some of them fail before.
+                for number in 0.. {
+                    assert!(number < 20, "steps without an end in round {round}");
+                    let works = random.u8(..4) > 0;
+                    match next_step(object.as_ref(), decision, state, &ips) {
+                        Step::None => break,
+                        Step::Enrol => {
+                            (rules, state) = (true, EnrolmentState::Partial);
+                            if let (true, Some(pod)) = (works, &mut object) {
+                                state = EnrolmentState::Enrolled;
+                                ips.clone_from(&pod.ips);
+                                pod.annotations.insert(REDIRECTION.to_owned(), "enabled".to_owned());
+                            }
+                        }
+                        Step::Withdraw(reason) => {
+                            assert!(state != EnrolmentState::NotEnrolled);
+                            assert_eq!(reason == WithdrawReason::Deleted, object.is_none());
+                            state = EnrolmentState::Partial;
+                            if works {
+                                (rules, state) = (false, EnrolmentState::NotEnrolled);
+                                if let Some(pod) = &mut object {
+                                    pod.annotations.remove(REDIRECTION);
+                                }
+                            }
+                        }
+                        Step::SyncProbes if works => {
+                            ips.clone_from(&object.as_ref().expect("a pod").ips);
+                        }
+                        Step::ClearAnnotation if works => {
+                            object.as_mut().expect("a pod").annotations.remove(REDIRECTION);
+                        }
+                        Step::SyncProbes | Step::ClearAnnotation => {}
+                    }
+                }
+                let lives = object.as_ref().is_some_and(|pod| !pod.terminated);
+                match decision {
+                    _ if !lives => assert!(!rules && state == EnrolmentState::NotEnrolled),
+                    Some(Decision::Skip(_)) => {
+                        assert!(!rules && object.as_ref().is_some_and(|pod| pod.redirection().is_none()));
+                    }
+                    Some(Decision::Enrol) if object.as_ref().is_some_and(|pod| !pod.ips.is_empty()) => {
+                        assert!(rules && state == EnrolmentState::Enrolled);
+                    }
+                    _ => {}
+                }
+            }
+        });
+    }
 }

@@ -35,7 +35,10 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct WorkQueue<R> {
     entries: HashMap<PodUid, Entry<R>>,
-    /// Pods with work that may start now.
+    /// The pods of the plugin's requests, in the order in which they came; a pod is named once for each of its own. A pod's
+    /// creation blocks on its request, and the plugin gives up after five seconds.
+    urgent: VecDeque<PodUid>,
+    /// Pods to be reconciled.
     ready: VecDeque<PodUid>,
     running: usize,
     limit: usize,
@@ -44,7 +47,7 @@ pub struct WorkQueue<R> {
 #[derive(Debug)]
 struct Entry<R> {
     running: bool,
-    queued: bool,
+    /// To be reconciled: it is among the ready ones.
     dirty: bool,
     requests: VecDeque<R>,
     retry_at: Option<Instant>,
@@ -55,21 +58,20 @@ impl<R> WorkQueue<R> {
     /// An empty queue that lets `limit` pods be worked on at the same time.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { entries: HashMap::new(), ready: VecDeque::new(), running: 0, limit }
+        let (urgent, ready) = (VecDeque::new(), VecDeque::new());
+        Self { entries: HashMap::new(), urgent, ready, running: 0, limit }
     }
 
     /// Queues the pod for reconciliation, cancelling a pending backoff.
     pub fn enqueue(&mut self, uid: &PodUid) {
-        let entry = self.entry(uid);
-        entry.dirty = true;
-        entry.retry_at = None;
+        self.entry(uid).retry_at = None;
         self.schedule(uid);
     }
 
     /// Queues a request of the plugin.
     pub fn enqueue_request(&mut self, uid: &PodUid, request: R) {
         self.entry(uid).requests.push_back(request);
-        self.schedule(uid);
+        self.urgent.push_back(uid.clone());
     }
 
     /// The next work item, if one may start. The pod is busy until [`finish`](Self::finish).
@@ -78,16 +80,21 @@ impl<R> WorkQueue<R> {
         if self.running >= self.limit {
             return None;
         }
-        let uid = self.ready.pop_front()?;
-        let entry = self.entries.get_mut(&uid)?;
-        entry.queued = false;
+        let Self { entries, urgent, ready, .. } = self;
+        let idle = |uid: &PodUid| entries.get(uid).is_some_and(|entry| !entry.running);
+        let (uid, is_urgent) = match urgent.iter().position(idle) {
+            Some(at) => (urgent.remove(at)?, true),
+            None => (ready.remove(ready.iter().position(idle)?)?, false),
+        };
+        let entry = entries.get_mut(&uid)?;
+        let request = if is_urgent { entry.requests.pop_front() } else { None };
+        if !is_urgent {
+            // It does what a retry would.
+            (entry.dirty, entry.retry_at) = (false, None);
+        }
         entry.running = true;
         self.running += 1;
-        if let Some(request) = entry.requests.pop_front() {
-            return Some((uid, WorkItem::Add(request)));
-        }
-        entry.dirty = false;
-        Some((uid, WorkItem::Reconcile))
+        Some((uid, request.map_or(WorkItem::Reconcile, WorkItem::Add)))
     }
 
     /// A work item has ended.
@@ -99,9 +106,7 @@ impl<R> WorkQueue<R> {
             Outcome::Done => entry.backoff.reset(),
             Outcome::Requeue => entry.retry_at = Some(now + entry.backoff.next_delay()),
         }
-        if entry.dirty || !entry.requests.is_empty() {
-            self.schedule(uid);
-        } else if entry.retry_at.is_none() {
+        if !entry.dirty && entry.requests.is_empty() && entry.retry_at.is_none() {
             self.entries.remove(uid);
         }
     }
@@ -117,7 +122,6 @@ impl<R> WorkQueue<R> {
         for (uid, entry) in &mut self.entries {
             if !entry.running && entry.retry_at.is_some_and(|at| at <= now) {
                 entry.retry_at = None;
-                entry.dirty = true;
                 due.push(uid.clone());
             }
         }
@@ -126,22 +130,14 @@ impl<R> WorkQueue<R> {
 
     fn schedule(&mut self, uid: &PodUid) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        if entry.running || entry.queued {
-            return;
-        }
-        entry.queued = true;
-        if entry.requests.is_empty() {
+        if !std::mem::replace(&mut entry.dirty, true) {
             self.ready.push_back(uid.clone());
-        } else {
-            // A pod's creation blocks on the request, and the plugin gives up after five seconds.
-            self.ready.push_front(uid.clone());
         }
     }
 
     fn entry(&mut self, uid: &PodUid) -> &mut Entry<R> {
         self.entries.entry(uid.clone()).or_insert_with(|| Entry {
             running: false,
-            queued: false,
             dirty: false,
             requests: VecDeque::new(),
             retry_at: None,
@@ -150,5 +146,7 @@ impl<R> WorkQueue<R> {
     }
 }
 
+#[cfg(test)]
+mod random;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ pub mod logs;
 pub mod pki;
 pub mod probe;
 pub mod process;
+pub mod random;
 pub mod tls;
 pub mod two_nodes;
 pub mod wait;

@@ -166,4 +166,6 @@ fn first_with_room<'a, T: PooledTunnel + 'a>(
 }
 
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod tests;

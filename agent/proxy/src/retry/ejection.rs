@@ -216,6 +216,43 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn random_outcomes_eject_no_more_than_half_and_nothing_for_ever() {
+        isthmus_kit::random::sequences(300, |random| {
+            let mut now = Instant::now();
+            let (mut ejections, of) = (Ejections::new(CONFIG, now), random.usize(1..9));
+            for _ in 0..random.usize(1..300) {
+                let (port, uid) = (random.u16(..2), random.usize(..of).to_string());
+                match random.u8(..8) {
+                    0..4 => {
+                        let before = is_ejected(&ejections, port, &uid, now);
+                        match ejections.record_failure(&group(port), &endpoint(&uid), of, now) {
+                            EjectionOutcome::Ejected(time) => {
+                                assert!(!before && time >= CONFIG.first && time <= CONFIG.longest);
+                                assert!(is_ejected(&ejections, port, &uid, now));
+                            }
+                            EjectionOutcome::AlreadyEjected => assert!(before),
+                            EjectionOutcome::AtLimit => assert!(!before),
+                        }
+                    }
+                    4..6 => {
+                        let before = is_ejected(&ejections, port, &uid, now);
+                        ejections.record_success(&group(port), &endpoint(&uid), now);
+                        assert_eq!(is_ejected(&ejections, port, &uid, now), before);
+                    }
+                    _ => now += Duration::from_millis(random.u64(..20_000)),
+                }
+                let out = (0..of).filter(|uid| is_ejected(&ejections, port, &uid.to_string(), now)).count();
+                assert!(out <= of / 2, "{out} of {of}");
+                let all = ejections.groups.values().flat_map(std::collections::HashMap::values);
+                assert!(all.into_iter().all(|ejection| ejection.until <= now + CONFIG.longest));
+            }
+            now += CONFIG.longest * 3;
+            ejections.record_failure(&group(9), &endpoint("a"), 2, now);
+            assert_eq!(ejections.groups.len(), 1, "old entries are kept");
+        });
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn ejections_that_ended_long_ago_are_forgotten() {
         let mut ejections = Ejections::new(CONFIG, Instant::now());
         for uid in 0..100 {
