@@ -4,17 +4,17 @@ mod chain;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use isthmus_model::SpiffeId;
 use rustls::RootCertStore;
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{PrivateKeyDer, UnixTime};
 
 pub(crate) use self::chain::rfc3339;
 pub use self::chain::{CertSummary, ChainError};
-use crate::path::spiffe_ids;
+use crate::path::{PeerRole, spiffe_ids};
 use crate::tls::{ClientTls, ServerTls, TlsTemplate};
 use crate::trust::Trust;
 
@@ -42,6 +42,15 @@ pub enum CertError {
     /// The key does not parse, or is not the leaf's.
     #[error("private key: {0}")]
     Key(String),
+    /// The answer is larger than any chain and roots of a mesh.
+    #[error("{0} are more than the {1} that an answer may have")]
+    TooLarge(String, usize),
+    /// The leaf is not valid yet, by more than clocks may differ.
+    #[error("leaf is valid from {0} on: the CA's clock or this node's is wrong")]
+    NotYetValid(String),
+    /// No peer with the same roots would accept it.
+    #[error("no peer would accept it: {0}")]
+    Unacceptable(String),
     /// The leaf was issued for another identity.
     #[error("leaf is for {}, asked for {asked}", presented.join(", "))]
     WrongIdentity {
@@ -57,6 +66,15 @@ pub enum CertError {
     #[error("no TLS configuration can be made: {0}")]
     Tls(String),
 }
+
+/// Bytes of an answer, and certificates in it, roots included. A handshake message has at most 64 KiB, and each identity
+/// holds its chain and its roots.
+const LARGEST: usize = 512 * 1024;
+const MOST: usize = 200;
+/// Identities of a leaf that an error names.
+const NAMED: usize = 3;
+/// What the clocks of the CA and of a node may differ by.
+const CLOCK_SKEW: Duration = Duration::from_secs(10);
 
 // === impl Certificate ===
 
@@ -92,12 +110,20 @@ impl Certificate {
         let Some((roots, [_, ..])) = chain.split_last() else {
             return Err(CertError::NoRoots(chain.len()));
         };
+        let size = chain.iter().map(String::len).sum::<usize>();
+        if size > LARGEST {
+            return Err(CertError::TooLarge(format!("{size} bytes"), LARGEST));
+        }
         let last = chain.len() - 1;
         let mut certs = Vec::new();
         for (element, text) in chain[..last].iter().enumerate() {
             certs.extend(chain::parse(element, text)?);
         }
         let roots = chain::parse(last, roots)?;
+        if certs.len() + roots.len() > MOST {
+            let count = certs.len() + roots.len();
+            return Err(CertError::TooLarge(format!("{count} certificates"), MOST));
+        }
         let mut trusted = RootCertStore::empty();
         for root in &roots {
             trusted.add(root.der.clone()).map_err(|error| ChainError::unreadable(last, &error))?;
@@ -134,8 +160,27 @@ impl Certificate {
         if self.leaf_ids.first() == Some(&self.identity) {
             return Ok(());
         }
-        let presented = self.leaf_ids.iter().map(ToString::to_string).collect();
+        let presented = self.leaf_ids.iter().take(NAMED).map(ToString::to_string).collect();
         Err(CertError::WrongIdentity { asked: self.identity.clone(), presented })
+    }
+
+    /// Checks that peers which trust its roots would accept it, as a client and as a server: the verification that they make
+    /// is made here first, so that a useless certificate never takes the place of a good one. Revocation is not part of
+    /// it.
+    ///
+    /// # Errors
+    /// Why they would not.
+    pub fn check_acceptable(&self, now: SystemTime) -> Result<(), CertError> {
+        if self.not_before > now + CLOCK_SKEW {
+            return Err(CertError::NotYetValid(rfc3339(self.not_before)));
+        }
+        let at = self.not_before.max(now).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        for role in [PeerRole::Client, PeerRole::Server] {
+            self.tls
+                .verify_own(UnixTime::since_unix_epoch(at), role)
+                .map_err(|error| CertError::Unacceptable(error.to_string()))?;
+        }
+        Ok(())
     }
 
     /// Start of the leaf's validity.

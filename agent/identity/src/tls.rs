@@ -11,9 +11,10 @@ use isthmus_model::{SpiffeId, TrustDomain};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, CommonState, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::{CertificateDer, UnixTime};
 
-use crate::path::PeerRole;
+use crate::crl::Revocations;
+use crate::path::{self, PeerRole};
 use crate::peer::{PeerIdentity, PeerProof};
 use crate::provider::{ALPN_H2, VERSIONS};
 use crate::trust::{AdmittedPeer, RevocationWatch, Trust};
@@ -38,6 +39,7 @@ pub(crate) struct TlsTemplate {
     own: TrustDomain,
     roots: Arc<RootCertStore>,
     trust: Trust,
+    chain: Vec<CertificateDer<'static>>,
     key: Arc<SingleCertAndKey>,
     client: ConfigBuilder<ClientConfig, WantsVerifier>,
     server: ConfigBuilder<ServerConfig, WantsVerifier>,
@@ -101,11 +103,21 @@ impl TlsTemplate {
             own: own.clone(),
             roots,
             trust: trust.clone(),
+            chain: key.cert.clone(),
             key: Arc::new(SingleCertAndKey::from(key)),
             client: ClientConfig::builder_with_provider(Arc::clone(&provider))
                 .with_protocol_versions(VERSIONS)?,
             server: ServerConfig::builder_with_provider(provider).with_protocol_versions(VERSIONS)?,
         })
+    }
+
+    /// Verifies the certificate's own chain as a peer of this role's opposite does that trusts the same roots.
+    ///
+    /// # Errors
+    /// Why such a peer refuses it.
+    pub(crate) fn verify_own(&self, at: UnixTime, role: PeerRole) -> Result<(), webpki::Error> {
+        let Some((leaf, rest)) = self.chain.split_first() else { return Err(webpki::Error::BadDer) };
+        path::verify(leaf, rest, &self.roots.roots, at, role, &Revocations::None)
     }
 
     /// The roots that came with the certificate.

@@ -152,6 +152,10 @@ impl Worker {
             true => Ok(certificate),
             false => Err(CertError::Expired(rfc3339(certificate.not_after())).into()),
         });
+        let outcome = outcome.and_then(|certificate| {
+            certificate.check_acceptable(now)?;
+            Ok(certificate)
+        });
         self.config.metrics.signed(outcome.is_ok());
         self.outage.observe(outcome.as_ref().err());
         let id = job.identity.clone();
