@@ -15,7 +15,7 @@ use prost_types::{Struct, Value};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, TimeoutExpired};
 
-use crate::channel::{ConfigError, Dialer, Server, find, status_text};
+use crate::channel::{ConfigError, Dialer, Server, find, message, status_text};
 
 /// Settings of the client.
 #[derive(Debug, Clone)]
@@ -104,7 +104,7 @@ impl CaClient {
                 address: self.dialer.server().address.clone(),
                 reason: status_text(status),
             },
-            code => SignError::Refused { code: format!("{code:?}"), message: status.message().to_owned() },
+            code => SignError::Refused { code: format!("{code:?}"), message: message(status).to_owned() },
         }
     }
 }

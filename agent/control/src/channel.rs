@@ -228,7 +228,17 @@ pub(crate) fn status_text(status: &tonic::Status) -> String {
     if StdError::source(status).is_some() {
         return cause(status);
     }
-    format!("{:?}: {}", status.code(), status.message())
+    format!("{:?}: {}", status.code(), message(status))
+}
+
+/// Longest text of a server that is logged, in bytes. gRPC allows as much as fits into a header block.
+const LONGEST: usize = 512;
+
+/// What the server says in a status, shortened.
+pub(crate) fn message(status: &tonic::Status) -> &str {
+    let text = status.message();
+    let end = (0..=LONGEST.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or_default()]
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod incoming;
 pub mod node;
 pub mod session;
 mod stream;
+mod warnings;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,7 +15,7 @@ use isthmus_model::{Policy, PolicyKey, RefusedPolicy, Resource};
 
 use crate::channel::Server;
 pub use node::{Metadata, Node};
-pub use session::Kind;
+pub use session::{Kind, Limits};
 pub use stream::run;
 
 /// Settings of the client.
@@ -26,6 +27,8 @@ pub struct Config {
     pub node: Node,
     /// Receives the rejected resources, for the config dump.
     pub rejections: Rejections,
+    /// What all resources of the mesh may cost, and one response, in bytes. `ISTHMUS_CONFIG_BUDGET`.
+    pub budget: u64,
 }
 
 /// Receiver of configuration. Each call is one push; upserts are to be applied before removals.

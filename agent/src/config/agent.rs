@@ -62,6 +62,8 @@ pub struct AgentConfig {
     pub drain: Duration,
     /// Threads that carry connections, at least 1.
     pub threads: usize,
+    /// What the resources of the mesh may cost, in bytes (`ISTHMUS_CONFIG_BUDGET`).
+    pub config_budget: u64,
     /// Lifetime requested for certificates (`SECRET_TTL`).
     pub secret_ttl: Duration,
     /// Whether HBONE responses carry baggage (`ENABLE_RESPONSE_BAGGAGE`).
@@ -122,6 +124,7 @@ pub fn read(strings: &dyn Strings) -> Result<AgentConfig, ConfigErrors> {
         ports: network::read_ports(r, &proxy),
         drain: process::read_drain(r),
         threads: process::read_threads(r, &proxy),
+        config_budget: memory::read_config_budget(r),
         secret_ttl: r.duration("SECRET_TTL", Duration::from_secs(86_400)),
         response_baggage: r.flag("ENABLE_RESPONSE_BAGGAGE", true),
         warnings,

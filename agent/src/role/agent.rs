@@ -156,6 +156,7 @@ impl MeshState {
                 server: control::server(plane, &config.local_info, config.trust.key_exchange),
                 node: control::node(&config.local_info),
                 rejections: rejections.clone(),
+                budget: config.config_budget,
             };
             settings.server.check()?;
             let metrics = isthmus_control::metrics::Metrics::register(registry);

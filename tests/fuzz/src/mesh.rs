@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use isthmus_control::xds::session::{Push, Session};
+use isthmus_control::xds::session::{Limits, Push, Session};
 use isthmus_model::{Authority, Facts, NetworkAddress, NetworkMode, PolicyKey, Resource, Workload};
 use isthmus_proto::discovery::{DeltaDiscoveryResponse, Node};
 use isthmus_state::dns::{self, Answer, Domains, Family};
@@ -29,7 +29,11 @@ impl Default for Mesh {
             own_node: "node-1".into(),
             ..Options::default()
         };
-        Self { session: Session::new(Node::default()), state: State::new(options), held: BTreeSet::new() }
+        Self {
+            session: Session::new(Node::default(), Limits::default()),
+            state: State::new(options),
+            held: BTreeSet::new(),
+        }
     }
 }
 
@@ -40,7 +44,7 @@ impl Mesh {
     /// When the answer is wrong, or anything panics.
     pub fn take(&mut self, response: DeltaDiscoveryResponse) {
         let names: BTreeSet<String> = response.resources.iter().map(|one| one.name.clone()).collect();
-        let handled = self.session.handle_response(response);
+        let handled = self.session.handle_response(response).expect("few resources");
         assert_eq!(handled.reply.error_detail.is_some(), !handled.rejected.is_empty());
         assert!(handled.rejected.iter().all(|rejection| names.contains(&rejection.name)));
         let mut batch = Batch::default();

@@ -7,13 +7,13 @@
 //!   response ──────► valid resources go to the sink ─► ACK, or NACK with "name: reason; …" for the others
 //! ```
 
-use std::collections::{BTreeMap, HashMap};
+mod held;
 
-use isthmus_model::{Interner, Outline, Policy, PolicyKey, RefusedPolicy, Resource, Text, wire};
+use isthmus_model::{Interner, Policy, PolicyKey, RefusedPolicy, Resource};
 use isthmus_proto::discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use isthmus_proto::{security, type_url, workload};
-use prost::Message;
+use isthmus_proto::type_url;
 
+use self::held::{Accepted, Bounds, LONGEST, LONGEST_NAME, Rejected, TypeState, address, policy, short};
 use super::Rejection;
 
 /// A subscribed resource type.
@@ -46,6 +46,20 @@ pub enum Push {
     },
 }
 
+/// Limits of what a control plane may make the client hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// What all held resources may cost, in bytes: their size as sent, and [`RESOURCE_COST`] for each.
+    pub budget: u64,
+    /// The size of one resource, in bytes as sent.
+    pub resource: usize,
+    /// Names of rejected resources that are kept, of each type.
+    pub rejected: usize,
+}
+
+/// What a held resource costs besides its bytes.
+pub const RESOURCE_COST: u64 = 256;
+
 /// A response as handled: the caller applies the push, then sends the reply.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HandledResponse {
@@ -64,57 +78,28 @@ pub struct Session {
     addresses: TypeState,
     policies: TypeState,
     texts: Interner,
+    limits: Limits,
+    /// What all held resources cost.
+    held: u64,
 }
 
-/// The held resources of one type, by name and version only.
-#[derive(Debug, Default)]
-struct TypeState {
-    /// Last accepted version by name. Texts are interned: a workload's name is its uid, and versions repeat.
-    versions: HashMap<Text, Text>,
-    /// Reason by name of resources whose latest version was rejected.
-    rejected: BTreeMap<String, String>,
-    /// Whether a response of this type has been handled.
-    synced: bool,
-}
-
-/// A decoded resource.
-struct Accepted<T> {
-    name: Text,
-    value: T,
-}
-
-/// Decodes the resource of this name.
-type Decode<T> = fn(name: &str, body: &[u8], texts: &mut Interner) -> Result<Accepted<T>, Unusable>;
-
-/// A rejected resource.
-struct Rejected {
-    rejection: Rejection,
-    outline: Option<Outline>,
-}
-
-/// Why a resource was rejected. The texts are sent in NACKs.
+/// The rejected resources of one response exceed what the client keeps of such.
 #[derive(Debug, thiserror::Error)]
-enum DecodeError {
-    #[error("resource is empty")]
-    Empty,
-    #[error("resource is a {0:?}")]
-    OtherType(String),
-    #[error("resource has no name")]
-    NoName,
-    #[error(transparent)]
-    Protobuf(#[from] prost::DecodeError),
-    #[error(transparent)]
-    Wire(#[from] wire::WireError),
-}
+#[error(
+    "the control plane sent {0} or more resources of a type that cannot be used, first {1}: the response was ignored"
+)]
+pub struct TooManyRejected(usize, String);
 
-/// A resource that cannot be used, with the scope of the policy if that much could be read.
-struct Unusable {
-    error: DecodeError,
-    outline: Option<Outline>,
-}
-
+/// Resources that a NACK and the log name one by one.
+pub(super) const NAMED: usize = 20;
 /// `google.rpc.Code.INVALID_ARGUMENT`. Control planes look only at whether there is a detail, and at its text.
 const INVALID_ARGUMENT: i32 = 3;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { budget: 1 << 30, resource: 4 << 20, rejected: 10_000 }
+    }
+}
 
 // === impl Kind ===
 
@@ -131,7 +116,7 @@ impl Kind {
         }
     }
 
-    fn of(type_url: &str) -> Option<Self> {
+    pub(super) fn of(type_url: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.type_url() == type_url)
     }
 }
@@ -141,9 +126,11 @@ impl Kind {
 impl Session {
     /// A subscription that holds nothing yet.
     #[must_use]
-    pub fn new(node: discovery::Node) -> Self {
+    pub fn new(node: discovery::Node, limits: Limits) -> Self {
         Self {
             node,
+            limits,
+            held: 0,
             addresses: TypeState::default(),
             policies: TypeState::default(),
             texts: Interner::default(),
@@ -163,40 +150,59 @@ impl Session {
     }
 
     /// Decodes a response, updates the versions, and makes the ACK or NACK.
-    pub fn handle_response(&mut self, response: DeltaDiscoveryResponse) -> HandledResponse {
+    ///
+    /// # Errors
+    /// When it has more unusable policies than can have a stand-in. Nothing of it is applied then: a policy without a
+    /// stand-in would be none.
+    pub fn handle_response(
+        &mut self,
+        response: DeltaDiscoveryResponse,
+    ) -> Result<HandledResponse, TooManyRejected> {
         let DeltaDiscoveryResponse { resources, type_url, nonce, removed_resources: removed, .. } = response;
         let mut reply =
             DeltaDiscoveryRequest { type_url, response_nonce: nonce, ..DeltaDiscoveryRequest::default() };
         let Some(kind) = Kind::of(&reply.type_url) else {
-            return HandledResponse { push: None, reply, rejected: Vec::new() };
+            return Ok(HandledResponse { push: None, reply, rejected: Vec::new() });
         };
         let (push, rejected) = match kind {
             Kind::Address => {
-                let (accepted, rejected) = self.addresses.accept(kind, resources, address, &mut self.texts);
-                self.addresses.remove(&removed);
+                let decoded = self.addresses.decode(kind, resources, address, self.bounds(), &mut self.texts);
+                let accepted = self.addresses.commit(decoded.accepted, &mut self.held);
+                self.addresses.reject(&decoded.rejected, self.limits.rejected);
+                self.addresses.remove(&removed, &mut self.held);
                 let upserts = accepted.into_iter().map(|accepted| accepted.value).collect();
-                (Push::Addresses { upserts, removed }, rejected)
+                (Push::Addresses { upserts, removed }, decoded.rejected)
             }
             Kind::Authorization => {
-                let (accepted, rejected) = self.policies.accept(kind, resources, policy, &mut self.texts);
-                self.policies.remove(&removed);
+                let decoded = self.policies.decode(kind, resources, policy, self.bounds(), &mut self.texts);
+                if let Some(first) = decoded.rejected.first()
+                    && self.policies.rejected.len() + decoded.rejected.len() > self.limits.rejected
+                {
+                    return Err(TooManyRejected(self.limits.rejected, first.rejection.name.clone()));
+                }
+                let accepted = self.policies.commit(decoded.accepted, &mut self.held);
+                self.policies.reject(&decoded.rejected, self.limits.rejected);
+                self.policies.remove(&removed, &mut self.held);
                 let keyed =
                     |accepted: Accepted<Policy>| (PolicyKey::from(accepted.name.as_str()), accepted.value);
                 let push = Push::Policies {
                     upserts: accepted.into_iter().map(keyed).collect(),
-                    removed: removed.into_iter().map(PolicyKey::from).collect(),
-                    refused: rejected.iter().filter_map(Rejected::policy).collect(),
+                    removed: removed.iter().map(|name| PolicyKey::from(short(name, LONGEST_NAME))).collect(),
+                    refused: decoded.rejected.iter().filter_map(Rejected::policy).collect(),
                 };
-                (push, rejected)
+                (push, decoded.rejected)
             }
         };
         let rejected: Vec<Rejection> = rejected.into_iter().map(|refused| refused.rejection).collect();
         if !rejected.is_empty() {
-            let each = |rejection: &Rejection| format!("{}: {}", rejection.name, rejection.reason);
-            let message = rejected.iter().map(each).collect::<Vec<_>>().join("; ");
-            reply.error_detail = Some(discovery::Status { code: INVALID_ARGUMENT, message });
+            reply.error_detail =
+                Some(discovery::Status { code: INVALID_ARGUMENT, message: detail(&rejected) });
         }
-        HandledResponse { push: Some(push), reply, rejected }
+        Ok(HandledResponse { push: Some(push), reply, rejected })
+    }
+
+    fn bounds(&self) -> Bounds {
+        Bounds { limits: self.limits, held: self.held }
     }
 
     /// Whether a response of every type was handled, with or without rejected resources in it.
@@ -226,101 +232,14 @@ impl Session {
     }
 }
 
-// === impl Rejected ===
-
-impl Rejected {
-    fn policy(&self) -> Option<RefusedPolicy> {
-        let Self { rejection, outline } = self;
-        let key = Some(rejection.name.as_str()).filter(|name| !name.is_empty())?;
-        Some(RefusedPolicy { key: key.into(), outline: outline.clone() })
+/// The text of a NACK: the first names and reasons, and how many more there are.
+fn detail(rejected: &[Rejection]) -> String {
+    let each = |rejection: &Rejection| format!("{}: {}", short(&rejection.name, LONGEST), rejection.reason);
+    let mut texts: Vec<_> = rejected.iter().take(NAMED).map(each).collect();
+    if rejected.len() > NAMED {
+        texts.push(format!("and {} more", rejected.len() - NAMED));
     }
-}
-
-impl<E: Into<DecodeError>> From<E> for Unusable {
-    fn from(error: E) -> Self {
-        Self { error: error.into(), outline: None }
-    }
-}
-
-// === impl TypeState ===
-
-impl TypeState {
-    /// `initial_resource_versions` of a new stream. A name of which no version was ever accepted is listed with an empty
-    /// one: the server then sends it again if it still exists, and its removal if it does not, which ends the stand-in
-    /// that is enforced for a rejected policy.
-    fn initial_resource_versions(&self) -> HashMap<String, String> {
-        let text = |(name, version): (&Text, &Text)| (name.to_string(), version.to_string());
-        let mut versions: HashMap<String, String> = self.versions.iter().map(text).collect();
-        for name in self.rejected.keys().filter(|name| !name.is_empty()) {
-            versions.entry(name.clone()).or_default();
-        }
-        versions
-    }
-
-    /// Decodes resources and records their versions, or why they were rejected. A name whose new version is rejected
-    /// keeps the old version: that one is held, and the server must still announce its removal.
-    fn accept<T>(
-        &mut self,
-        kind: Kind,
-        resources: Vec<discovery::Resource>,
-        decode: Decode<T>,
-        texts: &mut Interner,
-    ) -> (Vec<Accepted<T>>, Vec<Rejected>) {
-        self.synced = true;
-        let (mut accepted, mut rejected) = (Vec::with_capacity(resources.len()), Vec::new());
-        // Aliases matter to on-demand subscriptions only: a workload is found by its addresses anyway.
-        for discovery::Resource { version, resource, name, aliases: _ } in resources {
-            match body(kind, resource).map_err(Unusable::from).and_then(|bytes| decode(&name, &bytes, texts))
-            {
-                Ok(one) if !name.is_empty() => {
-                    self.rejected.remove(&name);
-                    self.versions.insert(one.name.clone(), texts.name(&version));
-                    accepted.push(one);
-                }
-                outcome => {
-                    let Unusable { error, outline } =
-                        outcome.err().unwrap_or_else(|| DecodeError::NoName.into());
-                    let reason = error.to_string();
-                    self.rejected.insert(name.clone(), reason.clone());
-                    rejected.push(Rejected { rejection: Rejection { kind, name, reason }, outline });
-                }
-            }
-        }
-        (accepted, rejected)
-    }
-
-    fn remove(&mut self, names: &[String]) {
-        for name in names {
-            self.versions.remove(name.as_str());
-            self.rejected.remove(name);
-        }
-    }
-}
-
-/// The bytes of a resource, if it is of the type of its response.
-fn body(kind: Kind, resource: Option<prost_types::Any>) -> Result<Vec<u8>, DecodeError> {
-    let any = resource.ok_or(DecodeError::Empty)?;
-    if any.type_url != kind.type_url() {
-        return Err(DecodeError::OtherType(any.type_url));
-    }
-    Ok(any.value)
-}
-
-fn address(name: &str, bytes: &[u8], texts: &mut Interner) -> Result<Accepted<Resource>, Unusable> {
-    let message = workload::Address::decode(bytes)?;
-    let value = wire::address(message, texts)?;
-    let name = match &value {
-        Resource::Workload(workload) if workload.uid.as_str() == name => Text::from(&workload.uid),
-        _ => texts.name(name),
-    };
-    Ok(Accepted { name, value })
-}
-
-fn policy(name: &str, bytes: &[u8], _: &mut Interner) -> Result<Accepted<Policy>, Unusable> {
-    let message = security::Authorization::decode(bytes)?;
-    let outline = wire::outline(&message);
-    let value = wire::policy(message).map_err(|error| Unusable { error: error.into(), outline })?;
-    Ok(Accepted { name: name.into(), value })
+    texts.join("; ")
 }
 
 #[cfg(test)]

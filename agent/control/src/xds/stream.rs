@@ -12,23 +12,35 @@ use isthmus_rt::drain::Watch;
 use isthmus_rt::file;
 use isthmus_rt::ready::BlockReady;
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::client::GrpcService as _;
 use tonic::codec::{Codec as _, EncodeBody};
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
 use super::incoming::Incoming;
-use super::session::{HandledResponse, Push, Session};
-use super::{Config, Rejections, Sink};
+use super::session::{HandledResponse, Push, Session, TooManyRejected};
+use super::warnings::Warnings;
+use super::{Config, Kind, Limits, Rejection, Rejections, Sink};
 use crate::channel::{Dialer, status_text};
 use crate::metrics::{Metrics, Reason};
 
 const METHOD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 const MIN_BACKOFF: Duration = Duration::from_millis(10);
 const MAX_BACKOFF: Duration = Duration::from_secs(15);
+/// A stream that lasted so long and delivered ends an outage: the next one is opened without a backoff. A server that ends
+/// each stream after its first response is in an outage for its clients.
+const STABLE: Duration = Duration::from_secs(30);
+/// Replies that may wait for the server to read them, and how long the next response waits for room. Responses that are not
+/// acknowledged in time come from a server that does not listen.
+const UNREAD: usize = 64;
+const UNREAD_WAIT: Duration = Duration::from_secs(30);
+/// Rejected resources of one response that the log names.
+const LOGGED: usize = 3;
+/// When a server that has sent nothing is worth a warning.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Feeds the mesh's configuration into `sink` until the drain begins. `ready` is released once the first push of every
 /// type was applied; rejected resources do not delay it.
@@ -41,12 +53,14 @@ pub async fn run(
 ) {
     let client = Client {
         dialer: Dialer::new(config.server),
-        session: Session::new(config.node.to_proto()),
+        session: Session::new(config.node.to_proto(), Limits { budget: config.budget, ..Limits::default() }),
+        budget: config.budget,
+        warnings: Warnings::new(),
         rejections: config.rejections,
         sink,
         ready: Some(ready),
         metrics,
-        progress: false,
+        progress: None,
     };
     tokio::select! {
         () = client.run() => {}
@@ -61,8 +75,11 @@ struct Client {
     sink: Arc<dyn Sink>,
     ready: Option<BlockReady>,
     metrics: Arc<Metrics>,
-    /// Whether the current stream delivered a response.
-    progress: bool,
+    /// What one response may cost, in bytes.
+    budget: u64,
+    warnings: Warnings,
+    /// When the current stream delivered its first response.
+    progress: Option<Instant>,
 }
 
 /// Why a stream ended, for metric and log.
@@ -73,7 +90,7 @@ struct StreamEnd {
 
 /// Both directions of an open stream.
 struct Stream {
-    requests: mpsc::UnboundedSender<DeltaDiscoveryRequest>,
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
     responses: Incoming,
 }
 
@@ -84,24 +101,27 @@ impl Client {
         let mut backoff = Backoff::new(MIN_BACKOFF, MAX_BACKOFF);
         let mut last = String::new();
         loop {
-            self.progress = false;
+            self.progress = None;
             let end = match self.open_stream().await {
                 Ok(stream) => self.serve_stream(stream).await,
                 Err(end) => end,
             };
             self.metrics.ended(end.reason);
-            if self.progress {
+            let stable = self.progress.is_some_and(|since| since.elapsed() >= STABLE);
+            if stable {
                 backoff.reset();
             }
             let wait = backoff.next_delay();
-            // One warning per outage, not per attempt.
-            if end.text != last || self.progress {
-                tracing::warn!(
-                    address = %self.address(), reason = ?end.reason, error = %end.text, retry_in = ?wait,
+            // One warning per outage, not per attempt; few where each attempt fails in another way.
+            let changed = end.text != last || stable;
+            match changed.then(|| self.warnings.next()).flatten() {
+                Some(left_out) => tracing::warn!(
+                    address = %self.address(), reason = ?end.reason, error = %end.text, retry_in = ?wait, left_out,
                     "xDS stream ended, the last configuration stays in force; reconnecting"
-                );
-            } else {
-                tracing::debug!(address = %self.address(), error = %end.text, "xDS reconnect failed");
+                ),
+                None => {
+                    tracing::debug!(address = %self.address(), error = %end.text, "xDS reconnect failed");
+                }
             }
             last = end.text;
             tokio::time::sleep(wait).await;
@@ -112,8 +132,8 @@ impl Client {
     /// withhold its headers until it has read a request.
     async fn open_stream(&self) -> Result<Stream, StreamEnd> {
         let failed = |text: String| StreamEnd { reason: Reason::ConnectionError, text };
-        let (requests, queue) = mpsc::unbounded_channel();
-        let mut request = Request::new(UnboundedReceiverStream::new(queue));
+        let (requests, queue) = mpsc::channel(UNREAD);
+        let mut request = Request::new(ReceiverStream::new(queue));
         // First, since a connection without a token is useless.
         self.dialer
             .server()
@@ -121,15 +141,29 @@ impl Client {
             .await
             .map_err(|error| failed(error.to_string()))?;
         for first in self.session.initial_requests() {
-            // The receiver is in the request above.
-            let _ = requests.send(first);
+            // The receiver is in the request above, and has room.
+            let _ = requests.try_send(first);
         }
         let mut channel = self.dialer.connect().await.map_err(|error| failed(error.to_string()))?;
         let lost = |error: tonic::transport::Error| StreamEnd::of(&Status::from_error(error.into()));
         poll_fn(|cx| channel.poll_ready(cx)).await.map_err(lost)?;
-        let response = channel.call(stream_request(request)).await.map_err(lost)?;
-        let responses = Incoming::new(response).map_err(|status| StreamEnd::of(&status))?;
+        let opening = channel.call(stream_request(request));
+        let response = self.warn_of_silence(opening).await.map_err(lost)?;
+        let responses = Incoming::new(response, self.budget).map_err(|status| StreamEnd::of(&status))?;
         Ok(Stream { requests, responses })
+    }
+
+    /// Waits for the server to open the stream, as long as it takes: a server that is starting may hold its clients.
+    async fn warn_of_silence<T>(&self, opening: impl Future<Output = T>) -> T {
+        let mut opening = std::pin::pin!(opening);
+        if let Ok(opened) = tokio::time::timeout(SILENCE, &mut opening).await {
+            return opened;
+        }
+        tracing::warn!(
+            address = %self.address(), waiting = ?SILENCE,
+            "xDS server is connected and does not open the stream, the last configuration stays in force"
+        );
+        opening.await
     }
 
     async fn serve_stream(&mut self, mut stream: Stream) -> StreamEnd {
@@ -156,11 +190,19 @@ impl Client {
                 }
                 Err(status) => return StreamEnd::of(&status),
             };
-            self.progress = true;
-            let reply = self.apply(response);
-            if stream.requests.send(reply).is_err() {
+            self.progress.get_or_insert_with(Instant::now);
+            let reply = match self.apply(response) {
+                Ok(reply) => reply,
+                Err(refused) => return StreamEnd { reason: Reason::Error, text: refused.to_string() },
+            };
+            match tokio::time::timeout(UNREAD_WAIT, stream.requests.send(reply)).await {
+                Ok(Ok(())) => {}
                 // The response side reports why, in the next iteration.
-                tracing::debug!("xDS request stream is closed");
+                Ok(Err(_)) => tracing::debug!("xDS request stream is closed"),
+                Err(_) => {
+                    let text = format!("the server does not read: {UNREAD} acknowledgements wait");
+                    return StreamEnd { reason: Reason::Error, text };
+                }
             }
         }
     }
@@ -170,24 +212,29 @@ impl Client {
     }
 
     /// Applies one response and returns the ACK or NACK.
-    fn apply(&mut self, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+    fn apply(&mut self, response: DeltaDiscoveryResponse) -> Result<DeltaDiscoveryRequest, TooManyRejected> {
         let url = response.type_url.clone();
         let (count, removed) = (response.resources.len(), response.removed_resources.len());
-        self.metrics.message(&url, bytes(&response));
-        let HandledResponse { push, reply, rejected } = self.session.handle_response(response);
+        let known = Kind::of(&url).map_or("unknown", Kind::type_url);
+        self.metrics.message(known, bytes(&response));
+        let HandledResponse { push, reply, rejected } = self.session.handle_response(response)?;
         match push {
             Some(Push::Addresses { upserts, removed }) => self.sink.addresses(upserts, removed),
             Some(Push::Policies { upserts, removed, refused }) => {
                 self.sink.policies(upserts, removed, refused);
             }
-            None => tracing::debug!(%url, "ignored an xDS response of a type that is not subscribed"),
+            None => tracing::debug!(url = known, "ignored an xDS response of a type that is not subscribed"),
         }
-        tracing::debug!(%url, resources = count, removed, rejected = rejected.len(), "xDS response applied");
-        for rejection in &rejected {
-            tracing::warn!(%url, name = %rejection.name, error = %rejection.reason, "xDS resource refused, its last accepted version stays in force");
-        }
+        tracing::debug!(
+            url = known,
+            resources = count,
+            removed,
+            rejected = rejected.len(),
+            "xDS response applied"
+        );
+        self.report(known, &rejected);
         let rejections = self.session.rejections();
-        for kind in super::Kind::ALL {
+        for kind in Kind::ALL {
             let count = rejections.iter().filter(|rejection| rejection.kind == kind).count();
             self.metrics.rejected(kind.type_url(), count);
         }
@@ -196,7 +243,23 @@ impl Client {
             tracing::info!("first xDS configuration applied");
             self.ready = None;
         }
-        reply
+        Ok(reply)
+    }
+
+    /// Logs rejected resources: each of a few, and how many more there are.
+    fn report(&mut self, url: &str, rejected: &[Rejection]) {
+        let (first, more) = rejected.split_at(rejected.len().min(LOGGED));
+        for (at, rejection) in first.iter().enumerate() {
+            let more = if at + 1 == first.len() { more.len() } else { 0 };
+            let (name, error) = (&rejection.name, &rejection.reason);
+            match self.warnings.next() {
+                Some(left_out) => tracing::warn!(
+                    %url, %name, %error, more, left_out,
+                    "xDS resource refused, its last accepted version stays in force"
+                ),
+                None => tracing::debug!(%url, %name, %error, more, "xDS resource refused"),
+            }
+        }
     }
 }
 
@@ -220,7 +283,7 @@ impl StreamEnd {
 
 /// The HTTP request that opens the stream; its body carries the xDS requests.
 fn stream_request(
-    request: Request<UnboundedReceiverStream<DeltaDiscoveryRequest>>,
+    request: Request<ReceiverStream<DeltaDiscoveryRequest>>,
 ) -> http::Request<tonic::body::Body> {
     let (metadata, _, requests) = request.into_parts();
     let encoder = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default().encoder();

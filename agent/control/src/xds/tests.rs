@@ -54,7 +54,7 @@ impl Client {
         let (drain, watch) = drain::channel();
         let tasks = Tasks::new("test");
         let node = Node { pod_name: "z".into(), namespace: "istio-system".into(), ..Node::default() };
-        let config = Config { server, node, rejections: rejections.clone() };
+        let config = Config { server, node, rejections: rejections.clone(), budget: 64 << 20 };
         let ready = readiness.block("xds");
         tasks.spawn("xds", run(config, Arc::new(Pushes(sink)), ready, Metrics::register(&metrics), watch));
         Self { pushes, readiness, rejections, metrics, drain, tasks }

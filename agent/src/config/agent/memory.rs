@@ -1,4 +1,4 @@
-//! Budgets of the memory of tunnels, and the memory that the process may have by its cgroup.
+//! Budgets of the memory of tunnels and of the configuration, and the memory that the process may have by its cgroup.
 
 use std::fs;
 use std::path::Path;
@@ -20,15 +20,23 @@ pub struct MemoryConfig {
     pub tunnel: u64,
 }
 
+/// `ISTHMUS_CONFIG_BUDGET`: what the resources of the mesh may cost. A quarter of what the container may use, or the machine
+/// has; 64 MiB at least, which is a mesh of 100,000 workloads.
+pub(super) fn read_config_budget(r: &mut Reader<'_>) -> u64 {
+    budget(r, "ISTHMUS_CONFIG_BUDGET").unwrap_or_else(|| (available() / 4).max(64 * MIB))
+}
+
+fn budget(r: &mut Reader<'_>, key: &str) -> Option<u64> {
+    let text = r.text(key)?;
+    let bytes = quantity(&text).filter(|bytes| *bytes >= MIB);
+    if bytes.is_none() {
+        r.fail(format!("{key}={text:?} is not a quantity of memory from 1Mi on, such as 64Mi or 1Gi"));
+    }
+    bytes
+}
+
 pub(super) fn read_memory(r: &mut Reader<'_>) -> MemoryConfig {
-    let mut budget = |key: &str| {
-        let text = r.text(key)?;
-        let bytes = quantity(&text).filter(|bytes| *bytes >= MIB);
-        if bytes.is_none() {
-            r.fail(format!("{key}={text:?} is not a quantity of memory from 1Mi on, such as 64Mi or 1Gi"));
-        }
-        bytes
-    };
+    let mut budget = |key: &str| budget(r, key);
     let process = budget("ISTHMUS_MEMORY_BUDGET").unwrap_or_else(|| (available() / 4).max(64 * MIB));
     let pod = budget("ISTHMUS_POD_MEMORY_BUDGET").unwrap_or(process / 2);
     let tunnel = budget("ISTHMUS_TUNNEL_MEMORY_BUDGET").unwrap_or(32 * MIB);
