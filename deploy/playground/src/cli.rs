@@ -62,7 +62,17 @@ pub(crate) enum Command {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
-    /// Lists the pods of the world.
+    /// Runs a command that reaches the API server of a cluster: `kube east -- kubectl get pods -A`
+    ///
+    /// The world's network cannot be reached from outside; the command runs on it, with `KUBECONFIG` set.
+    Kube {
+        /// `east` or `west`.
+        cluster: String,
+        /// The command and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Lists the pods of the world, and how to reach the API servers.
     Status {
         /// Prints JSON.
         #[arg(long)]

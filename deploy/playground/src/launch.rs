@@ -30,7 +30,7 @@ mod show;
 
 pub(crate) use args::{RunArgs, WorldArgs};
 pub(crate) use change::{ChangeArgs, Intent, change};
-pub(crate) use inside::{down, exec};
+pub(crate) use inside::{down, exec, kube};
 pub(crate) use show::{logs, status};
 
 /// How long a world that was killed a moment ago may take to be gone.
@@ -49,7 +49,7 @@ pub(crate) fn run(dir: &Dir, args: &RunArgs) -> anyhow::Result<ExitCode> {
         // Logs are worth keeping only when something went wrong.
         dir.clean(&dir.lock(DYING)?).with_context(|| format!("cannot empty {}", dir.path().display()))?;
     } else {
-        eprintln!("logs are in {}", dir.logs().display());
+        output::note(format_args!("logs are in {}", dir.logs().display()));
     }
     Ok(ExitCode::from(code))
 }
@@ -104,7 +104,7 @@ fn start(dir: &Dir, args: &WorldArgs, mode: Mode) -> anyhow::Result<Child> {
         bail!("--agent-program {lost}: there is no cluster or node {}", lost.place);
     }
     can_enter()?;
-    eprintln!("[  0.0s] programs: building what has changed");
+    output::note("[  0.0s] programs: building what has changed");
     let binaries = binaries::folder()?;
     enter_world()?;
     spawn(dir, args, mode, &manifests, &binaries)

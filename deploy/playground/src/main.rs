@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     // Started again through /proc, a process would be listed as `exe`.
     let _ = nix::sys::prctl::set_name(c"playground");
     run(cli::parse()).unwrap_or_else(|error| {
-        eprintln!("playground: {error:#}");
+        output::note(format_args!("playground: {error:#}"));
         ExitCode::FAILURE
     })
 }
@@ -51,6 +51,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         None => launch::run(&users(cli.dir)?, &cli.run),
         Some(Command::Up(world)) => launch::up(&users(cli.dir)?, &world),
         Some(Command::Exec { pod, command }) => launch::exec(&users(cli.dir)?, &pod, &command),
+        Some(Command::Kube { cluster, command }) => launch::kube(&users(cli.dir)?, &cluster, &command),
         Some(Command::Status { json }) => launch::status(&users(cli.dir)?, json),
         Some(Command::Logs { component }) => launch::logs(&users(cli.dir)?, component.as_deref()),
         Some(Command::Apply(to)) => launch::change(&users(cli.dir)?, &to, Intent::Apply),

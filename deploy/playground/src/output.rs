@@ -1,4 +1,4 @@
-//! Standard output of the commands that a user types. A reader that closes its end, as `head` does, has seen enough:
+//! Standard output and error of the commands that a user types. A reader that closes its end, as `head` does, has seen enough:
 //! that is no error, and what else the command has to do is done.
 
 use std::fmt::Display;
@@ -10,6 +10,11 @@ use std::io::{self, Read, Write as _};
 /// When it cannot be written for another reason than a closed pipe.
 pub(crate) fn line(text: impl Display) -> io::Result<()> {
     unless_closed(writeln!(io::stdout(), "{text}"))
+}
+
+/// Writes a line to standard error. What cannot be written there is lost: there is no other place to report it.
+pub(crate) fn note(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Writes a text as it is.

@@ -111,7 +111,7 @@ pub(crate) fn run(dir: &Dir, args: &ScenarioArgs) -> anyhow::Result<ExitCode> {
     }
     if args.name.is_none() {
         let names: Vec<_> = failed.iter().map(|report| report.scenario).collect();
-        eprintln!("{} of {} failed: {}", failed.len(), reports.len(), names.join(", "));
+        output::note(format_args!("{} of {} failed: {}", failed.len(), reports.len(), names.join(", ")));
     }
     Ok(ExitCode::FAILURE)
 }
@@ -136,7 +136,7 @@ fn play(dir: &Dir, args: &ScenarioArgs, scenario: &Scenario) -> anyhow::Result<R
     if report.pass {
         dir.clean(&dir.lock(DYING)?).with_context(|| format!("cannot empty {}", dir.path().display()))?;
     } else {
-        eprintln!("logs of {} are in {}", scenario.name, dir.logs().display());
+        output::note(format_args!("logs of {} are in {}", scenario.name, dir.logs().display()));
     }
     Ok(report)
 }

@@ -200,12 +200,7 @@ async fn stay(
     progress.stage("up", "end it with `playground down`");
     output::line("try: playground exec east/sleep -- curl -sS helloworld.sample:5000/hello")?;
     for cluster in &plan.clusters {
-        output::line(format_args!(
-            "API server of {}: {} ({})",
-            cluster.name,
-            cluster.api_url(),
-            dir.kubeconfig(&cluster.name).display()
-        ))?;
+        output::line(access(&cluster.name))?;
     }
     // This tells `up` that we are ready: it holds the other end of our standard output.
     let log = File::options().create(true).append(true).open(dir.world_log())?;
@@ -213,7 +208,12 @@ async fn stay(
     nix::unistd::dup2_stderr(&log)?;
     tokio::select! {
         _ = ended.recv() => {}
-        gone = clusters.first_gone() => eprintln!("{gone} has ended"),
+        gone = clusters.first_gone() => output::note(format_args!("{gone} has ended")),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How a cluster's API server is reached from outside of the world.
+pub(crate) fn access(cluster: &str) -> String {
+    format!("API server of {cluster}: playground kube {cluster} -- kubectl get pods -A")
 }

@@ -3,6 +3,8 @@
 
 mod load;
 
+use std::fmt::Display;
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -80,19 +82,28 @@ pub async fn run(options: &Options) -> anyhow::Result<bool> {
         said.add(outcome);
         match options {
             Options { summary: true, .. } => {}
-            Options { json: true, .. } => println!("{}", serde_json::to_string(outcome)?),
+            Options { json: true, .. } => print(format_args!("{}\n", serde_json::to_string(outcome)?))?,
             Options { url, .. } => {
-                print!("{}", outcome.body);
-                outcome.error.iter().for_each(|error| eprintln!("{url}: {error}"));
+                print(&outcome.body)?;
+                if let Some(error) = &outcome.error {
+                    // There is no other place to report it.
+                    let _ = writeln!(io::stderr(), "{url}: {error}");
+                }
             }
         }
         Ok(())
     };
     load::run(client, options, tell).await?;
     if options.summary {
-        println!("{}", serde_json::to_string(&said)?);
+        print(format_args!("{}\n", serde_json::to_string(&said)?))?;
     }
     Ok(said.failed == 0)
+}
+
+/// Writes to standard output. A reader that has closed its end has seen enough.
+fn print(text: impl Display) -> io::Result<()> {
+    let written = write!(io::stdout(), "{text}").and_then(|()| io::stdout().flush());
+    written.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
 }
 
 /// Asks for one URL.

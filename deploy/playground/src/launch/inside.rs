@@ -35,6 +35,21 @@ pub(crate) fn exec(dir: &Dir, pod: &str, command: &[String]) -> anyhow::Result<E
     Ok(ExitCode::from(super::code(status)))
 }
 
+/// Runs a command on the world's own network, where the API servers of its clusters are, as an administrator of one of them;
+/// returns its exit code.
+pub(crate) fn kube(dir: &Dir, cluster: &str, command: &[String]) -> anyhow::Result<ExitCode> {
+    let world = RunningWorld::read(dir)?;
+    if !world.clusters.iter().any(|known| known == cluster) {
+        bail!("there is no cluster {cluster}; there are: {}", world.clusters.join(", "));
+    }
+    let [program, args @ ..] = command else { bail!("no command was given") };
+    let kubeconfig = std::path::absolute(dir.kubeconfig(cluster))?;
+    enter(world.pid, &["user", "net"])?;
+    let status = Command::new(program).args(args).env("KUBECONFIG", kubeconfig).status();
+    let status = status.with_context(|| format!("cannot run {program}"))?;
+    Ok(ExitCode::from(super::code(status)))
+}
+
 /// Joins namespaces of a process. Only before any thread starts.
 pub(super) fn enter(pid: i32, kinds: &[&str]) -> anyhow::Result<()> {
     let all = [

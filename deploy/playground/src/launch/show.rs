@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 
 use crate::dir::Dir;
 use crate::output;
-use crate::world::{RunningWorld, table};
+use crate::world::{RunningWorld, access, table};
 use playground_node::kubelet::Record;
 
 /// Lists the pods.
@@ -31,6 +31,9 @@ pub(crate) fn status(dir: &Dir, json: bool) -> anyhow::Result<ExitCode> {
         [pod.cluster, pod.namespace, pod.name, pod.node, pod.ip, ready.to_owned(), status]
     }));
     output::text(table::render(&rows))?;
+    for cluster in &world.clusters {
+        output::line(access(cluster))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

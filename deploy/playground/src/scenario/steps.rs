@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 
 use super::{Check, command, shown};
 use crate::dir::Dir;
+use crate::output;
 use playground_node::kubelet::Record;
 use playground_node::program;
 use playground_workloads::request::Outcome;
@@ -78,11 +79,11 @@ impl<'a> Steps<'a> {
     }
 
     fn change(&self, verb: &str, path: &Path, cluster: &str) -> anyhow::Result<()> {
-        eprintln!("$ playground {verb} -f {} --cluster {cluster}", shown(path));
+        output::note(format_args!("$ playground {verb} -f {} --cluster {cluster}", shown(path)));
         let mut command = command(self.dir, verb);
         command.arg("-f").arg(path).args(["--cluster", cluster]).stderr(Stdio::inherit());
         let output = command.output().with_context(|| format!("cannot start {verb}"))?;
-        eprint!("{}", String::from_utf8_lossy(&output.stdout));
+        output::note(String::from_utf8_lossy(&output.stdout).trim_end());
         if !output.status.success() {
             bail!("{verb} -f {}: {}", shown(path), output.status);
         }
@@ -91,7 +92,7 @@ impl<'a> Steps<'a> {
 
     /// Requests from inside a pod, one connection each.
     pub(super) fn ask(&self, pod: &str, url: &str, number: usize) -> anyhow::Result<Answers> {
-        eprintln!("$ playground exec {pod} -- playground request {url} -n {number}");
+        output::note(format_args!("$ playground exec {pod} -- playground request {url} -n {number}"));
         let mut command: Command = command(self.dir, "exec");
         command.args([pod, "--", program::OWN, "request", url, "--json", "-n", &number.to_string()]);
         let output = command.output().context("cannot start exec")?;
@@ -109,7 +110,10 @@ impl<'a> Steps<'a> {
 
     /// Begins to send requests from inside a pod, with these arguments of the client.
     pub(super) fn send(&self, pod: &str, url: &str, args: &[&str]) -> anyhow::Result<Traffic> {
-        eprintln!("$ playground exec {pod} -- playground request {url} {} &", args.join(" "));
+        output::note(format_args!(
+            "$ playground exec {pod} -- playground request {url} {} &",
+            args.join(" ")
+        ));
         let said = tempfile::tempfile().context("cannot keep what a client says")?;
         let mut command = command(self.dir, "exec");
         command.args([pod, "--", program::OWN, "request", url]).args(args);

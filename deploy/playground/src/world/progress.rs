@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use crate::output;
+
 /// Since when.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Progress(Instant);
@@ -14,7 +16,7 @@ impl Progress {
 
     /// A stage begins.
     pub(super) fn stage(self, name: &str, what: &str) {
-        eprintln!("[{:>5.1}s] {name}: {what}", self.seconds());
+        output::note(format_args!("[{:>5.1}s] {name}: {what}", self.seconds()));
     }
 
     /// Since the start.

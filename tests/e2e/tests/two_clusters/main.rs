@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use isthmus_kit::lab;
 
 mod capture;
+mod commands;
 mod identity;
 mod playground;
 mod restart;
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
         strangers::clients_without_a_certificate_of_the_mesh_are_refused,
         identity::a_policy_matches_the_certificate_and_not_the_headers,
         restart::an_agent_restarting_under_a_control_plane_leaks_nothing,
+        commands::commands_bear_a_closed_pipe_and_reach_the_api_servers,
         whole::runs_leave_nothing_behind_even_when_killed
     ])
 }
