@@ -215,6 +215,16 @@ impl AdsStream {
         let _ = self.responses.send(Ok(bytes.into()));
     }
 
+    /// Ends the stream with an internal error.
+    pub fn abort(self, message: &str) {
+        self.fail(Status::internal(message));
+    }
+
+    /// The client's message that has arrived already, if any.
+    pub fn try_recv(&mut self) -> Option<Bytes> {
+        self.requests.try_recv().ok()
+    }
+
     /// Ends the stream with an error.
     pub fn fail(self, status: Status) {
         let _ = self.responses.send(Err(status));
@@ -283,6 +293,12 @@ pub fn raw_resource(type_url: &str, name: &str, version: &str, body: Vec<u8>) ->
 }
 
 impl Answer {
+    /// A refusal with a gRPC code.
+    #[must_use]
+    pub fn refusal(code: i32, reason: &str) -> Self {
+        Self::Refuse(Status::new(tonic::Code::from_i32(code), reason))
+    }
+
     /// A refusal for want of permission.
     #[must_use]
     pub fn permission_denied(reason: &str) -> Self {

@@ -36,6 +36,8 @@ pub struct Spec {
     pub not_after: SystemTime,
     /// Extended key usages.
     pub usages: Vec<ExtendedKeyUsagePurpose>,
+    /// Whether it may sign others.
+    pub authority: bool,
 }
 
 /// The name constraints of an intermediate, all of them on the names of certificates below it.
@@ -69,6 +71,7 @@ impl Default for Spec {
             not_before: now - Duration::from_secs(60),
             not_after: now + Duration::from_secs(60 * 60),
             usages: vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+            authority: false,
         }
     }
 }
@@ -259,7 +262,10 @@ fn fill(params: &mut CertificateParams, spec: &Spec) -> anyhow::Result<()> {
     for uri in &spec.uris {
         params.subject_alt_names.push(SanType::URI(uri.as_str().try_into()?));
     }
-    params.is_ca = IsCa::ExplicitNoCa;
+    params.is_ca = match spec.authority {
+        true => IsCa::Ca(rcgen::BasicConstraints::Unconstrained),
+        false => IsCa::ExplicitNoCa,
+    };
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages.clone_from(&spec.usages);
     params.not_before = spec.not_before.into();

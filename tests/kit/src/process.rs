@@ -85,6 +85,20 @@ impl Process {
         Ok(Self { child, output })
     }
 
+    /// The process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it has ended; `None` while it runs.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
     /// Everything that it has written so far.
     #[must_use]
     pub fn lines(&self) -> Vec<Line> {

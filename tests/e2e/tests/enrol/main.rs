@@ -1,6 +1,7 @@
 //! Pods enter and leave the mesh: the real node role, plugin and agent over a real kernel.
 
 mod attacks;
+mod kills;
 mod node_lab;
 
 use std::net::SocketAddr;
@@ -40,7 +41,8 @@ fn main() -> std::process::ExitCode {
         pods_keep_their_state_while_the_node_role_is_down,
         rules_of_an_earlier_version_are_replaced_at_once,
         attacks::a_pod_that_loses_its_capture_is_closed_within_five_seconds,
-        attacks::a_pod_with_a_road_past_its_rules_is_not_enabled
+        attacks::a_pod_with_a_road_past_its_rules_is_not_enabled,
+        kills::no_plaintext_leaves_while_agent_and_node_role_are_killed_at_random
     ])
 }
 

@@ -17,13 +17,13 @@ use isthmus_kit::tls;
 use isthmus_kit::{probe, wait};
 use isthmus_model::SpiffeId;
 use isthmus_rt::task::Tasks;
-use isthmus_sys::socket::Transparent;
+use isthmus_sys::socket::{Sockets, Transparent};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 
 /// Longest wait for what happens at once unless it is broken.
 pub(crate) const SOON: Duration = Duration::from_secs(15);
-const HBONE: u16 = 15008;
+pub(crate) const HBONE: u16 = 15008;
 /// The TLS listener.
 pub(crate) const TLS: u16 = 15443;
 /// The plain TCP listener.
@@ -53,6 +53,13 @@ pub(crate) struct GatewayLab {
 /// The client's side of an outer tunnel, frame by frame.
 pub(crate) struct Tunnel(pub(crate) HbonePeer<tls::TlsStream<TcpStream>>);
 
+/// Where clients of the gateway are.
+#[derive(Clone)]
+pub(crate) struct Dialer {
+    from: Sockets,
+    gateway: Ipv4Addr,
+}
+
 impl GatewayLab {
     /// Everything but the gateway. Services `hello` and `slow` are global.
     pub(crate) fn new() -> Result<Self> {
@@ -74,15 +81,18 @@ impl GatewayLab {
 
     /// Starts the gateway and waits until it has read the global services.
     pub(crate) async fn gateway(&self) -> Result<Process> {
+        self.gateway_with(&[]).await
+    }
+
+    /// As [`GatewayLab::gateway`], with more settings.
+    pub(crate) async fn gateway_with(&self, more: &[(&str, &str)]) -> Result<Process> {
         let tls = format!(
             "{TLS}=istiod.istio-system.svc@{}:15012,{TLS}=plain.example@plain.sample.svc.cluster.local:80",
             self.outside.v4
         );
-        let gateway = self.start(&[
-            ("FAKE_CA", "true"),
-            ("GATEWAY_SNI_ROUTES", &tls),
-            ("GATEWAY_TCP_ROUTES", &format!("{PLAIN}=plain.sample.svc.cluster.local:80")),
-        ])?;
+        let tcp = format!("{PLAIN}=plain.sample.svc.cluster.local:80");
+        let own = [("FAKE_CA", "true"), ("GATEWAY_SNI_ROUTES", tls.as_str()), ("GATEWAY_TCP_ROUTES", &tcp)];
+        let gateway = self.start(&[&own, more].concat())?;
         gateway.line(&["gateway started"]).await?;
         let ready = async || match self.readiness().await {
             Ok((true, _)) => Some(Ok(())),
@@ -167,15 +177,40 @@ impl GatewayLab {
         Ok(self.pod(service)?.sockets().listen(self.endpoint(service)?, Transparent::Never)?.0)
     }
 
+    /// What clients of the gateway dial it with.
+    pub(crate) fn dialer(&self) -> Dialer {
+        Dialer { from: self.client.sockets(), gateway: self.gateway.v4 }
+    }
+
     /// A plain connection to a port of the gateway.
     pub(crate) async fn dial(&self, port: u16) -> Result<TcpStream> {
-        let to = SocketAddr::new(self.gateway.v4.into(), port);
-        Ok(self.client.sockets().connect(to, None, SOON).await?)
+        self.dialer().dial(port).await
     }
 
     /// The outer tunnel of a client in the mesh.
     pub(crate) async fn tunnel(&self) -> Result<Tunnel> {
-        let certs = Manager::new(Arc::new(FakeSigner::new()), manager::Config::default(), &self.tasks);
+        self.dialer().tunnel(&certificates(&self.tasks)).await
+    }
+
+    /// The address of the gateway's own network.
+    pub(crate) fn node(&self) -> Ipv4Addr {
+        self.lan.v4
+    }
+}
+
+/// The certificates of clients in the mesh.
+pub(crate) fn certificates(tasks: &Tasks) -> Manager {
+    Manager::new(Arc::new(FakeSigner::new()), manager::Config::default(), tasks)
+}
+
+impl Dialer {
+    /// A plain connection to a port of the gateway.
+    pub(crate) async fn dial(&self, port: u16) -> Result<TcpStream> {
+        Ok(self.from.connect(SocketAddr::new(self.gateway.into(), port), None, SOON).await?)
+    }
+
+    /// The outer tunnel of a client in the mesh.
+    pub(crate) async fn tunnel(&self, certs: &Manager) -> Result<Tunnel> {
         let id =
             |account: &str| -> Result<SpiffeId> { Ok(format!("spiffe://cluster.local/{account}").parse()?) };
         let certificate = certs.certificate(&id("ns/sample/sa/sleep")?).await?;
@@ -185,11 +220,6 @@ impl GatewayLab {
         let mut peer = HbonePeer::client(tls).await?;
         peer.send(kind::SETTINGS, 0, 0, &hex(NO_TABLE)).await?;
         Ok(Tunnel(peer))
-    }
-
-    /// The address of the gateway's own network.
-    pub(crate) fn node(&self) -> Ipv4Addr {
-        self.lan.v4
     }
 }
 

@@ -23,9 +23,9 @@ use tokio::sync::oneshot;
 
 use crate::cgroup::Cgroup;
 
-const MIB: u64 = 1024 * 1024;
+pub(crate) const MIB: u64 = 1024 * 1024;
 /// What the agents may have.
-const LIMIT: u64 = 256 * MIB;
+pub(crate) const LIMIT: u64 = 256 * MIB;
 /// What may remain of an attack.
 const REMAINS: u64 = 10 * MIB;
 /// How long it may take to give memory back.
@@ -35,7 +35,7 @@ const ROUND_TRIPS: usize = 150;
 const ROUNDS: usize = 5;
 /// Delays below this are the machine's: attacker, both agents and victim share the cores with whatever else runs, and the
 /// agents may be built without optimization. What is printed says more than what is asserted.
-const NOISE: Duration = Duration::from_millis(25);
+pub(crate) const NOISE: Duration = Duration::from_millis(25);
 
 /// Ports of the server: sends without end; never reads; echoes.
 pub(crate) const SOURCE: u16 = 9000;
@@ -68,6 +68,12 @@ pub(crate) struct Cue {
 }
 
 impl Cue {
+    /// A cue, what is heard when the attack has reached its height, and what ends it when it is dropped.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<()>, oneshot::Sender<()>) {
+        let ((ready, is_ready), (end, at_end)) = (mpsc::channel(), oneshot::channel());
+        (Self { ready, end: at_end }, is_ready, end)
+    }
+
     /// The attack has reached its height: holds it until the victim was measured.
     pub(crate) async fn hold(self) {
         let _ = self.ready.send(());
@@ -131,8 +137,8 @@ impl World {
         let mut victim = self.victim_connection().await?;
         let quiet = p99(&mut victim).await?;
         let before = self.anonymous(at)?;
-        let ((ready, is_ready), (end, at_end)) = (mpsc::channel(), oneshot::channel());
-        let attacker = std::thread::spawn(move || lab::block_on(attack(Cue { ready, end: at_end })));
+        let (cue, is_ready, end) = Cue::new();
+        let attacker = std::thread::spawn(move || lab::block_on(attack(cue)));
         let start = Instant::now();
         while is_ready.try_recv().is_err() {
             ensure!(start.elapsed() < Duration::from_secs(60), "the attack does not reach its height");
@@ -273,11 +279,11 @@ impl Peer {
     }
 }
 
-fn captured(pod: &Netns) -> Result<()> {
+pub(crate) fn captured(pod: &Netns) -> Result<()> {
     Ok(rules::apply_pod(pod, &PodRules { dns_capture: false, ..PodRules::default() })?)
 }
 
-async fn round_trip(stream: &mut TcpStream) -> Result<()> {
+pub(crate) async fn round_trip(stream: &mut TcpStream) -> Result<()> {
     let mut answer = [0; 256];
     let exchange = async {
         stream.write_all(&[7; 256]).await?;
@@ -288,7 +294,7 @@ async fn round_trip(stream: &mut TcpStream) -> Result<()> {
 }
 
 /// The median of the rounds' 99th percentiles.
-async fn p99(stream: &mut TcpStream) -> Result<Duration> {
+pub(crate) async fn p99(stream: &mut TcpStream) -> Result<Duration> {
     let mut all = Vec::new();
     for _ in 0..ROUNDS {
         let mut round = Vec::new();

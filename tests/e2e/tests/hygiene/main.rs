@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 /// Test files that sleep on the real clock: file, number of sleeps, and why no signal or `isthmus_kit::wait` will do.
-const SLEEPS: [(&str, usize, &str); 20] = [
+const SLEEPS: [(&str, usize, &str); 26] = [
     ("agent/rt/src/threads/tests.rs", 3, "the time of a measurement, and a task that sleeps"),
     ("benches/benches/handshakes.rs", 2, "the rate of requests"),
     ("benches/benches/lab/meter.rs", 1, "the time of a measurement"),
@@ -16,6 +16,12 @@ const SLEEPS: [(&str, usize, &str); 20] = [
     ("deploy/playground/tests/scenarios.rs", 2, "polls a child process, without a runtime"),
     ("deploy/playground/tests/world.rs", 1, "polls a child process, without a runtime"),
     ("tests/e2e/tests/fidelity/heavy.rs", 1, "starts connections at given times"),
+    ("tests/e2e/tests/enrol/kills.rs", 2, "random pauses are the test"),
+    ("tests/e2e/tests/hostile/ca.rs", 1, "the time in which requests are counted"),
+    ("tests/e2e/tests/hostile/frames.rs", 1, "the time in which connections are counted"),
+    ("tests/e2e/tests/hostile/gateway.rs", 4, "the rate of attacks, and the time in which one fills buffers"),
+    ("tests/e2e/tests/hostile/plane.rs", 2, "the time of a measurement, and the pace of the victim"),
+    ("tests/e2e/tests/hostile/xds.rs", 1, "the rate of an attack"),
     ("tests/e2e/tests/hostile/cgroup.rs", 1, "polls a process that exits, in a drop"),
     ("tests/e2e/tests/hostile/limits.rs", 1, "the rate of an attack"),
     ("tests/e2e/tests/hostile/peers.rs", 3, "the rate of an attack, and the time in which it fills buffers"),
