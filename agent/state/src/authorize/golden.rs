@@ -160,24 +160,55 @@ fn a_policy_with_every_dimension_allows_what_one_rule_matches() {
 }
 
 #[test]
-fn peer_authentication_denies_plaintext_on_its_ports() {
-    // Whether plaintext passes to 8080, to 9090, to another port.
-    let mut judged = 0;
-    for (name, plaintext) in [
-        ("peer-authn-permissive-port-mtls-strict", [true, false, true]),
-        ("peer-authn-permissive-root-unset-namespace-mixed-workload-ports", [true, false, true]),
-        ("peer-authn-strict-and-permissive-port-mtls", [false, true, false]),
-        ("peer-authn-strict-root-permissive-workload", [false, true, false]),
-        ("peer-authn-unset-port-mtls-strict", [false, true, true]),
-        ("peer-authn-disable", [true; 3]),
-        // Whole workloads are covered by a static policy of another name.
-        ("peer-authn-strict", [true; 3]),
-        ("peer-authn-strict-workload", [true; 3]),
+fn what_is_left_of_a_policy_with_http_widens_nothing() {
+    let (allow, deny) = (resource("allow-groups").unwrap(), resource("deny-groups").unwrap());
+    // The attributes of HTTP are unknown here: a rule with one must not allow, and what remains of a denial denies.
+    for (peer, source, port, is_allowed, is_denied) in [
+        ("spiffe://td/ns/when-l4-ns/sa/x", "10.10.10.10", 81, true, true),
+        ("spiffe://td/ns/when-l4-ns/sa/x", "10.10.10.11", 81, false, false),
+        ("spiffe://td/ns/when-l4-l7-ns/sa/x", "10.10.10.10", 81, false, false),
+        ("spiffe://td/ns/from-mix-ns/sa/x", "10.10.10.10", 80, false, false),
+        ("spiffe://td/ns/any/sa/x", "10.10.10.10", 80, false, false),
     ] {
-        let Some(policy) = resource(name) else {
-            assert_eq!(plaintext, [true; 3], "{name} holds no policy");
-            continue;
-        };
+        let (peer, to) = (Some(peer), format!("10.0.0.1:{port}"));
+        assert_eq!(allowed(&allow, peer, source, &to), is_allowed, "ALLOW: {peer:?} {source} → {to}");
+        assert_eq!(!allowed(&deny, peer, source, &to), is_denied, "DENY: {peer:?} {source} → {to}");
+    }
+}
+
+#[test]
+fn peer_authentication_denies_plaintext_on_its_ports() {
+    // Whether plaintext passes to 8080, to 9090, to another port. Without a resource of its own, the whole workload is
+    // judged by the static policy, which has another name.
+    let judged = [
+        ("peer-authn-disable", None),
+        ("peer-authn-disable-port-mtls-strict", Some([true, false, true])),
+        ("peer-authn-permissive", None),
+        ("peer-authn-permissive-port-mtls-strict", Some([true, false, true])),
+        ("peer-authn-permissive-port-mtls-strict-and-permissive", Some([true, false, true])),
+        ("peer-authn-permissive-root-permissive-namespace-strict-workload-ports", Some([false, false, true])),
+        ("peer-authn-permissive-root-permissive-workload", None),
+        ("peer-authn-permissive-root-strict-namespace-permissive-workload", Some([false, true, false])),
+        ("peer-authn-permissive-root-unset-namespace-mixed-workload-ports", Some([true, false, true])),
+        ("peer-authn-strict", None),
+        ("peer-authn-strict-and-disable-port-mtls", Some([false, true, false])),
+        ("peer-authn-strict-and-permissive-port-mtls", Some([false, true, false])),
+        ("peer-authn-strict-and-strict-port-mtls", None),
+        ("peer-authn-strict-port-mtls-strict-and-permissive", Some([true, false, false])),
+        ("peer-authn-strict-root-permissive-namespace-strict-workload", Some([true, false, true])),
+        ("peer-authn-strict-root-permissive-workload", Some([false, true, false])),
+        ("peer-authn-strict-root-unset-workload-port-mtls-strict-and-permissive", Some([false, true, false])),
+        ("peer-authn-strict-workload", None),
+        ("peer-authn-unset-port-mtls-strict", Some([false, true, true])),
+    ];
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/authorization");
+    let names = std::fs::read_dir(folder).unwrap().map(|one| one.unwrap().file_name().into_string().unwrap());
+    let golden = names.filter(|name| name.starts_with("peer-authn") && !name.ends_with("-in.yaml")).count();
+    assert_eq!(judged.len(), golden);
+    for (name, plaintext) in judged {
+        let policy = resource(name);
+        assert_eq!(policy.is_some(), plaintext.is_some(), "{name}");
+        let (Some(policy), Some(plaintext)) = (policy, plaintext) else { continue };
         assert_eq!(policy.action, Action::Deny, "{name}");
         for (port, want) in [8080, 9090, 7070].into_iter().zip(plaintext) {
             let to = format!("10.0.0.1:{port}");
@@ -185,7 +216,5 @@ fn peer_authentication_denies_plaintext_on_its_ports() {
             let peer = Some("spiffe://td/ns/foo/sa/a");
             assert!(allowed(&policy, peer, "10.0.0.9", &to), "{name}: mutual TLS to {port}");
         }
-        judged += 1;
     }
-    assert_eq!(judged, 5);
 }
