@@ -148,13 +148,12 @@ impl Admin {
         let body = Body::generated(move |out| async move {
             // Cannot fail: the semaphore is never closed.
             let _permit = permits.acquire_owned().await;
-            match Stream::new(encoding) {
-                None => crate::dump::write(source, filter, out).await,
-                Some(stream) => {
-                    let (text, from) = mpsc::channel(1);
-                    tokio::join!(crate::dump::write(source, filter, text), compress(from, stream, out));
-                }
+            if encoding == Encoding::Identity {
+                return crate::dump::write(source, filter, out).await;
             }
+            let Ok(stream) = Stream::new(encoding) else { return };
+            let (text, from) = mpsc::channel(1);
+            tokio::join!(crate::dump::write(source, filter, text), compress(from, stream, out));
         });
         let mut reply = reply(200, "application/json", body);
         encoded(&mut reply, encoding);

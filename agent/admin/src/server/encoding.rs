@@ -1,4 +1,4 @@
-//! Response compression: negotiation by `Accept-Encoding`, and the encoders.
+//! Response compression: negotiation by `Accept-Encoding` (RFC 9110, 12.5.3), and the encoders.
 
 use std::fmt;
 use std::io::{self, BufWriter, Write};
@@ -10,27 +10,47 @@ use flate2::write::{GzEncoder, ZlibEncoder};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
     Identity,
+    Zstd,
+    Brotli,
     Gzip,
     Deflate,
 }
 
+/// Fast rather than small: clients are in the same cluster.
+const ZSTD_LEVEL: i32 = 1;
+const BROTLI_QUALITY: u32 = 1;
+/// Binary logarithm of brotli's window. Its default of 4 MiB is more memory than one text is worth.
+const BROTLI_WINDOW: u32 = 18;
+/// Bytes that brotli collects before it compresses them.
+const BROTLI_BUFFER: usize = 16 * 1024;
+
+/// The preference among codings that a client likes equally.
+const PREFERENCE: [Encoding; 4] = [Encoding::Zstd, Encoding::Brotli, Encoding::Gzip, Encoding::Deflate];
+
 impl Encoding {
-    /// The preferred coding among those that the client accepts. Weights are ignored, except that `q=0` excludes one.
+    /// The coding with the greatest weight among those that the client accepts. Identity when it accepts none: that is
+    /// better for it than an error, also where it refuses identity.
     pub(super) fn of(accepted: &str) -> Self {
-        let takes = |name: &str| accepted.split(',').any(|entry| accepts(entry, name));
-        if takes("gzip") {
-            Self::Gzip
-        } else if takes("deflate") {
-            Self::Deflate
-        } else {
-            Self::Identity
+        let mut best = (Self::Identity, weight(accepted, "identity").unwrap_or(0));
+        // The least preferred first: of equal weights, the last one wins.
+        for encoding in PREFERENCE.into_iter().rev() {
+            let weight = encoding
+                .name()
+                .and_then(|name| weight(accepted, name).or_else(|| weight(accepted, "*")))
+                .unwrap_or(0);
+            if weight > 0 && weight >= best.1 {
+                best = (encoding, weight);
+            }
         }
+        best.0
     }
 
     /// The value of `Content-Encoding`; none for identity.
     pub(super) fn name(self) -> Option<&'static str> {
         match self {
             Self::Identity => None,
+            Self::Zstd => Some("zstd"),
+            Self::Brotli => Some("br"),
             Self::Gzip => Some("gzip"),
             Self::Deflate => Some("deflate"),
         }
@@ -38,72 +58,100 @@ impl Encoding {
 
     /// Compresses the text that `write` produces.
     pub(super) fn encode(self, write: impl FnOnce(&mut Text<'_>) -> fmt::Result) -> io::Result<Vec<u8>> {
-        // Fast rather than small: clients are in the same cluster.
-        let level = Compression::fast();
-        match self {
-            Self::Identity => {
-                let mut out = Vec::new();
-                Text::write_to(&mut out, write)?;
-                Ok(out)
-            }
-            Self::Gzip => {
-                let mut out = GzEncoder::new(Vec::new(), level);
-                Text::write_to(&mut out, write)?;
-                out.finish()
-            }
-            Self::Deflate => {
-                let mut out = ZlibEncoder::new(Vec::new(), level);
-                Text::write_to(&mut out, write)?;
-                out.finish()
-            }
-        }
+        let mut stream = Stream::new(self)?;
+        Text::write_to(stream.writer(), write)?;
+        stream.finish()
     }
 }
 
 /// A streaming encoder.
 pub(super) enum Stream {
+    Identity(Vec<u8>),
+    Zstd(zstd::stream::write::Encoder<'static, Vec<u8>>),
+    Brotli(Box<brotli::CompressorWriter<Vec<u8>>>),
     Gzip(GzEncoder<Vec<u8>>),
     Deflate(ZlibEncoder<Vec<u8>>),
 }
 
 impl Stream {
-    /// `None` for identity.
-    pub(super) fn new(encoding: Encoding) -> Option<Self> {
-        match encoding {
-            Encoding::Identity => None,
-            Encoding::Gzip => Some(Self::Gzip(GzEncoder::new(Vec::new(), Compression::fast()))),
-            Encoding::Deflate => Some(Self::Deflate(ZlibEncoder::new(Vec::new(), Compression::fast()))),
-        }
+    /// # Errors
+    /// When there is no memory for the encoder.
+    pub(super) fn new(encoding: Encoding) -> io::Result<Self> {
+        let (out, level) = (Vec::new(), Compression::fast());
+        Ok(match encoding {
+            Encoding::Identity => Self::Identity(out),
+            Encoding::Zstd => Self::Zstd(zstd::stream::write::Encoder::new(out, ZSTD_LEVEL)?),
+            Encoding::Brotli => {
+                let stream = brotli::CompressorWriter::new(out, BROTLI_BUFFER, BROTLI_QUALITY, BROTLI_WINDOW);
+                Self::Brotli(Box::new(stream))
+            }
+            Encoding::Gzip => Self::Gzip(GzEncoder::new(out, level)),
+            Encoding::Deflate => Self::Deflate(ZlibEncoder::new(out, level)),
+        })
     }
 
     /// Compresses a piece; returns the output so far, often nothing.
     pub(super) fn push(&mut self, text: &[u8]) -> io::Result<Vec<u8>> {
-        match self {
-            Self::Gzip(out) => {
-                out.write_all(text)?;
-                Ok(std::mem::take(out.get_mut()))
-            }
-            Self::Deflate(out) => {
-                out.write_all(text)?;
-                Ok(std::mem::take(out.get_mut()))
-            }
-        }
+        self.writer().write_all(text)?;
+        Ok(std::mem::take(match self {
+            Self::Identity(out) => out,
+            Self::Zstd(out) => out.get_mut(),
+            Self::Brotli(out) => out.get_mut(),
+            Self::Gzip(out) => out.get_mut(),
+            Self::Deflate(out) => out.get_mut(),
+        }))
     }
 
     /// Ends the stream and returns its rest.
     pub(super) fn finish(self) -> io::Result<Vec<u8>> {
         match self {
+            Self::Identity(out) => Ok(out),
+            Self::Zstd(out) => out.finish(),
+            Self::Brotli(out) => Ok(out.into_inner()),
             Self::Gzip(out) => out.finish(),
             Self::Deflate(out) => out.finish(),
         }
     }
+
+    fn writer(&mut self) -> &mut dyn Write {
+        match self {
+            Self::Identity(out) => out,
+            Self::Zstd(out) => out,
+            Self::Brotli(out) => out,
+            Self::Gzip(out) => out,
+            Self::Deflate(out) => out,
+        }
+    }
 }
 
-fn accepts(entry: &str, name: &str) -> bool {
-    let (coding, weight) = entry.split_once(';').unwrap_or((entry, ""));
-    let coding = coding.trim();
-    let refused = weight.trim().strip_prefix("q=").is_some_and(|q| q.trim().parse() == Ok(0.0_f32));
-    (coding.eq_ignore_ascii_case(name) || coding == "*") && !refused
+/// The weight that the client gives to one coding, in thousandths; `None` when it does not mention it. An entry whose
+/// weight is malformed is as good as absent.
+fn weight(accepted: &str, name: &str) -> Option<u16> {
+    accepted.split(',').find_map(|entry| {
+        let mut parts = entry.split(';').map(str::trim);
+        let coding = parts.next()?;
+        // RFC 9110, 8.4.1.3: the old name of gzip.
+        let coding = if coding.eq_ignore_ascii_case("x-gzip") { "gzip" } else { coding };
+        if !coding.eq_ignore_ascii_case(name) {
+            return None;
+        }
+        parts.next().map_or(Some(1000), thousandths)
+    })
+}
+
+/// `q=0.5` → 500.
+fn thousandths(parameter: &str) -> Option<u16> {
+    let (name, value) = parameter.split_once('=')?;
+    let value = value.trim();
+    let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
+    if !name.trim().eq_ignore_ascii_case("q") || fraction.len() > 3 || !matches!(whole, "0" | "1") {
+        return None;
+    }
+    if !fraction.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let weight = format!("{whole}{fraction:0<3}").parse().ok()?;
+    (weight <= 1000).then_some(weight)
 }
 
 /// Adapts `fmt::Write` to an encoder.
@@ -134,21 +182,99 @@ impl fmt::Write for Text<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+    use std::io::Read;
+
+    use flate2::read::{GzDecoder, ZlibDecoder};
+
     use super::*;
 
+    const ALL: [Encoding; 5] =
+        [Encoding::Identity, Encoding::Zstd, Encoding::Brotli, Encoding::Gzip, Encoding::Deflate];
+
     #[test]
-    fn what_the_client_takes_is_chosen() {
+    fn the_coding_of_the_greatest_weight_is_chosen() {
         for (accepted, chosen) in [
             ("", Encoding::Identity),
-            ("br, zstd", Encoding::Identity),
             ("gzip", Encoding::Gzip),
-            ("deflate, GZIP;q=0.5", Encoding::Gzip),
+            ("x-gzip", Encoding::Gzip),
+            ("deflate", Encoding::Deflate),
+            ("br", Encoding::Brotli),
+            ("zstd", Encoding::Zstd),
+            // Equal weights: our preference, whatever the order.
+            ("gzip, br, deflate, zstd", Encoding::Zstd),
+            ("deflate, gzip, br", Encoding::Brotli),
+            ("deflate;q=0.5, GZIP;q=0.5", Encoding::Gzip),
+            // The client's weights come first.
+            ("deflate, gzip;q=0.5", Encoding::Deflate),
+            ("zstd;q=0.1, br;q=0.11, gzip;q=0.109", Encoding::Brotli),
+            ("zstd ; Q=0.999 , gzip ; q=1.000", Encoding::Gzip),
+            ("gzip;q=0.5, identity", Encoding::Identity),
+            ("gzip;q=0.5, identity;q=0.4", Encoding::Gzip),
+            ("gzip, identity", Encoding::Gzip),
+            // Refusals, and what stands for the rest.
             ("gzip;q=0, deflate", Encoding::Deflate),
             ("gzip; q=0.0", Encoding::Identity),
-            ("*", Encoding::Gzip),
-            ("identity", Encoding::Identity),
+            ("*", Encoding::Zstd),
+            ("zstd;q=0, *", Encoding::Brotli),
+            ("zstd;q=0, br;q=0.2, *;q=0.1", Encoding::Brotli),
+            ("gzip;q=0.3, *;q=0", Encoding::Gzip),
+            ("*;q=0", Encoding::Identity),
+            ("identity;q=0", Encoding::Identity),
+            // Unknown codings and malformed weights.
+            ("lz4, compress", Encoding::Identity),
+            ("gzip;q=2, zstd;q=nan, br;q=-1, deflate;q=0.1234", Encoding::Identity),
+            ("gzip;q=1.001, zstd;q=, br;q, deflate;level=1", Encoding::Identity),
         ] {
             assert_eq!(Encoding::of(accepted), chosen, "{accepted}");
+        }
+    }
+
+    fn decoded(encoding: Encoding, packed: &[u8]) -> Vec<u8> {
+        let mut text = Vec::new();
+        match encoding {
+            Encoding::Identity => text.extend_from_slice(packed),
+            Encoding::Zstd => text = zstd::decode_all(packed).unwrap(),
+            Encoding::Brotli => {
+                brotli::Decompressor::new(packed, 4096).read_to_end(&mut text).map(drop).unwrap();
+            }
+            Encoding::Gzip => GzDecoder::new(packed).read_to_end(&mut text).map(drop).unwrap(),
+            Encoding::Deflate => ZlibDecoder::new(packed).read_to_end(&mut text).map(drop).unwrap(),
+        }
+        text
+    }
+
+    #[test]
+    fn every_coding_gives_the_text_back() {
+        let text: String =
+            (0..20_000).map(|line| format!("istio_tcp_connections{{n=\"{line}\"}} 1\n")).collect();
+        for encoding in ALL {
+            let packed = encoding.encode(|out| out.write_str(&text)).unwrap();
+            assert!(decoded(encoding, &packed) == text.as_bytes(), "{encoding:?}");
+            let mut stream = Stream::new(encoding).unwrap();
+            let mut pieces = Vec::new();
+            for piece in text.as_bytes().chunks(10_000) {
+                pieces.extend(stream.push(piece).unwrap());
+            }
+            let early = pieces.len();
+            pieces.extend(stream.finish().unwrap());
+            assert!(decoded(encoding, &pieces) == text.as_bytes(), "{encoding:?} in pieces");
+            assert!(
+                early > pieces.len() / 2,
+                "{encoding:?} keeps {} of {}",
+                pieces.len() - early,
+                pieces.len()
+            );
+            if encoding != Encoding::Identity {
+                assert!(packed.len() < text.len() / 4, "{encoding:?}: {} of {}", packed.len(), text.len());
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_writer_is_reported() {
+        for encoding in ALL {
+            assert!(encoding.encode(|_| Err(fmt::Error)).is_err(), "{encoding:?}");
         }
     }
 }

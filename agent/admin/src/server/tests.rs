@@ -75,7 +75,7 @@ async fn metrics_are_compressed_if_the_client_accepts_it() {
     let plain = registry.encode().unwrap();
     let encoding =
         async |accepted| ask(&stats, "/metrics", &[("accept-encoding", accepted)], "content-encoding").await;
-    let (_, name, body) = encoding("gzip, br").await;
+    let (_, name, body) = encoding("gzip, br;q=0.5").await;
     let mut text = String::new();
     GzDecoder::new(body.as_slice()).read_to_string(&mut text).unwrap();
     assert!(name == "gzip" && text == plain && body.len() < plain.len() / 2, "{name}");
@@ -83,7 +83,13 @@ async fn metrics_are_compressed_if_the_client_accepts_it() {
     let mut text = String::new();
     ZlibDecoder::new(body.as_slice()).read_to_string(&mut text).unwrap();
     assert!(name == "deflate" && text == plain, "{name}");
-    assert_eq!(encoding("br").await, (200, String::new(), plain.into_bytes()));
+    let (_, name, body) = encoding("gzip;q=0.9, zstd").await;
+    assert!(name == "zstd" && zstd::decode_all(body.as_slice()).unwrap() == plain.as_bytes(), "{name}");
+    let (_, name, body) = encoding("br").await;
+    let mut text = String::new();
+    brotli::Decompressor::new(body.as_slice(), 4096).read_to_string(&mut text).unwrap();
+    assert!(name == "br" && text == plain, "{name}");
+    assert_eq!(encoding("compress").await, (200, String::new(), plain.into_bytes()));
 }
 
 #[tokio::test]
