@@ -2,6 +2,7 @@
 //! of errors that agrees with the code.
 
 mod errors;
+mod security;
 
 use std::path::{Path, PathBuf};
 
