@@ -167,6 +167,11 @@ mod tests {
             (&[], &["other"], true),
             (&[], &["td"], false),
             (&["td"], &["td"], false),
+            // What cannot be understood is not met, whatever else there is.
+            (&["td", ""], &[], false),
+            (&["."], &[], false),
+            (&[], &[""], false),
+            (&[], &["."], false),
             (&long, &[], true),
         ] {
             let limits = Limits { uris: permitted, excluded_uris: excluded, ..Limits::default() };
@@ -183,14 +188,51 @@ mod tests {
     }
 
     #[test]
+    fn a_dot_in_front_stands_for_names_below_only() {
+        for (limit, host, want) in [
+            ("a.example", "A.Example", true),
+            ("a.example", "b.a.example", false),
+            (".a.example", "b.A.Example", true),
+            (".a.example", "a.example", false),
+            (".a.example", ".a.example", false),
+            (".a.example", "ba.example", false),
+        ] {
+            assert_eq!(covers(limit, host), want, "{limit} {host}");
+        }
+    }
+
+    #[test]
+    fn the_host_of_a_uri_is_a_name() {
+        for (uri, want) in [
+            ("spiffe://td/ns/n/sa/a", Some("td")),
+            ("spiffe://td", Some("td")),
+            ("x://me@td:443?q#f", Some("td")),
+            ("td/ns/n/sa/a", None),
+            ("spiffe:///ns/n/sa/a", None),
+            ("spiffe://[fd00::1]/ns/n/sa/a", None),
+            ("spiffe://192.0.2.1/ns/n/sa/a", None),
+        ] {
+            assert_eq!(host(uri), want, "{uri}");
+        }
+    }
+
+    #[test]
     fn constraints_of_every_certificate_above_apply_and_those_of_the_root() {
-        let limits = |uris| Limits { uris, ..Limits::default() };
+        fn limits<'a>(uris: &'a [&'a str]) -> Limits<'a> {
+            Limits { uris, ..Limits::default() }
+        }
         let root = Ca::limited_root("root", &limits(&["td"])).unwrap();
         assert!(accepted(&root, &root.workload(WEB).unwrap().cert));
         assert!(!accepted(&root, &root.workload("spiffe://other/ns/n/sa/web").unwrap().cert));
         let below = root.limited("below", &limits(&["td", "other"])).unwrap();
         assert!(accepted(&root, &below.workload(WEB).unwrap().cert));
         assert!(!accepted(&root, &below.workload("spiffe://other/ns/n/sa/web").unwrap().cert), "the root's");
+        // More of them than fit a length of one byte.
+        let many: Vec<String> = (0..40).map(|n| format!("domain-{n}.example")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).chain(["td"]).collect();
+        let wide = Ca::limited_root("wide", &limits(&many)).unwrap();
+        assert!(accepted(&wide, &wide.workload(WEB).unwrap().cert));
+        assert!(!accepted(&wide, &wide.workload("spiffe://other/ns/n/sa/web").unwrap().cert));
         let narrow = root.limited("narrow", &limits(&["other"])).unwrap();
         assert!(!accepted(&root, &narrow.under("last").unwrap().workload(WEB).unwrap().cert));
     }
@@ -198,15 +240,28 @@ mod tests {
     #[test]
     fn a_constraint_on_another_form_of_name_is_met_without_such_names_only() {
         let root = Ca::new("root").unwrap();
-        let limits = Limits { uris: &["td"], names: &["example.com"], ..Limits::default() };
-        let below = root.limited("below", &limits).unwrap();
-        assert!(accepted(&root, &below.workload(WEB).unwrap().cert));
-        let spec = isthmus_kit::pki::Spec {
-            uris: vec![WEB.to_owned()],
-            names: vec!["evil.example".to_owned()],
-            ..Default::default()
-        };
-        assert!(!accepted(&root, &below.leaf(&spec).unwrap().cert));
+        let uris = Limits { uris: &["td"], ..Limits::default() };
+        let names = Limits { names: &["example.com"], ..uris };
+        let addresses = Limits { addresses: &[[10, 0, 0, 0, 255, 0, 0, 0]], ..uris };
+        for (limits, other_names, want) in [
+            (uris, &[][..], true),
+            (uris, &["any.example", "192.0.2.1"], true),
+            (names, &[], true),
+            (names, &["192.0.2.1"], true),
+            (names, &["evil.example"], false),
+            (addresses, &[], true),
+            (addresses, &["evil.example"], true),
+            (addresses, &["192.0.2.1"], false),
+        ] {
+            let below = root.limited("below", &limits).unwrap();
+            let spec = isthmus_kit::pki::Spec {
+                uris: vec![WEB.to_owned()],
+                names: other_names.iter().map(|name| (*name).to_owned()).collect(),
+                ..Default::default()
+            };
+            let leaf = below.leaf(&spec).unwrap();
+            assert_eq!(accepted(&root, &leaf.cert), want, "{limits:?} {other_names:?}");
+        }
     }
 
     #[test]

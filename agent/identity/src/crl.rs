@@ -106,11 +106,15 @@ mod tests {
         let leaf = one.workload("spiffe://td/ns/n/sa/a").unwrap();
         let first = one.crl(&[&leaf.cert]).unwrap();
         let both = format!("a comment\n{}{first}{}", one.root_pem(), two.crl(&[]).unwrap());
-        assert_eq!(Revocations::parse(both.as_bytes()).unwrap().len(), 2);
+        let two_lists = Revocations::parse(both.as_bytes()).unwrap();
+        assert!(two_lists.len() == 2 && !two_lists.is_empty() && !two_lists.has_duplicate_issuers());
+        let again = Revocations::parse(format!("{both}{first}").as_bytes()).unwrap();
+        assert!(again.len() == 3 && again.has_duplicate_issuers());
         let der = CertificateRevocationListDer::from_pem_slice(first.as_bytes()).unwrap();
         assert_eq!(Revocations::parse(&der).unwrap().len(), 1);
         for nothing in ["", " \n", &one.root_pem()] {
-            assert!(matches!(Revocations::parse(nothing.as_bytes()), Ok(Revocations::None)), "{nothing:?}");
+            let parsed = Revocations::parse(nothing.as_bytes()).unwrap();
+            assert!(matches!(parsed, Revocations::None) && parsed.is_empty(), "{nothing:?}");
         }
     }
 

@@ -84,3 +84,28 @@ impl PeerProof {
         (accepted.der == *leaf).then(|| PeerIdentity(accepted.identity.clone()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use isthmus_kit::pki::Ca;
+
+    use super::*;
+    use crate::cert::tests::{handshake, id, proper};
+
+    #[test]
+    fn an_accepted_chain_is_no_proof_until_its_key_has_signed() {
+        let server = id("spiffe://cluster.local/ns/shop/sa/cart");
+        let ca = Ca::new("root").unwrap();
+        let (web, cart) =
+            (proper(&ca, "spiffe://cluster.local/ns/shop/sa/web"), proper(&ca, &server.to_string()));
+        let session =
+            handshake(&web.client_tls(std::slice::from_ref(&server)), &cart.server_tls()).client.unwrap();
+        let leaf = session.peer_certificates().unwrap()[0].clone();
+        let proof = PeerProof::default();
+        proof.key_proven(&leaf);
+        proof.chain_accepted(&leaf, vec![server.clone()]);
+        assert_eq!(proof.identity(&session), None, "the signature was not of an accepted leaf");
+        proof.key_proven(&leaf);
+        assert_eq!(proof.identity(&session), Some(PeerIdentity(server)));
+    }
+}

@@ -134,7 +134,8 @@ mod tests {
     #[test]
     fn every_character_of_the_specification_is_read() {
         for text in ["spiffe://a-b_c.d1/ns/N-n_n.1/sa/A.b-c_D", "spiffe://td/ns/.../sa/..a"] {
-            assert_eq!(text.parse::<SpiffeId>().unwrap().to_string(), text);
+            let id: SpiffeId = text.parse().unwrap();
+            assert_eq!((id.to_string(), format!("{id:?}")), (text.to_owned(), text.to_owned()));
         }
     }
 

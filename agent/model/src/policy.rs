@@ -166,3 +166,27 @@ impl Policy {
         PolicyKey::from(format!("{}/{}", self.namespace, self.name))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_at_all_denies_as_far_as_it_might_have_reached() {
+        let unread = |key: &str| RefusedPolicy { key: key.into(), outline: None };
+        for (key, root, scope) in [
+            ("shop/p", Some("istio-system"), Scope::Namespace),
+            ("istio-system/p", Some("istio-system"), Scope::Global),
+            // The root namespace is not known: it may be this one.
+            ("shop/p", None, Scope::Global),
+            ("/p", Some("istio-system"), Scope::Global),
+            ("p", Some("istio-system"), Scope::Global),
+        ] {
+            let root = root.map(Namespace::from);
+            let policy = unread(key).stand_in(root.as_ref());
+            assert_eq!((policy.scope, policy.action), (scope, Action::Deny), "{key} {root:?}");
+            assert_eq!(policy.rules, [Vec::<Vec<Match>>::new()], "{key}: every connection matches");
+            assert_eq!(policy.name.as_str(), "p");
+        }
+    }
+}

@@ -84,7 +84,10 @@ mod tests {
     #[test]
     fn the_mesh_domain_and_its_aliases_are_equivalent() {
         let domains = TrustDomains::new(Some(td("new")), [td("old"), td("older"), td("old")]);
-        assert_eq!(domains.aliases(), [td("old"), td("older")]);
+        assert_eq!(
+            (domains.mesh(), domains.aliases()),
+            (Some(&td("new")), [td("old"), td("older")].as_slice())
+        );
         for (own, other, same) in [
             ("new", "old", true),
             // Half way through a migration some certificates are still of the old domain.
@@ -111,6 +114,7 @@ mod tests {
     #[test]
     fn without_a_configured_domain_the_own_one_has_the_aliases() {
         let domains = TrustDomains::new(None, [td("old")]);
+        assert_eq!(domains.mesh(), None);
         assert!(domains.same(&td("whatever"), &td("old")));
         assert!(!domains.same(&td("whatever"), &td("else")));
         let names: Vec<_> = domains.other_names(&td("td"), &id("old")).collect();

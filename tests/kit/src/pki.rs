@@ -49,6 +49,8 @@ pub struct Limits<'a> {
     pub excluded_uris: &'a [&'a str],
     /// Permitted DNS names.
     pub names: &'a [&'a str],
+    /// Permitted IPv4 ranges: address and mask.
+    pub addresses: &'a [[u8; 8]],
 }
 
 /// A leaf with its key and the root that signed it, all PEM.
@@ -224,10 +226,13 @@ impl Limits<'_> {
     /// The extension, DER (RFC 5280 §4.2.1.10); none without limits.
     fn extension(&self) -> Option<CustomExtension> {
         const OID: [u64; 4] = [2, 5, 29, 30];
-        let (uri, dns) = (0x86, 0x82);
-        let subtree = |tag: u8, text: &str| der(0x30, &der(tag, text.as_bytes()));
-        let all = |tag, texts: &[&str]| texts.iter().flat_map(|text| subtree(tag, text)).collect::<Vec<u8>>();
-        let permitted = [all(uri, self.uris), all(dns, self.names)].concat();
+        let (uri, dns, address) = (0x86, 0x82, 0x87);
+        let subtree = |tag: u8, name: &[u8]| der(0x30, &der(tag, name));
+        let all = |tag, texts: &[&str]| {
+            texts.iter().flat_map(|text| subtree(tag, text.as_bytes())).collect::<Vec<u8>>()
+        };
+        let ranges = self.addresses.iter().flat_map(|range| subtree(address, range)).collect();
+        let permitted = [all(uri, self.uris), all(dns, self.names), ranges].concat();
         let excluded = all(uri, self.excluded_uris);
         let some = |tag, subtrees: Vec<u8>| if subtrees.is_empty() { subtrees } else { der(tag, &subtrees) };
         let content = [some(0xa0, permitted), some(0xa1, excluded)].concat();

@@ -28,7 +28,7 @@ fn certificate(ca: &Ca, who: &str, spec: &Spec) -> Certificate {
     Certificate::new(id(who), request.key, &[leaf, ca.root_pem()]).unwrap()
 }
 
-fn proper(ca: &Ca, who: &str) -> Certificate {
+pub(crate) fn proper(ca: &Ca, who: &str) -> Certificate {
     certificate(ca, who, &Spec { uris: vec![who.to_owned()], ..Spec::default() })
 }
 

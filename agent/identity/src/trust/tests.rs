@@ -87,7 +87,9 @@ fn changed_aliases_apply_from_the_next_handshake() {
     let (old, cart) =
         (member(&ca, &[&ca], OLD_WEB, &aliased(&["old"], vec![])), member(&ca, &[&ca], CART, &trust));
     assert!(meet(&old, &cart).server.is_err());
-    trust.set_domains(TrustDomains::new(Some("new".into()), ["old".into()]), vec![]);
+    let both = TrustDomains::new(Some("new".into()), ["old".into()]);
+    trust.set_domains(both.clone(), vec![]);
+    assert_eq!(trust.domains(), both);
     assert!(both_accept(&meet(&old, &cart)), "with the configuration that was built before");
     trust.set_domains(TrustDomains::default(), vec![]);
     assert!(meet(&old, &cart).server.is_err());
