@@ -72,6 +72,11 @@ impl PeerRegistry {
         entries.iter().filter(|entry| entry.recheck(rules)).count()
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.lock().peers.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, PeerTable> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -146,3 +146,35 @@ impl Rules {
         self.configured.iter().any(|root| root.domains.contains(domain))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use isthmus_kit::pki::{Ca, roots};
+
+    use super::*;
+
+    #[test]
+    fn a_root_of_the_mesh_is_trusted_until_its_time_and_not_at_it() {
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let (old, new) = (Ca::new("old").unwrap(), Ca::new("new").unwrap());
+        let [old, new] = [old, new].map(|ca| roots(&ca.root_pem()).unwrap());
+        let id = "spiffe://td/ns/n/sa/a".parse().unwrap();
+        let rules = Rules::new(Revocations::None).with_mesh_roots(&old, at(100), at(50));
+        for (now, trusted) in [(99, 2), (100, 1), (101, 1)] {
+            let anchors = rules.anchors(&"td".into(), &new, std::slice::from_ref(&id), at(now));
+            assert_eq!(anchors.len(), trusted, "at {now}");
+            assert_eq!(anchors[0], new.roots[0]);
+            let kept = rules.clone().with_mesh_roots(&new, at(200), at(now)).mesh_roots();
+            assert_eq!(kept, trusted, "at {now}");
+        }
+        // The same root with a later certificate: one root, for the longer of the two times.
+        for (first, second) in [(100, 200), (200, 100)] {
+            let rules = Rules::new(Revocations::None).with_mesh_roots(&old, at(first), at(50));
+            let rules = rules.with_mesh_roots(&old, at(second), at(50));
+            assert_eq!(rules.mesh_roots(), 1);
+            assert_eq!(rules.anchors(&"td".into(), &new, std::slice::from_ref(&id), at(150)).len(), 2);
+        }
+    }
+}

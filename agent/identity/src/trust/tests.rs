@@ -290,7 +290,7 @@ async fn revocation_closes_only_connections_of_revoked_peers() {
     // A peer that registers after the list was replaced is revoked at once.
     assert!(server_tls.watch_revocation(&server).is_revoked());
     drop((of_web, of_cart));
-    assert_eq!(trust.0.registry.recheck(&trust.rules()), 0, "the registry is empty");
+    assert_eq!(trust.0.registry.len(), 0);
 }
 
 #[test]

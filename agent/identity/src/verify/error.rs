@@ -108,3 +108,46 @@ impl fmt::Debug for VerifyError {
         fmt::Display::fmt(self, f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_for_revocation_is_told_from_others() {
+        let refused = |error: CertificateError| rustls::Error::InvalidCertificate(error);
+        for (error, want) in [
+            (refused(CertificateError::Revoked), true),
+            (rustls::Error::InvalidCertRevocationList(CertRevocationListError::BadSignature), true),
+            (into_rustls(VerifyError::NoRevocationList("it was not read yet".to_owned())), true),
+            (into_rustls(VerifyError::UnboundRoot { presented: vec![] }), false),
+            (refused(CertificateError::Expired), false),
+            (refused(CertificateError::Other(OtherError(Arc::new(webpki::Error::UnknownIssuer)))), false),
+            (rustls::Error::DecryptError, false),
+        ] {
+            assert_eq!(is_revocation(&error), want, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_says_what_was_presented_also_within_rustls_error() {
+        for (presented, text) in [
+            (&[][..], "peer presented no identity, expected an identity of trust domain td"),
+            (&["a"], "peer presented a, expected an identity of trust domain td"),
+            (&["a", "b"], "peer presented one of [a, b], expected an identity of trust domain td"),
+        ] {
+            let presented = presented.iter().map(|uri| (*uri).to_owned()).collect();
+            let error = into_rustls(VerifyError::ForeignTrustDomain { expected: "td".into(), presented });
+            assert_eq!(rejection(&error).map(ToString::to_string).as_deref(), Some(text));
+            assert!(error.to_string().contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn purposes_have_their_names() {
+        use ExtendedKeyPurpose::{ClientAuth, Other, ServerAuth};
+        let oid = |last: usize| [1, 3, 6, 1, 5, 5, 7, 3, last].into_iter();
+        assert_eq!([purpose(oid(1)), purpose(oid(2))], [ServerAuth, ClientAuth]);
+        assert_eq!(purpose(oid(9)), Other(oid(9).collect()));
+    }
+}

@@ -40,3 +40,23 @@ async fn plaintext_is_forwarded_only_to_the_pods_own_addresses() {
     }
     assert_eq!((app.accepted(), elsewhere.accepted()), (1, 0));
 }
+
+/// Of the addresses that the control plane lists, and the one that the connection arrived at, either will do.
+#[tokio::test]
+async fn plaintext_is_forwarded_to_every_address_of_the_pod() {
+    let network = TestMesh::new("east", &Arc::new(AddressRange::claim()));
+    let mut helloworld = network.workload("helloworld", 2);
+    helloworld.addresses.push(network.block.ip(4));
+    // The control plane does not know that the pod has it.
+    let mut unlisted = network.workload("unlisted", 3);
+    let listens_at = unlisted.clone();
+    unlisted.addresses = vec![network.block.ip(5)];
+    network.push(&[helloworld.clone(), unlisted], &[], &[]);
+    for (pod, destination) in [(&helloworld, network.block.ip(4)), (&listens_at, listens_at.addresses[0])] {
+        let app = Echo::listen(SocketAddr::new(destination, APP_PORT), &network.tasks).await;
+        let server = network.start_pod(pod, app.address, Some(app.address));
+        let mut stream = TcpStream::connect(server.plaintext).await.unwrap();
+        assert_eq!(exchange(&mut stream, b"hello").await.unwrap(), b"hello", "{destination}");
+        server.proxy.stop(Duration::ZERO).await;
+    }
+}

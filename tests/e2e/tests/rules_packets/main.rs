@@ -17,6 +17,9 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 mod apart;
 mod established;
+mod canaries;
+mod compared;
+mod host;
 mod rewritten;
 mod routing;
 
@@ -40,6 +43,15 @@ fn main() -> ExitCode {
         established::connections_that_the_agent_carries_outlive_the_redirection,
         established::a_pod_that_comes_back_keeps_what_it_has,
         established::queries_of_an_open_socket_follow_the_pod,
+        canaries::a_canary_is_answered_and_never_accepted,
+        canaries::a_canary_that_is_not_redirected_stays_in_the_pod,
+        canaries::an_ingress_answers_its_clients_while_it_is_closed,
+        compared::each_table_and_route_that_is_lost_is_noticed,
+        compared::what_others_add_is_no_loss,
+        compared::a_pod_without_ipv6_lacks_nothing_of_ipv6,
+        host::packets_from_the_probes_address_do_not_enter_the_host,
+        host::frames_from_the_probes_address_do_not_cross_a_bridge,
+        host::known_members_stay_beside_new_ones,
         rewritten::probes_of_the_kubelet_reach_the_application,
         rewritten::other_traffic_from_the_node_is_redirected,
         rewritten::probes_work_without_an_agent_in_either_direction,
