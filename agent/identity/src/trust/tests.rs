@@ -306,6 +306,24 @@ fn list_with_a_bad_signature_closes_no_open_connection() {
     assert!(!of_web.is_revoked());
 }
 
+/// Serial numbers are unique per key: a CA that changed its key and kept its name may use one again.
+#[test]
+fn a_serial_number_on_the_list_of_another_key_closes_no_connection() {
+    let (old, new) = (Ca::new("root").unwrap(), Ca::new("root").unwrap());
+    let trust = revocable();
+    trust.set_revocations(Revocations::None);
+    let (web, cart) = (member(&new, &[&new], WEB, &trust), member(&new, &[&new], CART, &trust));
+    let server_tls = cart.server_tls();
+    let server = handshake(&web.client_tls(&[id(CART)]), &server_tls).server.unwrap();
+    let of_web = server_tls.watch_revocation(&server);
+    let listed = [old.crl(&[leaf(&web)]).unwrap(), new.crl(&[]).unwrap()];
+    assert_eq!(trust.set_revocations(lists(&listed)), 0);
+    assert!(!of_web.is_revoked());
+    let listed = [old.crl(&[]).unwrap(), new.crl(&[leaf(&web)]).unwrap()];
+    assert_eq!(trust.set_revocations(lists(&listed)), 1);
+    assert!(of_web.is_revoked());
+}
+
 #[test]
 fn peers_are_not_registered_without_a_configured_revocation_list() {
     let ca = Ca::new("root").unwrap();

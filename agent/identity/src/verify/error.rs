@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_refusal_for_revocation_is_told_from_others() {
-        let refused = |error: CertificateError| rustls::Error::InvalidCertificate(error);
+        let refused = rustls::Error::InvalidCertificate;
         for (error, want) in [
             (refused(CertificateError::Revoked), true),
             (rustls::Error::InvalidCertRevocationList(CertRevocationListError::BadSignature), true),
