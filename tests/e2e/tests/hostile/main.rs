@@ -5,12 +5,12 @@
 
 mod ca;
 mod cgroup;
-mod limits;
 mod frames;
 mod gateway;
 #[expect(dead_code, reason = "the suite of the gateway alone uses the rest")]
 #[path = "../gateway_alone/gateway_lab.rs"]
 mod gateway_lab;
+mod limits;
 mod peers;
 mod plane;
 mod pods;

@@ -16,9 +16,9 @@ use isthmus_sys::{route, sysctl};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 mod apart;
-mod established;
 mod canaries;
 mod compared;
+mod established;
 mod host;
 mod rewritten;
 mod routing;
