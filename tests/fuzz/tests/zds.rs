@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 
 use isthmus_fuzz::Choices;
 use isthmus_fuzz::resources::damaged;
+use isthmus_inpod::Blame;
 use isthmus_inpod::table::{AddAction, Entry, NetnsHandle, PodTable};
 use isthmus_inpod::wire::{self, Request};
 use isthmus_proto::zds::{self, workload_request::Payload};
@@ -78,7 +79,9 @@ fn every_packet_is_answered_and_the_table_stays_consistent() {
                         AddAction::None => answered(None),
                         AddAction::Start | AddAction::Restart => {
                             let works = !choices.rarely(3);
-                            table.started(Entry { pod, netns }, works, now);
+                            let result =
+                                if works { Ok(()) } else { Err((Blame::Pod, "it does not start".into())) };
+                            table.started(Entry { pod, netns }, result, now);
                             answered((!works).then_some("it does not start"));
                         }
                     }
@@ -97,7 +100,7 @@ fn every_packet_is_answered_and_the_table_stays_consistent() {
                 table.connected();
             }
             let (running, pending) = (table.running().len(), table.pending().len());
-            assert!(table.running().all(|(uid, _)| table.pending().all(|(other, _)| uid != other)));
+            assert!(table.running().all(|(uid, _)| table.pending().all(|(entry, _)| entry.pod.uid != *uid)));
             assert_eq!(table.next_retry().is_some(), pending > 0);
             assert!(running + pending <= 4 + bytes.len(), "more pods than packets");
         }
