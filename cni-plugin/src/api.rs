@@ -61,6 +61,7 @@ struct NamespaceObject {
 /// The API server, as the kubeconfig describes it.
 pub(crate) struct Api {
     access: Access,
+    kubeconfig: String,
     client: Client,
 }
 
@@ -76,6 +77,12 @@ pub(crate) enum ApiError {
     /// No answer.
     #[error("API server: GET {server}{path}: {error}")]
     Exchange { server: String, path: String, error: HttpError },
+    /// The token is not accepted. That of a pod is void as soon as the pod is deleted.
+    #[error(
+        "API server: GET {server}{path}: status 401: the token of {kubeconfig} is not valid any more: it has expired, or the \
+         node pod that wrote it is gone and no other has replaced it; check that the node pod of this node is running"
+    )]
+    Unauthorized { server: String, path: String, kubeconfig: String },
     /// Another answer than 200.
     #[error("API server: GET {server}{path}: status {status}: {reason}")]
     Status { server: String, path: String, status: u16, reason: String },
@@ -95,7 +102,8 @@ impl Api {
         let access = Access::load(kubeconfig)?;
         let tls = access.server.tls.then(|| tls(&access)).transpose();
         let tls = tls.map_err(|reason| ApiError::Tls { server: access.server.authority(), reason })?;
-        Ok(Self { access, client: Client::tcp(tls, DEADLINE, MAX_BODY) })
+        let kubeconfig = kubeconfig.display().to_string();
+        Ok(Self { access, kubeconfig, client: Client::tcp(tls, DEADLINE, MAX_BODY) })
     }
 
     /// Reads the pod and the labels of its namespace.
@@ -117,6 +125,9 @@ impl Api {
             Ok(response) => response,
             Err(error) => return Err(ApiError::Exchange { server, path, error }),
         };
+        if response.status == 401 {
+            return Err(ApiError::Unauthorized { server, path, kubeconfig: self.kubeconfig.clone() });
+        }
         if response.status != 200 {
             let reason = reason(&response.body);
             return Err(ApiError::Status { server, path, status: response.status, reason });

@@ -82,32 +82,36 @@ impl IsthmusCni {
     }
 
     /// The error for the runtime, also logged: the kubelet shows it in the pod's events and tries again.
-    fn not_enrolled(&self, pod: &PodName, reason: &str) -> Error {
-        let details = format!("pod {pod} cannot join the mesh and is not started: {reason}");
+    fn not_started(&self, pod: &PodName, details: String) -> Error {
         self.log.line(Level::Error, &details, &[("pod", &pod.to_string())]);
         Error::TryAgainLater(details)
     }
-}
 
-impl Cni for IsthmusCni {
-    fn add(&self, args: Args) -> Result<CNIResult, Error> {
-        let netns = args.netns().map_or_else(|| Path::new(""), |path| path.as_path());
+    /// ADD of one sandbox: returns when its pod is enrolled, or stays out of the mesh.
+    ///
+    /// # Errors
+    /// When the pod must not start.
+    pub(crate) fn add_pod(&self, netns: &Path, args: &str, ips: Vec<IpConfig>) -> Result<(), Error> {
         refuse_own_namespace(netns)?;
-        let result = args.config().prev_result.clone().unwrap_or_default();
-        let Some(pod) = PodName::parse(args.args().unwrap_or_default())? else {
+        let Some(pod) = PodName::parse(args)? else {
             let reason = [("reason", "CNI_ARGS names no Kubernetes pod")];
             self.log.line(Level::Debug, "sandbox left out of the mesh", &reason);
-            return Ok(result);
+            return Ok(());
         };
         match self.reason_to_skip(&pod) {
-            Err(error) => return Err(self.not_enrolled(&pod, &error.to_string())),
+            Err(error) => {
+                let details = format!(
+                    "pod {pod} is not started, since it is not known whether it belongs to the mesh: {error}"
+                );
+                return Err(self.not_started(&pod, details));
+            }
             Ok(Some(reason)) => {
                 self.log.line(
                     Level::Debug,
                     "pod left out of the mesh",
                     &[("pod", &pod.to_string()), ("reason", &reason)],
                 );
-                return Ok(result);
+                return Ok(());
             }
             Ok(None) => {}
         }
@@ -115,11 +119,22 @@ impl Cni for IsthmusCni {
             netns: netns.display().to_string(),
             pod_name: pod.name.clone(),
             pod_namespace: pod.namespace.clone(),
-            ips: result.ips.iter().map(address).collect(),
+            ips,
         };
-        event::post(&self.settings.run_dir, &event)
-            .map_err(|error| self.not_enrolled(&pod, &error.to_string()))?;
+        event::post(&self.settings.run_dir, &event).map_err(|error| {
+            let details = format!("pod {pod} cannot join the mesh and is not started: {error}");
+            self.not_started(&pod, details)
+        })?;
         self.log.line(Level::Info, "pod enrolled in the mesh", &[("pod", &pod.to_string())]);
+        Ok(())
+    }
+}
+
+impl Cni for IsthmusCni {
+    fn add(&self, args: Args) -> Result<CNIResult, Error> {
+        let netns = args.netns().map_or_else(|| Path::new(""), |path| path.as_path());
+        let result = args.config().prev_result.clone().unwrap_or_default();
+        self.add_pod(netns, args.args().unwrap_or_default(), result.ips.iter().map(address).collect())?;
         Ok(result)
     }
 
@@ -131,12 +146,10 @@ impl Cni for IsthmusCni {
         Ok(())
     }
 
-    /// Whether ADD of a pod of the mesh could succeed: the node role must listen on the event socket.
+    /// Always success. A failure would make the whole node not ready while the node role is away, and the node role's own
+    /// pod could not start any more.
     fn status(&self, _: Args) -> Result<(), Error> {
-        if !self.settings.enabled {
-            return Ok(());
-        }
-        event::probe(&self.settings.run_dir).map_err(|error| Error::PluginNotAvailable(error.to_string()))
+        Ok(())
     }
 
     fn gc(&self, _: Args) -> Result<(), Error> {
@@ -146,18 +159,18 @@ impl Cni for IsthmusCni {
 
 /// One address of the earlier plugins' result, in the event's shape.
 fn address(ip: &rscni_plugin::types::IpConfig) -> IpConfig {
-    let mask = match ip.address {
+    let gateway = ip.gateway.map(|gateway| gateway.to_string()).unwrap_or_default();
+    event_address(ip.address, ip.interface.map(i64::from), gateway)
+}
+
+/// An address in the event's shape.
+pub(crate) fn event_address(address: ipnet::IpNet, interface: Option<i64>, gateway: String) -> IpConfig {
+    let mask = match address {
         ipnet::IpNet::V4(net) => net.netmask().octets().to_vec(),
         ipnet::IpNet::V6(net) => net.netmask().octets().to_vec(),
     };
-    IpConfig {
-        interface: ip.interface.map(i64::from),
-        address: IpNet {
-            ip: ip.address.addr(),
-            mask: base64::engine::general_purpose::STANDARD.encode(mask),
-        },
-        gateway: ip.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
-    }
+    let mask = base64::engine::general_purpose::STANDARD.encode(mask);
+    IpConfig { interface, address: IpNet { ip: address.addr(), mask }, gateway }
 }
 
 /// Refuses the plugin's own network namespace: rules in it would redirect the traffic of the whole node.

@@ -43,18 +43,6 @@ pub(crate) fn post(run_dir: &Path, event: &AddEvent) -> Result<(), EventError> {
     Err(EventError::Refused { path, status: response.status, reason })
 }
 
-/// Whether the node role listens.
-///
-/// # Errors
-/// When the socket is missing or refuses.
-pub(crate) fn probe(run_dir: &Path) -> Result<(), EventError> {
-    let path = run_dir.join(SOCKET);
-    match http::dial(&path, DEADLINE) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(EventError::Exchange { path, error: error.into() }),
-    }
-}
-
 fn exchange(path: &Path, event: &AddEvent) -> Result<http::Response, HttpError> {
     let body = serde_json::to_vec(event).map_err(std::io::Error::other)?;
     let client = Client::unix(UnixConnector(path.to_owned()), DEADLINE, MAX_BODY);

@@ -15,7 +15,7 @@ use ureq::unversioned::resolver::{DefaultResolver, Resolver};
 use ureq::unversioned::transport::{Connector, TcpConnector};
 
 pub(crate) use tls::TlsConnector;
-pub(crate) use unix::{UnixConnector, dial};
+pub(crate) use unix::UnixConnector;
 
 /// A client of one server.
 pub(crate) struct Client {

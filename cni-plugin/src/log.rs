@@ -1,14 +1,22 @@
-//! One JSON object per line on standard error and, when it can be written, in a file of the run directory. Logging never
-//! fails a command.
+//! One JSON object per line on standard error, in a file of the run directory, and to the node role, which logs it too:
+//! the last two where they are there. Logging never fails a command.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
 
-const FILE: &str = "isthmus-cni.log";
+use crate::http::{Client, UnixConnector};
+
+const FILE: &str = "istio-cni.log";
+/// The node role's socket for lines.
+const SOCKET: &str = "log.sock";
+/// Longest time that a line to the node role may take.
+const DEADLINE: Duration = Duration::from_millis(500);
+/// The answer has no body.
+const MAX_ANSWER: u64 = 4 << 10;
 /// The file is put aside, once, when it has grown to this size.
 const ROLL_AT: u64 = 10 << 20;
 
@@ -32,6 +40,7 @@ pub(crate) enum Level {
 pub(crate) struct Log {
     level: Level,
     file: PathBuf,
+    socket: PathBuf,
 }
 
 // === impl Level ===
@@ -68,9 +77,9 @@ impl Level {
 // === impl Log ===
 
 impl Log {
-    /// A log up to `level`, with its file in `run_dir`.
+    /// A log up to `level`, with its file and the node role's socket in `run_dir`.
     pub(crate) fn new(level: Level, run_dir: &Path) -> Self {
-        Self { level, file: run_dir.join(FILE) }
+        Self { level, file: run_dir.join(FILE), socket: run_dir.join(SOCKET) }
     }
 
     /// Writes one line.
@@ -88,6 +97,10 @@ impl Log {
         if let Ok(mut file) = OpenOptions::new().append(true).create(true).open(&self.file) {
             let _ = file.write_all(line.as_bytes());
         }
+        // Without a node role there is no socket, or none that listens.
+        let body = Value::from(vec![line.trim_end()]).to_string().into_bytes();
+        let _ = Client::unix(UnixConnector(self.socket.clone()), DEADLINE, MAX_ANSWER)
+            .post("http://isthmus-node/log", body);
     }
 }
 

@@ -7,6 +7,7 @@ mod command;
 mod event;
 mod http;
 mod kubeconfig;
+mod legacy;
 mod log;
 mod netconf;
 mod stdin;
@@ -27,18 +28,35 @@ const ABOUT: &str =
 
 fn main() -> ExitCode {
     let command = std::env::var(CNI_COMMAND).unwrap_or_default();
-    // Only these two read our own keys. DEL, CHECK and GC must succeed under a configuration that ADD refuses, or a pod
-    // could no longer be deleted.
+    // Only ADD reads our own keys. The others must succeed under a configuration that ADD refuses, or a pod could no longer
+    // be deleted.
+    let mut old = None;
     let settings = match command.as_str() {
-        "ADD" | "STATUS" => match stdin::peek().and_then(|bytes| Settings::parse(&bytes)) {
-            Ok(settings) => settings,
-            Err(error) => return refuse(&error),
-        },
+        "ADD" => {
+            let read =
+                stdin::peek().and_then(|bytes| Ok((Settings::parse(&bytes)?, legacy::Add::of(&bytes)?)));
+            match read {
+                Ok((settings, add)) => {
+                    old = add;
+                    settings
+                }
+                Err(error) => return refuse(&error),
+            }
+        }
         _ => Settings::default(),
     };
     let log = Log::new(settings.log_level, &settings.run_dir);
     let plugin = IsthmusCni::new(settings, log);
-    match Plugin::default().msg(ABOUT).run(&plugin) {
+    if let Some(add) = old {
+        return match add.run(&plugin) {
+            Ok(result) => {
+                println!("{result}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => refuse(&error),
+        };
+    }
+    match Plugin::new(SpecVersion::CURRENT, legacy::versions()).msg(ABOUT).run(&plugin) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }

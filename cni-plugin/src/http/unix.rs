@@ -36,7 +36,7 @@ pub(crate) struct NoNames;
 ///
 /// # Errors
 /// When the socket is missing or refuses.
-pub(crate) fn dial(path: &Path, deadline: Duration) -> io::Result<UnixStream> {
+fn dial(path: &Path, deadline: Duration) -> io::Result<UnixStream> {
     let fd: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let timeout = TimeVal::milliseconds(i64::try_from(deadline.as_millis()).unwrap_or(i64::MAX));
     setsockopt(&fd, sockopt::SendTimeout, &timeout)?;

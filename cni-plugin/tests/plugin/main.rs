@@ -111,6 +111,18 @@ fn every_failure_fails_add_and_names_its_cause() {
     let (code, details) = missing.add("sample", "sleep").error();
     assert_eq!(code, 11);
     assert!(details.contains("istio-cni-kubeconfig"), "{details}");
+    assert!(details.contains("not known whether it belongs to the mesh"), "{details}");
+
+    let expired = TestRuntime::empty();
+    expired.serve_api_answering(|_| {
+        ("401 Unauthorized".to_owned(), json!({"message": "Unauthorized"}).to_string())
+    });
+    let (_, details) = expired.add("sample", "sleep").error();
+    assert!(
+        details.contains("not known whether it belongs to the mesh") && details.contains("the token of"),
+        "{details}"
+    );
+    assert!(details.contains("istio-cni-kubeconfig") && details.contains("node pod"), "{details}");
 
     let api_down = TestRuntime::empty();
     api_down.kubeconfig("    server: http://127.0.0.1:1");
@@ -129,7 +141,7 @@ fn every_failure_fails_add_and_names_its_cause() {
     assert!(details.contains("pod sample/sleep") && details.contains("pluginevent.sock"), "{details}");
     let line: Value = serde_json::from_str(ran.stderr.lines().last().unwrap()).unwrap();
     assert_eq!((line["level"].as_str(), line["pod"].as_str()), (Some("error"), Some("sample/sleep")));
-    let file = std::fs::read_to_string(node_down.dir.path().join("isthmus-cni.log")).unwrap();
+    let file = std::fs::read_to_string(node_down.dir.path().join("istio-cni.log")).unwrap();
     assert!(file.contains("pluginevent.sock"), "{file}");
     // And the retry, when the node role is back.
     node_down.serve_node("200 OK", "");
@@ -171,32 +183,83 @@ fn bad_stdin_is_one_error_that_names_the_field() {
 }
 
 #[test]
-fn del_check_and_gc_succeed_and_status_probes_the_node_role() {
+fn every_command_but_add_succeeds_without_the_node_role() {
     let runtime = TestRuntime::empty();
     let stdin = runtime.stdin().to_string();
-    for command in ["DEL", "CHECK", "GC"] {
+    // With STATUS failing, a node would become not ready whenever the node role restarts, and its pod could not start.
+    for command in ["DEL", "CHECK", "GC", "STATUS"] {
         let ran = runtime.run(command, &stdin, &[]);
         assert!(ran.ok && ran.stdout.is_empty(), "{command}: {}", ran.stdout);
     }
     // A pod can still be deleted under a configuration that ADD would refuse.
     let mut broken = runtime.stdin();
     broken["enablement_selectors"] = json!(5);
-    assert!(runtime.run("DEL", &broken.to_string(), &[]).ok);
+    for command in ["DEL", "CHECK", "GC", "STATUS"] {
+        assert!(runtime.run(command, &broken.to_string(), &[]).ok, "{command}");
+    }
+    // STATUS and GC are of the specification's last version.
+    let mut old = runtime.stdin();
+    old["cniVersion"] = json!("1.0.0");
+    assert_eq!(runtime.run("STATUS", &old.to_string(), &[]).error().0, 1);
 
     let version = runtime.run("VERSION", "{}", &[]);
     assert!(version.ok);
     assert_eq!(version.json()["cniVersion"], "1.1.0");
-    let supported = version.json()["supportedVersions"].to_string();
-    assert!(supported.contains("0.3.1") && supported.contains("1.1.0"), "{supported}");
-
-    let (code, details) = runtime.run("STATUS", &stdin, &[]).error();
-    assert_eq!(code, 50);
-    assert!(details.contains("pluginevent.sock"), "{details}");
-    runtime.serve_node("200 OK", "");
-    assert!(runtime.run("STATUS", &stdin, &[]).ok);
+    let want = json!(["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
+    assert_eq!(version.json()["supportedVersions"], want);
 
     let (code, _) = runtime.run("DANCE", &stdin, &[]).error();
     assert_eq!(code, 4);
+}
+
+#[test]
+fn the_first_versions_results_are_passed_on_as_they_came() {
+    let runtime = TestRuntime::with(ambient(), plain());
+    let args = "K8S_POD_NAMESPACE=sample;K8S_POD_NAME=sleep";
+    let previous = json!({"ip4": {"ip": "10.11.0.5/24", "gateway": "10.11.0.1"}, "ip6": {"ip": "fd00::5/64"}, "dns": {}});
+    for version in [json!("0.1.0"), json!("0.2.0"), Value::Null] {
+        let mut stdin = runtime.stdin();
+        stdin["cniVersion"] = version.clone();
+        stdin["prevResult"] = previous.clone();
+        let ran = runtime.run("ADD", &stdin.to_string(), &[("CNI_ARGS", args)]);
+        assert!(ran.ok, "{}", ran.stdout);
+        let mut want = previous.clone();
+        want["cniVersion"] = if version.is_null() { json!("0.1.0") } else { version };
+        assert_eq!(ran.json(), want);
+        let node = runtime.node.lock().unwrap().clone();
+        let event: Value = serde_json::from_str(&node.last().unwrap().body).unwrap();
+        let ips = event["IPs"].as_array().unwrap();
+        assert_eq!(
+            (&ips[0]["Address"]["IP"], &ips[1]["Address"]["IP"]),
+            (&json!("10.11.0.5"), &json!("fd00::5"))
+        );
+        assert!(runtime.run("DEL", &stdin.to_string(), &[("CNI_ARGS", args)]).ok);
+    }
+}
+
+#[test]
+fn an_empty_list_of_selectors_means_no_pod() {
+    let runtime = TestRuntime::with(ambient(), ambient());
+    let mut stdin = runtime.stdin();
+    stdin["enablement_selectors"] = json!([]);
+    let args = "K8S_POD_NAMESPACE=sample;K8S_POD_NAME=sleep";
+    assert!(runtime.run("ADD", &stdin.to_string(), &[("CNI_ARGS", args)]).ok);
+    assert!(runtime.node.lock().unwrap().is_empty());
+}
+
+#[test]
+fn lines_go_to_the_node_role_too() {
+    let runtime = TestRuntime::with(ambient(), plain());
+    let lines = runtime.serve_log();
+    assert!(runtime.add("sample", "sleep").ok);
+    let seen = lines.lock().unwrap().clone();
+    assert_eq!(seen[0].line, "POST /log HTTP/1.1");
+    let texts: Vec<String> = serde_json::from_str(&seen[0].body).unwrap();
+    let line: Value = serde_json::from_str(&texts[0]).unwrap();
+    assert_eq!((line["level"].as_str(), line["pod"].as_str()), (Some("info"), Some("sample/sleep")));
+    assert!(line["time"].is_string() && line["msg"].is_string(), "{line}");
+    let file = std::fs::read_to_string(runtime.dir.path().join("istio-cni.log")).unwrap();
+    assert_eq!(file.trim_end(), texts[0]);
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub(crate) struct RecordedRequest {
     pub(crate) body: String,
 }
 
-type Log = Arc<Mutex<Vec<RecordedRequest>>>;
+pub(crate) type Log = Arc<Mutex<Vec<RecordedRequest>>>;
 
 /// A run directory with the files and sockets that the plugin finds there.
 pub(crate) struct TestRuntime {
@@ -62,10 +62,16 @@ impl TestRuntime {
     }
 
     pub(crate) fn serve_api(&self, pod: Value, namespace: Value) {
+        self.serve_api_answering(api_answers(pod, namespace));
+    }
+
+    pub(crate) fn serve_api_answering(
+        &self,
+        answer: impl Fn(&RecordedRequest) -> (String, String) + Send + 'static,
+    ) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = format!("http://{}", listener.local_addr().unwrap());
         self.kubeconfig(&format!("    server: {server}"));
-        let answer = api_answers(pod, namespace);
         let log = Arc::clone(&self.api);
         std::thread::spawn(move || {
             for stream in listener.incoming().map(Result::unwrap) {
@@ -84,8 +90,18 @@ impl TestRuntime {
     }
 
     pub(crate) fn serve_node(&self, status: &'static str, body: &'static str) {
-        let listener = UnixListener::bind(self.dir.path().join("pluginevent.sock")).unwrap();
-        let log = Arc::clone(&self.node);
+        self.serve_unix("pluginevent.sock", status, body, Arc::clone(&self.node));
+    }
+
+    /// The node role's socket for lines; what came.
+    pub(crate) fn serve_log(&self) -> Log {
+        let log = Log::default();
+        self.serve_unix("log.sock", "200 OK", "", Arc::clone(&log));
+        log
+    }
+
+    fn serve_unix(&self, name: &str, status: &'static str, body: &'static str, log: Log) {
+        let listener = UnixListener::bind(self.dir.path().join(name)).unwrap();
         std::thread::spawn(move || {
             for stream in listener.incoming().map(Result::unwrap) {
                 serve(&stream, &stream, &log, &|_| (status.to_owned(), body.to_owned()));
@@ -167,7 +183,6 @@ pub(crate) fn api_answers(pod: Value, namespace: Value) -> impl Fn(&RecordedRequ
 pub(crate) fn serve(reader: impl Read, mut writer: impl Write, log: &Log, answer: &Answer) {
     let mut reader = BufReader::new(reader);
     let mut line = String::new();
-    // STATUS only connects.
     if reader.read_line(&mut line).unwrap_or(0) == 0 {
         return;
     }
