@@ -1,12 +1,15 @@
 //! The command line: selects the role and maps its outcome to an exit code. `proxy …` and no argument mean `agent`, so that
-//! the arguments of ztunnel's chart (`proxy ztunnel`) work.
+//! the arguments of ztunnel's chart (`proxy ztunnel`) work. Under the names `install-cni`, as istio-cni's chart calls it, and
+//! `gateway` the program has that role.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use isthmus_rt::log::Handle;
 
 use crate::config;
+use crate::config::flags::WithFlags;
 use crate::config::source::{ConfigErrors, Strings};
 use crate::role::{self, RunError};
 
@@ -15,6 +18,12 @@ const USAGE: u8 = 64;
 /// How long the exit waits for a slow reader of the log.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The installer, as a role and as the name of the program.
+const INSTALLER: &str = "install-cni";
+
+/// The gateway, as a role and as the name of the program.
+const GATEWAY: &str = "gateway";
+
 const HELP: &str = "\
 isthmus: node agent, node role and east-west gateway of an ambient mesh
 
@@ -22,11 +31,14 @@ Usage:
   isthmus [agent | proxy] [arguments]   Run the data plane of a node (in place of ztunnel). This is the default;
                                         further arguments are ignored, so that ztunnel's chart works unchanged.
   isthmus node                          Enrol the pods of a node (in place of istio-cni's agent).
+  isthmus install-cni [flags]           Install the CNI plugin on a node, and enrol its pods if AMBIENT_ENABLED is true
+                                        (in place of istio-cni). A program of the name install-cni does the same.
   isthmus gateway                       Run an east-west gateway between networks.
   isthmus version                       Print version, revision and compiler (also --version, -V).
   isthmus help                          Print this help (also --help, -h).
 
-All settings are environment variables: ztunnel's for agent and gateway, istio-cni's for node. A feature that is not
+All settings are environment variables: ztunnel's for agent and gateway, istio-cni's for node and install-cni; these are
+listed in agent/docs/node.md. install-cni takes each as a flag too: CNI_CONF_NAME is --cni-conf-name. A feature that is not
 supported is an error when its variable asks for it. The most used variables of the agent:
 
   Identity of the process
@@ -63,26 +75,58 @@ Exit codes:
   64   invalid configuration: every invalid value is named on standard error
 ";
 
-/// Runs the process.
+/// Runs the process; the first of `args` is the name of the program.
 pub fn main(mut args: impl Iterator<Item = String>, strings: &dyn Strings) -> ExitCode {
+    let program = args.next().unwrap_or_default();
+    match Path::new(&program).file_name().and_then(|name| name.to_str()) {
+        Some(INSTALLER) => return install(args, strings),
+        Some(GATEWAY) => return start(strings, config::gateway::read, role::gateway::run),
+        _ => {}
+    }
     match args.next().as_deref() {
+        Some(INSTALLER) => install(args, strings),
         None | Some("agent" | "proxy") => start(strings, config::agent::read, role::agent::run),
         Some("node") => start(strings, config::node::read, role::node::run),
-        Some("gateway") => start(strings, config::gateway::read, role::gateway::run),
-        Some("version" | "--version" | "-V") => {
-            use isthmus_admin::build::{REVISION, RUSTC, VERSION};
-            println!("isthmus {VERSION} (revision {REVISION}, {RUSTC})");
-            ExitCode::SUCCESS
-        }
-        Some("help" | "--help" | "-h") => {
-            print!("{HELP}");
-            ExitCode::SUCCESS
-        }
+        Some(GATEWAY) => start(strings, config::gateway::read, role::gateway::run),
+        Some("version" | "--version" | "-V") => version(),
+        Some("help" | "--help" | "-h") => help(),
         Some(other) => {
             eprintln!("unknown argument {other:?}\n{HELP}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn version() -> ExitCode {
+    use isthmus_admin::build::{REVISION, RUSTC, VERSION};
+    println!("isthmus {VERSION} (revision {REVISION}, {RUSTC})");
+    ExitCode::SUCCESS
+}
+
+fn help() -> ExitCode {
+    print!("{HELP}");
+    ExitCode::SUCCESS
+}
+
+/// The installer: settings are flags too.
+fn install(args: impl Iterator<Item = String>, strings: &dyn Strings) -> ExitCode {
+    let mut args = args.peekable();
+    match args.peek().map(String::as_str) {
+        Some("version" | "--version" | "-V") => return version(),
+        Some("help" | "--help" | "-h") => return help(),
+        _ => {}
+    }
+    match WithFlags::parse(args, strings) {
+        Ok(settings) => start(&settings, config::install::read, role::install::run),
+        Err(errors) => invalid(errors),
+    }
+}
+
+fn invalid(errors: ConfigErrors) -> ExitCode {
+    for line in errors.0 {
+        eprintln!("configuration: {line}");
+    }
+    ExitCode::from(USAGE)
 }
 
 /// Reads all settings, starts the log, then runs the role: an invalid setting ends the process before it has any effect.
@@ -93,12 +137,7 @@ fn start<C>(
 ) -> ExitCode {
     let (config, settings) = match read(strings).and_then(|c| Ok((c, config::log::read(strings)?))) {
         Ok(both) => both,
-        Err(errors) => {
-            for line in errors.0 {
-                eprintln!("configuration: {line}");
-            }
-            return ExitCode::from(USAGE);
-        }
+        Err(errors) => return invalid(errors),
     };
     let log = match isthmus_rt::log::init(settings.format, &settings.filter) {
         Ok(log) => log,
@@ -123,10 +162,14 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    fn code(args: &[&str], env: &[(&str, &str)]) -> String {
+    fn code_of(args: &[&str], env: &[(&str, &str)]) -> String {
         let env: BTreeMap<_, _> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         // `ExitCode` has no accessor; its debug form is the only way to compare it.
         format!("{:?}", main(args.iter().map(ToString::to_string), &env))
+    }
+
+    fn code(args: &[&str], env: &[(&str, &str)]) -> String {
+        code_of(&[&["isthmus"], args].concat(), env)
     }
 
     #[test]
@@ -139,5 +182,14 @@ mod tests {
         for role in ["agent", "proxy", "node", "gateway"] {
             assert_eq!(code(&[role, "ztunnel"], &[("RUST_LOG", "loud")]), named(64), "{role}");
         }
+        assert_eq!(code(&["install-cni", "--loud"], &[]), named(64));
+        assert_eq!(code(&["install-cni", "version"], &[]), named(0));
+        assert_eq!(code_of(&["/usr/local/bin/gateway"], &[("RUST_LOG", "loud")]), named(64));
+        assert_eq!(code_of(&["/usr/local/bin/install-cni", "--help"], &[]), named(0));
+        assert_eq!(
+            code_of(&["/usr/local/bin/install-cni", "--log_output_level=info"], &[]),
+            named(64),
+            "no NODE_NAME"
+        );
     }
 }

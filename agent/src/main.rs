@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    isthmus::cli::main(std::env::args().skip(1), &isthmus::config::source::Environment)
+    isthmus::cli::main(std::env::args(), &isthmus::config::source::Environment)
 }

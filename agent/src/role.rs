@@ -1,8 +1,9 @@
-//! The three roles of the binary. Each builds its parts, wires them, runs until it is asked to stop, and drains.
+//! The roles of the binary. Each builds its parts, wires them, runs until it is asked to stop, and drains.
 
 pub(crate) mod agent;
 pub(crate) mod gateway;
 pub(crate) mod http;
+pub(crate) mod install;
 pub(crate) mod node;
 mod shutdown;
 
@@ -32,6 +33,9 @@ pub(crate) enum RunError {
     /// The node role did not start.
     #[error("node: {0}")]
     Node(#[from] isthmus_node::StartError),
+    /// The log socket for the plugin, or the watch of the host's folders, does not start.
+    #[error("installer: {0}")]
+    Install(std::io::Error),
     /// The node role ended although it was not asked to.
     #[error("node: the role ended without a request to stop")]
     NodeEnded,

@@ -187,17 +187,19 @@ impl Routes for Admin {
 
 impl Ready {
     fn answer(&self, request: &Parts) -> Reply {
-        match request.uri.path() {
+        // What ztunnel and istio-cni answer when they are not ready.
+        let not_ready = match request.uri.path() {
             "/healthz/ready" | "/readyz" if request.method != Method::GET => return reply(405, PLAIN, ""),
-            "/healthz/ready" | "/readyz" => {}
+            "/healthz/ready" => 500,
+            "/readyz" => 503,
             "/healthz" => return reply(200, PLAIN, "alive\n"),
             _ => return reply(404, PLAIN, ""),
-        }
+        };
         let pending = self.0.pending();
         if pending.is_empty() {
             reply(200, PLAIN, "ready\n")
         } else {
-            reply(500, PLAIN, format!("not ready, pending: {}\n", pending.join(", ")))
+            reply(not_ready, PLAIN, format!("not ready, pending: {}\n", pending.join(", ")))
         }
     }
 }

@@ -23,6 +23,27 @@ pub(crate) fn pod_of_cgroup(text: &str) -> Option<String> {
     found.map(|(uid, _)| uid)
 }
 
+/// The container that a process with this `/proc/<pid>/cgroup` belongs to, where CRI-O does not name the pod:
+/// `…/crio-<id>.scope`. Which pod that is, the API server says. `None` when its lines name different containers.
+pub(crate) fn container_of_cgroup(text: &str) -> Option<String> {
+    let mut found: Option<&str> = None;
+    for path in text.lines().filter_map(|line| line.splitn(3, ':').nth(2)) {
+        // The monitor of a container (`crio-conmon-…`) is a process of the host.
+        let mut ids =
+            path.split('/').filter_map(|segment| segment.strip_prefix("crio-")?.strip_suffix(".scope"));
+        let Some(id) = ids.rfind(|id| is_container_id(id)) else { continue };
+        if found.is_some_and(|known| known != id) {
+            return None;
+        }
+        found = Some(id);
+    }
+    found.map(str::to_owned)
+}
+
+fn is_container_id(id: &str) -> bool {
+    id.len() >= 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// The pod's UID and the container's id in a cgroup path, in the forms of the systemd and the plain driver:
 /// `…/kubepods-besteffort-pod<uid>.slice/cri-containerd-<id>.scope` and `…/besteffort/pod<uid>/<id>`.
 fn pod_of_path(path: &str) -> Option<(String, String)> {
@@ -32,8 +53,7 @@ fn pod_of_path(path: &str) -> Option<(String, String)> {
     let id = container.trim_end_matches(".scope");
     // docker-, crio-, cri-containerd- and containerd's own `prefix:cri-containerd:id`.
     let id = id.rsplit(['-', ':']).next()?;
-    let plausible = id.len() >= 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    plausible.then(|| (uid, id.to_owned()))
+    is_container_id(id).then(|| (uid, id.to_owned()))
 }
 
 /// The UID in a segment such as `pod<uid>`, `kubepods-burstable-pod<uid>.slice`; underscores become dashes.
@@ -95,6 +115,25 @@ mod tests {
         ];
         for line in lines {
             assert_eq!(pod_of_cgroup(&line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn containers_of_crio_are_found_where_no_pod_is_named() {
+        let other = ID.replace('a', "b");
+        let rows = [
+            (format!("0::/crio-{ID}.scope"), Some(ID)),
+            (format!("0::/../crio-{ID}.scope/nested"), Some(ID)),
+            (format!("0::/kubepods.slice/kubepods-besteffort.slice/crio-{ID}.scope"), Some(ID)),
+            (format!("2:a:/x/crio-{ID}.scope\n1:b:/y/crio-{ID}.scope\n0::/init.scope"), Some(ID)),
+            (format!("2:a:/crio-{ID}.scope\n1:b:/crio-{other}.scope"), None),
+            (format!("0::/crio-conmon-{ID}.scope"), None),
+            ("0::/crio-short.scope".to_owned(), None),
+            (format!("0::/system.slice/docker-{ID}.scope"), None),
+        ];
+        for (text, want) in rows {
+            assert_eq!(container_of_cgroup(&text).as_deref(), want, "{text}");
+            assert_eq!(pod_of_cgroup(&text), None, "{text}");
         }
     }
 

@@ -117,6 +117,13 @@ fn pod(pod: ApiPod) -> Option<Pod> {
     let (metadata, spec, status) =
         (pod.metadata, pod.spec.unwrap_or_default(), pod.status.unwrap_or_default());
     let probe_ports = probe_ports::of(&spec);
+    let containers =
+        [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses]
+            .into_iter()
+            .flat_map(|statuses| statuses.iter().flatten())
+            // `cri-o://<id>`
+            .filter_map(|container| Some(container.container_id.as_ref()?.rsplit_once("://")?.1.to_owned()))
+            .collect();
     let all = status.pod_ips.unwrap_or_default();
     let mut ips: Vec<std::net::IpAddr> = all.iter().filter_map(|entry| entry.ip.parse().ok()).collect();
     if ips.is_empty() {
@@ -134,6 +141,7 @@ fn pod(pod: ApiPod) -> Option<Pod> {
         host_network: spec.host_network.unwrap_or(false),
         runtime_class: spec.runtime_class_name,
         probe_ports,
+        containers,
         ips,
         terminated: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
         deleting: metadata.deletion_timestamp.is_some(),
@@ -207,12 +215,16 @@ mod tests {
             "metadata": {"uid": "u", "name": "n", "namespace": "s", "labels": {"a": "b"},
                          "annotations": {"c": "d"}, "deletionTimestamp": "2026-01-01T00:00:00Z"},
             "spec": {"serviceAccountName": "sa", "hostNetwork": true, "containers": []},
-            "status": {"phase": "Failed", "podIP": "10.0.0.5", "podIPs": [{"ip": "10.0.0.5"}, {"ip": "fd00::5"}]},
+            "status": {"phase": "Failed", "podIP": "10.0.0.5", "podIPs": [{"ip": "10.0.0.5"}, {"ip": "fd00::5"}],
+                       "containerStatuses": [
+                           {"name": "a", "containerID": "cri-o://c1", "image": "", "imageID": "", "ready": true, "restartCount": 0},
+                           {"name": "b", "image": "", "imageID": "", "ready": false, "restartCount": 0}]},
         });
         let got = pod(serde_json::from_value(object).unwrap()).unwrap();
         assert_eq!((got.pod.uid.as_str(), got.pod.service_account.as_str()), ("u", "sa"));
         assert_eq!(got.ips.len(), 2);
         assert!(got.host_network && got.terminated && got.deleting);
+        assert_eq!(got.containers, ["c1"]);
 
         let bare =
             json!({"metadata": {"uid": "u", "name": "n", "namespace": "s"}, "status": {"podIP": "10.0.0.6"}});

@@ -15,6 +15,7 @@ pub mod metrics;
 mod netns_lookup;
 pub mod object_cache;
 pub mod plan;
+pub mod plugin_log;
 pub mod plugin_server;
 pub mod pod;
 mod private_socket;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use isthmus_model::{PodRef, PodUid};
 use isthmus_sys::netns::{Netns, NetnsId};
 
-use crate::cgroup::pod_of_cgroup;
+use crate::cgroup::{container_of_cgroup, pod_of_cgroup};
 use crate::pod::Pod;
 
 /// A pod whose network namespace is to be found.
@@ -21,16 +21,36 @@ pub struct NetnsQuery {
     pub pod: PodRef,
     /// Its addresses; a pod without one is never found.
     pub ips: Vec<IpAddr>,
+    /// The ids of its containers, for a runtime whose cgroups do not name the pod.
+    pub containers: Vec<String>,
 }
 
 /// A process of a pod.
 pub(crate) struct PodProcess {
-    /// The pod's UID, as its cgroup has it.
-    pub(crate) pod: String,
+    /// Which pod's, as its cgroup has it.
+    pub(crate) owner: Owner,
     /// Its folder in `/proc`.
     pub(crate) folder: PathBuf,
     /// The network namespace that it is in.
     pub(crate) netns: NetnsId,
+}
+
+/// What a cgroup says about the pod of a process.
+pub(crate) enum Owner {
+    /// Its UID.
+    Pod(String),
+    /// Only the container (CRI-O).
+    Container(String),
+}
+
+impl PodProcess {
+    /// The UID of its pod, where that is known.
+    pub(crate) fn pod(&self) -> Option<&str> {
+        match &self.owner {
+            Owner::Pod(uid) => Some(uid),
+            Owner::Container(_) => None,
+        }
+    }
 }
 
 /// A namespace that may be a pod's: processes of a pod can enter another one (`nsenter`), so the oldest process
@@ -45,23 +65,25 @@ impl NetnsQuery {
     /// The query for a pod.
     #[must_use]
     pub fn of(pod: &Pod) -> Self {
-        Self { pod: pod.pod.clone(), ips: pod.ips.clone() }
+        Self { pod: pod.pod.clone(), ips: pod.ips.clone(), containers: pod.containers.clone() }
     }
 }
 
 /// Searches for all pods in one pass over the processes in `proc_dir`. The host's own namespace is never a pod's.
 pub(crate) fn find(proc_dir: &Path, host: NetnsId, queries: &[NetnsQuery]) -> HashMap<PodUid, Netns> {
-    let processes = processes(proc_dir).unwrap_or_else(|error| {
+    let mut processes = processes(proc_dir).unwrap_or_else(|error| {
         tracing::warn!(folder = %proc_dir.display(), %error,
             "cannot list the host's processes; running pods are found by the record of their creation only (HOST_PROC)");
         Vec::new()
     });
+    name_pods(&mut processes, queries);
     let by_uid: HashMap<&str, &NetnsQuery> =
         queries.iter().map(|query| (query.pod.uid.as_str(), query)).collect();
     let mut oldest: HashMap<PodUid, Candidate> = HashMap::new();
     for process in &processes {
-        let Some(query) = by_uid.get(process.pod.as_str()) else { continue };
-        if process.netns == host || another_pod_in(process.netns, &process.pod, &processes).is_some() {
+        let Some(pod) = process.pod() else { continue };
+        let Some(query) = by_uid.get(pod) else { continue };
+        if process.netns == host || another_pod_in(process.netns, pod, &processes).is_some() {
             continue;
         }
         // Processes end during the scan: a file that cannot be read belongs to one that has.
@@ -78,6 +100,20 @@ pub(crate) fn find(proc_dir: &Path, host: NetnsId, queries: &[NetnsQuery]) -> Ha
     oldest.into_iter().map(|(uid, candidate)| (uid, candidate.netns)).collect()
 }
 
+/// Gives processes whose cgroups name the container only their pod.
+fn name_pods(processes: &mut [PodProcess], queries: &[NetnsQuery]) {
+    let by_container: HashMap<&str, &str> = queries
+        .iter()
+        .flat_map(|query| query.containers.iter().map(|id| (id.as_str(), query.pod.uid.as_str())))
+        .collect();
+    for process in processes {
+        let Owner::Container(id) = &process.owner else { continue };
+        if let Some(uid) = by_container.get(id.as_str()) {
+            process.owner = Owner::Pod((*uid).to_owned());
+        }
+    }
+}
+
 /// The processes of all pods.
 ///
 /// # Errors
@@ -86,19 +122,22 @@ pub(crate) fn processes(proc_dir: &Path) -> io::Result<Vec<PodProcess>> {
     let process = |entry: std::fs::DirEntry| {
         entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit).then_some(())?;
         let folder = entry.path();
-        let pod = pod_of_cgroup(&std::fs::read_to_string(folder.join("cgroup")).ok()?)?;
+        let cgroup = std::fs::read_to_string(folder.join("cgroup")).ok()?;
+        let owner = pod_of_cgroup(&cgroup).map(Owner::Pod);
+        let owner = owner.or_else(|| container_of_cgroup(&cgroup).map(Owner::Container))?;
         let file = std::fs::metadata(folder.join("ns/net")).ok()?;
-        Some(PodProcess { pod, folder, netns: NetnsId { dev: file.dev(), ino: file.ino() } })
+        Some(PodProcess { owner, folder, netns: NetnsId { dev: file.dev(), ino: file.ino() } })
     };
     Ok(std::fs::read_dir(proc_dir)?.flatten().filter_map(process).collect())
 }
 
-/// Another pod that has a process in a namespace.
+/// Another pod that has a process in a namespace, of those whose processes name it.
 pub(crate) fn another_pod_in<'a>(netns: NetnsId, pod: &str, processes: &'a [PodProcess]) -> Option<&'a str> {
     let others: BTreeSet<&str> = processes
         .iter()
-        .filter(|process| process.netns == netns && process.pod != pod)
-        .map(|process| process.pod.as_str())
+        .filter(|process| process.netns == netns)
+        .filter_map(PodProcess::pod)
+        .filter(|other| *other != pod)
         .collect();
     others.first().copied()
 }

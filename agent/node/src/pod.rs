@@ -29,6 +29,8 @@ pub struct Pod {
     pub runtime_class: Option<String>,
     /// The ports on which the kubelet connects to it: of probes and hooks.
     pub probe_ports: Vec<u16>,
+    /// The ids of its containers, as the runtime names them.
+    pub containers: Vec<String>,
     /// `status.podIPs`; empty until the kubelet has reported the sandbox's addresses.
     pub ips: Vec<IpAddr>,
     /// Whether `status.phase` is `Succeeded` or `Failed`: all containers have ended for good.
@@ -155,6 +157,7 @@ pub(crate) mod tests {
             host_network: false,
             runtime_class: None,
             probe_ports: vec![8080],
+            containers: Vec::new(),
             ips: if ip.is_empty() { Vec::new() } else { vec![ip.parse().unwrap()] },
             terminated: false,
             deleting: false,

@@ -8,6 +8,7 @@ pub mod config;
 mod established;
 mod host;
 mod pod;
+mod predecessor;
 
 pub use apply::{
     Error, Loss, add_host_probe, apply_bridge_guard, apply_host, apply_host_guard, apply_pod, compare_pod,
@@ -20,3 +21,4 @@ pub use config::{
 pub use established::{capture_running, carries, release_pod};
 pub use host::{bridge_guard, host_guard, host_ruleset};
 pub use pod::pod_ruleset;
+pub use predecessor::{remove_predecessors_host, remove_predecessors_pod};

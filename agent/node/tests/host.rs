@@ -29,7 +29,9 @@ fn main() -> ExitCode {
         a_recorded_sandbox_is_found_again_after_a_restart,
         a_namespace_with_another_pods_process_is_refused,
         a_process_yields_the_namespace_that_has_the_pods_address,
+        a_container_of_crio_leads_to_its_pod,
         pod_rules_are_applied_idempotently_and_removed,
+        the_hosts_rules_go_when_no_pod_is_left,
         a_probe_entry_is_removed_only_by_its_pod,
     ])
 }
@@ -90,7 +92,7 @@ fn pod_ref() -> PodRef {
 }
 
 fn query(ip: &str) -> anyhow::Result<[NetnsQuery; 1]> {
-    Ok([NetnsQuery { pod: pod_ref(), ips: vec![ip.parse()?] }])
+    Ok([NetnsQuery { pod: pod_ref(), ips: vec![ip.parse()?], containers: vec![CONTAINER.to_owned()] }])
 }
 
 fn reason<T, E: ToString>(result: Result<T, E>) -> String {
@@ -104,8 +106,9 @@ fn a_namespace_is_opened_wherever_the_runtime_keeps_it() -> anyhow::Result<()> {
     keep(&pod, &file)?;
     keep(&pod, &elsewhere)?;
     process(&host, 10, UID, &pod, 1)?;
-    // The last is Docker's shape, as the host has it: /proc is mounted elsewhere.
-    for path in [file, elsewhere, "/proc/10/ns/net".into()] {
+    // The third is the host's name of a file in the folder that is mounted elsewhere; the last is Docker's shape, as the host
+    // has it: so is /proc.
+    for path in [file, elsewhere, "/nowhere/netns/cni-1".into(), "/proc/10/ns/net".into()] {
         ensure!(host.kernel.open_netns(&path, &UID.into())?.id() == pod.id(), "{}", path.display());
     }
     let host_file = host.dir.path().join("netns/host");
@@ -180,6 +183,37 @@ fn a_process_yields_the_namespace_that_has_the_pods_address() -> anyhow::Result<
     process(&host, 14, UID, &later, 4)?;
     let found = host.kernel.find_netns(&query("10.11.0.5")?)?;
     ensure!(found.values().map(Netns::id).collect::<Vec<_>>() == [pod.id()], "the oldest process decides");
+    Ok(())
+}
+
+/// CRI-O's cgroups may name the container only; which pod's that is, the API server says.
+fn a_container_of_crio_leads_to_its_pod() -> anyhow::Result<()> {
+    let host = host()?;
+    let (pod, file) = (pod_netns("10.11.0.5/24")?, host.dir.path().join("netns/cni-1"));
+    keep(&pod, &file)?;
+    process(&host, 10, UID, &pod, 1)?;
+    let cgroup = host.dir.path().join("proc/10/cgroup");
+    std::fs::write(&cgroup, format!("0::/crio-{CONTAINER}.scope\n"))?;
+    let found = host.kernel.find_netns(&query("10.11.0.5")?)?;
+    ensure!(found.values().map(Netns::id).collect::<Vec<_>>() == [pod.id()]);
+    // It is not taken for another pod's when the sandbox is named by an event.
+    ensure!(host.kernel.open_netns(&file, &UID.into())?.id() == pod.id());
+    host.kernel.forget_netns(&UID.into());
+    std::fs::write(&cgroup, format!("0::/crio-{}.scope\n", CONTAINER.replace('a', "b")))?;
+    ensure!(host.kernel.find_netns(&query("10.11.0.5")?)?.is_empty(), "a container of another pod");
+    Ok(())
+}
+
+fn the_hosts_rules_go_when_no_pod_is_left() -> anyhow::Result<()> {
+    let host = host()?;
+    let netns = Netns::current()?;
+    host.kernel.apply_host()?;
+    let pod = ProbeTarget { ip: "10.11.0.5".parse()?, uid: UID.into() };
+    host.kernel.add_probe_target(&pod)?;
+    ensure!(host.kernel.remove_host()? == 1 && !nft::dump(&netns)?.tables.is_empty(), "its probes need them");
+    host.kernel.remove_probe_target(&pod)?;
+    ensure!(host.kernel.remove_host()? == 0 && nft::dump(&netns)?.tables.is_empty());
+    ensure!(host.kernel.remove_host()? == 0, "there is nothing more");
     Ok(())
 }
 

@@ -58,21 +58,26 @@ pub struct NodeConfig {
 /// Every bad value, not only the first.
 pub fn read(strings: &dyn Strings) -> Result<NodeConfig, ConfigErrors> {
     let mut reader = Reader::new(strings);
-    let r = &mut reader;
+    let config = read_into(&mut reader);
+    reader.finish(config)
+}
+
+/// Reads every setting; the reader collects the errors.
+pub(super) fn read_into(r: &mut Reader<'_>) -> NodeConfig {
     let any = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
     let path = |r: &Reader<'_>, key: &str, default: &str| {
         PathBuf::from(r.text(key).unwrap_or_else(|| default.to_owned()))
     };
-    let config = NodeConfig {
+    NodeConfig {
         log: log::read_log(r),
         node_name: r.required("NODE_NAME", "it selects which pods this role enrols"),
-        run_dir: path(r, "CNI_AGENT_RUN_DIR", "/var/run/istio-cni"),
+        run_dir: path(r, "CNI_AGENT_RUN_DIR", RUN_DIR),
         zds_socket: path(r, "ZTUNNEL_UDS_ADDRESS", "/var/run/ztunnel/ztunnel.sock"),
-        netns_dir: path(r, "CNI_NETNS_DIR", "/var/run/netns"),
+        netns_dir: path(r, "CNI_NETNS_DIR", "/host/var/run/netns"),
         host_proc: path(r, "HOST_PROC", "/host/proc"),
         kubeconfig: super::kubeconfig::read(r),
-        dns_capture: r.flag("AMBIENT_DNS_CAPTURE", false),
-        ipv6: r.flag("AMBIENT_IPV6", false),
+        dns_capture: r.go_flag("AMBIENT_DNS_CAPTURE", false),
+        ipv6: r.go_flag("AMBIENT_IPV6", false),
         rules: Rules {
             selectors: read_selectors(r),
             exclude_namespaces: list(r, "EXCLUDE_NAMESPACES"),
@@ -86,20 +91,26 @@ pub fn read(strings: &dyn Strings) -> Result<NodeConfig, ConfigErrors> {
             None => OWN_STACK_CLASSES.map(str::to_owned).into(),
             Some(_) => list(r, "OWN_STACK_RUNTIME_CLASSES"),
         },
-        reconcile_on_startup: r.flag("AMBIENT_RECONCILE_POD_RULES_ON_STARTUP", false),
-        host_netns_of_init: r.flag("ALLOW_SWITCH_TO_HOST_NS", false),
+        reconcile_on_startup: r.go_flag("AMBIENT_RECONCILE_POD_RULES_ON_STARTUP", false),
+        host_netns_of_init: r.go_flag("ALLOW_SWITCH_TO_HOST_NS", false),
         metrics: any(r.parsed("MONITORING_PORT", 15014, "a port from 0 to 65535")),
         ready: any(r.parsed("HEALTH_PORT", 8000, "a port from 0 to 65535")),
-    };
-    reader.finish(config)
+    }
 }
+
+/// Default of `CNI_AGENT_RUN_DIR`.
+pub(super) const RUN_DIR: &str = "/var/run/istio-cni";
 
 /// istio-cni's default.
 const PROBE_V6: Ipv6Addr = Ipv6Addr::new(0xfd16, 0x9254, 0x7127, 0x1337, 0xffff, 0xffff, 0xffff, 0xffff);
 
-/// `AMBIENT_ENABLEMENT_SELECTOR`: a YAML list; istio-cni's defaults when unset.
-fn read_selectors(r: &mut Reader<'_>) -> Vec<Selector> {
-    let Some(text) = r.text("AMBIENT_ENABLEMENT_SELECTOR") else { return default_selectors() };
+/// `AMBIENT_ENABLEMENT_SELECTOR`: a YAML list, of which an empty one, or an empty text, selects no pod; the chart's default
+/// when unset.
+pub(super) fn read_selectors(r: &mut Reader<'_>) -> Vec<Selector> {
+    let Some(text) = r.raw("AMBIENT_ENABLEMENT_SELECTOR") else { return default_selectors() };
+    if text.trim().is_empty() {
+        return Vec::new();
+    }
     yaml_serde::from_str(&text).unwrap_or_else(|error| {
         r.fail(format!("AMBIENT_ENABLEMENT_SELECTOR is not a YAML list of label selectors: {error}"));
         default_selectors()
@@ -118,7 +129,7 @@ fn read_uncapturable(r: &mut Reader<'_>) -> bool {
     }
 }
 
-fn list(r: &Reader<'_>, key: &str) -> Vec<String> {
+pub(super) fn list(r: &Reader<'_>, key: &str) -> Vec<String> {
     let text = r.text(key).unwrap_or_default();
     text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(str::to_owned).collect()
 }

@@ -41,6 +41,15 @@ impl Strings for BTreeMap<String, String> {
     }
 }
 
+/// A boolean as Go's `strconv.ParseBool` reads it.
+pub(super) fn go_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
 /// Every bad setting, one line each: variable, value, and what is accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ConfigErrors(pub Vec<String>);
@@ -80,9 +89,12 @@ impl<'a> Reader<'a> {
         if self.errors.is_empty() { Ok(value) } else { Err(ConfigErrors(self.errors)) }
     }
 
-    /// Adds an error.
+    /// Adds an error. A setting that two parts of a role read is reported once.
     pub fn fail(&mut self, what: impl Into<String>) {
-        self.errors.push(what.into());
+        let what = what.into();
+        if !self.errors.contains(&what) {
+            self.errors.push(what);
+        }
     }
 
     /// The value as it is; `None` when unset.
@@ -134,6 +146,15 @@ impl<'a> Reader<'a> {
     /// `true` or `false`.
     pub fn flag(&mut self, key: &str, default: bool) -> bool {
         self.parsed(key, default, "true or false")
+    }
+
+    /// A boolean in any of Go's spellings, which istio-cni's settings are read with.
+    pub fn go_flag(&mut self, key: &str, default: bool) -> bool {
+        let Some(text) = self.text(key) else { return default };
+        go_bool(&text).unwrap_or_else(|| {
+            self.fail(format!("{key}={text:?} is not a boolean: write true or false"));
+            default
+        })
     }
 
     /// Whether the value is exactly `true`; anything else is false and no error, as ztunnel reads some of its variables.

@@ -1,11 +1,12 @@
 //! `isthmus node`: enrols the pods of one node.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use isthmus_node::capture::Uncapturable;
 use isthmus_node::config::{KubeletUid, ProbeAddresses};
 use isthmus_node::metrics::CaptureStatus;
-use isthmus_node::{ApiServer, Config, Dependencies, HostKernel};
+use isthmus_node::{ApiServer, Config, Dependencies, HostKernel, StartError};
 use isthmus_rt::drain;
 use isthmus_rt::log::Handle;
 use isthmus_rt::metrics::Registry;
@@ -22,7 +23,7 @@ use crate::runtime;
 use crate::wiring::metrics;
 
 /// Under this name readiness waits for the first snapshot of the node's pods.
-const READY: &str = "node";
+pub(super) const READY: &str = "node";
 
 /// Runs the role.
 pub(crate) fn run(config: NodeConfig, log: Handle) -> Result<(), RunError> {
@@ -43,34 +44,67 @@ async fn serve(config: NodeConfig, log: Handle) -> Result<(), RunError> {
     let status = Box::new(move || status(&shown.captures()));
     common.serve_with_status(&registry, &readiness, status, (&tasks, &watch));
 
-    let server = config.kubeconfig.clone().map_or(ApiServer::InCluster, ApiServer::Kubeconfig);
-    let client = isthmus_node::connect(&server).await?;
-    let settings = settings(config);
-    let dependencies =
-        Dependencies { kernel: Arc::new(HostKernel::new(&settings)?), client, metrics: node_metrics };
-    let ready = readiness.block(READY);
+    let client = connect(config.kubeconfig.as_ref()).await?;
+    let lines = isthmus_node::plugin_log::bind(&config.run_dir).map_err(RunError::Install)?;
+    tasks.spawn("plugin log", isthmus_node::plugin_log::serve(lines, watch.clone()));
+    let mut node = Node::start(config, client, node_metrics, &readiness, (&tasks, watch))?;
     let (_quit, mut never) = mpsc::channel(1);
-    let (stop, mut stopped) = mpsc::channel(1);
-    tasks.spawn("node", async move {
-        let ended = isthmus_node::run(settings, dependencies, ready, watch).await;
-        // The receiver is dropped only when the process ends.
-        let _ = stop.send(ended).await;
-    });
     tokio::select! {
         why = signals.stop(&mut never) => {
             tracing::info!(why, "stopping; the rules of enrolled pods stay");
             drain.shutdown(std::time::Duration::from_secs(5)).await;
             Ok(())
         }
-        ended = stopped.recv() => match ended {
-            Some(Err(error)) => Err(error.into()),
-            _ => Err(RunError::NodeEnded),
-        },
+        error = node.ended() => Err(error),
+    }
+}
+
+/// A client of the API server.
+pub(super) async fn connect(kubeconfig: Option<&PathBuf>) -> Result<kube::Client, RunError> {
+    let server = kubeconfig.cloned().map_or(ApiServer::InCluster, ApiServer::Kubeconfig);
+    Ok(isthmus_node::connect(&server).await?)
+}
+
+/// The running node role.
+pub(super) struct Node {
+    stopped: mpsc::Receiver<Result<(), StartError>>,
+    /// The host, for what is removed at the end.
+    pub(super) kernel: Arc<HostKernel>,
+}
+
+impl Node {
+    /// Starts it. Readiness waits for it under [`READY`].
+    pub(super) fn start(
+        config: NodeConfig,
+        client: kube::Client,
+        metrics: Arc<isthmus_node::Metrics>,
+        readiness: &Readiness,
+        (tasks, watch): (&Tasks, drain::Watch),
+    ) -> Result<Self, RunError> {
+        let settings = settings(config);
+        let kernel = Arc::new(HostKernel::new(&settings)?);
+        let dependencies = Dependencies { kernel: Arc::<HostKernel>::clone(&kernel), client, metrics };
+        let ready = readiness.block(READY);
+        let (stop, stopped) = mpsc::channel(1);
+        tasks.spawn("node", async move {
+            let ended = isthmus_node::run(settings, dependencies, ready, watch).await;
+            // The receiver is dropped only when the process ends.
+            let _ = stop.send(ended).await;
+        });
+        Ok(Self { stopped, kernel })
+    }
+
+    /// Resolves when it ends without being asked to.
+    pub(super) async fn ended(&mut self) -> RunError {
+        match self.stopped.recv().await {
+            Some(Err(error)) => error.into(),
+            _ => RunError::NodeEnded,
+        }
     }
 }
 
 /// The pods of the mesh, and when each was last proved to be captured.
-fn status(captures: &[CaptureStatus]) -> serde_json::Value {
+pub(super) fn status(captures: &[CaptureStatus]) -> serde_json::Value {
     let pod = |it: &CaptureStatus| {
         serde_json::json!({
             "namespace": it.pod.namespace.as_str(), "name": it.pod.name.as_str(), "uid": it.pod.uid.as_str(),

@@ -24,6 +24,7 @@ mod ast;
 mod command;
 mod error;
 mod expr;
+mod foreign;
 mod lift;
 mod lower;
 mod message;
@@ -37,6 +38,7 @@ pub use ast::{
     SetKind, Side, Statement, Table, Verdict,
 };
 pub use error::Error;
+pub(crate) use foreign::remove_chains as remove_foreign_chains;
 
 use command::Command;
 
@@ -76,13 +78,42 @@ pub fn apply_to_bridges(netns: &Netns, ruleset: &Ruleset) -> Result<(), Error> {
     transaction::commit_to(netns, NetfilterProtoFamily::Bridge, &command::replace(ruleset)?)
 }
 
+/// Removes tables of bridges. A table that does not exist is no error.
+///
+/// # Errors
+/// When the kernel refuses or lacks `nf_tables_bridge`.
+pub fn remove_from_bridges(netns: &Netns, tables: &[&str]) -> Result<(), Error> {
+    let tables: Vec<_> = tables.iter().map(|name| (Family::Inet, (*name).to_owned())).collect();
+    transaction::commit_to(netns, NetfilterProtoFamily::Bridge, &command::remove(&tables))
+}
+
+/// As [`apply`], but the tables are of one IP version, as those of iptables are.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_to_ip(netns: &Netns, v6: bool, ruleset: &Ruleset) -> Result<(), Error> {
+    transaction::commit_to(netns, ip(v6), &command::replace(ruleset)?)
+}
+
+/// As [`dump`], of the tables of one IP version.
+///
+/// # Errors
+/// As [`dump`].
+pub fn dump_ip(netns: &Netns, v6: bool) -> Result<Ruleset, Error> {
+    read::ruleset(netns, ip(v6))
+}
+
+fn ip(v6: bool) -> NetfilterProtoFamily {
+    if v6 { NetfilterProtoFamily::IPv6 } else { NetfilterProtoFamily::IPv4 }
+}
+
 /// All `inet` tables of the namespace in canonical form ([`Ruleset::canonical`]). A statement that is not understood
 /// is kept as [`Statement::Unknown`], never dropped.
 ///
 /// # Errors
 /// When the kernel refuses or its answer does not parse.
 pub fn dump(netns: &Netns) -> Result<Ruleset, Error> {
-    read::ruleset(netns)
+    read::ruleset(netns, NetfilterProtoFamily::Inet)
 }
 
 /// Adds an address to a set. An existing element keeps its comment.

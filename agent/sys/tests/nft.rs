@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
 use isthmus_kit::lab;
+use isthmus_sys::iptables;
 use isthmus_sys::netns::Netns;
 use isthmus_sys::nft::{
     self, Base, Chain, ChainKind, Direction, Element, Error, Family, Hook, Match, Op, Policy, Proto, Rule,
@@ -18,6 +19,8 @@ fn main() -> ExitCode {
         only_the_given_tables_are_touched,
         set_elements_are_added_replaced_and_removed,
         elements_must_fit_their_set,
+        chains_of_iptables_go_with_what_jumps_to_them,
+        sets_of_ipset_are_destroyed,
     ])
 }
 
@@ -206,5 +209,50 @@ fn elements_must_fit_their_set() -> anyhow::Result<()> {
     };
     let error = error.to_string();
     ensure!(error.starts_with("nftables: add element inet one v4 { fd00::5 }: "), "{error}");
+    Ok(())
+}
+
+/// As iptables-nft has them, beside chains of others in the same table.
+fn chains_of_iptables_go_with_what_jumps_to_them() -> anyhow::Result<()> {
+    let netns = Netns::create()?;
+    let jump = |to: &str| Rule::new([Statement::Counter, Statement::Verdict(Verdict::Jump(to.to_owned()))]);
+    let plain = |name: &str, rules| Chain { name: name.to_owned(), base: None, rules };
+    let count = || Rule::new([Statement::Counter]);
+    let table = |name: &str, ours: bool| {
+        let mut output = vec![jump("OTHER"), count()];
+        let mut chains = vec![plain("OTHER", vec![count()])];
+        if ours {
+            output.insert(1, jump("ISTIO_OUTPUT"));
+            chains.push(plain("ISTIO_PRERT", vec![count()]));
+            chains.push(plain("ISTIO_OUTPUT", vec![jump("ISTIO_PRERT"), count()]));
+        }
+        chains.push(base("OUTPUT", ChainKind::Filter, Hook::Output, 0, output));
+        Table { family: Family::Inet, name: name.to_owned(), sets: vec![], chains }
+    };
+    let alone = |name: &str| Table {
+        family: Family::Inet,
+        name: name.to_owned(),
+        sets: vec![],
+        chains: vec![plain("ISTIO_OUTPUT", vec![count()])],
+    };
+    for v6 in [false, true] {
+        let with = Ruleset { tables: vec![table("nat", true), table("mangle", true), alone("raw")] };
+        nft::apply_to_ip(&netns, v6, &with)?;
+        ensure!(iptables::remove_chains(&netns, &["ISTIO_PRERT", "ISTIO_OUTPUT"])? == 2);
+        let without = Ruleset { tables: vec![table("nat", false), table("mangle", false), alone("raw")] };
+        let found = nft::dump_ip(&netns, v6)?;
+        ensure!(found == without.canonical(), "{found}");
+        ensure!(iptables::remove_chains(&netns, &["ISTIO_PRERT", "ISTIO_OUTPUT"])? == 0);
+    }
+    Ok(())
+}
+
+fn sets_of_ipset_are_destroyed() -> anyhow::Result<()> {
+    let netns = Netns::create()?;
+    iptables::destroy_set(&netns, "istio-inpod-probes-v4")?;
+    iptables::create_set(&netns, "istio-inpod-probes-v4")?;
+    ensure!(iptables::create_set(&netns, "istio-inpod-probes-v4").is_err(), "it is there");
+    iptables::destroy_set(&netns, "istio-inpod-probes-v4")?;
+    iptables::create_set(&netns, "istio-inpod-probes-v4")?;
     Ok(())
 }

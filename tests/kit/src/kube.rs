@@ -159,6 +159,10 @@ impl Api {
             (&Method::GET, ["api", "v1", "namespaces", namespace, plural, name]) => {
                 self.read(plural, &format!("{namespace}/{name}"))
             }
+            (&Method::GET, ["api", "v1", plural, name]) => self.read(plural, name),
+            (&Method::GET, ["apis", "apps", "v1", "namespaces", namespace, plural, name]) => {
+                self.read(plural, &format!("{namespace}/{name}"))
+            }
             (&Method::PATCH, ["api", "v1", "namespaces", namespace, "pods", name, "status"]) => {
                 let patch = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
                 match serde_json::from_slice(&patch) {

@@ -47,6 +47,19 @@ impl HostKernel {
         })
     }
 
+    /// Removes the host's rules, unless pods of the mesh are left: their probes need them. The number of those pods'
+    /// addresses.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove_host(&self) -> Result<usize, KernelError> {
+        let left = self.probe_targets()?.len();
+        if left == 0 {
+            rules::remove_host(&self.netns).map_err(KernelError::failed("host rules"))?;
+        }
+        Ok(left)
+    }
+
     fn kubelet_uid(&self) -> u32 {
         match self.kubelet {
             KubeletUid::Fixed(uid) => uid,
@@ -120,7 +133,7 @@ impl Kernel for HostKernel {
     fn find_netns(&self, queries: &[NetnsQuery]) -> Result<HashMap<PodUid, Netns>, KernelError> {
         let mut found = netns_lookup::find(&self.proc_dir, self.netns.id(), queries);
         let processes = netns_lookup::processes(&self.proc_dir).unwrap_or_default();
-        for NetnsQuery { pod, ips } in queries.iter().filter(|query| !query.ips.is_empty()) {
+        for NetnsQuery { pod, ips, .. } in queries.iter().filter(|query| !query.ips.is_empty()) {
             let uid = &pod.uid;
             if !found.contains_key(uid)
                 && let Some(netns) = self.sandboxes.open(uid)
@@ -135,7 +148,18 @@ impl Kernel for HostKernel {
     }
 
     fn apply_pod(&self, netns: &Netns, capture: &CaptureConfig, state: Gate) -> Result<(), KernelError> {
-        rules::apply_pod(netns, &self.rules(capture, state)).map_err(KernelError::failed("pod rules"))
+        rules::apply_pod(netns, &self.rules(capture, state)).map_err(KernelError::failed("pod rules"))?;
+        // After ours, so that the pod is captured all the time.
+        match rules::remove_predecessors_pod(netns) {
+            Ok(0) => {}
+            Ok(tables) => {
+                tracing::info!(netns = %netns.id(), tables, "iptables rules of istio-cni removed from a pod")
+            }
+            Err(error) => tracing::warn!(
+                netns = %netns.id(), %error, "iptables rules of istio-cni not removed from a pod, they go when it leaves the mesh",
+            ),
+        }
+        Ok(())
     }
 
     fn capture_running(&self, netns: &Netns, capture: &CaptureConfig) -> Result<usize, KernelError> {
@@ -183,6 +207,8 @@ impl Kernel for HostKernel {
 
     fn remove_pod(&self, netns: &Netns) -> Result<(), KernelError> {
         rules::remove_pod(netns).map_err(KernelError::failed("pod rules"))?;
+        // With these left, its traffic would go to an agent that does not serve it any more.
+        rules::remove_predecessors_pod(netns).map_err(KernelError::failed("iptables rules of istio-cni"))?;
         self.set_interfaces(netns, Gate::Open)
     }
 
@@ -196,6 +222,13 @@ impl Kernel for HostKernel {
         };
         rules::apply_host(&self.netns, &rules).map_err(KernelError::failed("host rules"))?;
         rules::apply_host_guard(&self.netns, &rules).map_err(KernelError::failed("host rules"))?;
+        match rules::remove_predecessors_host(&self.netns) {
+            Ok(0) => {}
+            Ok(_) => tracing::info!("iptables rules and sets of istio-cni removed from the host"),
+            Err(error) => {
+                tracing::warn!(%error, "iptables rules or sets of istio-cni not removed from the host")
+            }
+        }
         if let Err(error) = rules::apply_bridge_guard(&self.netns, &rules) {
             tracing::warn!(%error, "pods on one bridge can pose as the kubelet to each other, on ports with probes");
         }

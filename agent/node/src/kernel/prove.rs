@@ -76,7 +76,7 @@ pub(super) fn strays(
     let by_uid: HashMap<&str, &(PodUid, Netns)> = pods.iter().map(|pod| (pod.0.as_str(), pod)).collect();
     let processes = netns_lookup::processes(proc_dir).map_err(KernelError::failed("processes of pods"))?;
     let stray = |process: netns_lookup::PodProcess| {
-        let (uid, home) = by_uid.get(process.pod.as_str())?;
+        let (uid, home) = by_uid.get(process.pod()?)?;
         if process.netns == home.id() {
             return None;
         }

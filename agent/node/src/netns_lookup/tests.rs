@@ -21,7 +21,7 @@ fn no_namespace_is_found_without_processes() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("1")).unwrap();
     std::fs::write(dir.path().join("1/cgroup"), format!("0::/kubepods/pod{UID}/{CONTAINER}")).unwrap();
-    let queries = [NetnsQuery { pod: pod(), ips: vec!["10.0.0.5".parse().unwrap()] }];
+    let queries = [NetnsQuery { pod: pod(), ips: vec!["10.0.0.5".parse().unwrap()], containers: Vec::new() }];
     let host = Netns::current().unwrap().id();
     assert!(find(dir.path(), host, &queries).is_empty());
     assert!(find(&dir.path().join("gone"), host, &queries).is_empty());

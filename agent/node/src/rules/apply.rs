@@ -122,6 +122,8 @@ pub fn apply_bridge_guard(netns: &Netns, rules: &HostRules) -> Result<(), Error>
 /// # Errors
 /// When the kernel refuses.
 pub fn remove_host(netns: &Netns) -> Result<(), Error> {
+    // A kernel without tables of bridges has none to be removed.
+    let _ = nft::remove_from_bridges(netns, &[host::GUARD]);
     Ok(nft::remove(netns, &[NAT, host::GUARD].map(|name| (Family::Inet, name.to_owned())))?)
 }
 

@@ -8,13 +8,47 @@ use super::error::Error;
 /// One step of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Command {
-    AddTable { table: String },
-    DeleteTable { table: String },
-    AddSet { table: String, set: String, kind: SetKind },
-    AddElements { table: String, set: String, elements: Vec<Element> },
-    DeleteElement { table: String, set: String, address: IpAddr },
-    AddChain { table: String, chain: String, base: Option<Base> },
-    AddRule { table: String, chain: String, rule: Rule },
+    AddTable {
+        table: String,
+    },
+    DeleteTable {
+        table: String,
+    },
+    AddSet {
+        table: String,
+        set: String,
+        kind: SetKind,
+    },
+    AddElements {
+        table: String,
+        set: String,
+        elements: Vec<Element>,
+    },
+    DeleteElement {
+        table: String,
+        set: String,
+        address: IpAddr,
+    },
+    AddChain {
+        table: String,
+        chain: String,
+        base: Option<Base>,
+    },
+    AddRule {
+        table: String,
+        chain: String,
+        rule: Rule,
+    },
+    /// Without a handle, all rules of the chain.
+    DeleteRule {
+        table: String,
+        chain: String,
+        handle: Option<u64>,
+    },
+    DeleteChain {
+        table: String,
+        chain: String,
+    },
 }
 
 /// The commands that replace the tables of a rule set.

@@ -50,6 +50,15 @@ pub(super) fn command(command: &Command, id: u32) -> Result<(NetfilterMessage, u
             ];
             (NfTablesMessage::NewRule(RuleMessage { attributes }), NLM_F_CREATE | NLM_F_APPEND)
         }
+        Command::DeleteRule { table, chain, handle } => {
+            let mut attributes =
+                vec![RuleAttribute::Table(table.clone()), RuleAttribute::Chain(chain.clone())];
+            attributes.extend(handle.map(RuleAttribute::Handle));
+            (NfTablesMessage::DeleteRule(RuleMessage { attributes }), 0)
+        }
+        Command::DeleteChain { table, chain } => {
+            (NfTablesMessage::DeleteChain(new_chain(table, chain, None)), 0)
+        }
     };
     Ok((inet(message), flags))
 }

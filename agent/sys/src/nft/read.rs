@@ -8,7 +8,7 @@ use netlink_packet_netfilter::nftables::{
     RuleMessage, SetAttribute, SetElementAttribute, SetElementList, SetElementMessage, SetMessage,
     TableAttribute, TableMessage,
 };
-use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner};
+use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::ast::{self, Base, Chain, ChainKind, Element, Family, Policy, Rule, Ruleset, Set, SetKind, Table};
@@ -18,9 +18,9 @@ use super::{lift, message, wire};
 use crate::netlink::Netlink;
 use crate::netns::Netns;
 
-/// All `inet` tables.
-pub(super) fn ruleset(netns: &Netns) -> Result<Ruleset, Error> {
-    let reader = Reader { netlink: Netlink::open(netns, NETLINK_NETFILTER)?, netns };
+/// All tables of a family.
+pub(super) fn ruleset(netns: &Netns, family: NetfilterProtoFamily) -> Result<Ruleset, Error> {
+    let reader = Reader::open(netns, family)?;
     let mut ruleset = Ruleset::default();
     for found in reader.list("tables", NfTablesMessage::GetTable(TableMessage { attributes: vec![] }))? {
         let NfTablesMessage::NewTable(found) = found else { continue };
@@ -33,15 +33,23 @@ pub(super) fn ruleset(netns: &Netns) -> Result<Ruleset, Error> {
     Ok(ruleset.canonical())
 }
 
-struct Reader<'a> {
+/// Lists what the kernel has of one family.
+pub(super) struct Reader<'a> {
     netlink: Netlink,
     netns: &'a Netns,
+    family: NetfilterProtoFamily,
 }
 
-impl Reader<'_> {
-    fn list(&self, what: &str, request: NfTablesMessage) -> Result<Vec<NfTablesMessage>, Error> {
+impl<'a> Reader<'a> {
+    pub(super) fn open(netns: &'a Netns, family: NetfilterProtoFamily) -> Result<Self, Error> {
+        Ok(Self { netlink: Netlink::open(netns, NETLINK_NETFILTER)?, netns, family })
+    }
+
+    pub(super) fn list(&self, what: &str, request: NfTablesMessage) -> Result<Vec<NfTablesMessage>, Error> {
         let failed = |cause| Error::List { what: format!("{what} in {}", self.netns.id()), cause };
-        let found = self.netlink.dump::<NetfilterMessage>(message::inet(request)).map_err(failed)?;
+        let mut request = message::inet(request);
+        request.header.family = self.family;
+        let found = self.netlink.dump::<NetfilterMessage>(request).map_err(failed)?;
         let tables = found.into_iter().filter_map(|message| match message.inner {
             NetfilterMessageInner::NfTables(message) => Some(message),
             _ => None,

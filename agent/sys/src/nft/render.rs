@@ -50,6 +50,11 @@ impl Display for Command {
                 write!(f, "add chain inet {table} {chain} {{ {base} }}")
             }
             Self::AddRule { table, chain, rule } => write!(f, "add rule inet {table} {chain} {rule}"),
+            Self::DeleteRule { table, chain, handle: Some(handle) } => {
+                write!(f, "delete rule {table} {chain} handle {handle}")
+            }
+            Self::DeleteRule { table, chain, handle: None } => write!(f, "flush chain {table} {chain}"),
+            Self::DeleteChain { table, chain } => write!(f, "delete chain {table} {chain}"),
         }
     }
 }
