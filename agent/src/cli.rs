@@ -10,6 +10,7 @@ use isthmus_rt::log::Handle;
 
 use crate::config;
 use crate::config::flags::WithFlags;
+use crate::config::deployed::Deployed;
 use crate::config::source::{ConfigErrors, Strings};
 use crate::role::{self, RunError};
 
@@ -29,7 +30,8 @@ isthmus: node agent, node role and east-west gateway of an ambient mesh
 
 Usage:
   isthmus [agent | proxy] [arguments]   Run the data plane of a node (in place of ztunnel). This is the default;
-                                        further arguments are ignored, so that ztunnel's chart works unchanged.
+                                        further arguments are ignored, so that ztunnel's chart works unchanged;
+                                        `proxy waypoint`, as istiod deploys class istio-east-west, is a gateway.
   isthmus node                          Enrol the pods of a node (in place of istio-cni's agent).
   isthmus install-cni [flags]           Install the CNI plugin on a node, and enrol its pods if AMBIENT_ENABLED is true
                                         (in place of istio-cni). A program of the name install-cni does the same.
@@ -85,7 +87,8 @@ pub fn main(mut args: impl Iterator<Item = String>, strings: &dyn Strings) -> Ex
     }
     match args.next().as_deref() {
         Some(INSTALLER) => install(args, strings),
-        None | Some("agent" | "proxy") => start(strings, config::agent::read, role::agent::run),
+        None | Some("agent") => start(strings, config::agent::read, role::agent::run),
+        Some("proxy") => proxy(&args.collect::<Vec<_>>(), strings),
         Some("node") => start(strings, config::node::read, role::node::run),
         Some(GATEWAY) => start(strings, config::gateway::read, role::gateway::run),
         Some("version" | "--version" | "-V") => version(),
@@ -127,6 +130,24 @@ fn invalid(errors: ConfigErrors) -> ExitCode {
         eprintln!("configuration: {line}");
     }
     ExitCode::from(USAGE)
+}
+
+/// What upstream's image does with these arguments: `proxy ztunnel` in ztunnel's chart, `proxy waypoint` and
+/// `proxy router` where istiod deployed a Gateway with this image.
+fn proxy(args: &[String], strings: &dyn Strings) -> ExitCode {
+    let Some(role @ ("waypoint" | "router" | "sidecar")) = args.first().map(String::as_str) else {
+        return start(strings, config::agent::read, role::agent::run);
+    };
+    match Deployed::east_west(strings, args) {
+        Some(deployed) if role == "waypoint" => start(&deployed, config::gateway::read, role::gateway::run),
+        _ => {
+            eprintln!(
+                "isthmus: proxy {role} is an HTTP proxy, which this image is not: of istiod's gateway classes it serves \
+                 istio-east-west only; give this Gateway another image (annotation sidecar.istio.io/proxyImage)"
+            );
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Reads all settings, starts the log, then runs the role: an invalid setting ends the process before it has any effect.
@@ -178,7 +199,15 @@ mod tests {
         for asked in ["version", "--version", "-V", "help", "--help", "-h"] {
             assert_eq!(code(&[asked], &[]), named(0), "{asked}");
         }
-        assert_eq!(code(&["prox"], &[]), named(1));
+        for refused in [&["prox"][..], &["proxy", "waypoint"], &["proxy", "router"], &["proxy", "sidecar"]] {
+            assert_eq!(code(refused, &[("POD_LABELS_PATH", "/nowhere")]), named(1), "{refused:?}");
+        }
+        let network = [("ISTIO_META_REQUESTED_NETWORK_VIEW", "west"), ("RUST_LOG", "loud")];
+        assert_eq!(
+            code(&["proxy", "waypoint"], &network),
+            named(64),
+            "an east-west gateway reads its settings"
+        );
         for role in ["agent", "proxy", "node", "gateway"] {
             assert_eq!(code(&[role, "ztunnel"], &[("RUST_LOG", "loud")]), named(64), "{role}");
         }

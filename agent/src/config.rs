@@ -3,11 +3,13 @@
 
 pub mod agent;
 pub mod flags;
+pub mod deployed;
 pub mod gateway;
 pub mod install;
 mod kubeconfig;
 pub mod log;
 pub mod mesh;
 pub mod node;
+mod pod_labels;
 pub mod source;
 pub mod trust;

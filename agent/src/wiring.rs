@@ -6,6 +6,7 @@ pub(crate) mod config_dump;
 pub(crate) mod control;
 pub(crate) mod descriptors;
 pub(crate) mod discovery;
+pub(crate) mod gateway_listeners;
 pub(crate) mod host_resolver;
 pub(crate) mod metrics;
 pub(crate) mod pods;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use futures_util::{Stream, StreamExt as _};
 use isthmus_model::NamespacedHostname;
 use isthmus_proto::enroll::{LabelSelector, Labels, Requirement};
 use isthmus_rt::drain::Watch;
@@ -160,14 +160,24 @@ pub async fn watch(client: Client, config: Config, global: GlobalServices, ready
     }
 }
 
-/// A watch that is restarted with backoff, with one log line per error.
+/// A watch that is restarted with backoff. An error is logged once until something else happens: a missing permission,
+/// which names itself, would fill the log.
 fn restarting<K: Send + 'static>(
     stream: impl Stream<Item = Result<Event<K>, watcher::Error>> + Send + 'static,
     what: &'static str,
 ) -> std::pin::Pin<Box<dyn Stream<Item = Event<K>> + Send>> {
-    let logged = stream.default_backoff().inspect_err(
-        move |error| tracing::warn!(%error, watch = what, "watch of the API server broken, restarting it"),
-    );
+    let mut last = String::new();
+    let logged = stream.default_backoff().inspect(move |event| match event {
+        Ok(Event::Init) => {}
+        Ok(_) => last.clear(),
+        Err(error) => {
+            let error = error.to_string();
+            if error != last {
+                tracing::warn!(error, watch = what, "watch of the API server broken, restarting it");
+            }
+            last = error;
+        }
+    });
     Box::pin(logged.filter_map(|event| async move { event.ok() }))
 }
 

@@ -149,6 +149,9 @@ pub enum Error {
         /// The network.
         network: NetworkId,
     },
+    /// No backend of the route of a plain TCP listener, on this port, can be used.
+    #[error("no usable backend behind port {0} of the gateway")]
+    NoBackend(u16),
     /// The connection to an SNI listener did not start with a TLS ClientHello, or its server name has no route.
     #[error("{0}")]
     Hello(#[from] HelloError),
@@ -210,6 +213,7 @@ impl Error {
             | Self::Preface(_)
             | Self::Gateway(_)
             | Self::NoVip { .. }
+            | Self::NoBackend(_)
             | Self::Hello(_) => ResponseFlag::Connect,
         }
     }

@@ -8,21 +8,26 @@
 
 mod hbone;
 mod hello;
+mod open;
+mod routes;
 mod sni;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_model::{Authority, NamespacedHostname, PodRef, TrustDomain, Workload};
+use isthmus_model::{NamespacedHostname, PodRef, TrustDomain, Workload};
 use isthmus_rt::drain::Watch;
+use isthmus_rt::task::Tasks;
 use isthmus_sys::socket::Sockets;
 
-use crate::accept::{BoundListener, Lifecycle, Placement};
+use self::open::OpenListeners;
+use crate::accept::BoundListener;
 use crate::context::{PodContext, ProxyContext};
 use crate::tracker::ConnectionsSnapshot;
-use crate::types::Direction;
 
+pub use self::open::Traffic;
+pub use self::routes::{Backends, SniRoutes, Target};
 pub use crate::error::HelloError;
 
 /// Which services may be reached from other networks. Called for each stream, so it must be cheap.
@@ -40,43 +45,24 @@ pub struct GatewayInfo {
     pub trust_domain: TrustDomain,
 }
 
-/// Where a connection that is not HBONE is forwarded to: an address, or a port of a service. The service need not be
-/// global: the operator configured the route on purpose.
-pub type Target = Authority;
-
-/// Routes by the server name of a TLS ClientHello.
-#[derive(Debug, Clone, Default)]
-pub struct SniRoutes {
-    /// Targets by server name in lower case.
-    pub names: HashMap<String, Target>,
-    /// The target for any other server name, and for clients that send none.
-    pub otherwise: Option<Target>,
-}
-
-/// The listeners of a gateway.
+/// The listeners that a gateway starts with.
 #[derive(Debug, Default)]
 pub struct GatewayListeners {
     /// HBONE, usually 15008.
     pub hbone: Option<BoundListener>,
     /// TLS forwarded by its server name: 15443, 15012, 15017.
     pub sni: Vec<(BoundListener, SniRoutes)>,
-    /// Plain TCP to one target each.
-    pub tcp: Vec<(BoundListener, Target)>,
+    /// Plain TCP.
+    pub tcp: Vec<(BoundListener, Backends)>,
 }
 
 /// A running gateway. Dropping it closes all connections at once.
-#[derive(Debug)]
 pub struct Gateway {
     ctx: Arc<PodContext>,
-    running: Lifecycle,
-}
-
-impl SniRoutes {
-    /// The target of a connection with this server name.
-    #[must_use]
-    pub fn target(&self, name: Option<&str>) -> Option<&Target> {
-        name.and_then(|name| self.names.get(&name.to_ascii_lowercase())).or(self.otherwise.as_ref())
-    }
+    globals: Arc<dyn Globals>,
+    open: OpenListeners,
+    /// Shares out the handshake slots of all listeners.
+    _clock: Tasks,
 }
 
 impl Gateway {
@@ -93,46 +79,43 @@ impl Gateway {
     ) -> Self {
         let stand_in = stand_in(&proxy, &info);
         let ctx = Arc::new(PodContext::new(proxy, info.pod, sockets, false).with_fallback_workload(stand_in));
-        let running = Lifecycle::new(ctx.owner(), ctx.share(), ctx.threads(), drain);
-        running.spawn("handshake slots", Arc::clone(&ctx).run_handshake_clock());
-        if let Some(bound) = listeners.hbone {
-            let mine = Arc::clone(&ctx);
-            running.listen(
-                bound,
-                "gateway hbone",
-                Placement::Tunnel,
-                ctx.tls_admission(),
-                move |accepted, drain| {
-                    hbone::accept(Arc::clone(&mine), Arc::clone(&globals), accepted, drain)
-                },
-            );
+        let clock = Tasks::new(ctx.owner()).on(ctx.share());
+        clock.spawn("handshake slots", Arc::clone(&ctx).run_handshake_clock());
+        let gateway = Self { ctx, globals, open: OpenListeners::default(), _clock: clock };
+        let GatewayListeners { hbone, sni, tcp } = listeners;
+        let hbone = hbone.into_iter().map(|bound| (bound, Traffic::Hbone));
+        let sni = sni.into_iter().map(|(bound, routes)| (bound, Traffic::Tls(routes)));
+        let tcp = tcp.into_iter().map(|(bound, backends)| (bound, Traffic::Tcp(backends)));
+        for (bound, traffic) in hbone.chain(sni).chain(tcp) {
+            gateway.open(bound, traffic, drain.clone());
         }
-        for (bound, routes) in listeners.sni {
-            let (mine, routes) = (Arc::clone(&ctx), Arc::new(routes));
-            running.listen(
-                bound,
-                "gateway tls",
-                Placement::Here,
-                ctx.tls_admission(),
-                move |accepted, drain| {
-                    sni::serve_tls(Arc::clone(&mine), Arc::clone(&routes), accepted, drain)
-                },
-            );
-        }
-        for (bound, target) in listeners.tcp {
-            let (mine, target) = (Arc::clone(&ctx), Arc::new(target));
-            let beside = Placement::with_tunnels_of(&ctx.owner());
-            running.listen(
-                bound,
-                "gateway tcp",
-                beside,
-                ctx.admission(Direction::Inbound),
-                move |accepted, drain| {
-                    sni::serve_tcp(Arc::clone(&mine), Arc::clone(&target), accepted, drain)
-                },
-            );
-        }
-        Self { ctx, running }
+        gateway
+    }
+
+    /// Serves one more listener until the process drains or it is closed. One that is open on its port already, and the
+    /// connections of that one, end at once. Must be called inside the runtime of the data thread that accepts.
+    pub fn open(&self, bound: BoundListener, traffic: Traffic, drain: Watch) {
+        // Fails for a closed socket only.
+        let port = bound.local_addr().map_or(0, |address| address.port());
+        self.open.open(&self.ctx, &self.globals, (port, bound), traffic, drain);
+    }
+
+    /// Replaces the routes of the listener on a port for new connections; those that are open stay where they are. False
+    /// when the port is not open, or its listener carries another kind of traffic.
+    pub fn reroute(&self, port: u16, traffic: &Traffic) -> bool {
+        self.open.reroute(port, traffic)
+    }
+
+    /// Takes the listener of a port out. The future closes it, waits up to `deadline` for its connections, and then ends
+    /// them; other listeners are not affected. `None` when the port is not open.
+    pub fn close(&self, port: u16, deadline: Duration) -> Option<impl Future<Output = ()> + use<>> {
+        self.open.close(port, deadline)
+    }
+
+    /// What is open, by port.
+    #[must_use]
+    pub fn listeners(&self) -> BTreeMap<u16, Traffic> {
+        self.open.traffic()
     }
 
     /// The open connections. All count as outbound, since none ends here.
@@ -143,7 +126,14 @@ impl Gateway {
 
     /// Drains: accepts no new connections, waits up to `deadline` for the open ones, then closes the rest.
     pub async fn stop(&self, deadline: Duration) {
-        self.running.stop(deadline).await;
+        let ports = self.open.traffic().into_keys();
+        futures_util::future::join_all(ports.filter_map(|port| self.close(port, deadline))).await;
+    }
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("open", &self.open).finish_non_exhaustive()
     }
 }
 

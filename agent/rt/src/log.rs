@@ -119,6 +119,10 @@ pub fn parse(filter: &str) -> Result<Targets, BadFilter> {
         .flat_map(|entry| [format!("isthmus_{entry}"), format!("isthmus::{entry}")])
         .collect();
     entries.extend(by_shown_scope);
+    // It warns of each attempt to read what is forbidden, which our own watches report once.
+    if !entries.iter().any(|entry| entry.starts_with("kube_runtime")) {
+        entries.push("kube_runtime::watcher=error".to_owned());
+    }
     Targets::from_str(&entries.join(",")).map_err(|error| bad(error.to_string()))
 }
 
@@ -227,6 +231,7 @@ mod tests {
             ["info,proxy::outbound=debug", "info,proxy::outbound:debug", "isthmus_proxy::outbound=debug"]
         {
             let targets = parse(filter).unwrap();
+            assert!(!targets.would_enable("kube_runtime::watcher", &Level::WARN), "{filter}");
             assert!(targets.would_enable("isthmus_proxy::outbound::connect", debug), "{filter}");
             assert!(!targets.would_enable("isthmus_proxy::inbound", debug), "{filter}");
         }

@@ -1,11 +1,12 @@
-//! Settings of `isthmus gateway`: the agent's variables for the control plane, plus its listeners.
+//! Settings of `isthmus gateway`: the agent's variables for the control plane, plus its listeners and the name of the
+//! Gateway object that declares others.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use isthmus_model::{Authority, HBONE_PORT, SpiffeId};
 
 use super::agent::AgentConfig;
+use super::pod_labels;
 use super::source::{ConfigErrors, Reader, Strings};
 
 /// Every setting of the gateway role.
@@ -15,8 +16,12 @@ pub struct GatewayConfig {
     pub base: AgentConfig,
     /// SPIFFE identity that it proves on outer tunnels.
     pub identity: SpiffeId,
-    /// Address of the HBONE listener.
-    pub hbone: SocketAddr,
+    /// Name of its Gateway object (`GATEWAY_NAME`, else the label of its pod); `None`: the settings alone count.
+    pub gateway_name: Option<String>,
+    /// Port of the HBONE listener that the settings ask for.
+    pub hbone_port: u16,
+    /// Whether there is an HBONE listener even if the Gateway declares none: when `GATEWAY_HBONE_PORT` is set.
+    pub hbone_always: bool,
     /// TLS passthrough listeners, which route by SNI.
     pub sni: Vec<SniRoute>,
     /// TCP listeners that forward to one upstream.
@@ -56,16 +61,18 @@ pub fn read(strings: &dyn Strings) -> Result<GatewayConfig, ConfigErrors> {
     let namespace = r.required("POD_NAMESPACE", "it is part of the gateway's SPIFFE identity");
     let account = r.required("SERVICE_ACCOUNT", "it is part of the gateway's SPIFFE identity");
     let trust_domain = r.text("TRUST_DOMAIN").unwrap_or_default();
-    let port: u16 = r.parsed("GATEWAY_HBONE_PORT", HBONE_PORT, "a port from 0 to 65535");
+    let gateway_name =
+        r.text("GATEWAY_NAME").or_else(|| pod_labels::read(r).remove(pod_labels::GATEWAY_NAME));
+    let hbone_always = r.text("GATEWAY_HBONE_PORT").is_some();
+    let hbone_port: u16 = r.parsed("GATEWAY_HBONE_PORT", HBONE_PORT, "a port from 0 to 65535");
     let sni = entries(r, "GATEWAY_SNI_ROUTES", sni_route);
     let tcp = entries(r, "GATEWAY_TCP_ROUTES", tcp_route);
     let kubeconfig = super::kubeconfig::read(r);
     let identity = SpiffeId::new(trust_domain.as_str().into(), namespace.into(), account.into());
-    let hbone = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
     match (base, reader.finish(())) {
         (Ok(mut base), Ok(())) => {
             base.descriptors.shared = false;
-            Ok(GatewayConfig { base, identity, hbone, sni, tcp, kubeconfig })
+            Ok(GatewayConfig { base, identity, gateway_name, hbone_port, hbone_always, sni, tcp, kubeconfig })
         }
         (base, own) => Err(ConfigErrors(
             [base.err(), own.err()].into_iter().flatten().flat_map(|errors| errors.0).collect(),

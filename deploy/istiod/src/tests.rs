@@ -190,13 +190,16 @@ async fn fill(cluster: &Running, name: &str) {
             "kind": "Gateway", "apiVersion": "gateway.networking.k8s.io/v1",
             "metadata": {"name": "gw", "namespace": "istio-system", "labels": network},
             "spec": {
-                "gatewayClassName": "istio-east-west", "addresses": [{"type": "IPAddress", "value": "192.168.97.5"}],
-                "listeners": [{"port": 15008, "protocol": "HBONE"}],
+                "gatewayClassName": "istio-east-west",
+                "listeners": [{"port": 15008, "protocol": "HBONE", "tls": {"mode": "Terminate"}}],
             },
         }),
     ] {
         client.apply(&object).await.unwrap();
     }
+    let path = "/apis/gateway.networking.k8s.io/v1/namespaces/istio-system/gateways/gw/status";
+    let addresses = json!([{"type": "IPAddress", "value": "192.168.97.5"}]);
+    client.merge_patch(path, &json!({"status": {"addresses": addresses}})).await.unwrap();
     for pod in client.list("/api/v1/namespaces/sample/pods").await.unwrap() {
         let path = format!("/api/v1/namespaces/sample/pods/{}/status", object::name(&pod));
         let ip = if name == "east" { "10.11.0.5" } else { "10.21.0.5" };

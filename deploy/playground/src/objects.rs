@@ -39,6 +39,11 @@ pub(crate) fn base(plan: &Plan, cluster: &Cluster, root: &str) -> Vec<Value> {
         "metadata": {"namespace": SYSTEM, "name": "istio-ca-root-cert"},
         "data": {"root-cert.pem": root},
     }));
+    // The playground's istiod deploys and reports on no gateway, as if there were none in the cluster.
+    all.push(json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass",
+        "metadata": {"name": "istio-east-west"}, "spec": {"controllerName": "isthmus.io/east-west-gateway"},
+    }));
     all.extend(istiod_service(plan, cluster));
     all.push(json!({
         "apiVersion": "v1", "kind": "Service",

@@ -1,7 +1,9 @@
-//! A scripted Kubernetes API server: the test's objects, list and watch with real resource versions, and the patch of a
-//! pod's status. No controller runs in it: objects change only when the test or a client changes them.
+//! A scripted Kubernetes API server: the test's objects, list and watch with real resource versions, the patch of a pod's
+//! status, and the Gateway API with its statuses. No controller runs in it: objects change only when the test or a client changes them.
 
-use std::collections::BTreeMap;
+mod gateway_api;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -42,6 +44,10 @@ struct State {
     /// Every change since the beginning: plural and watch event. The resource version is the index in here.
     changes: Vec<(String, Value)>,
     refuse_patches: Option<u16>,
+    /// Plurals whose lists and watches are forbidden.
+    forbidden: BTreeSet<String>,
+    has_gateway_api: bool,
+    patched: BTreeMap<Key, usize>,
 }
 
 /// Plural (`pods`, `namespaces`), then `namespace/name`, or the name alone.
@@ -121,6 +127,18 @@ impl Api {
         self.lock().refuse_patches = status;
     }
 
+    /// How often the status of an object of the Gateway API was changed by a patch.
+    #[must_use]
+    pub fn patched(&self, plural: &str, name: &str) -> usize {
+        self.lock().patched.get(&(plural.to_owned(), name.to_owned())).copied().unwrap_or_default()
+    }
+
+    /// Forbids reading these objects, or allows it again.
+    pub fn forbid(&self, plural: &str, forbidden: bool) {
+        let all = &mut self.lock().forbidden;
+        _ = if forbidden { all.insert(plural.to_owned()) } else { all.remove(plural) };
+    }
+
     /// A pod's redirection annotation.
     #[must_use]
     pub fn redirection(&self, pod: &str) -> Option<String> {
@@ -170,6 +188,15 @@ impl Api {
                     Err(error) => status(StatusCode::BAD_REQUEST, &error.to_string()),
                 }
             }
+            (method, ["apis", rest @ ..]) => {
+                let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+                let patch = (*method == Method::PATCH).then_some(body);
+                self.gateway_api(
+                    rest,
+                    |namespace, plural| self.list(select(namespace, plural), &query),
+                    patch,
+                )
+            }
             (method, _) => {
                 status(StatusCode::NOT_FOUND, &format!("{method} {} is not scripted", parts.uri.path()))
             }
@@ -184,6 +211,9 @@ impl Api {
     }
 
     fn list(&self, selection: Selection, query: &str) -> Response<Body> {
+        if self.lock().forbidden.contains(&selection.plural) {
+            return status(StatusCode::FORBIDDEN, &format!("cannot list resource {:?}", selection.plural));
+        }
         if parameter(query, "watch") == Some("true") {
             let from = parameter(query, "resourceVersion").and_then(|text| text.parse().ok());
             return self.watch(selection, from.unwrap_or_default());

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use isthmus_model::Authority;
+use isthmus_model::{Authority, Hostname};
 use isthmus_rt::drain::Watch;
 use isthmus_state::GatewayRefusal;
 use isthmus_sys::socket::reset_on_close;
 
-use super::{HelloError, SniRoutes, Target, hello};
+use super::{Backends, Globals, HelloError, SniRoutes, Target, hello};
 use crate::accept::Accepted;
 use crate::context::PodContext;
 use crate::error::Error;
@@ -23,6 +23,7 @@ use crate::types::{Direction, Reporter};
 pub(super) async fn serve_tls(
     ctx: Arc<PodContext>,
     routes: Arc<SniRoutes>,
+    globals: Arc<dyn Globals>,
     mut accepted: Accepted,
     drain: Watch,
 ) {
@@ -31,16 +32,33 @@ pub(super) async fn serve_tls(
         // The slot is for reading the ClientHello only.
         let hello = hello::read(&mut accepted.stream, ctx.proxy().config.hello_deadline);
         let read = server::in_slot(&ctx, slot, async { Ok(hello.await?) }).await?;
-        let no_route = || Error::Hello(HelloError::NoRoute(read.name.clone()));
-        let target = routes.target(read.name.as_deref()).ok_or_else(no_route)?;
-        Ok((address(&ctx, target)?, read.bytes))
+        let name = read.name.as_deref();
+        let address = match (routes.backends(name), routes.auto_passthrough(name)) {
+            (None, Some(service)) => global_address(&ctx, &*globals, service)?,
+            (backends, _) => {
+                let target = backends.and_then(|backends| backends.pick(&mut fastrand::Rng::new()));
+                let no_route = || Error::Hello(HelloError::NoRoute(read.name.clone()));
+                address(&ctx, target.ok_or_else(no_route)?)?
+            }
+        };
+        Ok((address, read.bytes))
     })
     .await;
 }
 
 /// Serves one plain connection to its end.
-pub(super) async fn serve_tcp(ctx: Arc<PodContext>, target: Arc<Target>, accepted: Accepted, drain: Watch) {
-    serve(&ctx, accepted, drain, async |_| Ok((address(&ctx, &target)?, Bytes::new()))).await;
+pub(super) async fn serve_tcp(
+    ctx: Arc<PodContext>,
+    backends: Arc<Backends>,
+    accepted: Accepted,
+    drain: Watch,
+) {
+    serve(&ctx, accepted, drain, async |accepted| {
+        let target = backends.pick(&mut fastrand::Rng::new());
+        let target = target.ok_or_else(|| Error::NoBackend(accepted.local().port()))?;
+        Ok((address(&ctx, target)?, Bytes::new()))
+    })
+    .await;
 }
 
 async fn serve(
@@ -88,4 +106,18 @@ fn address(ctx: &PodContext, target: &Target) -> Result<SocketAddr, Error> {
     let vip = service.vips.iter().find(|vip| vip.network == *network);
     let vip = vip.ok_or_else(|| Error::NoVip { hostname: hostname.clone(), network: network.clone() })?;
     Ok(SocketAddr::new(vip.address, port))
+}
+
+/// The same for a service that a client of another network names: it must be global.
+fn global_address(
+    ctx: &PodContext,
+    globals: &dyn Globals,
+    (hostname, port): (Hostname, u16),
+) -> Result<SocketAddr, Error> {
+    let snapshot = ctx.snapshot();
+    let service = snapshot.service_by_hostname(&hostname, port, Some(&ctx.pod().namespace));
+    if !service.is_some_and(|service| globals.is_global(&service.key())) {
+        return Err(Error::Gateway(GatewayRefusal::NotGlobal(hostname)));
+    }
+    address(ctx, &Authority::Host { hostname, port })
 }

@@ -10,7 +10,7 @@ use isthmus_model::{
     Action, Authority, GatewayAddress, GatewayDestination, NamespacedHostname, NetworkAddress, PolicyKey,
     Protocol, SpiffeId, TrustDomain, Workload,
 };
-use isthmus_proxy::gateway::{Gateway, GatewayInfo, GatewayListeners, Globals, SniRoutes};
+use isthmus_proxy::gateway::{Gateway, GatewayInfo, GatewayListeners, Globals, SniRoutes, Traffic};
 use isthmus_proxy::{BoundListener, Carrier};
 use isthmus_sys::socket::Sockets;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -222,6 +222,10 @@ async fn an_endpoint_without_the_services_identity_gets_no_bytes() {
 }
 
 /// The first flight of a TLS client.
+fn service_target() -> Authority {
+    Authority::Host { hostname: HOSTNAME.into(), port: SERVICE_PORT }
+}
+
 fn client_hello(name: &str) -> Vec<u8> {
     let config = rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty());
     let name = name.to_owned().try_into().unwrap();
@@ -241,10 +245,10 @@ async fn tls_is_forwarded_by_server_name_byte_for_byte() {
     let address = listener.local_addr().unwrap();
     let routes = SniRoutes {
         names: HashMap::from([
-            ("istiod.istio-system.svc".to_owned(), Authority::Ip(istiod.address)),
-            ("hello.example".to_owned(), Authority::Host { hostname: HOSTNAME.into(), port: SERVICE_PORT }),
+            ("istiod.istio-system.svc".to_owned(), Authority::Ip(istiod.address).into()),
+            ("hello.example".to_owned(), service_target().into()),
         ]),
-        otherwise: None,
+        ..SniRoutes::default()
     };
     let listeners = GatewayListeners { sni: vec![(listener, routes)], ..GatewayListeners::default() };
     let _gateway = start(&west, listeners, &[]);
@@ -274,7 +278,7 @@ async fn plain_tcp_is_forwarded_to_the_service_over_hbone() {
     let _server = west.server(&helloworld);
     let listener = bound(SocketAddr::new(west.block.ip(GATEWAY), 0));
     let address = listener.local_addr().unwrap();
-    let target = Authority::Host { hostname: HOSTNAME.into(), port: SERVICE_PORT };
+    let target = service_target().into();
     let listeners = GatewayListeners { tcp: vec![(listener, target)], ..GatewayListeners::default() };
     let _gateway = start(&west, listeners, &[]);
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -282,4 +286,71 @@ async fn plain_tcp_is_forwarded_to_the_service_over_hbone() {
     assert_eq!(app.accepted(), 1);
     let labels = ["reporter=\"gateway\"", "sa/eastwest\"", "destination_service_name=\"helloworld\""];
     west.metric_becomes(1, "istio_tcp_connections_closed_total", &labels).await;
+}
+
+/// A connection to a sidecar's name is let through to global services only.
+#[tokio::test]
+async fn a_sidecars_server_name_leads_to_global_services_only() {
+    let TwoNetworks { west, helloworld, .. } = joined();
+    let app = west.echo(&helloworld).await;
+    let _server = west.server(&helloworld);
+    let hello = client_hello(&format!("outbound_.{SERVICE_PORT}_._.{HOSTNAME}"));
+    for (at, global) in [(0, vec![service_key()]), (1, Vec::new())] {
+        let listener = bound(SocketAddr::new(west.block.ip(GATEWAY + at), 0));
+        let address = listener.local_addr().unwrap();
+        let routes = SniRoutes { auto_passthrough: true, ..SniRoutes::default() };
+        let listeners = GatewayListeners { sni: vec![(listener, routes)], ..GatewayListeners::default() };
+        let _gateway = start(&west, listeners, &global);
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let answer = exchange(&mut stream, &hello).await;
+        assert_eq!(answer.ok(), (!global.is_empty()).then(|| hello.clone()), "{global:?}");
+    }
+    assert_eq!(app.accepted(), 1);
+}
+
+#[tokio::test]
+async fn listeners_come_and_go_without_the_connections_of_others() {
+    let TwoNetworks { west, .. } = joined();
+    let (one, other) = (
+        Echo::listen(SocketAddr::new(west.block.ip(60), 0), &west.tasks).await,
+        Echo::listen(SocketAddr::new(west.block.ip(61), 0), &west.tasks).await,
+    );
+    let gateway = start(&west, GatewayListeners::default(), &[]);
+    let open = |echo: &Echo| {
+        let listener = bound(SocketAddr::new(west.block.ip(GATEWAY), 0));
+        let address = listener.local_addr().unwrap();
+        let traffic = Traffic::Tcp(Authority::Ip(echo.address).into());
+        gateway.open(listener, traffic, west.watch.clone());
+        address
+    };
+    let (stays, goes) = (open(&one), open(&one));
+    let mut kept = TcpStream::connect(stays).await.unwrap();
+    let mut drained = TcpStream::connect(goes).await.unwrap();
+    for stream in [&mut kept, &mut drained] {
+        ping(stream).await;
+    }
+    // New routes are for new connections.
+    let moved = Traffic::Tcp(Authority::Ip(other.address).into());
+    assert!(gateway.reroute(stays.port(), &moved));
+    assert_eq!(gateway.listeners()[&stays.port()], moved);
+    ping(&mut kept).await;
+    let mut fresh = TcpStream::connect(stays).await.unwrap();
+    assert_eq!(exchange(&mut fresh, b"fresh").await.unwrap(), b"fresh");
+    assert_eq!((one.accepted(), other.accepted()), (2, 1));
+    assert!(!gateway.reroute(stays.port(), &Traffic::Hbone), "another kind of traffic is another listener");
+
+    let closed = gateway.close(goes.port(), Duration::from_secs(60)).unwrap();
+    let (done, ended) = tokio::sync::oneshot::channel();
+    west.tasks.spawn("closing listener", async move {
+        closed.await;
+        let _ = done.send(());
+    });
+    let refused = async || TcpStream::connect(goes).await.is_err().then_some(());
+    isthmus_kit::wait::within(Duration::from_secs(15), refused).await.unwrap();
+    for stream in [&mut kept, &mut drained] {
+        ping(stream).await;
+    }
+    drop(drained);
+    tokio::time::timeout(Duration::from_secs(15), ended).await.unwrap().unwrap();
+    assert_eq!(gateway.listeners().into_keys().collect::<Vec<_>>(), [stays.port()]);
 }

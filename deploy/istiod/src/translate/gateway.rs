@@ -52,7 +52,7 @@ fn addresses(id: &ClusterId, gateway: &Value, own: bool) -> Vec<NetworkGateway> 
     let mut listeners = object::list(gateway, "/spec/listeners").iter();
     let listener = listeners.find(|listener| {
         let mode = object::text(listener, "/tls/mode");
-        object::text(listener, "/protocol") == "HBONE" && (own || matches!(mode, "" | "Terminate"))
+        object::text(listener, "/protocol") == "HBONE" && (own || mode == "Terminate")
     });
     let Some(listener) = listener else {
         return Vec::new();
@@ -66,7 +66,8 @@ fn addresses(id: &ClusterId, gateway: &Value, own: bool) -> Vec<NetworkGateway> 
         let value = object::text(address, "/value");
         let address = match object::text(address, "/type") {
             "Hostname" => Address::Hostname(value.to_owned()),
-            _ => Address::Ip(value.parse().ok()?),
+            "IPAddress" => Address::Ip(value.parse().ok()?),
+            _ => return None,
         };
         Some(NetworkGateway {
             network: network.to_owned(),

@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(answer("/apis/apps/v1").unwrap()["groupVersion"], "apps/v1");
         assert_eq!(answer("/apis").unwrap()["groups"].as_array().unwrap().len(), 5);
         let group = answer("/apis/gateway.networking.k8s.io").unwrap();
-        assert_eq!(group["versions"].as_array().unwrap().len(), 2);
+        assert_eq!(group["versions"].as_array().unwrap().len(), 3);
         assert_eq!(group["preferredVersion"]["version"], "v1");
         assert!(answer("/apis/batch/v1").is_err());
     }

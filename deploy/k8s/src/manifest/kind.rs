@@ -30,16 +30,19 @@ const fn kind(
 const CORE: (&str, &str) = ("", "v1");
 const APPS: (&str, &str) = ("apps", "v1");
 const GATEWAY_API: (&str, &str) = ("gateway.networking.k8s.io", "v1");
+const GATEWAY_API_BETA: (&str, &str) = ("gateway.networking.k8s.io", "v1beta1");
 const GATEWAY_API_ALPHA: (&str, &str) = ("gateway.networking.k8s.io", "v1alpha2");
 const DISCOVERY: (&str, &str) = ("discovery.k8s.io", "v1");
 const SECURITY: (&str, &str) = ("security.istio.io", "v1");
 const NETWORKING: (&str, &str) = ("networking.istio.io", "v1");
 /// Versions under which API servers take the same objects, and the one that is stored here.
-const OTHER_VERSIONS: [(&str, &str); 5] = [
+const OTHER_VERSIONS: [(&str, &str); 7] = [
     ("security.istio.io/v1beta1", "security.istio.io/v1"),
     ("networking.istio.io/v1beta1", "networking.istio.io/v1"),
     ("networking.istio.io/v1alpha3", "networking.istio.io/v1"),
     ("gateway.networking.k8s.io/v1beta1", "gateway.networking.k8s.io/v1"),
+    ("gateway.networking.k8s.io/v1alpha2", "gateway.networking.k8s.io/v1"),
+    ("gateway.networking.k8s.io/v1alpha3", "gateway.networking.k8s.io/v1"),
     ("gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"),
 ];
 
@@ -49,7 +52,7 @@ const OTHER_VERSIONS: [(&str, &str); 5] = [
 pub struct UnknownKind(String);
 
 /// Every known kind.
-pub static KINDS: [Kind; 17] = [
+pub static KINDS: [Kind; 20] = [
     kind(0, CORE, ("Namespace", "namespaces"), false),
     kind(1, CORE, ("Node", "nodes"), false),
     kind(2, CORE, ("ServiceAccount", "serviceaccounts"), true),
@@ -62,7 +65,10 @@ pub static KINDS: [Kind; 17] = [
     kind(6, SECURITY, ("PeerAuthentication", "peerauthentications"), true),
     kind(6, NETWORKING, ("ServiceEntry", "serviceentries"), true),
     kind(6, NETWORKING, ("WorkloadEntry", "workloadentries"), true),
+    kind(6, GATEWAY_API, ("GatewayClass", "gatewayclasses"), false),
     kind(7, GATEWAY_API, ("Gateway", "gateways"), true),
+    kind(7, GATEWAY_API, ("TLSRoute", "tlsroutes"), true),
+    kind(7, GATEWAY_API_BETA, ("ReferenceGrant", "referencegrants"), true),
     kind(7, GATEWAY_API_ALPHA, ("TCPRoute", "tcproutes"), true),
     kind(8, APPS, ("DaemonSet", "daemonsets"), true),
     kind(8, APPS, ("Deployment", "deployments"), true),

@@ -93,7 +93,7 @@ pub(crate) fn change(dir: &Dir, args: &ChangeArgs, intent: Intent) -> anyhow::Re
         }
         let (mut written, mut changed) = (Vec::new(), Vec::new());
         for part in &parts {
-            changed.push((part, part.change(dir, &plan, intent, &mut written).await?));
+            changed.push((part, part.change(dir, intent, &mut written).await?));
         }
         for (part, objects) in &changed {
             part.roll_out(objects, intent, deadline, &mut written).await?;
@@ -155,17 +155,13 @@ impl ClusterChange<'_> {
     async fn change(
         &self,
         dir: &Dir,
-        plan: &Plan,
         intent: Intent,
         written: &mut Vec<Written>,
     ) -> anyhow::Result<Vec<Value>> {
-        let istiod = format!("/api/v1/namespaces/{SYSTEM}/services/istiod");
-        let istiod = self.client.get(&istiod).await?.unwrap_or_default();
-        let istiod = Some(object::text(&istiod, "/spec/clusterIP"));
-        let context = gateway::GatewayContext { dir, plan, cluster: self.cluster, istiod };
+        let context = gateway::GatewayContext { dir, cluster: self.cluster };
         let mut objects = Vec::new();
         for one in &self.objects {
-            objects.extend(std::iter::once(one.clone()).chain(gateway::expand(context, one, &self.objects)));
+            objects.extend(std::iter::once(one.clone()).chain(gateway::expand(context, one)));
         }
         if intent == Intent::Delete {
             objects.reverse();

@@ -15,7 +15,7 @@ use crate::pki::Files;
 use crate::plan::{API_PORT, Cluster, Node, Plan};
 use crate::topology::Namespaces;
 use playground_k8s::client::Client;
-use playground_k8s::manifest::{self, object};
+use playground_k8s::manifest;
 
 /// The clusters as they run.
 #[derive(Debug)]
@@ -149,18 +149,11 @@ impl<'a> Clusters<'a> {
         for object in objects::data_plane(self.dir, cluster) {
             client.apply(&object).await?;
         }
-        let istiod = client.get("/api/v1/namespaces/istio-system/services/istiod").await?.unwrap_or_default();
-        let istiod = object::text(&istiod, "/spec/clusterIP");
-        let context = objects::gateway::GatewayContext {
-            dir: self.dir,
-            plan: self.plan,
-            cluster,
-            istiod: Some(istiod),
-        };
+        let context = objects::gateway::GatewayContext { dir: self.dir, cluster };
         let all = manifest::for_cluster(&options.manifests, &cluster.name)?;
         for object in &all {
             client.apply(object).await?;
-            for part in objects::gateway::expand(context, object, &all) {
+            for part in objects::gateway::expand(context, object) {
                 client.apply(&part).await?;
             }
         }

@@ -105,7 +105,40 @@ impl GatewayLab {
     }
 
     /// Starts a gateway with more settings.
-    fn start(&self, more: &[(&str, &str)]) -> Result<Process> {
+    pub(crate) fn start(&self, more: &[(&str, &str)]) -> Result<Process> {
+        self.start_on(&self.gateway, more)
+    }
+
+    /// Starts another gateway, which no client uses.
+    pub(crate) fn start_replica(&self, more: &[(&str, &str)]) -> Result<Process> {
+        self.start_on(&self.outside, more)
+    }
+
+    /// Starts what istiod's template of class istio-east-west would: its arguments, and its names of the settings.
+    pub(crate) fn start_deployed(&self, role: &str) -> Result<Process> {
+        let (kubeconfig, local) = (self.dir.path().join("kubeconfig").display().to_string(), self.local());
+        let labels = self.dir.path().join("labels");
+        std::fs::write(&labels, "gateway.networking.k8s.io/gateway-name=\"eastwest\"\n")?;
+        let env = [
+            ("ISTIO_META_NETWORK", "west"),
+            ("ISTIO_META_REQUESTED_NETWORK_VIEW", "west"),
+            ("ISTIO_META_CLUSTER_ID", "west"),
+            ("POD_NAME", "eastwest-1"),
+            ("POD_NAMESPACE", "istio-system"),
+            ("SERVICE_ACCOUNT", "eastwest"),
+            ("PROXY_CONFIG", "{\"proxyMetadata\":{},\"drainDuration\":\"45s\"}"),
+            ("POD_LABELS_PATH", &labels.display().to_string()),
+            // In the place of istiod and of the service account.
+            ("FAKE_CA", "true"),
+            ("LOCAL_XDS", &local),
+            ("KUBECONFIG", &kubeconfig),
+        ];
+        let args =
+            ["proxy", role, "--domain", "istio-system.svc.cluster.local", "--log_output_level", "info"];
+        Process::start(&self.gateway.netns, "isthmus", &args, &env, "")
+    }
+
+    fn start_on(&self, host: &Host, more: &[(&str, &str)]) -> Result<Process> {
         let (kubeconfig, local) = (self.dir.path().join("kubeconfig").display().to_string(), self.local());
         let mut env = vec![
             ("LOCAL_XDS", local.as_str()),
@@ -116,7 +149,7 @@ impl GatewayLab {
             ("KUBECONFIG", &kubeconfig),
         ];
         env.extend(more);
-        Process::start(&self.gateway.netns, "isthmus", &["gateway"], &env, "")
+        Process::start(&host.netns, "isthmus", &["gateway"], &env, "")
     }
 
     /// A gateway with the CA of a control plane, which knows it by its token only.

@@ -1,6 +1,7 @@
 //! The east-west gateway alone: a real process, a client that is scripted frame by frame, sockets for pods.
 
 mod gateway_lab;
+mod object;
 
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
@@ -17,6 +18,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use gateway_lab::{GatewayLab, PLAIN, SOON, TLS, by_number};
+use object::{
+    listeners_follow_the_gateway_object_and_leave_open_connections_alone, replicas_write_a_status_once,
+    what_istiod_deploys_of_its_east_west_class_is_a_gateway, without_crds_or_permission_the_settings_count,
+};
 
 fn main() -> std::process::ExitCode {
     lab::main_with_programs(&lab::tests![
@@ -24,7 +29,11 @@ fn main() -> std::process::ExitCode {
         connect_is_answered_200_only_after_the_pod_is_connected,
         tls_is_passed_through_by_its_server_name,
         a_plain_port_leads_to_a_service,
-        a_gateway_asks_for_its_own_identity_and_is_ready_with_its_certificate
+        a_gateway_asks_for_its_own_identity_and_is_ready_with_its_certificate,
+        listeners_follow_the_gateway_object_and_leave_open_connections_alone,
+        replicas_write_a_status_once,
+        without_crds_or_permission_the_settings_count,
+        what_istiod_deploys_of_its_east_west_class_is_a_gateway
     ])
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 
 /// Every package of the workspace with its floor.
-const FLOORS: [(&str, u8); 27] = [
+const FLOORS: [(&str, u8); 28] = [
     ("isthmus-proto", 0),
     ("isthmus-sys", 0),
     ("isthmus-rt", 0),
@@ -26,6 +26,7 @@ const FLOORS: [(&str, u8); 27] = [
     ("isthmus-inpod", 3),
     ("isthmus-node", 3),
     ("isthmus-install", 3),
+    ("isthmus-gateway-api", 3),
     ("isthmus-admin", 4),
     ("isthmus-cni", 4),
     ("isthmus", 5),

@@ -15,6 +15,9 @@ use crate::manifest::{Kind, object};
 /// By this label a service says which gateway it belongs to.
 const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
+/// Classes whose Gateways are served by pods that write the status themselves.
+const SERVED: [&str; 3] = ["istio-east-west", "istio", "isthmus-east-west"];
+
 /// Publishes the addresses that were given to the server, and a gateway's own `spec.addresses`. What was given none
 /// shares the first address, where none of its ports is taken there.
 pub(super) fn reconcile(tx: &mut Tx<'_>, context: &Context<'_>, settings: &Settings) {
@@ -47,7 +50,8 @@ pub(super) fn reconcile(tx: &mut Tx<'_>, context: &Context<'_>, settings: &Setti
         tx.put(&key_of(services, &stored), next);
     }
     let all = tx.list(services, None);
-    for stored in tx.list(gateways, None) {
+    let served = |gateway: &Arc<Value>| SERVED.contains(&object::text(gateway, "/spec/gatewayClassName"));
+    for stored in tx.list(gateways, None).into_iter().filter(|gateway| !served(gateway)) {
         let mut addresses = given(&stored);
         let of_gateway = |service: &&Arc<Value>| {
             object::label(service, GATEWAY_NAME) == Some(object::name(&stored))

@@ -157,7 +157,7 @@ fn what_was_given_no_address_shares_one_where_its_ports_are_free() {
             json!({"metadata": {"name": name, "labels": labels}, "spec": spec}),
         )
     };
-    let gateway = json!({"metadata": {"name": "other"}, "spec": {"gatewayClassName": "istio"}});
+    let gateway = json!({"metadata": {"name": "other"}, "spec": {"gatewayClassName": "istio-waypoint"}});
     server.create("Gateway", Some("sample"), gateway).unwrap();
     let ip = |name: &str| {
         let service = server.get(&key("Service", name)).unwrap();
@@ -167,6 +167,10 @@ fn what_was_given_no_address_shares_one_where_its_ports_are_free() {
     assert_eq!(ip("other"), "192.168.97.1");
     let gateway = server.get(&key("Gateway", "other")).unwrap();
     assert_eq!(object::text(&gateway, "/status/addresses/0/value"), "192.168.97.1");
+    let served = json!({"metadata": {"name": "served"}, "spec": {"gatewayClassName": "istio-east-west",
+        "addresses": [{"type": "IPAddress", "value": "192.168.97.2"}]}});
+    let served = server.create("Gateway", Some("sample"), served).unwrap();
+    assert!(served.get("status").is_none(), "its pods write its status");
     balanced("third", 30443).unwrap();
     assert_eq!((ip("other").as_str(), ip("third").as_str()), ("192.168.97.1", ""));
     // The Service that has the address has its ports, whichever was created first.
