@@ -9,8 +9,8 @@ use std::time::Duration;
 use isthmus_rt::log::Handle;
 
 use crate::config;
-use crate::config::flags::WithFlags;
 use crate::config::deployed::Deployed;
+use crate::config::flags::WithFlags;
 use crate::config::source::{ConfigErrors, Strings};
 use crate::role::{self, RunError};
 

@@ -2,8 +2,8 @@
 //! charts work unchanged, and every bad value is reported at once. No other crate reads the environment.
 
 pub mod agent;
-pub mod flags;
 pub mod deployed;
+pub mod flags;
 pub mod gateway;
 pub mod install;
 mod kubeconfig;
