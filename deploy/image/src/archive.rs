@@ -15,6 +15,10 @@ use crate::commit::Commit;
 use crate::reference::Reference;
 use crate::tree::{Entry, PROGRAM, Tree};
 
+/// What the image is, for those who find it in a registry.
+const DESCRIPTION: &str =
+    "Node agent, node role with its CNI plugin, and east-west gateway of an ambient mesh";
+
 /// The image's configuration, as far as it is not the same for all.
 #[derive(Debug, Clone)]
 pub(crate) struct ImageConfig {
@@ -51,7 +55,7 @@ impl ImageConfig {
                 "WorkingDir": "/",
                 "Labels": {
                     "org.opencontainers.image.title": "isthmus",
-                    "org.opencontainers.image.description": env!("CARGO_PKG_DESCRIPTION"),
+                    "org.opencontainers.image.description": DESCRIPTION,
                     "org.opencontainers.image.created": self.date,
                     "org.opencontainers.image.revision": self.revision,
                     "org.opencontainers.image.version": env!("CARGO_PKG_VERSION"),

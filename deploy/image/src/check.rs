@@ -51,10 +51,10 @@ mod tests {
 
     #[test]
     fn a_static_stripped_program_passes_unless_it_names_a_folder() {
-        let good = bare_elf(b"/home/x/src/main.rs");
-        program(&good, &[PathBuf::from("/work/src")]).unwrap();
-        let error = program(&good, &[PathBuf::from("/home/x")]).unwrap_err().to_string();
-        assert!(error.contains("/home/x"), "{error}");
+        let good = bare_elf(b"/build/x/src/main.rs");
+        program(&good, &[PathBuf::from("/opt/src")]).unwrap();
+        let error = program(&good, &[PathBuf::from("/build/x")]).unwrap_err().to_string();
+        assert!(error.contains("/build/x"), "{error}");
     }
 
     /// A header without segments and sections, then some text.

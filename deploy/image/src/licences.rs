@@ -105,10 +105,10 @@ fn is_licence(name: &str) -> bool {
     const SOURCES: [&str; 12] = ["rs", "c", "h", "cc", "go", "py", "pl", "sh", "json", "toml", "yml", "html"];
     let name = name.to_lowercase();
     let (stem, extension) = name.rsplit_once('.').unwrap_or((&name, ""));
-    let starts = |known: &&str| {
-        stem.strip_prefix(*known).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphabetic()))
+    let starts = |known: &str| {
+        stem.strip_prefix(known).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphabetic()))
     };
-    !SOURCES.contains(&extension) && NAMES.iter().any(|known| starts(&known))
+    !SOURCES.contains(&extension) && NAMES.iter().any(|known| starts(known))
 }
 
 #[cfg(test)]

@@ -38,6 +38,9 @@ struct Args {
     /// Folder with programs that were built before (isthmus and isthmus-cni); nothing is compiled.
     #[arg(long, global = true)]
     bin_dir: Option<PathBuf>,
+    /// Checkout to build; the one that this program was built from where none is given.
+    #[arg(long, global = true)]
+    source: Option<PathBuf>,
     /// Build although files differ from the commit. The revision then ends in `-modified`.
     #[arg(long, global = true)]
     modified: bool,
@@ -64,7 +67,10 @@ enum Command {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let workspace = workspace()?;
+    let workspace = match &args.source {
+        Some(folder) => folder.canonicalize().with_context(|| format!("{}", folder.display()))?,
+        None => workspace()?,
+    };
     let commit = Commit::read(&workspace, args.modified)?;
     let toolchain = toolchain::read(&args.target)?;
     let programs = match &args.bin_dir {

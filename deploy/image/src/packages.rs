@@ -117,7 +117,7 @@ fn join(listed: &BTreeSet<String>, metadata: Metadata, sums: &BTreeMap<String, S
             own: one.source.is_none(),
             checksum: sums.get(&name).cloned().unwrap_or_default(),
             imports: imports.remove(&one.id).unwrap_or_default(),
-            folder: one.manifest_path.parent().unwrap_or(Path::new("/")).to_owned(),
+            folder: one.manifest_path.parent().unwrap_or_else(|| Path::new("/")).to_owned(),
             license: one.license.unwrap_or_default().replace('/', " OR ").replace("  ", " "),
             repository: one.repository.unwrap_or_default(),
             name: one.name,

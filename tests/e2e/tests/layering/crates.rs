@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 
 /// Every package of the workspace with its floor.
-const FLOORS: [(&str, u8); 29] = [
+const FLOORS: [(&str, u8); 30] = [
     ("isthmus-proto", 0),
     ("isthmus-sys", 0),
     ("isthmus-rt", 0),
@@ -33,6 +33,7 @@ const FLOORS: [(&str, u8); 29] = [
     ("isthmus-e2e", 6),
     ("isthmus-benches", 6),
     ("isthmus-fuzz", 6),
+    ("isthmus-charts", 6),
     ("isthmus-image", 6),
     ("playground-k8s", 6),
     ("playground-workloads", 6),
