@@ -12,8 +12,8 @@ use anyhow::{Context as _, Result, ensure};
 pub(crate) const DOCUMENTS: &str = "usr/share/doc/isthmus";
 /// The agent's program.
 pub(crate) const PROGRAM: &str = "usr/local/bin/isthmus";
-/// Names under which the same program is found: they select its role.
-const NAMES: [&str; 3] = ["ztunnel", "install-cni", "gateway"];
+/// Names by which charts call the same program. `install-cni` selects the role, `ztunnel` is the default's.
+const NAMES: [&str; 2] = ["ztunnel", "install-cni"];
 /// The plugin, in the folder and under the name from which the installer copies it to the host.
 const PLUGIN: &str = "opt/cni/bin/istio-cni";
 
