@@ -61,6 +61,15 @@ impl Kernel for FakeKernel {
         *self.rules.lock().unwrap() += usize::from(gate == Gate::Closed);
         Ok(())
     }
+    fn capture_running(&self, netns: &Netns, capture: &CaptureConfig) -> Result<usize, KernelError> {
+        self.apply_pod(netns, capture, Gate::Closed).map(|()| 0)
+    }
+    fn release_pod(&self, netns: &Netns) -> Result<(), KernelError> {
+        self.remove_pod(netns)
+    }
+    fn carries(&self, _: &Netns) -> Result<bool, KernelError> {
+        Ok(false)
+    }
     fn remove_pod(&self, _: &Netns) -> Result<(), KernelError> {
         *self.rules.lock().unwrap() = 0;
         Ok(())
