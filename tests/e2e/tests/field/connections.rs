@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use isthmus_kit::lab::{self, Host};
@@ -60,7 +60,7 @@ async fn many_ports(from: &Host, to: SocketAddr) -> Result<()> {
         echoes(stream).await?;
     }
     let (ports, next) = (Arc::new(ports), Arc::new(AtomicUsize::new(0)));
-    let failed = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let failed = Arc::new(Mutex::new(Vec::new()));
     let callers = Tasks::new("callers");
     for _ in 0..AT_ONCE {
         let (ports, next, failed, from) =
@@ -74,19 +74,23 @@ async fn many_ports(from: &Host, to: SocketAddr) -> Result<()> {
                     echoes(&mut stream).await
                 };
                 if let Err(error) = call.await {
-                    failed.lock().unwrap().push(format!("port {port}: {error:#}"));
+                    lock(&failed).push(format!("port {port}: {error:#}"));
                 }
             }
         });
     }
     callers.wait().await;
-    let failed = failed.lock().unwrap();
+    let failed = std::mem::take(&mut *lock(&failed));
     ensure!(failed.is_empty(), "{} of {SHORT} failed: {:?}", failed.len(), &failed[..failed.len().min(9)]);
     for stream in &mut idle {
         let port = stream.local_addr()?.port();
         echoes(stream).await.with_context(|| format!("the idle connection from port {port} has died"))?;
     }
     Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(crate) fn c01_ports_of_the_client_and_of_the_agent_do_not_meet() -> Result<()> {
