@@ -31,7 +31,7 @@ impl Oracle {
     fn check(&self, table: &PodTable<u32>) {
         let running = table.running().map(|(uid, entry)| (uid.clone(), entry.netns));
         assert_eq!(running.collect::<BTreeMap<_, _>>(), self.running);
-        let pending = table.pending().map(|(uid, entry)| (uid.clone(), entry.netns));
+        let pending = table.pending().map(|(entry, _)| (entry.pod.uid.clone(), entry.netns));
         assert_eq!(pending.collect::<BTreeMap<_, _>>(), self.pending);
         assert!(self.pending.keys().all(|uid| !self.running.contains_key(uid)), "both running and pending");
         let ready = self.connected && self.named.is_none() && self.pending.is_empty();
@@ -55,7 +55,9 @@ impl Oracle {
     }
 
     fn started(&mut self, table: &mut PodTable<u32>, uid: &PodUid, netns: u32, works: bool, now: Instant) {
-        table.started(entry(uid, netns), works, now);
+        // A failure of the process: those of a pod leave readiness alone.
+        let result = if works { Ok(()) } else { Err((Blame::Process, "no descriptor".into())) };
+        table.started(entry(uid, netns), result, now);
         self.pending.remove(uid);
         if works { &mut self.running } else { &mut self.pending }.insert(uid.clone(), netns);
     }
