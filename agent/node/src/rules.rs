@@ -9,6 +9,7 @@ mod established;
 mod host;
 mod pod;
 mod predecessor;
+mod redirected;
 
 pub use apply::{
     Error, Loss, add_host_probe, apply_bridge_guard, apply_host, apply_host_guard, apply_pod, compare_pod,

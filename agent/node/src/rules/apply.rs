@@ -9,9 +9,9 @@ use isthmus_sys::{route, sysctl};
 use super::config::{
     GUARD, HostRules, LOCAL_TABLE, MANGLE, MARK_MASK, NAT, PodRules, RAW, RULE_PREFERENCE, SPOOFED_MARK,
 };
-use super::established;
 use super::host::{self, host_ruleset};
 use super::pod::pod_ruleset;
+use super::redirected;
 
 /// Why rules could not be written or removed.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +80,7 @@ pub fn compare_pod(netns: &Netns, rules: &PodRules) -> Result<Option<Loss>, Erro
 /// The first step that failed.
 pub fn remove_pod(netns: &Netns) -> Result<(), Error> {
     let tables = nft::remove(netns, &pod_tables());
-    established::forget_redirected(netns);
+    redirected::forget_redirected(netns);
     let (v4, v6) = (del_local_routing(netns, false), del_local_routing(netns, true));
     tables?;
     v4?;

@@ -1,18 +1,17 @@
 //! Connections that are open when a pod enters or leaves the mesh go on as they began. It must not know which pods do, and
 //! when.
 
-use std::net::SocketAddr;
-
 use isthmus_model::AgentPorts;
-use isthmus_sys::conntrack::{self, Flow};
+use isthmus_sys::conntrack;
 use isthmus_sys::netns::Netns;
 use isthmus_sys::nft::{self, Ruleset, Statement};
 use isthmus_sys::route;
 use isthmus_sys::sock_diag::{self, Connection};
 
 use super::apply::{Error, apply_pod, pod_tables};
-use super::config::{AGENT_MARK, EARLIER_MARK, GUARD, MARK_MASK, NAT, PodRules, SPOOFED_MARK};
+use super::config::{AGENT_MARK, EARLIER_MARK, GUARD, MARK_MASK, NAT, PodRules};
 use super::pod::{released_ruleset, tracking_ruleset};
+use super::redirected::is_to_agent;
 
 const DNS_PORT: u16 = 53;
 
@@ -67,16 +66,6 @@ pub fn carries(netns: &Netns) -> Result<bool, Error> {
     Ok(open.iter().any(|found| is_agents(found) && !found.done && needs(found)))
 }
 
-/// Forgets what rules that are gone have done to connections: an entry lives for days, and would do it to another
-/// connection that happens to have the same ports.
-pub(super) fn forget_redirected(netns: &Netns) {
-    let ours =
-        |flow: &Flow| is_to_agent(flow) || [EARLIER_MARK, SPOOFED_MARK].contains(&(flow.mark & MARK_MASK));
-    if let Err(error) = conntrack::forget(netns, ours) {
-        tracing::debug!(%error, "conntrack entries of a pod that has left the mesh are left to expire");
-    }
-}
-
 fn redirects(found: &Ruleset) -> bool {
     let chains = found.table(NAT).map(|table| table.chains.as_slice()).unwrap_or_default();
     let statements = chains.iter().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.statements);
@@ -85,9 +74,4 @@ fn redirects(found: &Ruleset) -> bool {
 
 fn is_agents(connection: &Connection) -> bool {
     connection.mark.is_some_and(|mark| mark & MARK_MASK == AGENT_MARK)
-}
-
-fn is_to_agent(flow: &Flow) -> bool {
-    let (to, from): (SocketAddr, SocketAddr) = (flow.original.1, flow.reply.0);
-    to != from && AgentPorts::WELL_KNOWN.in_pods().contains(&from.port())
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 /// Test files that sleep on the real clock: file, number of sleeps, and why no signal or `isthmus_kit::wait` will do.
-const SLEEPS: [(&str, usize, &str); 27] = [
+const SLEEPS: [(&str, usize, &str); 28] = [
     ("agent/rt/src/threads/tests.rs", 3, "the time of a measurement, and a task that sleeps"),
     ("benches/benches/handshakes.rs", 2, "the rate of requests"),
     ("benches/benches/lab/meter.rs", 1, "the time of a measurement"),
@@ -25,6 +25,7 @@ const SLEEPS: [(&str, usize, &str); 27] = [
     ("tests/e2e/tests/hostile/plane.rs", 2, "the time of a measurement, and the pace of the victim"),
     ("tests/e2e/tests/hostile/xds.rs", 1, "the rate of an attack"),
     ("tests/e2e/tests/hostile/cgroup.rs", 1, "polls a process that exits, in a drop"),
+    ("tests/e2e/tests/rules_packets/established.rs", 1, "the time in which nothing may leave the pod"),
     ("tests/e2e/tests/hostile/limits.rs", 1, "the rate of an attack"),
     ("tests/e2e/tests/hostile/peers.rs", 3, "the rate of an attack, and the time in which it fills buffers"),
     ("tests/e2e/tests/hostile/pods.rs", 1, "the time in which an attack fills buffers"),

@@ -17,6 +17,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::ServerState;
 
 const ADS: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+/// Longest request that is read. istiod reads 4 MiB by default.
+const LARGEST_REQUEST: usize = 64 << 20;
 const CA: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
 
 /// Answers one HTTP request.
@@ -24,7 +26,8 @@ pub(super) async fn route(
     shared: Arc<ServerState>,
     request: HttpRequest<Incoming>,
 ) -> Result<HttpResponse<tonic::body::Body>, Infallible> {
-    let mut grpc = tonic::server::Grpc::new(Raw);
+    // A reconnect names every resource that the agent has.
+    let mut grpc = tonic::server::Grpc::new(Raw).max_decoding_message_size(LARGEST_REQUEST);
     match request.uri().path() {
         ADS => Ok(grpc.streaming(Ads(shared), request).await),
         CA => Ok(grpc.unary(Sign(shared), request).await),
