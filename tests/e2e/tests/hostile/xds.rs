@@ -147,6 +147,13 @@ pub(crate) fn millions_of_workloads_are_refused() -> Result<()> {
         eprintln!("{sent} workloads until the agent refused");
         ensure!(sent >= 60_000, "a mesh of {sent} workloads is not unheard of");
         cue.hold().await;
+        // What is removed is no longer counted.
+        let names: Vec<String> = workloads(0, sent).into_iter().map(|resource| resource.name).collect();
+        for part in names.chunks(20_000) {
+            let part: Vec<&str> = part.iter().map(String::as_str).collect();
+            plane.stream.push(&response(ADDRESS, "fewer", Vec::new(), &part));
+            plane.stream.recv().await?;
+        }
         Ok(())
     };
     let expected = Expected { cpu: 100, ..Expected::blame(&["ISTHMUS_CONFIG_BUDGET"]) };
