@@ -37,6 +37,8 @@ Usage:
                                         (in place of istio-cni). A program of the name install-cni does the same.
   isthmus gateway                       Run an east-west gateway between networks.
   isthmus version                       Print version, revision and compiler (also --version, -V).
+  isthmus version --handover            Print the version of the hand-over: an agent hands its connections over to a
+                                        successor of the same one.
   isthmus help                          Print this help (also --help, -h).
 
 All settings are environment variables: ztunnel's for agent and gateway, istio-cni's for node and install-cni; these are
@@ -56,6 +58,8 @@ supported is an error when its variable asks for it. The most used variables of 
     ISTIO_META_DNS_CAPTURE                 whether pods get a DNS proxy (true, false)
     IPV6_ENABLED                           whether IPv6 is used (true, false)
   Shutdown
+    HANDOVER                               whether connections are handed over to a successor (true, false)
+    HANDOVER_UDS                           Unix socket for it, instead of the one beside INPOD_UDS
     TERMINATION_GRACE_PERIOD_SECONDS       grace period of the agent's pod in seconds
     CONNECTION_TERMINATION_DEADLINE        how long connections may drain (5m, 180s), instead of the default from it
   Log
@@ -91,6 +95,10 @@ pub fn main(mut args: impl Iterator<Item = String>, strings: &dyn Strings) -> Ex
         Some("proxy") => proxy(&args.collect::<Vec<_>>(), strings),
         Some("node") => start(strings, config::node::read, role::node::run),
         Some(GATEWAY) => start(strings, config::gateway::read, role::gateway::run),
+        Some("version" | "--version" | "-V") if args.next().as_deref() == Some("--handover") => {
+            println!("{}", isthmus_handover::VERSION);
+            ExitCode::SUCCESS
+        }
         Some("version" | "--version" | "-V") => version(),
         Some("help" | "--help" | "-h") => help(),
         Some(other) => {

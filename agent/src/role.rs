@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod gateway;
+mod handover;
 pub(crate) mod http;
 pub(crate) mod install;
 pub(crate) mod node;

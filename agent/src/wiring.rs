@@ -7,6 +7,7 @@ pub(crate) mod control;
 pub(crate) mod descriptors;
 pub(crate) mod discovery;
 pub(crate) mod gateway_listeners;
+pub(crate) mod handover;
 pub(crate) mod host_resolver;
 pub(crate) mod metrics;
 pub(crate) mod pods;

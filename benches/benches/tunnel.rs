@@ -57,7 +57,9 @@ async fn joined(path: Path, tasks: &Tasks) -> anyhow::Result<(TcpStream, TcpStre
     }
     let (theirs, server) = tcp_pair().await?;
     if matches!(path, Path::Plain) {
-        tasks.spawn("plain copy", async move { copy::plain(ours, theirs, &()).await });
+        tasks.spawn("plain copy", async move {
+            copy::plain(ours, theirs, &(), &copy::PlainControl::default()).await
+        });
         return Ok((client, server));
     }
     let (near, far) = tcp_pair().await?;

@@ -1,6 +1,6 @@
 //! Every contract Isthmus speaks on a wire: delta xDS, workload and authorization resources, ZDS, certificate signing
 //! (feature `grpc`, and `server` for the server halves), the event from the CNI plugin to the node role (feature `cni`),
-//! and the values of a tunnel that one agent hands to another (feature `handover`). It owns shapes and names only; what they mean is the vocabulary crate's.
+//! and what one agent hands to its successor (feature `handover`). It owns shapes and names only; what they mean is the vocabulary crate's.
 
 #[cfg(feature = "cni")]
 pub mod cni;
@@ -79,7 +79,7 @@ pub mod ca {
     tonic::include_proto!("istio.v1.auth");
 }
 
-/// A tunnel as values, between two agents of ours.
+/// What goes between two agents of ours that follow each other.
 #[cfg(feature = "handover")]
 pub mod handover {
     #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::too_many_lines)]

@@ -15,7 +15,9 @@ use crate::head::{Head, ResponseHead};
 use crate::settings::Settings;
 use crate::status::ConnectStatus;
 use crate::stream::Stream;
-use crate::tunnel::{Owner, StreamRef, Transport, TunnelCore, TunnelParts, TunnelState, take_apart};
+use crate::tunnel::{
+    Owner, StreamRef, Transport, TunnelCore, TunnelId, TunnelParts, TunnelState, take_apart,
+};
 use crate::usage::{StreamPermit, TunnelUsage};
 
 /// A handle to a tunnel. Clones share it. The tunnel closes, with a GOAWAY, once its last stream has ended and either the
@@ -165,6 +167,12 @@ impl Tunnel {
     pub async fn take_apart(&self, limit: Duration) -> Result<TunnelParts, QuiesceError> {
         let parts = take_apart(&self.0.core, limit).await?;
         Ok(TunnelParts { client_limit: Some(self.0.usage.limit()), ..parts })
+    }
+
+    /// Tells it from the other tunnels of this process.
+    #[must_use]
+    pub fn id(&self) -> TunnelId {
+        TunnelId::of(&self.0.core)
     }
 
     /// Why the tunnel ended, once it has.

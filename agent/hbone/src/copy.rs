@@ -21,6 +21,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 pub use self::outcome::{CopyError, CopyOutcome, Side};
+pub(crate) use self::plain::DirectionParts;
+pub use self::plain::{PlainControl, PlainParts};
 pub use crate::byte_counter::ByteCounter;
 use crate::stream::Stream;
 use crate::tunnel::{CopyParts, StreamRef};
@@ -65,10 +67,33 @@ async fn run(mut copy: tunnel::Copy) -> CopyOutcome {
     outcome
 }
 
-/// Copies between two TCP connections. Dropping the future resets both.
-pub async fn plain(local: TcpStream, remote: TcpStream, counter: &impl ByteCounter) -> CopyOutcome {
-    let mut copy = plain::Copy::new(local, remote);
-    let (outcome, linger) = poll_fn(|cx| copy.poll(cx, counter)).await;
+/// Copies between two TCP connections. Dropping the future resets both. It ends early, without closing anything, when it is
+/// taken apart through `control`: see [`crate::handover`].
+pub async fn plain(
+    local: TcpStream,
+    remote: TcpStream,
+    counter: &impl ByteCounter,
+    control: &PlainControl,
+) -> CopyOutcome {
+    run_plain(plain::Copy::new(local, remote), counter, control).await
+}
+
+/// Goes on with a copy between two TCP connections that was taken apart.
+///
+/// # Errors
+/// When a socket cannot be used: both connections are reset.
+pub async fn resume_plain(
+    parts: PlainParts,
+    counter: &impl ByteCounter,
+    control: &PlainControl,
+) -> io::Result<CopyOutcome> {
+    Ok(run_plain(plain::Copy::resumed(parts)?, counter, control).await)
+}
+
+async fn run_plain(mut copy: plain::Copy, counter: &impl ByteCounter, control: &PlainControl) -> CopyOutcome {
+    let ended = control.end_on_drop();
+    let (outcome, linger) = poll_fn(|cx| copy.poll(cx, counter, control)).await;
+    drop(ended);
     for (tcp, side) in copy.into_both() {
         if linger == Some(side) {
             Box::pin(discard_until_closed(tcp)).await;

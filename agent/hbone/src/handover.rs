@@ -19,18 +19,21 @@
 //! application's connection is open and belongs to the parts. They are of one stream by [`crate::Stream::id`].
 
 mod http2;
+mod plain;
 mod stream;
 mod tunnel;
 mod wire;
 
 use std::sync::Arc;
 
+pub use isthmus_http2::Role;
 use isthmus_rt::task::Tasks;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+pub use self::plain::{decode_plain, encode_plain};
 pub use self::tunnel::{decode, encode};
-pub use self::wire::{DecodeError, EncodeError, Item, MAX_ITEM, VERSION};
+pub use self::wire::{DecodeError, EncodeError, Item, MAX_ITEM, VERSION, wipe};
 use crate::byte_counter::ByteCounter;
 use crate::client::{self, Tunnel};
 use crate::copy::{self, CopyOutcome};
@@ -39,7 +42,7 @@ pub use crate::server::Control;
 use crate::server::Server;
 use crate::settings::Settings;
 pub use crate::tunnel::TunnelParts;
-use crate::tunnel::{CopyParts, StreamRef};
+use crate::tunnel::{CopyParts, StreamRef, TunnelId};
 
 /// A connection of an application that goes on: the caller runs it, as it ran the one before.
 #[derive(Debug)]
@@ -71,7 +74,7 @@ pub fn resume_client_over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     settings: &Settings,
     tasks: &Tasks,
 ) -> Result<(Tunnel, Vec<ResumedCopy>), ResumeError> {
-    if parts.role() != isthmus_http2::Role::Client {
+    if parts.role() != Role::Client {
         return Err(ResumeError::Role);
     }
     let resumed = parts.resume(io, settings)?;
@@ -111,7 +114,7 @@ pub fn resume_server_over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     parts: TunnelParts,
     settings: &Settings,
 ) -> Result<(Server<S>, Vec<ResumedCopy>), ResumeError> {
-    if parts.role() != isthmus_http2::Role::Server {
+    if parts.role() != Role::Server {
         return Err(ResumeError::Role);
     }
     let resumed = parts.resume(io, settings)?;
@@ -130,6 +133,12 @@ impl ResumedCopy {
     #[must_use]
     pub fn stream(&self) -> u32 {
         self.stream.id
+    }
+
+    /// Its tunnel.
+    #[must_use]
+    pub fn tunnel(&self) -> TunnelId {
+        TunnelId::of(&self.stream.core)
     }
 
     /// Bytes that were carried before, to the peer and from it.

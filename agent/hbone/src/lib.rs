@@ -45,4 +45,4 @@ pub use settings::Settings;
 pub use status::ConnectStatus;
 pub use stream::{RecvHalf, SendHalf, Stream};
 pub use stream_io::StreamIo;
-pub use tunnel::{Link, Transport};
+pub use tunnel::{Link, Transport, TunnelId};

@@ -161,6 +161,29 @@ impl<K: Hash + Eq + Clone + fmt::Debug + Send + Sync + 'static> Pool<K> {
         self.len() == 0
     }
 
+    /// Adds a tunnel that was not dialled for this pool.
+    pub fn insert(&self, key: &K, tunnel: &Tunnel) {
+        loop {
+            let slot = self.0.slot(key);
+            if slot.lock().add(tunnel.clone()) {
+                return slot.serve_waiters();
+            }
+        }
+    }
+
+    /// The tunnels in the pool that have not ended, with their keys.
+    #[must_use]
+    pub fn tunnels(&self) -> Vec<(K, Tunnel)> {
+        let slots = self.0.slots.pin();
+        let mut all = Vec::new();
+        for (key, slot) in &slots {
+            let entry = slot.lock();
+            let open = entry.tunnels().iter().filter(|tunnel| tunnel.ended().is_none());
+            all.extend(open.map(|tunnel| (key.clone(), tunnel.clone())));
+        }
+        all
+    }
+
     /// Opens no more streams on the tunnels in the pool; each closes with its last stream.
     pub fn close_gracefully(&self) {
         for slot in self.0.slots.pin().values() {

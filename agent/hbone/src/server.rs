@@ -15,7 +15,7 @@ use crate::head::{BadHead, Head, ResponseHead};
 use crate::settings::Settings;
 use crate::status::ConnectStatus;
 use crate::stream::Stream;
-use crate::tunnel::{Owner, StreamRef, Transport, TunnelCore, TunnelParts, take_apart};
+use crate::tunnel::{Owner, StreamRef, Transport, TunnelCore, TunnelId, TunnelParts, take_apart};
 
 /// A CONNECT that awaits its answer.
 #[derive(Debug)]
@@ -163,6 +163,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Server<S> {
 // === impl Control ===
 
 impl Control {
+    /// Tells the tunnel from the other ones of this process.
+    #[must_use]
+    pub fn id(&self) -> TunnelId {
+        TunnelId::of(&self.0)
+    }
+
+    /// How many streams are open.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.0.lock().stream_count()
+    }
+
     /// Brings the tunnel to rest and takes it apart; see [`crate::handover`]. What is under way may take `limit`. Dropped
     /// half way, the future lets the tunnel go on, or ends it when its streams have stopped already.
     ///

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use isthmus_http2::Code as Reason;
 
 use crate::error::StreamError;
-use crate::tunnel::StreamRef;
+use crate::tunnel::{StreamRef, TunnelId};
 
 /// A bidirectional byte stream.
 #[derive(Debug)]
@@ -49,6 +49,12 @@ impl Stream {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.send.stream.id
+    }
+
+    /// Its tunnel.
+    #[must_use]
+    pub fn tunnel(&self) -> TunnelId {
+        TunnelId::of(&self.send.stream.core)
     }
 
     /// The next bytes; `None` after END_STREAM. Their flow-control credit is returned with [`Self::release`].

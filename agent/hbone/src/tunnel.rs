@@ -33,6 +33,17 @@ use crate::usage::StreamPermit;
 /// Frames that one read of an application fills at most.
 pub(crate) const MAX_SLOTS: usize = send_buffer::MAX_SLOTS;
 
+/// Tells the open tunnels of a process apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TunnelId(usize);
+
+impl TunnelId {
+    /// Unambiguous for as long as a handle to the tunnel exists.
+    pub(crate) fn of(core: &Arc<TunnelCore>) -> Self {
+        Self(Arc::as_ptr(core).addr())
+    }
+}
+
 /// A stream's place in its tunnel. Dropped before both halves have ended, it resets the stream.
 #[derive(Debug)]
 pub(crate) struct StreamRef {

@@ -5,9 +5,11 @@
 mod pair;
 
 use std::io::ErrorKind;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use isthmus_hbone::copy::{self, CopyError, CopyOutcome, Side};
+use isthmus_hbone::copy::{self, CopyError, CopyOutcome, PlainControl, Side};
 use isthmus_hbone::{Reason, Stream, StreamError};
 use isthmus_kit::wait::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -220,7 +222,7 @@ async fn reset_reaches_an_application_that_sent_its_fin_and_does_not_read() {
             far.send(&vec![0; 1 << 20]).await.unwrap();
         }
     };
-    assert!(tokio::time::timeout(std::time::Duration::from_millis(500), stuck).await.is_err());
+    assert!(tokio::time::timeout(Duration::from_millis(500), stuck).await.is_err());
     far.reset(Reason::CANCEL);
     let ended = soon(ended).await.unwrap();
     assert!(matches!(ended.error, Some(CopyError::Stream(_))), "{:?}", ended.error);
@@ -347,7 +349,8 @@ async fn plain_copy_ends_one_direction_at_a_time() {
         client.read_to_end(&mut answer).await.unwrap();
         assert_eq!(answer.len(), 3_000_000);
     };
-    let (ended, ()) = soon(async { tokio::join!(copy::plain(ours, theirs, &counts), talk) }).await;
+    let control = PlainControl::default();
+    let (ended, ()) = soon(async { tokio::join!(copy::plain(ours, theirs, &counts, &control), talk) }).await;
     assert_eq!((ended.sent, ended.received, ended.closed_by), (7, 3_000_000, Side::Local));
     assert!(ended.error.is_none());
     assert_eq!(counts.both(), (7, 3_000_000));
@@ -364,7 +367,9 @@ async fn plain_copy_passes_on_resets_in_both_directions() {
             drop(breaks);
             assert_reset(&mut sees).await;
         };
-        let (ended, ()) = soon(async { tokio::join!(copy::plain(ours, theirs, &()), broken) }).await;
+        let control = PlainControl::default();
+        let (ended, ()) =
+            soon(async { tokio::join!(copy::plain(ours, theirs, &(), &control), broken) }).await;
         assert_eq!(ended.closed_by, reset_by);
         assert!(matches!(ended.error, Some(CopyError::Tcp { side, .. }) if side == reset_by));
     }
@@ -377,8 +382,9 @@ async fn dropped_plain_copy_resets_both_sides() {
     local.write_all(b"x").await.unwrap();
     let mut byte = [0];
     let seen = async { remote.read_exact(&mut byte).await.unwrap() };
+    let control = PlainControl::default();
     tokio::select! {
-        ended = copy::plain(ours, theirs, &()) => panic!("{ended:?}"),
+        ended = copy::plain(ours, theirs, &(), &control) => panic!("{ended:?}"),
         _ = seen => {}
     }
     assert_reset(&mut local).await;
@@ -396,7 +402,57 @@ async fn copy_future_is_small() {
     assert!(size < 1200, "tunnel: {size} bytes");
     drop((tunnel, far));
     let (other, _) = tcp_pair().await;
-    let plain = copy::plain(remote, other, &());
+    let control = PlainControl::default();
+    let plain = copy::plain(remote, other, &(), &control);
     let size = size_of_val(&plain);
     assert!(size < 1200, "plain: {size} bytes");
+}
+
+/// Stopped again and again while both directions carry data, and at their ends.
+#[tokio::test]
+async fn plain_copy_goes_on_after_it_was_taken_apart() {
+    use isthmus_hbone::handover::{decode_plain, encode_plain};
+    let (mut client, ours) = tcp_pair().await;
+    let (theirs, mut server) = tcp_pair().await;
+    let data: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let (sent, received) = (data.clone(), data.clone());
+    let talk = async move {
+        let (mut down, mut up) = client.split();
+        let (mut from, mut to) = server.split();
+        let (mut request, mut answer) = (Vec::new(), Vec::new());
+        let send = async {
+            up.write_all(&sent).await.unwrap();
+            up.shutdown().await.unwrap();
+        };
+        let reply = async {
+            from.read_to_end(&mut request).await.unwrap();
+            to.write_all(&received).await.unwrap();
+            to.shutdown().await.unwrap();
+        };
+        tokio::join!(send, reply, async { down.read_to_end(&mut answer).await.unwrap() });
+        assert!(request == data && answer == data, "{} and {} bytes", request.len(), answer.len());
+    };
+    let copy = async {
+        let mut control = PlainControl::default();
+        let first = control.clone();
+        let mut run: Pin<Box<dyn Future<Output = CopyOutcome>>> =
+            Box::pin(async move { copy::plain(ours, theirs, &(), &first).await });
+        for stops in 0.. {
+            let parts = async {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                control.take_apart().await
+            };
+            let (parts, ended) = tokio::join!(parts, &mut run);
+            let Ok(parts) = parts else {
+                assert!(ended.error.is_none() && stops > 0, "{ended:?} after {stops}");
+                return assert_eq!((ended.sent, ended.received), (3_000_000, 3_000_000));
+            };
+            assert!(ended.is_handed_over(), "{ended:?}");
+            let parts = decode_plain(encode_plain(parts).unwrap().into()).unwrap();
+            control = PlainControl::default();
+            let next = control.clone();
+            run = Box::pin(async move { copy::resume_plain(parts, &(), &next).await.unwrap() });
+        }
+    };
+    soon(async { tokio::join!(talk, copy) }).await;
 }

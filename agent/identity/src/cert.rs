@@ -14,9 +14,11 @@ use rustls_pki_types::{PrivateKeyDer, UnixTime};
 
 pub(crate) use self::chain::rfc3339;
 pub use self::chain::{CertSummary, ChainError};
+use crate::evidence::PeerEvidence;
 use crate::path::{PeerRole, spiffe_ids};
+use crate::peer::PeerIdentity;
 use crate::tls::{ClientTls, ServerTls, TlsTemplate};
-use crate::trust::Trust;
+use crate::trust::{RevocationWatch, Trust};
 
 /// A leaf with its key, its intermediates, and the roots it came with.
 pub struct Certificate {
@@ -229,6 +231,20 @@ impl Certificate {
     #[must_use]
     pub fn server_tls(&self) -> ServerTls {
         self.tls.server()
+    }
+
+    /// Proves the peer of a connection once more that another process of this agent hands over: its chain is verified as
+    /// of the time of its handshake, under the rules and the revocations that are in force here. A peer that was dialled
+    /// must have one of `expected`.
+    ///
+    /// # Errors
+    /// When the peer would not be accepted here, with the error of a handshake.
+    pub fn readmit(
+        &self,
+        evidence: &PeerEvidence,
+        expected: &[SpiffeId],
+    ) -> Result<(PeerIdentity, RevocationWatch), rustls::Error> {
+        self.tls.readmit(evidence, expected)
     }
 
     /// The roots it came with, as trust anchors.

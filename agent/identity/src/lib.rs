@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! manager, fake  →  source  →  cert  →  tls  →  verify  →  trust  →  path  →  crl
-//!                                        └──────┴→ peer               └→ provider
+//!                                        └──────┴→ peer    evidence   └→ provider
 //! ```
 
 pub mod cert;
@@ -17,6 +17,7 @@ pub mod clock;
 mod constraints;
 pub mod crl;
 pub mod csr;
+pub mod evidence;
 pub mod fake;
 pub mod manager;
 pub mod metrics;
@@ -32,6 +33,7 @@ pub mod verify;
 pub use cert::{CertError, CertSummary, Certificate};
 pub use clock::{Clock, system_clock};
 pub use crl::Revocations;
+pub use evidence::PeerEvidence;
 pub use manager::{CertState, Config, IdentityEntry, Manager};
 pub use metrics::Metrics;
 pub use peer::PeerIdentity;

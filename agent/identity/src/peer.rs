@@ -6,6 +6,10 @@
 //! else. A session made with another verifier, or with a copy of the configuration whose verifier was replaced, records
 //! nothing and yields none.
 //!
+//! A connection that another process of this agent hands over has no session here. The verifier accepts its peer's chain
+//! once more; that the peer had signed its handshake is what the other process vouches for, which could as well have
+//! handed over the session's secrets to anything.
+//!
 //! There is no other constructor:
 //!
 //! ```compile_fail
@@ -71,6 +75,11 @@ impl PeerProof {
         if self.accepted.get().is_some_and(|accepted| accepted.der == *leaf) {
             self.key_proven.store(true, Ordering::Release);
         }
+    }
+
+    /// The identity of a peer whose chain was accepted here, and whose key another process of this agent saw proved.
+    pub(crate) fn handed_over(&self) -> Option<PeerIdentity> {
+        self.accepted.get().map(|accepted| PeerIdentity(accepted.identity.clone()))
     }
 
     /// The identity that the peer of `session` proved. `None` while the handshake runs, and for a session whose peer

@@ -14,6 +14,7 @@ use rustls::{ClientConfig, CommonState, ConfigBuilder, RootCertStore, ServerConf
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::crl::Revocations;
+use crate::evidence::PeerEvidence;
 use crate::path::{self, PeerRole};
 use crate::peer::{PeerIdentity, PeerProof};
 use crate::provider::{ALPN_H2, VERSIONS};
@@ -72,6 +73,12 @@ impl<C> MeshTls<C> {
         let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
         let (role, roots) = (self.role, Arc::clone(&self.roots));
         self.trust.watch(AdmittedPeer { chain, role, roots, verified_at: UnixTime::now() })
+    }
+
+    /// What the peer of a finished handshake presented.
+    #[must_use]
+    pub fn evidence(&self, session: &CommonState) -> Option<PeerEvidence> {
+        PeerEvidence::of(session, self.role)
     }
 
     /// Whether a revocation list is configured, so that peers are registered for re-checks.
@@ -151,6 +158,30 @@ impl TlsTemplate {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         self.tls(config, proof, PeerRole::Client)
+    }
+
+    /// Verifies a peer as of the time of its handshake, under the rules that are in force now.
+    pub(crate) fn readmit(
+        &self,
+        evidence: &PeerEvidence,
+        expected: &[SpiffeId],
+    ) -> Result<(PeerIdentity, RevocationWatch), rustls::Error> {
+        let PeerEvidence { chain, role, verified_at } = evidence.clone();
+        let none = || rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding);
+        let (leaf, intermediates) = chain.split_first().ok_or_else(none)?;
+        let (verifier, proof) = self.verifier();
+        match role {
+            PeerRole::Client => verifier.for_clients().accept(leaf, intermediates, verified_at)?,
+            PeerRole::Server => verifier.for_servers(expected).accept(leaf, intermediates, verified_at)?,
+        }
+        let identity = proof.handed_over().ok_or_else(none)?;
+        let watch = if self.trust.is_revocable() {
+            let roots = Arc::clone(&self.roots);
+            self.trust.watch(AdmittedPeer { chain, role, roots, verified_at })
+        } else {
+            RevocationWatch::default()
+        };
+        Ok((identity, watch))
     }
 
     fn verifier(&self) -> (PeerVerifier, Arc<PeerProof>) {

@@ -124,6 +124,29 @@ impl fmt::Debug for PeerVerifier {
 
 // === impl ServerVerifier ===
 
+impl ServerVerifier {
+    /// Accepts a chain as of a time.
+    pub(crate) fn accept(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        at: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let peer = &self.peer;
+        let rules = peer.trust.rules();
+        let presented = peer.identities(&rules, leaf, intermediates, at, PeerRole::Server)?;
+        let is_expected = |id: &SpiffeId| {
+            self.expected.iter().any(|expected| rules.domains.same_identity(&peer.own, id, expected))
+        };
+        if presented.iter().any(is_expected) {
+            peer.proof.chain_accepted(leaf, presented);
+            return Ok(());
+        }
+        let presented = uris(leaf).map_err(from_webpki)?;
+        Err(into_rustls(VerifyError::UnexpectedIdentity { expected: self.expected.clone(), presented }))
+    }
+}
+
 impl fmt::Debug for ServerVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerVerifier").field("expected", &self.expected).finish_non_exhaustive()
@@ -139,18 +162,7 @@ impl ServerCertVerifier for ServerVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let peer = &self.peer;
-        let rules = peer.trust.rules();
-        let presented = peer.identities(&rules, end_entity, intermediates, now, PeerRole::Server)?;
-        let is_expected = |id: &SpiffeId| {
-            self.expected.iter().any(|expected| rules.domains.same_identity(&peer.own, id, expected))
-        };
-        if presented.iter().any(is_expected) {
-            peer.proof.chain_accepted(end_entity, presented);
-            return Ok(ServerCertVerified::assertion());
-        }
-        let presented = uris(end_entity).map_err(from_webpki)?;
-        Err(into_rustls(VerifyError::UnexpectedIdentity { expected: self.expected.clone(), presented }))
+        self.accept(end_entity, intermediates, now).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -178,6 +190,28 @@ impl ServerCertVerifier for ServerVerifier {
 
 // === impl ClientVerifier ===
 
+impl ClientVerifier {
+    /// Accepts a chain as of a time.
+    pub(crate) fn accept(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        at: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let peer = &self.peer;
+        let rules = peer.trust.rules();
+        let presented = peer.identities(&rules, leaf, intermediates, at, PeerRole::Client)?;
+        // Policies see the first identity, so that is the one to check: a second identity of our domain must not admit
+        // a first one of another domain.
+        if presented.first().is_some_and(|id| rules.domains.same(&peer.own, &id.trust_domain)) {
+            peer.proof.chain_accepted(leaf, presented);
+            return Ok(());
+        }
+        let presented = uris(leaf).map_err(from_webpki)?;
+        Err(into_rustls(VerifyError::ForeignTrustDomain { expected: peer.own.clone(), presented }))
+    }
+}
+
 impl fmt::Debug for ClientVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientVerifier").field("trust_domain", &self.peer.own).finish_non_exhaustive()
@@ -196,17 +230,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let peer = &self.peer;
-        let rules = peer.trust.rules();
-        let presented = peer.identities(&rules, end_entity, intermediates, now, PeerRole::Client)?;
-        // Policies see the first identity, so that is the one to check: a second identity of our domain must not admit
-        // a first one of another domain.
-        if presented.first().is_some_and(|id| rules.domains.same(&peer.own, &id.trust_domain)) {
-            peer.proof.chain_accepted(end_entity, presented);
-            return Ok(ClientCertVerified::assertion());
-        }
-        let presented = uris(end_entity).map_err(from_webpki)?;
-        Err(into_rustls(VerifyError::ForeignTrustDomain { expected: peer.own.clone(), presented }))
+        self.accept(end_entity, intermediates, now).map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

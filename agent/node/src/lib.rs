@@ -18,7 +18,6 @@ pub mod plan;
 pub mod plugin_log;
 pub mod plugin_server;
 pub mod pod;
-mod private_socket;
 pub mod rules;
 pub mod work_queue;
 pub mod zds;

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::private_socket;
+use isthmus_sys::private_socket;
 
 /// Name of the socket in the run directory.
 const SOCKET: &str = "log.sock";

@@ -19,11 +19,11 @@ use isthmus_proto::enroll::Reason;
 use isthmus_rt::BoxFuture;
 use isthmus_rt::drain::Watch;
 use isthmus_rt::task::Tasks;
+use isthmus_sys::private_socket;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::enroller::error::EnrolError;
 use crate::metrics::{Metrics, ResponseCode};
-use crate::private_socket;
 
 /// Name of the socket in the run directory.
 const SOCKET: &str = "pluginevent.sock";

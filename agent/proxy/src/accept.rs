@@ -13,7 +13,7 @@ mod source;
 
 pub(crate) use admission::Admission;
 pub(crate) use handshake_slots::{HandshakeSlots, SlotPermit};
-pub(crate) use lifecycle::Lifecycle;
+pub(crate) use lifecycle::{Active, Carrier, Lifecycle};
 pub(crate) use listener::Accepted;
 pub use listener::{BoundListener, Listeners};
 pub(crate) use placement::Placement;

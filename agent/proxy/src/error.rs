@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use isthmus_hbone::copy::CopyError;
+use isthmus_hbone::handover::ResumeError;
 use isthmus_hbone::pool::{ConnectFailure, PoolError, Stage};
 use isthmus_hbone::{BadHead, OpenError, TlsError, TooManyTunnels, TunnelError};
 use isthmus_identity::FetchError;
@@ -138,6 +139,9 @@ pub enum Error {
     /// written.
     #[error("cannot write the PROXY header or ClientHello to the upstream: {0}")]
     Preface(#[source] std::io::Error),
+    /// It was handed over, and cannot go on here.
+    #[error("{0}")]
+    NotResumed(#[source] ResumeError),
     /// The gateway does not forward to this authority.
     #[error("{0}")]
     Gateway(#[from] GatewayRefusal),
@@ -211,6 +215,7 @@ impl Error {
             | Self::Drained
             | Self::Copy(_)
             | Self::Preface(_)
+            | Self::NotResumed(_)
             | Self::Gateway(_)
             | Self::NoVip { .. }
             | Self::NoBackend(_)

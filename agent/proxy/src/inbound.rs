@@ -7,6 +7,8 @@ mod proxy_protocol;
 mod request;
 mod stream;
 
-pub(crate) use hbone::{accept, serve};
+pub(crate) use hbone::{accept, resume, serve};
+pub(crate) use request::InboundTunnel;
+pub(crate) use stream::MovedStream;
 #[cfg(test)]
 pub(crate) use stream::serve as serve_stream;

@@ -9,6 +9,7 @@
 //!
 //! ```text
 //! pod agent_pod                 one pod; the pod that the agent itself runs in
+//! handover                      taking a pod's connections out of this process, and taking them over
 //! gateway                       east-west gateway: HBONE, SNI and TCP listeners
 //! inbound   outbound            siblings: ports 15008 and 15006; port 15001
 //! server                        server side of a tunnel: handshake, driving its streams
@@ -28,6 +29,7 @@ mod context;
 mod dial;
 pub mod error;
 pub mod gateway;
+pub mod handover;
 mod host_resolver;
 mod inbound;
 mod outbound;

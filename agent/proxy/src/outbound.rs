@@ -9,5 +9,5 @@ mod connect;
 mod flow;
 pub(crate) mod retry_loop;
 
-pub(crate) use carry::{forward, serve};
+pub(crate) use carry::{forward, resume, resume_plain, serve};
 pub(crate) use flow::Flow;

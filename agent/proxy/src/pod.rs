@@ -15,6 +15,7 @@ use isthmus_sys::socket::Sockets;
 
 use crate::accept::{Lifecycle, Listeners, Placement};
 use crate::context::{PodContext, ProxyContext};
+use crate::handover::PodHandover;
 use crate::inbound;
 use crate::outbound;
 use crate::tracker::{ConnectionsSnapshot, OpenConnections};
@@ -93,6 +94,12 @@ impl PodProxy {
             let serve = inbound::serve(Arc::clone(&self.ctx), peer, source, local, io, drain);
             self.ctx.share().run(serve).await;
         }
+    }
+
+    /// The pod's side of a hand-over.
+    #[must_use]
+    pub fn handover(&self) -> PodHandover {
+        PodHandover::new(Arc::clone(&self.ctx), self.lifecycle.carrier())
     }
 
     /// The pod's share of CPU time, for other work on its behalf (DNS).

@@ -7,9 +7,11 @@
 mod budget;
 mod cause;
 mod ejection;
+mod parts;
 mod shared;
 mod state;
 
 pub(crate) use cause::Cause;
+pub(crate) use parts::{EjectionParts, RetryParts};
 pub(crate) use shared::SharedRetryState;
 pub(crate) use state::{FailedAttempt, GiveUpReason, Hop, Protection, RetryState};

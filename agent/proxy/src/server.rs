@@ -4,5 +4,5 @@
 mod drive;
 mod prove;
 
-pub(crate) use drive::drive;
+pub(crate) use drive::{drive, run};
 pub(crate) use prove::{in_slot, prove};

@@ -17,4 +17,4 @@ pub use descriptors::register_descriptors;
 pub use labels::{Labels, Party, ServiceLabels};
 pub use memory::register_memory;
 pub use metrics::Metrics;
-pub(crate) use record::{EndpointInfo, Opening, Record, Traffic};
+pub(crate) use record::{ConnectSummary, EndpointInfo, Opening, Record, RecordParts, Traffic};

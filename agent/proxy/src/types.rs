@@ -103,6 +103,9 @@ impl Direction {
 // === impl Reporter ===
 
 impl Reporter {
+    /// All of them, in the order of their numbers between two agents.
+    pub(crate) const ALL: [Self; 3] = [Self::Source, Self::Destination, Self::Gateway];
+
     /// The label's value.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -136,6 +139,9 @@ impl ResponseFlag {
 // === impl Carrier ===
 
 impl Carrier {
+    /// All of them, in the order of their numbers between two agents.
+    pub(crate) const ALL: [Self; 3] = [Self::Tcp, Self::Hbone, Self::DoubleHbone];
+
     /// The value of the config dump's `protocol`.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -12,6 +12,7 @@ use crate::latch::Latch;
 /// How far the shutdown is.
 #[derive(Debug, Default)]
 struct Phases {
+    closing: Arc<Latch>,
     graceful: Arc<Latch>,
     forced: Arc<Latch>,
 }
@@ -50,8 +51,15 @@ pub fn channel() -> (Drain, Watch) {
 // === impl Drain ===
 
 impl Drain {
+    /// Nothing new is accepted from now on, but what is open goes on as if there were no shutdown: it may be handed over
+    /// before [`Self::shutdown`] begins the drain.
+    pub fn close(&self) {
+        self.phases.closing.set();
+    }
+
     /// Signals every watcher to drain, waits at most `deadline`, then forces the remaining ones and waits a second for them.
     pub async fn shutdown(mut self, deadline: Duration) -> Outcome {
+        self.phases.closing.set();
         self.phases.graceful.set();
         if tokio::time::timeout(deadline, self.active.recv()).await.is_ok() {
             return Outcome::Drained;
@@ -79,6 +87,7 @@ impl Drop for Drain {
 
 impl Phases {
     fn force(&self) {
+        self.closing.set();
         self.graceful.set();
         self.forced.set();
     }
@@ -87,6 +96,11 @@ impl Phases {
 // === impl Watch ===
 
 impl Watch {
+    /// Resolves when listeners should close: when the drain begins, or before it, while what is open is handed over.
+    pub async fn closing(&self) {
+        self.phases.closing.wait().await;
+    }
+
     /// Resolves when the drain begins: no new work should be accepted.
     pub async fn graceful(&self) {
         self.phases.graceful.wait().await;
@@ -117,6 +131,19 @@ mod tests {
         };
         let (outcome, ()) = tokio::join!(drain.shutdown(Duration::from_secs(5)), work);
         assert_eq!(outcome, Outcome::Drained);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn listeners_close_before_the_drain_or_with_it() {
+        let (drain, watch) = channel();
+        drain.close();
+        watch.closing().await;
+        assert!(!watch.is_draining(), "what is open goes on");
+        drop(watch);
+        assert_eq!(drain.shutdown(Duration::ZERO).await, Outcome::Drained);
+        let (drain, watch) = channel();
+        let (_, ()) =
+            tokio::join!(drain.shutdown(Duration::from_secs(5)), async move { watch.closing().await });
     }
 
     #[tokio::test(start_paused = true)]

@@ -51,6 +51,8 @@ pub struct AgentConfig {
     pub sockets: SocketConfig,
     /// Unix socket on which the node role serves ZDS (`INPOD_UDS`).
     pub inpod_uds: PathBuf,
+    /// Unix socket for the hand-over of connections to a successor (`HANDOVER_UDS`); `None` when `HANDOVER` is off.
+    pub handover: Option<PathBuf>,
     /// Whether pods get a DNS proxy (`ISTIO_META_DNS_CAPTURE`).
     pub dns: bool,
     /// Name servers of the agent's own resolv.conf: they are asked for names outside the mesh when the server that the
@@ -108,7 +110,10 @@ pub fn read(strings: &dyn Strings) -> Result<AgentConfig, ConfigErrors> {
     let ipv6 = r.flag("IPV6_ENABLED", true);
     let static_config = read_static_config(r);
     let without_workloads = static_config.is_none() && xds.is_none();
+    let inpod_uds: PathBuf =
+        r.text("INPOD_UDS").unwrap_or_else(|| "/var/run/ztunnel/ztunnel.sock".to_owned()).into();
     let config = AgentConfig {
+        handover: process::read_handover(r, &inpod_uds),
         static_config: static_config.unwrap_or_default(),
         log: log::read_log(r),
         local_info: local_info::read_local_info(r, &proxy),
@@ -118,7 +123,7 @@ pub fn read(strings: &dyn Strings) -> Result<AgentConfig, ConfigErrors> {
         tunnel: tunnel::read_tunnel(r),
         descriptors: descriptors::read_descriptors(r),
         sockets: sockets::read_sockets(r, ipv6),
-        inpod_uds: r.text("INPOD_UDS").unwrap_or_else(|| "/var/run/ztunnel/ztunnel.sock".to_owned()).into(),
+        inpod_uds,
         dns: proxy.setting(r, "ISTIO_META_DNS_CAPTURE").is_none_or(|text| text.eq_ignore_ascii_case("true")),
         resolvers: network::read_resolvers(),
         ports: network::read_ports(r, &proxy),

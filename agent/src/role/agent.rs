@@ -17,6 +17,7 @@ use isthmus_state::{Batch, State};
 use tokio::sync::mpsc;
 
 use super::RunError;
+use super::handover::Handover;
 use super::http::{Common, Endpoint};
 use super::shutdown::{Drained, Signals};
 use crate::config::agent::AgentConfig;
@@ -87,9 +88,10 @@ async fn serve(config: AgentConfig, log: Handle, data: &DataRuntime) -> Result<(
         data_tasks.spawn("zds", zds);
         own
     };
+    let handover = config.handover.clone().map(|path| Handover::start(path, pods, &registry, readiness));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.local_info.node, network = %config.local_info.network, "agent started");
     let why = signals.stop(&mut asked).await;
-    if signals.drain(drain, config.drain, why).await == Drained::Done {
+    if signals.drain(drain, config.drain, why, handover).await == Drained::Done {
         served.kill().await;
     }
     Ok(())

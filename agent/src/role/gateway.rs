@@ -108,7 +108,7 @@ async fn serve(config: GatewayConfig, log: Handle, data: &DataRuntime) -> Result
     let gateway = start(&config, shared, globals, (data, &tasks), declared, watch)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = %config.identity, network = %base.local_info.network, "gateway started");
     let why = signals.stop(&mut asked).await;
-    let drained = signals.drain(drain, base.drain, why).await;
+    let drained = signals.drain(drain, base.drain, why, None).await;
     drop(gateway);
     if drained == Drained::Done {
         served.kill().await;

@@ -5,8 +5,10 @@ use std::time::Duration;
 use isthmus_rt::drain::{Drain, Outcome};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::RunError;
+use super::handover::Handover;
 
 /// Signal handlers. Installed first, so that a signal during the start is not lost.
 pub(super) struct Signals {
@@ -42,11 +44,25 @@ impl Signals {
         }
     }
 
-    /// Drains until the deadline. A SIGINT meanwhile is an operator at a terminal: the process stops at once.
-    pub(super) async fn drain(&mut self, drain: Drain, deadline: Duration, why: &str) -> Drained {
-        tracing::info!(why, ?deadline, "draining, no new connections are accepted");
+    /// Hands over, if there is a successor, and drains what is left, both until the deadline. A SIGINT meanwhile is an
+    /// operator at a terminal: the process stops at once.
+    pub(super) async fn drain(
+        &mut self,
+        drain: Drain,
+        deadline: Duration,
+        why: &str,
+        handover: Option<Handover>,
+    ) -> Drained {
+        let started = Instant::now();
+        let shutdown = async {
+            if let Some(handover) = handover {
+                handover.leave(&drain, deadline).await;
+            }
+            tracing::info!(why, ?deadline, "draining, no new connections are accepted");
+            drain.shutdown(deadline.saturating_sub(started.elapsed())).await
+        };
         tokio::select! {
-            outcome = drain.shutdown(deadline) => {
+            outcome = shutdown => {
                 if outcome == Outcome::Forced {
                     tracing::warn!(?deadline, "connections were still open at the drain deadline and were closed");
                 }

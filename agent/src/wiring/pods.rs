@@ -11,6 +11,7 @@ use isthmus_admin::dump::pods::{ConnectionView, Connections, PodView};
 use isthmus_dns::DnsProxy;
 use isthmus_inpod::{Blame, EnrolledPod, PodEntry, PodList, PodRuntime, PodState, StartError, StopMode};
 use isthmus_model::PodUid;
+use isthmus_proxy::handover::PodHandover;
 use isthmus_proxy::{Connection, Listeners, PodProxy, ProxyContext};
 use isthmus_rt::BoxFuture;
 use isthmus_rt::drain::Watch;
@@ -81,6 +82,18 @@ impl Pods {
     /// Accepts no more pods.
     pub(crate) fn close(&self) {
         *self.drain.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The pods that are served.
+    pub(crate) fn running(&self) -> Vec<PodUid> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// The sides of a hand-over of those of these pods that are served.
+    pub(crate) fn handovers(&self, pods: &[PodUid]) -> Vec<(PodUid, PodHandover)> {
+        let running = self.lock();
+        let of = |uid: &PodUid| Some((uid.clone(), running.get(uid)?.proxy.handover()));
+        pods.iter().filter_map(of).collect()
     }
 
     /// Metrics of the DNS proxies.

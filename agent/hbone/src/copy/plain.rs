@@ -1,5 +1,7 @@
 //! The copy between two TCP connections: one state machine, polled by its owner's task.
 
+mod stop;
+
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,6 +10,8 @@ use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
+pub(crate) use self::stop::DirectionParts;
+pub use self::stop::{PlainControl, PlainParts};
 use super::outcome::{CopyError, CopyOutcome, Side};
 use super::read_buffer::ReadBuffer;
 use crate::byte_counter::ByteCounter;
@@ -54,13 +58,17 @@ impl Copy {
         }
     }
 
-    /// Runs until both directions have ended or one has failed. The side in the result, if any, should be allowed to finish
-    /// sending before its connection is closed.
+    /// Runs until both directions have ended, one has failed, or the copy is taken apart. The side in the result, if any,
+    /// should be allowed to finish sending before its connection is closed.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         counter: &impl ByteCounter,
+        control: &PlainControl,
     ) -> Poll<(CopyOutcome, Option<Side>)> {
+        if control.is_wanted(cx) {
+            return Poll::Ready((self.stop(control), None));
+        }
         let error = match ready!(self.advance(cx, counter)) {
             Ok(()) => {
                 let linger = match (self.to_remote.refused, self.to_local.refused) {

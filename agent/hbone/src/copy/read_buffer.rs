@@ -30,6 +30,16 @@ impl ReadBuffer {
         Self { buf: BytesMut::new(), size: MIN, deferred_error: None }
     }
 
+    /// With an error that was met behind what was read before.
+    pub(super) fn with_error(deferred_error: Option<io::Error>) -> Self {
+        Self { deferred_error, ..Self::new() }
+    }
+
+    /// The error behind what was read. Between two reads it is all there is.
+    pub(super) fn into_error(self) -> Option<io::Error> {
+        self.deferred_error
+    }
+
     /// Reads everything that is available, up to the buffer's size. Empty bytes are EOF. Holds no memory while there is
     /// nothing to read.
     pub(super) fn poll_fill(

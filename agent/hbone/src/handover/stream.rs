@@ -10,7 +10,8 @@ use isthmus_proto::handover as proto;
 use prost::Message as _;
 
 use super::wire::{
-    DecodeError, EncodeError, Item, MAX_BYTES, MAX_U31, VERSION, at_most, end, end_from, failure_from, micros,
+    DecodeError, EncodeError, Item, MAX_BYTES, MAX_U31, VERSION, at_most, end, end_from, failure_from,
+    micros, wipe,
 };
 use crate::copy::Side;
 use crate::tunnel::{AppSocket, CopyParts, MAX_SLOTS, StreamParts, WindowUseParts};
@@ -74,6 +75,7 @@ pub(super) fn decode(item: Item) -> Result<StreamParts, DecodeError> {
         discards,
         copy,
     } = proto::Stream::decode(item.bytes.as_slice())?;
+    wipe(item.bytes);
     let copy = match (copy, item.socket) {
         (Some(copy), Some(socket)) => Some(decode_copy(copy, socket)?),
         (None, None) => None,
@@ -99,8 +101,7 @@ pub(super) fn decode(item: Item) -> Result<StreamParts, DecodeError> {
 
 fn decode_copy(message: proto::Copy, socket: OwnedFd) -> Result<CopyParts, DecodeError> {
     use proto::copy::ClosedBy;
-    // From here on it is reset if the rest is refused.
-    let app = AppSocket::new(TcpStream::from(socket));
+    let app = AppSocket::received(TcpStream::from(socket));
     let proto::Copy { sent, received, slots, send_done, refused, receive_done, closed_by, write_error } =
         message;
     let slots = usize::try_from(slots).ok().filter(|slots| (1..=MAX_SLOTS).contains(slots));

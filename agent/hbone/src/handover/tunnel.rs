@@ -8,6 +8,7 @@ use isthmus_http2::{Code, Fields, RequestHead, Role as Http2Role};
 use isthmus_proto::handover as proto;
 use isthmus_record::{OpenerParts, PartialMessage, Role, SealerParts, Suite, TrafficSecret};
 use prost::Message;
+use tokio::time::Instant;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::wire::{
@@ -93,6 +94,8 @@ fn tunnel(parts: &TunnelParts) -> Result<proto::Tunnel, EncodeError> {
         streams,
         requests,
         client_limit,
+        // The pause is over when the tunnel goes on.
+        stopped: _,
     } = parts;
     if streams.len() > MAX_STREAMS || unwritten.len() > MAX_BUFFERED || received.len() > MAX_BUFFERED {
         return Err(EncodeError::Field("buffers"));
@@ -151,8 +154,8 @@ fn encode_keys(keys: &KeyParts) -> proto::Keys {
 /// Decodes what [`encode`] made. The sockets need a runtime only when the tunnel is resumed.
 ///
 /// # Errors
-/// When the version is another one, or anything is missing, too long or out of its range. Applications whose sockets had
-/// arrived are reset.
+/// When the version is another one, or anything is missing, too long or out of its range. The sockets are closed, which
+/// resets them unless the sender holds them, too.
 pub fn decode(items: Vec<Item>) -> Result<TunnelParts, DecodeError> {
     let found = items.len();
     for item in &items {
@@ -236,6 +239,7 @@ fn tunnel_from(message: proto::Tunnel, transport: TransportParts) -> Result<Tunn
         streams: Vec::new(),
         requests: requests_from(requests)?,
         client_limit: client_limit.map(|limit| index(limit, "limit")).transpose()?,
+        stopped: Instant::now(),
     })
 }
 

@@ -65,6 +65,16 @@ pub enum DecodeError {
     },
 }
 
+/// Clears a buffer at once. [`Zeroizing`] writes byte by byte, which for the unread megabytes of a stream is a part of the
+/// pause that can be seen.
+pub fn wipe(mut bytes: Zeroizing<Vec<u8>>) {
+    let mut bytes = std::mem::take(&mut *bytes);
+    bytes.fill(0);
+    // The writes must not be left out because the buffer is freed next.
+    std::hint::black_box(bytes.as_slice());
+    std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
+}
+
 pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -100,6 +100,14 @@ impl<T: PooledTunnel, W> Entry<T, W> {
         self.tunnels.push(tunnel);
     }
 
+    /// A tunnel that was not dialled here. False when this entry was removed from the pool.
+    pub(super) fn add(&mut self, tunnel: T) -> bool {
+        if !self.retired {
+            self.tunnels.push(tunnel);
+        }
+        !self.retired
+    }
+
     /// The next waiting caller, with a stream for it; called until there is none.
     pub(super) fn next_grant(&mut self) -> Option<(W, T, T::Permit)> {
         if self.waiting.is_empty() {

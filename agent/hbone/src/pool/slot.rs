@@ -52,7 +52,7 @@ impl Slot {
     }
 
     /// Gives free streams to waiting callers.
-    fn serve_waiters(&self) {
+    pub(super) fn serve_waiters(&self) {
         loop {
             let Some((waiter, tunnel, permit)) = self.lock().next_grant() else { return };
             let _ = waiter.send(WaitOutcome::Use(tunnel, permit));

@@ -42,6 +42,8 @@ pub struct TunnelParts {
     pub(crate) requests: Vec<(StreamId, http2::RequestHead)>,
     /// Of a client: its own limit of streams.
     pub(crate) client_limit: Option<usize>,
+    /// When its streams began to stop, or when it was decoded.
+    pub(crate) stopped: Instant,
 }
 
 /// What a tunnel runs over.
@@ -140,7 +142,11 @@ pub(crate) struct CopyParts {
 }
 
 /// The socket of an application, which is reset unless it is taken.
-pub(crate) struct AppSocket(Option<net::TcpStream>);
+pub(crate) struct AppSocket {
+    tcp: Option<net::TcpStream>,
+    /// Another process may hold the socket, too, and go on with it: the options of the socket are left alone.
+    is_shared: bool,
+}
 
 /// A time in the past; now, if the machine has not been up for that long.
 pub(super) fn ago(since: Duration) -> Instant {
@@ -160,6 +166,12 @@ impl TunnelParts {
     /// The streams with a connection of an application, in the order of their ids.
     pub fn streams(&self) -> impl Iterator<Item = StreamId> {
         self.streams.iter().filter(|stream| stream.copy.is_some()).map(|stream| stream.id)
+    }
+
+    /// When the tunnel's streams began to stop; of parts that were decoded, when they were.
+    #[must_use]
+    pub fn stopped(&self) -> Instant {
+        self.stopped
     }
 
     /// Replaces the transport by what it was wrapped around: only a socket can be handed to another process. Does nothing
@@ -235,20 +247,33 @@ impl fmt::Debug for CopyParts {
 
 // === impl AppSocket ===
 
+impl fmt::Debug for AppSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppSocket").finish_non_exhaustive()
+    }
+}
+
 impl AppSocket {
     pub(crate) fn new(tcp: net::TcpStream) -> Self {
-        Self(Some(tcp))
+        Self { tcp: Some(tcp), is_shared: false }
+    }
+
+    /// One that came from another process, which has set it to be reset when its last holder closes it.
+    pub(crate) fn received(tcp: net::TcpStream) -> Self {
+        Self { tcp: Some(tcp), is_shared: true }
     }
 
     pub(crate) fn take(mut self) -> Option<net::TcpStream> {
-        self.0.take()
+        self.tcp.take()
     }
 }
 
 impl Drop for AppSocket {
     /// The application must not take this for a proper end.
     fn drop(&mut self) {
-        if let Some(tcp) = self.0.take() {
+        if let Some(tcp) = self.tcp.take()
+            && !self.is_shared
+        {
             // Fails only when the socket is closed already.
             let _ = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
         }

@@ -377,6 +377,11 @@ impl TunnelState {
         if self.rest.has_begun() { None } else { self.requests.pop_front() }
     }
 
+    /// How many streams are open.
+    pub(crate) fn stream_count(&self) -> usize {
+        self.streams.len()
+    }
+
     /// Tells the peer to open no more streams: the tunnel ends with the last one.
     pub(crate) fn drain(&mut self) {
         self.http2.drain();

@@ -10,6 +10,7 @@ use super::*;
 use crate::cert::Certificate;
 use crate::cert::tests::{Handshake, handshake, id, refusal};
 use crate::csr;
+use crate::evidence::PeerEvidence;
 use crate::verify::{VerifyError, is_revocation};
 
 const CART: &str = "spiffe://new/ns/shop/sa/cart";
@@ -322,6 +323,54 @@ fn a_serial_number_on_the_list_of_another_key_closes_no_connection() {
     let listed = [old.crl(&[]).unwrap(), new.crl(&[leaf(&web)]).unwrap()];
     assert_eq!(trust.set_revocations(lists(&listed)), 1);
     assert!(of_web.is_revoked());
+}
+
+/// As another process would have it: what a peer had presented, and nothing else of its session.
+fn evidence_of(web: &Certificate, cart: &Certificate) -> (PeerEvidence, PeerEvidence) {
+    let (client_tls, server_tls) = (web.client_tls(&[id(CART)]), cart.server_tls());
+    let Handshake { client, server } = handshake(&client_tls, &server_tls);
+    let copy = |evidence: PeerEvidence, has_dialled| {
+        let chain = evidence.chain().map(<[u8]>::to_vec).collect();
+        PeerEvidence::handed_over(chain, has_dialled, evidence.verified_at())
+    };
+    let of_web = copy(server_tls.evidence(&server.unwrap()).unwrap(), true);
+    (of_web, copy(client_tls.evidence(&client.unwrap()).unwrap(), false))
+}
+
+#[test]
+fn the_peer_of_a_connection_that_is_handed_over_is_proved_again() {
+    let ca = Ca::new("root").unwrap();
+    let trust = Trust::default();
+    let (web, cart) = (member(&ca, &[&ca], WEB, &trust), member(&ca, &[&ca], CART, &trust));
+    let (of_web, of_cart) = evidence_of(&web, &cart);
+    // The successor has certificates and trust rules of its own.
+    let (web, cart) =
+        (member(&ca, &[&ca], WEB, &aliased(&[], vec![])), member(&ca, &[&ca], CART, &revocable()));
+    let (peer, _) = web.readmit(&of_cart, &[id(CART)]).unwrap();
+    assert_eq!(peer.id(), &id(CART));
+    let other = web.readmit(&of_cart, &[id(WEB)]).unwrap_err();
+    assert!(matches!(refusal(Some(other)), VerifyError::UnexpectedIdentity { .. }));
+    // A list is required and not read yet.
+    assert!(is_revocation(&cart.readmit(&of_web, &[]).unwrap_err()));
+    let stranger = Ca::new("other").unwrap();
+    let elsewhere = member(&stranger, &[&stranger], CART, &Trust::default());
+    assert!(elsewhere.readmit(&of_web, &[]).is_err(), "another root");
+    let none = PeerEvidence::handed_over(Vec::new(), true, of_web.verified_at());
+    assert!(web.readmit(&none, &[]).is_err());
+}
+
+#[test]
+fn a_peer_that_was_revoked_is_not_taken_over_and_one_that_is_taken_over_can_be_revoked() {
+    let ca = Ca::new("root").unwrap();
+    let trust = revocable();
+    trust.set_revocations(Revocations::None);
+    let (web, cart) = (member(&ca, &[&ca], WEB, &trust), member(&ca, &[&ca], CART, &trust));
+    let (of_web, _) = evidence_of(&web, &cart);
+    let (_, watch) = cart.readmit(&of_web, &[]).unwrap();
+    assert!(watch.is_registered() && !watch.is_revoked());
+    trust.set_revocations(lists(&[ca.crl(&[leaf(&web)]).unwrap()]));
+    assert!(watch.is_revoked());
+    assert!(is_revocation(&cart.readmit(&of_web, &[]).unwrap_err()));
 }
 
 #[test]

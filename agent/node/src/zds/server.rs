@@ -8,6 +8,7 @@ use std::time::Duration;
 use isthmus_rt::drain::Watch;
 use isthmus_rt::task::Tasks;
 use isthmus_sys::netns::Netns;
+use isthmus_sys::private_socket;
 use tokio::time::Instant;
 use tokio_seqpacket::ancillary::AncillaryMessageWriter;
 use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
@@ -15,7 +16,6 @@ use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 use super::AgentError;
 use super::registry::{AckSender, AgentRegistry, Registration, Request};
 use super::session::{self, ACK_TIMEOUT};
-use crate::private_socket;
 
 /// Pause between two accepted connections, so that an agent in a crash loop costs no CPU.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(200);

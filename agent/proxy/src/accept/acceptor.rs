@@ -32,10 +32,12 @@ pub(crate) struct Acceptor {
     /// Which thread carries a connection.
     pub(crate) placement: Placement,
     pub(crate) drain: Watch,
+    /// Of the process: the listener closes before the drain when connections are handed over.
+    pub(crate) process: Watch,
 }
 
 impl Acceptor {
-    /// Accepts until the drain starts, then closes the listener and waits for its connections. Dropping the future
+    /// Accepts until the drain starts or the process closes its listeners, then closes the listener and waits for its connections. Dropping the future
     /// aborts them. No error of `accept` ends the loop: errors of one connection are skipped, errors of the process
     /// (no file descriptor left) are retried after a backoff. `serve` is called on the connection's thread.
     pub(crate) async fn run<F, Fut>(self, serve: F)
@@ -53,6 +55,7 @@ impl Acceptor {
             let next = tokio::select! {
                 biased;
                 () = self.drain.graceful() => break,
+                () = self.process.closing() => break,
                 next = self.next() => next,
             };
             match next {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use isthmus_rt::drain::{self, Drain, Watch};
 use isthmus_rt::fair::Share;
 use isthmus_rt::task::{Spawnable, Tasks};
-use isthmus_rt::threads::Threads;
+use isthmus_rt::threads::{Thread, Threads};
 use tokio::sync::oneshot;
 
 use super::acceptor::Acceptor;
@@ -28,6 +28,22 @@ pub(crate) struct Lifecycle {
     own: WatchSlot,
     process: WatchSlot,
     stop: Mutex<Option<oneshot::Sender<StopRequest>>>,
+}
+
+/// Runs tasks of an owner as if its listeners had accepted them. Keeps the owner's tasks, so it is not to be kept itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Carrier {
+    threads: Threads,
+    tasks: Tasks,
+    own: WatchSlot,
+    process: WatchSlot,
+}
+
+/// Delays the drain of a task's owner and of the process.
+#[derive(Debug, Clone)]
+pub(crate) struct Active {
+    pub(crate) own: Watch,
+    _process: Watch,
 }
 
 /// A drain watch, until draining starts: a watch that is kept counts as unfinished work.
@@ -72,12 +88,19 @@ impl Lifecycle {
         let (Some(drain), Some(process)) = (self.watch(), lock(&self.process).clone()) else { return };
         let (owner, share, threads) =
             (Arc::clone(&self.owner), Arc::clone(&self.share), self.threads.clone());
-        let acceptor = Acceptor { bound, name, owner, share, admission, threads, placement, drain };
-        self.tasks.spawn(name, async move {
-            acceptor.run(serve).await;
-            // The process waits for this watch, that is for the last connection of this listener.
-            drop(process);
-        });
+        // The process waits for its watch, that is for the last connection of this listener.
+        let acceptor = Acceptor { bound, name, owner, share, admission, threads, placement, drain, process };
+        self.tasks.spawn(name, acceptor.run(serve));
+    }
+
+    /// What runs connections of the owner that come from another process.
+    pub(crate) fn carrier(&self) -> Carrier {
+        Carrier {
+            threads: self.threads.clone(),
+            tasks: self.tasks.clone(),
+            own: Arc::clone(&self.own),
+            process: Arc::clone(&self.process),
+        }
     }
 
     /// A watch that delays the drain for as long as it lives; `None` once draining has started.
@@ -96,6 +119,25 @@ impl Lifecycle {
             }
         }
         self.tasks.abort_all().await;
+    }
+}
+
+// === impl Carrier ===
+
+impl Carrier {
+    /// What each task should hold; `None` once draining has started.
+    pub(crate) fn active(&self) -> Option<Active> {
+        Some(Active { own: lock(&self.own).clone()?, _process: lock(&self.process).clone()? })
+    }
+
+    /// Starts a task on a thread.
+    pub(crate) fn spawn_on(&self, thread: Thread, name: &'static str, task: impl Spawnable<Output = ()>) {
+        self.tasks.spawn_on(&self.threads, thread, name, task);
+    }
+
+    /// Starts a task on this thread.
+    pub(crate) fn spawn(&self, name: &'static str, task: impl Spawnable<Output = ()>) {
+        self.tasks.spawn(name, task);
     }
 }
 

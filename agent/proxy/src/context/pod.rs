@@ -18,6 +18,7 @@ use isthmus_state::{Denied, Permit, Snapshot, authorize};
 use isthmus_sys::socket::Sockets;
 use tokio::time::Instant;
 
+use super::open_tunnels::OpenTunnels;
 use super::proxy::ProxyContext;
 use crate::accept::{Admission, HandshakeSlots};
 use crate::error::Error;
@@ -51,7 +52,8 @@ pub(crate) struct PodContext {
     _own_descriptors: DescriptorPermit,
     share: Arc<Share>,
     /// Each thread has tunnels of its own, so that what a tunnel's streams share is not shared with another thread.
-    pools: PerThread<OnceLock<Pool<PoolKey>>>,
+    pub(super) pools: PerThread<OnceLock<Pool<PoolKey>>>,
+    open_tunnels: OpenTunnels,
     /// Settings of the pod's tunnels, with its budget of memory.
     settings: Settings,
     /// The peers that have tunnels to the pod: an identity at an address.
@@ -91,6 +93,7 @@ impl PodContext {
             retry_state: SharedRetryState::new(&proxy.config.retry),
             share,
             pools: PerThread::new(&proxy.threads, |_| OnceLock::new()),
+            open_tunnels: OpenTunnels::default(),
             settings: pod_settings(&proxy, &pod),
             peers: PeerBudgets::default(),
             tunnels,
@@ -190,6 +193,11 @@ impl PodContext {
     /// Counts a descriptor of a connection that is to be dialled.
     pub(crate) fn descriptor(&self) -> Result<DescriptorPermit, Error> {
         self.descriptors.acquire().ok_or(Error::NoDescriptor)
+    }
+
+    /// What a hand-over needs of the pod's tunnels.
+    pub(crate) fn open_tunnels(&self) -> &OpenTunnels {
+        &self.open_tunnels
     }
 
     /// The pod's share of CPU time: all work on behalf of the pod is charged to it.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::PodContext;
 use crate::tracker::{RecheckOutcome, RecheckSummary};
+use crate::types::Refusal;
 
 impl PodContext {
     /// Evaluates the current policies of the current workload for all open inbound connections and closes the denied
@@ -28,6 +29,17 @@ impl PodContext {
             tracing::info!(pod = %self.name, closed = summary.closed, "connections closed due to policy change");
         }
         summary
+    }
+
+    /// Evaluates the current policies for one open inbound connection. As in a recheck, it stays while the workload or a
+    /// policy of it is unknown.
+    pub(crate) fn recheck_one(&self, facts: &Facts) -> Result<(), Refusal> {
+        let snapshot = self.snapshot();
+        let Some(workload) = snapshot.local_workload(&self.pod) else { return Ok(()) };
+        match authorize(&snapshot, workload, facts) {
+            Err(denied) if !denied.is_pending() => Err(denied.into()),
+            _ => Ok(()),
+        }
     }
 
     /// The policies of the local workload; `None` while the control plane does not describe it.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use isthmus_hbone::session::TlsSession;
 use isthmus_hbone::{Link, PeerRevoked, TlsError, Transport, TunnelError};
-use isthmus_identity::{MeshTls, PeerIdentity, RevocationWatch, is_revocation};
+use isthmus_identity::{MeshTls, PeerEvidence, PeerIdentity, RevocationWatch, is_revocation};
 use isthmus_rt::descriptors::DescriptorPermit;
 use isthmus_rt::io::{forward_shutdown, forward_write};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -24,8 +24,17 @@ pub(crate) struct Revocable<S> {
     watch: RevocationWatch,
     /// Taken when the revocation is counted: once per connection.
     counter: Option<RevocationCounter>,
+    /// What the peer presented.
+    evidence: Option<PeerEvidence>,
     /// Counts the descriptor below, where that is not done by the task that uses the session.
     descriptor: Option<DescriptorPermit>,
+}
+
+/// What is kept of the peer of a session.
+#[derive(Debug)]
+pub(crate) struct SessionPeer {
+    pub(crate) watch: RevocationWatch,
+    pub(crate) evidence: Option<PeerEvidence>,
 }
 
 #[derive(Debug)]
@@ -56,20 +65,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Revocable<TlsSession<S>> {
             metrics.crl_untracked(reporter);
         }
         let peer = tls.peer(session.state());
-        Ok((Self::new(session, watch, metrics, reporter), peer))
+        let evidence = tls.evidence(session.state());
+        Ok((Self::new(session, SessionPeer { watch, evidence }, metrics, reporter), peer))
     }
 }
 
 impl<S> Revocable<S> {
-    fn new(io: S, watch: RevocationWatch, metrics: &Arc<Metrics>, reporter: Reporter) -> Self {
+    /// A session whose peer is known.
+    pub(crate) fn new(io: S, peer: SessionPeer, metrics: &Arc<Metrics>, reporter: Reporter) -> Self {
+        let SessionPeer { watch, evidence } = peer;
         let counter =
             watch.is_registered().then(|| RevocationCounter { metrics: Arc::clone(metrics), reporter });
-        Self { io, watch, counter, descriptor: None }
+        Self { io, watch, counter, evidence, descriptor: None }
     }
 
     /// Keeps the permit of the descriptor below for as long as the session lives.
     pub(crate) fn with_descriptor(self, descriptor: DescriptorPermit) -> Self {
         Self { descriptor: Some(descriptor), ..self }
+    }
+
+    /// The byte stream below, and what is known of its peer.
+    pub(crate) fn into_parts(self) -> (S, SessionPeer) {
+        let Self { io, watch, counter: _, evidence, descriptor: _ } = self;
+        (io, SessionPeer { watch, evidence })
     }
 
     fn revoked(&mut self) -> io::Error {
@@ -88,8 +106,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for Revocable
     type Io = Revocable<S>;
 
     fn into_link(self) -> Result<Link<Self::Io>, TunnelError> {
-        let Self { io, watch, counter, descriptor } = self;
-        Ok(io.into_link()?.map(|io| Revocable { io, watch, counter, descriptor }))
+        let Self { io, watch, counter, evidence, descriptor } = self;
+        Ok(io.into_link()?.map(|io| Revocable { io, watch, counter, evidence, descriptor }))
     }
 }
 
@@ -123,7 +141,8 @@ mod tests {
     #[tokio::test]
     async fn unregistered_peer_is_read_without_checks() {
         let metrics = Metrics::register(&isthmus_rt::metrics::Registry::default());
-        let mut io = Revocable::new(&b"abc"[..], RevocationWatch::default(), &metrics, Reporter::Source);
+        let peer = SessionPeer { watch: RevocationWatch::default(), evidence: None };
+        let mut io = Revocable::new(&b"abc"[..], peer, &metrics, Reporter::Source);
         let mut text = String::new();
         io.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "abc");

@@ -48,7 +48,7 @@ pub(super) async fn accept(
     match proven {
         Ok((peer, session)) => {
             let outer = Arc::new(Outer { ctx: Arc::clone(&ctx), globals, peer, source, local });
-            let from = (outer.peer.id(), source, local);
+            let from = (&outer.peer, source, local);
             server::drive(&ctx, from, session, drain, |request| {
                 let (head, responder) = request.into_parts();
                 let head = head.map_err(|bad| (bad.status(), bad.into()));

@@ -5,14 +5,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use isthmus_hbone::Transport;
+use isthmus_hbone::server::Server;
 use isthmus_identity::PeerIdentity;
 use isthmus_rt::drain::Watch;
+use isthmus_rt::task::Tasks;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::request::InboundTunnel;
-use super::stream;
+use super::stream::{self, MovedStream};
 use crate::accept::Accepted;
 use crate::context::PodContext;
-use crate::server::{drive, prove};
+use crate::server::{self, drive, prove};
 use crate::telemetry::access_log;
 use crate::types::{Direction, Reporter};
 
@@ -45,6 +48,25 @@ pub(crate) async fn serve<S: Transport>(
 ) {
     let tunnel = Arc::new(InboundTunnel { peer, source, local });
     let on_request = |request| stream::serve(Arc::clone(&ctx), Arc::clone(&tunnel), request);
-    let from = (tunnel.peer.id(), source, local);
+    let from = (&tunnel.peer, source, local);
     drive(&ctx, from, io, drain, on_request).await;
+}
+
+/// Serves a tunnel that another process had accepted, until it ends.
+pub(crate) async fn resume<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    ctx: Arc<PodContext>,
+    tunnel: InboundTunnel,
+    server: Server<S>,
+    moved: Vec<MovedStream>,
+    drain: Watch,
+) {
+    let _socket_count = ctx.proxy().metrics.count_socket(Reporter::Destination);
+    let streams = Tasks::new(ctx.owner()).on(ctx.share());
+    for moved in moved {
+        streams.spawn("inbound stream", stream::resume(Arc::clone(&ctx), tunnel.clone(), moved));
+    }
+    let tunnel = Arc::new(tunnel);
+    let on_request = |request| stream::serve(Arc::clone(&ctx), Arc::clone(&tunnel), request);
+    let from = (&tunnel.peer, tunnel.source, tunnel.local);
+    server::run(&ctx, from, server, streams, drain, on_request).await;
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use isthmus_hbone::copy;
+use isthmus_hbone::copy::{self, PlainParts};
 use isthmus_model::{Facts, NetworkAddress, Workload};
 use isthmus_rt::drain::Watch;
 use isthmus_state::{Permit, service_label};
@@ -28,6 +28,36 @@ pub(crate) async fn serve(ctx: Arc<PodContext>, accepted: Accepted, drain: Watch
         // A dropped record logs its connection as drained.
         () = drain.forced() => {}
         () = serve_until_closed(&ctx, accepted) => {}
+    }
+}
+
+/// Goes on with a connection that another process had authorized. Policy is evaluated again.
+pub(crate) async fn resume(
+    ctx: Arc<PodContext>,
+    parts: PlainParts,
+    mut record: Record,
+    conn: Connection,
+    drain: Watch,
+) {
+    let _socket_count = ctx.proxy().metrics.count_socket(Reporter::Destination);
+    let facts = Facts { peer: None, source: conn.src.ip(), destination: conn.actual_dst };
+    // In the table first: a change of policy after the check then rechecks it.
+    let mut tracked = ctx.connections().inbound(conn, facts.clone());
+    if let Err(refusal) = ctx.recheck_one(&facts) {
+        // Both connections were set to be reset when they were handed over.
+        return record.fail(&Error::PolicyChanged(refusal));
+    }
+    let traffic = record.open();
+    let pair = ctx.open_tunnels().register_pair(true);
+    tokio::select! {
+        biased;
+        // As in `serve`.
+        () = drain.forced() => {}
+        refusal = tracked.denied() => record.fail(&Error::PolicyChanged(refusal)),
+        ended = copy::resume_plain(parts, &traffic, pair.control()) => match ended {
+            Ok(ended) => ctx.finish_pair(&pair, record, tracked, ended),
+            Err(error) => record.fail(&Error::NotResumed(error.into())),
+        },
     }
 }
 
@@ -106,12 +136,15 @@ impl PlaintextConnection<'_> {
         };
         self.ctx.sockets().keep_alive(&app);
         let traffic = record.open();
+        let pair = self.ctx.open_tunnels().register_pair(true);
         tokio::select! {
             biased;
             // Dropping the copy resets both connections.
             refusal = tracked.denied() => record.fail(&Error::PolicyChanged(refusal)),
             // The application is the local side.
-            ended = copy::plain(app, stream, &traffic) => record.finish(ended),
+            ended = copy::plain(app, stream, &traffic, pair.control()) => {
+                self.ctx.finish_pair(&pair, record, tracked, ended);
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use isthmus_hbone::copy;
+use isthmus_hbone::handover::ResumedCopy;
 use isthmus_hbone::server::{Request, Responder};
 use isthmus_hbone::{ConnectStatus, Stream};
 use isthmus_identity::PeerIdentity;
@@ -69,6 +70,14 @@ struct ConnectedStream {
     stream: Stream,
     app: TcpStream,
     descriptor: DescriptorPermit,
+}
+
+/// A stream of a tunnel that is handed over.
+pub(crate) struct MovedStream {
+    pub(crate) copy: ResumedCopy,
+    pub(crate) record: Record,
+    pub(crate) conn: Connection,
+    pub(crate) descriptor: Option<DescriptorPermit>,
 }
 
 impl<'a> TrackedConnect<'a> {
@@ -177,14 +186,41 @@ impl ConnectedStream {
     async fn carry(mut self, ctx: &PodContext) {
         let traffic = self.record.open();
         let _descriptor = self.descriptor;
+        let at = (self.stream.tunnel(), self.stream.id());
         let app = Arc::new(self.app);
         let young = Arc::downgrade(&app);
         tokio::select! {
             biased;
             // Dropping the copy resets the stream and the connection to the application.
             refusal = self.tracked.denied() => self.record.fail(&Error::PolicyChanged(refusal)),
-            ended = copy::tunnel(app, self.stream, Arc::new(traffic)) => self.record.finish(ended),
+            ended = copy::tunnel(app, self.stream, Arc::new(traffic)) => {
+                ctx.finish(at, self.record, self.tracked, ended);
+            }
             () = ctx.sockets().keep_alive_when_old(young) => {}
         }
+    }
+}
+
+/// Goes on with a stream that another process had authorized. Policy is evaluated again, with what this process has
+/// proved of the peer.
+pub(super) async fn resume(ctx: Arc<PodContext>, tunnel: InboundTunnel, moved: MovedStream) {
+    let MovedStream { copy, mut record, conn, descriptor: _descriptor } = moved;
+    let (peer, source) = (Some(tunnel.peer.id().clone()), tunnel.source.ip());
+    let facts = Facts { peer, source, destination: conn.actual_dst };
+    // In the table first: a change of policy after the check then rechecks it.
+    let mut tracked = ctx.connections().inbound(conn, facts.clone());
+    if let Err(refusal) = ctx.recheck_one(&facts) {
+        // Dropping the copy resets the stream and the connection to the application.
+        return record.fail(&Error::PolicyChanged(refusal));
+    }
+    let traffic = record.open();
+    let at = (copy.tunnel(), copy.stream());
+    tokio::select! {
+        biased;
+        refusal = tracked.denied() => record.fail(&Error::PolicyChanged(refusal)),
+        ended = copy.run(Arc::new(traffic)) => match ended {
+            Ok(ended) => ctx.finish(at, record, tracked, ended),
+            Err(error) => record.fail(&Error::NotResumed(error)),
+        },
     }
 }

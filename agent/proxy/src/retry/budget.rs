@@ -47,6 +47,17 @@ impl Budget {
         paid
     }
 
+    /// What is in the bucket.
+    pub(super) fn tokens(&mut self, now: Instant) -> u64 {
+        self.refill(now);
+        self.tokens
+    }
+
+    /// Keeps no more than this.
+    pub(super) fn lower(&mut self, tokens: u64) {
+        self.tokens = self.tokens.min(tokens);
+    }
+
     fn refill(&mut self, now: Instant) {
         let passed = now.duration_since(self.refilled);
         let earned = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).saturating_mul(self.reserve);

@@ -5,6 +5,7 @@
 //! once: when more of them fail, the cause is not theirs; so the only endpoint of a service is never ejected. Kept per
 //! pod: what one pod cannot reach, because of a network policy or its own doing, another one may.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,6 +101,32 @@ impl Ejections {
         if endpoints.is_empty() {
             groups.remove(group);
         }
+    }
+
+    /// What is not forgotten yet: whom, for how much longer, and how often in a row.
+    pub(super) fn parts(&self, now: Instant) -> Vec<(EndpointGroup, EndpointId, Duration, u32)> {
+        let of = |(group, endpoints): (&EndpointGroup, &HashMap<EndpointId, Ejection>)| {
+            let part = |(endpoint, ejection): (&EndpointId, &Ejection)| {
+                let left = ejection.until.saturating_duration_since(now);
+                (group.clone(), endpoint.clone(), left, ejection.strikes)
+            };
+            endpoints.iter().map(part).collect::<Vec<_>>()
+        };
+        self.groups.iter().flat_map(of).collect()
+    }
+
+    /// Adds what another process has learnt of an endpoint, unless this one knows it.
+    pub(super) fn merge(
+        &mut self,
+        group: EndpointGroup,
+        endpoint: EndpointId,
+        left: Duration,
+        strikes: u32,
+        now: Instant,
+    ) {
+        let ejection = Ejection { until: now + left.min(self.config.longest), strikes };
+        let groups = Arc::make_mut(&mut self.groups);
+        groups.entry(group).or_default().entry(endpoint).or_insert(ejection);
     }
 
     /// Forgets ejections that ended long ago.
@@ -243,7 +270,7 @@ mod tests {
                 }
                 let out = (0..of).filter(|uid| is_ejected(&ejections, port, &uid.to_string(), now)).count();
                 assert!(out <= of / 2, "{out} of {of}");
-                let all = ejections.groups.values().flat_map(std::collections::HashMap::values);
+                let all = ejections.groups.values().flat_map(HashMap::values);
                 assert!(all.into_iter().all(|ejection| ejection.until <= now + CONFIG.longest));
             }
             now += CONFIG.longest * 3;

@@ -27,7 +27,7 @@ use crate::config::Retry;
 #[derive(Debug)]
 pub(crate) struct PodRetryState {
     pub(super) ejections: Ejections,
-    budget: Budget,
+    pub(super) budget: Budget,
 }
 
 /// How well a connection is protected; a retry never has less than the first attempt.
@@ -133,6 +133,19 @@ impl Protection {
 // === impl GiveUpReason ===
 
 impl GiveUpReason {
+    /// The reason with this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let all = [
+            Self::NotRetryable,
+            Self::AttemptsExhausted,
+            Self::OutOfTime,
+            Self::BudgetExhausted,
+            Self::NoOtherEndpoint,
+            Self::WeakerProtection,
+        ];
+        all.into_iter().find(|reason| reason.as_str() == name)
+    }
+
     /// The value in logs and metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {

@@ -49,6 +49,8 @@ pub(crate) struct Ending<'a> {
     pub(crate) tried: Option<&'a str>,
     /// Why no further attempt was made.
     pub(crate) gave_up: Option<&'a str>,
+    /// How often the connection was handed over between two agents, if it was.
+    pub(crate) handovers: Option<u32>,
 }
 
 /// An event with the keys of a line, then `$more`.
@@ -91,7 +93,8 @@ macro_rules! complete {
             policy = $ending.policy.as_deref(),
             tries = $ending.tries,
             tried = $ending.tried,
-            gave_up = $ending.gave_up
+            gave_up = $ending.gave_up,
+            handovers = $ending.handovers
         )
     };
 }

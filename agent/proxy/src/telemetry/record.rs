@@ -1,6 +1,8 @@
 //! The record of one connection: counts it in the metrics and writes its access-log events, each exactly once, even
 //! when the connection's task is dropped.
 
+mod parts;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +12,7 @@ use isthmus_model::{Authority, SpiffeId, Text, Workload};
 use isthmus_rt::metrics::{Count as Series, Hashed, LabelHash};
 use tokio::time::Instant;
 
+pub(crate) use self::parts::RecordParts;
 use super::access_log::{self, Ending, Line};
 use super::labels::{Labels, Party, ServiceLabels};
 use super::metrics::Metrics;
@@ -52,6 +55,8 @@ pub(crate) struct Record {
     log_on_drop: bool,
     closed: bool,
     connect_summary: Option<Box<ConnectSummary>>,
+    /// How often the connection came from another process.
+    handovers: u32,
 }
 
 /// What is known of the connection: the labels as metrics need them, and what only the access log has.
@@ -67,13 +72,13 @@ struct RecordedConn {
 }
 
 /// Attempts to connect, if there was more than one or retries were given up.
-#[derive(Debug)]
-struct ConnectSummary {
-    tries: u32,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ConnectSummary {
+    pub(crate) tries: u32,
     /// Upstreams of the failed attempts, with their causes and ejections.
-    tried: String,
+    pub(crate) tried: String,
     /// Why no further attempt was made.
-    gave_up: Option<GiveUpReason>,
+    pub(crate) gave_up: Option<GiveUpReason>,
 }
 
 /// Byte counters of an open connection.
@@ -133,6 +138,7 @@ impl Record {
             log_on_drop: false,
             closed: false,
             connect_summary: None,
+            handovers: 0,
         }
     }
 
@@ -210,8 +216,13 @@ impl Record {
     }
 
     fn count_opened(&self) -> (Traffic, LabelHash) {
+        self.metrics.opened.get_or_create_hashed(Hashed::new(&self.conn.labels)).inc();
+        self.traffic(Arc::default())
+    }
+
+    /// The counters of a connection that has carried so much.
+    fn traffic(&self, totals: Arc<[AtomicU64; 2]>) -> (Traffic, LabelHash) {
         let labels = Hashed::new(&self.conn.labels);
-        self.metrics.opened.get_or_create_hashed(labels).inc();
         let sent = self.metrics.sent.get_or_create_hashed(labels);
         let received = self.metrics.received.get_or_create_hashed(labels);
         // The metric `sent` counts bytes to the client. The local workload is the client outbound, the server inbound.
@@ -219,7 +230,7 @@ impl Record {
             Direction::Outbound => (received, sent),
             Direction::Inbound => (sent, received),
         };
-        (Traffic { from_local, to_local, totals: Arc::default() }, labels.hash())
+        (Traffic { from_local, to_local, totals }, labels.hash())
     }
 
     /// Closes the record with the outcome of the copy.
@@ -287,6 +298,7 @@ impl Record {
                 tries: summary.map(|summary| summary.tries),
                 tried: summary.and_then(|summary| non_empty(&summary.tried)),
                 gave_up: summary.and_then(|summary| summary.gave_up).map(GiveUpReason::as_str),
+                handovers: (self.handovers > 0).then_some(self.handovers),
             },
         );
     }

@@ -184,6 +184,13 @@ impl Table {
 // === impl Tracked ===
 
 impl Tracked {
+    /// The entry; `None` once the connection is to be closed.
+    pub(crate) fn connection(&self) -> Option<Connection> {
+        let table = self.table.lock();
+        let inbound = table.inbound.get(&self.id).map(|entry| &entry.conn);
+        inbound.or_else(|| table.outbound.get(&self.id)).cloned()
+    }
+
     /// Resolves when a recheck denies the connection, which must then be closed; never for outbound connections.
     pub(crate) async fn denied(&mut self) -> Refusal {
         if let Some(denied) = self.denied.as_mut() {

@@ -1,5 +1,6 @@
-//! Settings of the process: how long it drains, and how many threads carry connections.
+//! Settings of the process: how long it drains, whether it hands connections over, and how many threads carry them.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::mesh::ProxyConfig;
@@ -16,6 +17,13 @@ pub(super) fn read_drain(r: &mut Reader<'_>) -> Duration {
         Some(n) => (n - 1).max(1),
     });
     r.duration("CONNECTION_TERMINATION_DEADLINE", default)
+}
+
+/// `HANDOVER` and `HANDOVER_UDS`; by default a socket beside that of ZDS, in the folder that the old and the new agent of an
+/// upgrade have in common.
+pub(super) fn read_handover(r: &mut Reader<'_>, zds: &Path) -> Option<PathBuf> {
+    let path = r.text("HANDOVER_UDS").map_or_else(|| zds.with_extension("handover.sock"), PathBuf::from);
+    r.flag("HANDOVER", true).then_some(path)
 }
 
 /// Threads of the data plane, by ztunnel's rules: `ZTUNNEL_WORKER_THREADS` (a number, a percentage of the cores, or 0 for

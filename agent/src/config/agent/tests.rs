@@ -278,3 +278,12 @@ fn the_mesh_config_file_is_the_base_of_proxy_config() {
     assert_eq!(metadata, [("A", "file"), ("B", "own")]);
     assert!(warnings.is_empty(), "{warnings:?}");
 }
+
+#[test]
+fn connections_are_handed_over_beside_the_zds_socket_unless_told_otherwise() {
+    let with = |pairs: &[(&str, &str)]| read(&env(pairs)).unwrap().handover;
+    assert_eq!(with(&[]), Some(PathBuf::from("/var/run/ztunnel/ztunnel.handover.sock")));
+    assert_eq!(with(&[("INPOD_UDS", "/a/z.sock")]), Some(PathBuf::from("/a/z.handover.sock")));
+    assert_eq!(with(&[("HANDOVER_UDS", "/b")]), Some(PathBuf::from("/b")));
+    assert_eq!(with(&[("HANDOVER", "false")]), None);
+}

@@ -29,6 +29,7 @@ fn process(config: &AgentConfig) -> Value {
         "statsAddr": address(config.metrics_address(), config.sockets.ipv6),
         "readinessAddr": address(config.readiness_address(), config.sockets.ipv6),
         "inpodUds": config.inpod_uds.display().to_string(),
+        "handoverUds": config.handover.as_ref().map(|path| path.display().to_string()),
         "inpodPortReuse": config.sockets.reuse_port,
         "numWorkerThreads": config.threads,
         "selfTerminationDeadline": duration(config.drain),
@@ -167,10 +168,10 @@ fn headers(plane: &ControlPlane) -> Vec<(&str, &'static str)> {
 mod tests {
     use super::*;
 
-    /// ztunnel's keys, and our `descriptorBudget` and `memoryBudget`.
+    /// ztunnel's keys, and our `descriptorBudget`, `handoverUds` and `memoryBudget`.
     const KEYS: &str = "adminAddr altCaHostname altXdsHostname caAddress caHeaders caRootCert clusterDomain clusterId \
         connectionWindowSize crlPath descriptorBudget dnsProxy dnsProxyAddr dnsResolverCfg dnsResolverOpts enableEnhancedBaggage fakeCa \
-        fakeSelfInbound frameSize illegalPorts inboundAddr inboundPlaintextAddr inpodPortReuse inpodUds ipv6Enabled \
+        fakeSelfInbound frameSize handoverUds illegalPorts inboundAddr inboundPlaintextAddr inpodPortReuse inpodUds ipv6Enabled \
         localNode localhostAppTunnel memoryBudget network numWorkerThreads outboundAddr packetMark poolMaxStreamsPerConn \
         poolUnusedReleaseTimeout preferedServiceNamespace proxy proxyArgs proxyMetadata proxyMode \
         proxyWorkloadInformation readinessAddr requireOriginalSource secretTtl selfTerminationDeadline socketConfig \

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -61,7 +62,7 @@ impl Sockets {
     }
 
     /// Turns on the keepalive of a connection from [`Sockets::connect_young`].
-    pub fn keep_alive(&self, stream: &TcpStream) {
+    pub fn keep_alive(&self, stream: &impl AsFd) {
         if let Err(error) = self.set_keepalive(&SockRef::from(stream)) {
             tracing::debug!(%error, "keepalive not set, a vanished peer is noticed when data is sent");
         }

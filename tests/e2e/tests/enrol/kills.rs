@@ -16,7 +16,7 @@ use isthmus_sys::capture::Capture;
 
 use crate::node_lab::{APP, NodeLab, Pod};
 
-/// `ISTHMUS_KILLS`: moments; `ISTHMUS_SEED` repeats a run's choices. `ISTHMUS_LAB_TIME_LIMIT` bounds a long run, in seconds.
+/// `ISTHMUS_KILLS`: moments; `ISTHMUS_SEED` repeats a run's choices. `ISTHMUS_TEST_SECONDS` bounds a long run, in seconds.
 const KILLS: usize = 40;
 /// Bounds of the random pauses before a kill and before the start that follows, in milliseconds. A start takes a few hundred.
 const ALIVE: u64 = 900;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 /// Test files that sleep on the real clock: file, number of sleeps, and why no signal or `isthmus_kit::wait` will do.
-const SLEEPS: [(&str, usize, &str); 28] = [
+const SLEEPS: [(&str, usize, &str); 32] = [
     ("agent/rt/src/threads/tests.rs", 3, "the time of a measurement, and a task that sleeps"),
     ("benches/benches/handshakes.rs", 2, "the rate of requests"),
     ("benches/benches/lab/meter.rs", 1, "the time of a measurement"),
@@ -24,6 +24,10 @@ const SLEEPS: [(&str, usize, &str); 28] = [
     ("tests/e2e/tests/hostile/gateway.rs", 4, "the rate of attacks, and the time in which one fills buffers"),
     ("tests/e2e/tests/hostile/plane.rs", 2, "the time of a measurement, and the pace of the victim"),
     ("tests/e2e/tests/hostile/xds.rs", 1, "the rate of an attack"),
+    ("tests/e2e/tests/handover/apps.rs", 1, "the pace of applications"),
+    ("tests/e2e/tests/handover/kills.rs", 1, "a random moment is the test"),
+    ("tests/e2e/tests/handover/main.rs", 2, "how long connections carry traffic between two upgrades"),
+    ("agent/hbone/tests/copy.rs", 1, "how long a copy under load goes on"),
     ("tests/e2e/tests/hostile/cgroup.rs", 1, "polls a process that exits, in a drop"),
     ("tests/e2e/tests/rules_packets/established.rs", 1, "the time in which nothing may leave the pod"),
     ("tests/e2e/tests/hostile/limits.rs", 1, "the rate of an attack"),

@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 
 /// Every package of the workspace with its floor.
-const FLOORS: [(&str, u8); 30] = [
+const FLOORS: [(&str, u8); 31] = [
     ("isthmus-proto", 0),
     ("isthmus-sys", 0),
     ("isthmus-rt", 0),
@@ -24,6 +24,7 @@ const FLOORS: [(&str, u8); 30] = [
     ("isthmus-dns", 3),
     ("isthmus-control", 3),
     ("isthmus-inpod", 3),
+    ("isthmus-handover", 3),
     ("isthmus-node", 3),
     ("isthmus-install", 3),
     ("isthmus-gateway-api", 3),

@@ -7,9 +7,10 @@ use crate::scan::{self, Imports};
 
 /// The rooms of `agent/proxy` with their floors: a file or folder beside `lib.rs`, which belongs to none. A room imports
 /// only from rooms on strictly lower floors.
-const PROXY_ROOMS: [(&str, u8); 16] = [
-    ("pod", 12),
-    ("agent_pod", 12),
+const PROXY_ROOMS: [(&str, u8); 17] = [
+    ("pod", 13),
+    ("agent_pod", 13),
+    ("handover", 12),
     ("gateway", 11),
     ("inbound", 10),
     ("outbound", 10),

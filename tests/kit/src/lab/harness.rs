@@ -19,10 +19,8 @@ use crate::binaries;
 /// A test: fails by an error or by a panic.
 pub type Body = fn() -> anyhow::Result<()>;
 
-/// Longest run of one test.
+/// Longest run of one test, unless `ISTHMUS_TEST_SECONDS` says otherwise: some can be made longer.
 const TIME_LIMIT: Duration = Duration::from_secs(180);
-/// Environment variable with another time limit in seconds, for long runs by hand.
-const TIME_LIMIT_VARIABLE: &str = "ISTHMUS_LAB_TIME_LIMIT";
 /// Exit code of a failed test, as libtest has it.
 const FAILED: u8 = 101;
 /// First argument of the process that makes the namespaces of one test; the second is the test's name.
@@ -110,9 +108,9 @@ fn inner(name: &str, tests: &[(&str, Body)]) -> ExitCode {
     let prepared = set_pdeathsig(Signal::SIGKILL);
     // The PIDs of this namespace. A container that masks parts of its own /proc does not allow it; tests do without.
     let _ = mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>);
-    let watch = std::thread::Builder::new().name("watchdog".to_owned()).spawn(|| {
-        let limit = std::env::var(TIME_LIMIT_VARIABLE).ok().and_then(|text| text.parse().ok());
-        let limit = limit.map_or(TIME_LIMIT, Duration::from_secs);
+    let limit = std::env::var("ISTHMUS_TEST_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    let limit = limit.map_or(TIME_LIMIT, Duration::from_secs);
+    let watch = std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
         std::thread::sleep(limit);
         eprintln!("error: the test took longer than {limit:?}");
         let _ = std::io::stderr().flush();

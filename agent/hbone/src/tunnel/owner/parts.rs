@@ -79,7 +79,10 @@ impl TunnelParts {
     }
 
     /// The socket that the tunnel runs over, for the runtime of this thread.
-    pub(crate) fn take_socket(mut self) -> Result<(TcpStream, Self), ResumeError> {
+    ///
+    /// # Errors
+    /// When the transport is no socket, or cannot be registered.
+    pub fn take_socket(mut self) -> Result<(TcpStream, Self), ResumeError> {
         let nothing = TransportParts::Other(Box::new(()));
         match std::mem::replace(&mut self.transport, nothing) {
             TransportParts::Tcp(tcp) => Ok((TcpStream::from_std(tcp)?, self)),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use isthmus_http2::{Connection, StreamId};
 use isthmus_record::OpenerParts;
+use tokio::time::Instant;
 
 use super::rest::{Rest, StoppedCopy};
 use super::{Bounds, StreamState, TunnelCore, TunnelState, initial_window};
@@ -89,6 +90,7 @@ impl TunnelState {
             streams,
             requests: requests.into(),
             client_limit: None,
+            stopped: rest.stopped.unwrap_or_else(Instant::now),
         })
     }
 }
@@ -195,6 +197,7 @@ impl TunnelParts {
             streams,
             requests,
             client_limit,
+            stopped: _,
         } = self;
         let (sealer, opener) = keys.map(|keys| (keys.sealer, keys.opener)).unzip();
         let send_buffer = SendBuffer::from_parts(SendBufferParts { sealer, unwritten, owes_key_update })?;

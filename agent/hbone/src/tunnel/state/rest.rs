@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use isthmus_http2::StreamId;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::{StreamState, TunnelCore, TunnelState};
 use crate::copy::outcome::Side;
@@ -29,6 +30,8 @@ pub(super) struct Rest {
     collector: Option<Waker>,
     /// What the owner has left.
     pub(super) owner: Option<OwnerParts>,
+    /// When the owner and the copies were told to stop.
+    pub(super) stopped: Option<Instant>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +116,7 @@ impl TunnelCore {
             return Poll::Pending;
         }
         state.rest.phase = Phase::Stopping;
+        state.rest.stopped = Some(Instant::now());
         self.stopping.store(true, Ordering::Release);
         state.wake_owner();
         state.streams.values_mut().for_each(StreamState::wake);

@@ -37,7 +37,8 @@ async fn acceptor(limit: Option<usize>) -> (Acceptor, SocketAddr, drain::Drain) 
             admission: admission(&DescriptorBudget::unlimited(), limit),
             threads: Threads::current(),
             placement: Placement::Here,
-            drain: watch,
+            drain: watch.clone(),
+            process: watch,
         },
         address,
         drain,
@@ -86,7 +87,9 @@ async fn connections_in_the_backlog_of_a_closing_listener_are_served() {
     let (threads, placement) = (Threads::current(), Placement::Here);
     let (name, owner) = ("test", "pod".into());
     let admission = admission(&DescriptorBudget::unlimited(), None);
-    let acceptor = Acceptor { bound, name, owner, share, admission, threads, placement, drain: watch };
+    let process = watch.clone();
+    let acceptor =
+        Acceptor { bound, name, owner, share, admission, threads, placement, drain: watch, process };
     let (seen, mut arrivals) = mpsc::unbounded_channel();
     let tasks = Tasks::new("test");
     let mut clients = Vec::new();
@@ -160,7 +163,8 @@ async fn errors_of_accept_are_retried() {
         admission: admission(&DescriptorBudget::unlimited(), None),
         threads: Threads::current(),
         placement: Placement::Here,
-        drain: watch,
+        drain: watch.clone(),
+        process: watch,
     };
     let mut run = std::pin::pin!(acceptor.run(|_, _| std::future::ready(())));
     let minute = Duration::from_secs(60);

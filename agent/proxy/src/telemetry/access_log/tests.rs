@@ -46,6 +46,7 @@ fn a_closed_connection_has_all_keys_in_order() {
         tries: Some(2),
         tried: Some("10.0.0.1:15008 refused"),
         gave_up: Some("no other endpoint"),
+        handovers: Some(3),
     };
     let (level, fields) = capture_one(|| closed(&line(Some(&authority)), &ending));
     assert_eq!(level, Level::ERROR);
@@ -75,6 +76,7 @@ fn a_closed_connection_has_all_keys_in_order() {
             "tries=2",
             "tried=\"10.0.0.1:15008 refused\"",
             "gave_up=\"no other endpoint\"",
+            "handovers=3",
         ]
     );
 }
@@ -103,6 +105,7 @@ fn keys_without_a_value_are_left_out() {
         tries: None,
         tried: None,
         gave_up: None,
+        handovers: None,
     };
     let (level, fields) = capture_one(|| closed(&unknown, &ending));
     assert_eq!(level, Level::INFO);

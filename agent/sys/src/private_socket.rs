@@ -1,6 +1,7 @@
-//! Unix sockets that only the node role's user may connect to, put in place atomically: no client can connect before
+//! Unix sockets that only their own user may connect to, put in place atomically: no client can connect before
 //! the mode is set, and a stale socket is replaced.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -9,14 +10,16 @@ use std::path::Path;
 ///
 /// # Errors
 /// When the folder cannot be made, or the path is too long or cannot be bound; the error names the path.
-pub(crate) fn bind<T>(path: &Path, listen: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+pub fn bind<T>(path: &Path, listen: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let inner = || {
         let folder = path.parent().ok_or_else(|| io::Error::other("has no parent folder"))?;
         std::fs::create_dir_all(folder)?;
         // A socket gets its mode from the umask when it is bound. Bind it in a folder that only this user can enter,
         // set the mode there, and move it into place.
-        let private = folder.join(".new");
+        let mut name = OsString::from(".new-");
+        name.push(path.file_name().unwrap_or_default());
+        let private = folder.join(name);
         match std::fs::remove_dir_all(&private) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
